@@ -1,0 +1,178 @@
+"""Audio clips: WAV bytes both ways, files, resampling and the checks that come before decoding.
+
+A clip that reaches a verifier was uploaded by somebody: its header is read and held against the
+limits and against the real number of bytes before a single sample is decoded. WAV bytes are
+float32 and depend on nothing but the samples (libsndfile would write the time into a PEAK chunk).
+"""
+
+import io
+import os
+import struct
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+
+_FLOAT_FORMAT = 3
+_SUBTYPES = ("PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE")
+
+
+class AudioError(ValueError):
+    """Audio that cannot be used; the message says which file and why."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One piece of audio: `samples` float32 [channels, T] at `rate` Hz, full scale = 1."""
+
+    samples: np.ndarray
+    rate: int
+
+    def __post_init__(self) -> None:
+        if self.samples.ndim != 2 or self.samples.dtype != np.float32:
+            raise AudioError(
+                f"a clip is float32 [channels, T], not {self.samples.dtype} {self.samples.shape}"
+            )
+
+    @property
+    def channels(self) -> int:
+        return int(self.samples.shape[0])
+
+    @property
+    def seconds(self) -> float:
+        return float(self.samples.shape[1] / self.rate)
+
+
+@dataclass(frozen=True)
+class AudioLimits:
+    """What `decode_wav` accepts."""
+
+    max_seconds: float = 60.0
+    min_rate: int = 8_000
+    max_rate: int = 192_000
+    max_channels: int = 2
+    # Float samples far beyond full scale are integers that nobody scaled; verifiers would overflow.
+    max_peak: float = 100.0
+
+
+def encode_wav(clip: Clip) -> bytes:
+    """The clip as a float32 WAV file; the same samples give the same bytes, always."""
+    channels, samples = clip.samples.shape
+    data = np.ascontiguousarray(clip.samples.T, dtype="<f4").tobytes()
+    frame = 4 * channels
+    # "fact" (number of frames) is required by the specification for every format but PCM.
+    chunks = struct.pack(
+        "<4sIHHIIHHH4sII4sI",
+        *(b"fmt ", 18, _FLOAT_FORMAT, channels, clip.rate, clip.rate * frame, frame, 32, 0),
+        *(b"fact", 4, samples),
+        *(b"data", len(data)),
+    )
+    return struct.pack("<4sI4s", b"RIFF", 4 + len(chunks) + len(data), b"WAVE") + chunks + data
+
+
+def decode_wav(data: bytes, limits: AudioLimits | None = None, name: str = "the WAV") -> Clip:
+    """Decode uploaded WAV bytes (PCM of 16, 24 or 32 bits, float of 32 or 64).
+
+    Container, length, rate, channels and subtype are checked before samples are decoded.
+    Raises AudioError, which calls the file `name`.
+    """
+    limits = limits or AudioLimits()
+    data_bytes = _data_chunk_bytes(data, name)
+    try:
+        with soundfile.SoundFile(io.BytesIO(data)) as file:
+            rate, channels = file.samplerate, file.channels
+            if file.format not in ("WAV", "WAVEX") or file.subtype not in _SUBTYPES:
+                raise AudioError(
+                    f"{name}: {file.format} {file.subtype} is not accepted; "
+                    f"send a WAV of one of {', '.join(_SUBTYPES)}"
+                )
+            if not limits.min_rate <= rate <= limits.max_rate:
+                raise AudioError(
+                    f"{name}: rate {rate} Hz is outside {limits.min_rate} to {limits.max_rate} Hz"
+                )
+            if not 1 <= channels <= limits.max_channels:
+                raise AudioError(f"{name}: {channels} channels; at most {limits.max_channels}")
+            if file.frames == 0 or data_bytes == 0:
+                raise AudioError(f"{name}: has no samples")
+            if file.frames > limits.max_seconds * rate:
+                raise AudioError(
+                    f"{name}: lasts {file.frames / rate:.1f} s; at most {limits.max_seconds:g} s"
+                )
+            samples = file.read(dtype="float32", always_2d=True).T
+            if samples.shape[1] != file.frames:
+                raise AudioError(f"{name}: {samples.shape[1]} of {file.frames} frames are there")
+    except soundfile.SoundFileError as error:
+        raise AudioError(f"{name}: not a readable WAV ({error})") from error
+    if not np.isfinite(samples).all():
+        raise AudioError(f"{name}: contains NaN or infinite samples")
+    peak = float(np.abs(samples).max())
+    if peak > limits.max_peak:
+        raise AudioError(f"{name}: peak {peak:g}; scale the samples to full scale = 1")
+    return Clip(np.ascontiguousarray(samples), rate)
+
+
+def _data_chunk_bytes(data: bytes, name: str) -> int:
+    """Length of the data chunk in bytes; libsndfile would shorten a lying one in silence."""
+    if len(data) < 12 or data[:4] != b"RIFF" or data[8:12] != b"WAVE":
+        raise AudioError(f"{name}: not a WAV file (no RIFF/WAVE header)")
+    at, has_format = 12, False
+    while at + 8 <= len(data):
+        kind, size = struct.unpack_from("<4sI", data, at)
+        if at + 8 + size > len(data):
+            raise AudioError(
+                f"{name}: its {kind.decode('latin-1')!r} chunk claims {size} bytes, "
+                f"{len(data) - at - 8} are there (cut off, or a wrong header)"
+            )
+        if kind == b"data":
+            if not has_format:
+                raise AudioError(f"{name}: no 'fmt ' chunk before its data")
+            return int(size)
+        has_format |= kind == b"fmt "
+        at += 8 + size + size % 2
+    raise AudioError(f"{name}: has no 'data' chunk (cut off?)")
+
+
+def read_audio(path: str | Path) -> Clip:
+    """Read any file that libsndfile knows (WAV, FLAC, Ogg Opus, ...). Raises AudioError."""
+    try:
+        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except (soundfile.SoundFileError, OSError) as error:
+        raise AudioError(f"{path}: cannot be read ({error})") from error
+    if not samples.size:
+        raise AudioError(f"{path}: has no samples")
+    return Clip(np.ascontiguousarray(samples.T), rate)
+
+
+def write_wav(path: str | Path, clip: Clip) -> None:
+    """Write a float32 WAV whole or not at all: a temporary file, then a rename."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(encode_wav(clip))
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def resample(clip: Clip, rate: int) -> Clip:
+    """The clip at `rate` Hz (soxr, high quality); itself when it has that rate already."""
+    if clip.rate == rate:
+        return clip
+    samples = soxr.resample(clip.samples.T, clip.rate, rate)
+    return Clip(np.ascontiguousarray(samples.T, dtype=np.float32), rate)
+
+
+def to_mono(clip: Clip) -> Clip:
+    """The mean of the channels."""
+    if clip.channels == 1:
+        return clip
+    return Clip(clip.samples.mean(axis=0, keepdims=True, dtype=np.float32), clip.rate)

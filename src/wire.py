@@ -1,0 +1,127 @@
+"""What goes over HTTP between the search and the verifier server, in one place for both sides.
+
+`POST /score` is a multipart form: the field `request` holds a ScoreRequest as JSON, the field
+`files` is repeated, one WAV a prompt, in the prompts' order. The answer is a ScoreResponse, or an
+ErrorBody with a 4xx or 5xx status.
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel, Field, FiniteFloat
+
+SCORE_PATH = "/score"
+VERIFIERS_PATH = "/verifiers"
+HEALTH_PATH = "/health"
+READY_PATH = "/ready"
+METRICS_PATH = "/metrics"
+
+REQUEST_FIELD = "request"
+FILES_FIELD = "files"
+REQUEST_ID_HEADER = "X-Request-ID"
+
+
+class Checkpoint(BaseModel, frozen=True):
+    """Which weights a number comes from."""
+
+    name: str = Field(examples=["MTT_musicnn"])
+    sha256: str = Field(description="of the weight file, hexadecimal")
+
+
+class Score(BaseModel, frozen=True):
+    """One clip's score; higher is better."""
+
+    value: FiniteFloat
+    components: dict[str, FiniteFloat] = Field(
+        default_factory=dict, description="what the value is made of, by name"
+    )
+
+
+class ScoreRequest(BaseModel):
+    """The JSON in the form field `request`."""
+
+    verifiers: list[str] = Field(min_length=1, examples=[["tags"]])
+    prompts: list[str] = Field(
+        min_length=1, description="one prompt per uploaded file, in the files' order"
+    )
+
+
+class VerifierResult(BaseModel):
+    checkpoint: Checkpoint
+    scores: list[Score] = Field(description="one per uploaded file, in the files' order")
+    queue_seconds: FiniteFloat = Field(description="waited for the model")
+    compute_seconds: FiniteFloat = Field(description="this request's share of the model's time")
+
+
+class ScoreResponse(BaseModel):
+    request_id: str
+    results: dict[str, VerifierResult] = Field(description="by verifier, as asked for")
+
+
+class Limits(BaseModel):
+    """What one request may hold; a client splits what is larger."""
+
+    max_body_bytes: int = 256 * 1024 * 1024
+    max_files: int = 256
+    max_seconds: float = 60.0
+    min_rate: int = 8_000
+    max_rate: int = 192_000
+    max_channels: int = 2
+    max_prompt_chars: int = 2_000
+    max_verifiers: int = 8
+
+
+State = Literal["loading", "ready", "failed"]
+
+
+class VerifierInfo(BaseModel):
+    name: str
+    state: State
+    problem: str | None = Field(None, description="why it is not ready")
+    checkpoint: Checkpoint | None = Field(None, description="absent until loaded")
+    sample_rate: int = Field(description="Hz; uploads of other rates are resampled by the server")
+    needs_text: bool = Field(description="False: the prompt has no influence on the score")
+    summary: str = ""
+    licence: str = ""
+    vocabulary: list[str] = Field(
+        default_factory=list, description="of a tagger: a prompt must name one of these"
+    )
+
+
+class VerifierList(BaseModel):
+    """The answer to GET /verifiers."""
+
+    verifiers: list[VerifierInfo]
+    limits: Limits
+
+
+class Readiness(BaseModel):
+    """The answer to GET /ready: status 200 when nothing loads any more and a model is ready."""
+
+    ready: bool
+    models: dict[str, State]
+    problems: dict[str, str] = Field(default_factory=dict, description="by model that failed")
+
+
+class Refusal(BaseModel):
+    """Why one prompt cannot be scored; the others of the request can."""
+
+    index: int = Field(description="of the prompt in the request")
+    verifier: str
+    reason: str
+    vocabulary: list[str] = Field(default_factory=list, description="what it could have named")
+
+
+class ErrorBody(BaseModel):
+    """The answer to whatever was not done."""
+
+    request_id: str
+    error: str = Field(
+        description="for programs",
+        examples=["bad_audio", "bad_request", "prompt_refused", "queue_full", "unknown_verifier"],
+    )
+    message: str = Field(description="for people: what is wrong and what to do")
+    index: int | None = Field(None, description="of the file concerned")
+    verifier: str | None = None
+    refused: list[Refusal] = Field(
+        default_factory=list, description="with prompt_refused: every prompt concerned"
+    )
