@@ -60,7 +60,7 @@ class ScoreResponse(BaseModel):
 class Limits(BaseModel):
     """What one request may hold; a client splits what is larger."""
 
-    max_body_bytes: int = 256 * 1024 * 1024
+    max_body_bytes: int = 128 * 1024 * 1024
     max_files: int = 256
     max_seconds: float = 60.0
     min_rate: int = 8_000

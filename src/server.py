@@ -1,0 +1,368 @@
+"""The verifier server's routes: what is asked is checked, decoded, queued and answered.
+
+    app = create_app(adapters, ServerSettings(models=("tags",)))
+
+Nothing here computes: clips are decoded and resampled in a small pool of threads, models score in
+a thread each (src/batching.py), so the event loop answers /health at once whatever they do.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Annotated, Any, TypeVar
+
+import numpy as np
+from fastapi import Depends, FastAPI, File, Form, Request, Response, UploadFile
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.security import HTTPBearer
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import Json
+from starlette.exceptions import HTTPException
+
+from src.audio import AudioError, AudioLimits, decode_wav, resample, to_mono
+from src.batching import BatchSettings, ClipFailed, Metrics, ModelFailed, QueueFull, Worker
+from src.gate import DOCS_PATH, OPENAPI_PATH, Gate, Problem, problem_response
+from src.verifier_core import Adapter, PromptUnusable
+from src.wire import (
+    HEALTH_PATH,
+    METRICS_PATH,
+    READY_PATH,
+    SCORE_PATH,
+    VERIFIERS_PATH,
+    ErrorBody,
+    Limits,
+    Readiness,
+    Refusal,
+    ScoreRequest,
+    ScoreResponse,
+    VerifierList,
+    VerifierResult,
+)
+
+logger = logging.getLogger(__name__)
+
+DESCRIPTION = """
+Scores audio clips against text prompts with music models. Higher is better, always.
+
+Upload every clip of a batch in **one** `POST /score`: a multipart form whose field `request` is
+JSON and whose field `files` is repeated, one WAV per prompt, in the prompts' order. Ask several
+verifiers in one request to score one upload.
+
+```
+curl http://127.0.0.1:8000/score \\
+  -F 'request={"verifiers": ["tags"], "prompts": ["a slow piano piece", "fast guitar"]}' \\
+  -F files=@one.wav -F files=@two.wav
+```
+
+WAVs may be PCM (16, 24, 32 bits) or float (32, 64 bits), mono or stereo, of any rate within
+`limits` (`GET /verifiers`); float32 keeps a generator's samples as they are. The server downmixes
+and resamples for each model.
+
+Whatever is not done is answered with an `ErrorBody`: `error` is for programs, `message` for people.
+Repeat a request only after a 503 that carries `Retry-After`. After a 422 `prompt_refused` the
+prompts not listed in `refused` can be scored by asking again without those. Every answer carries
+`X-Request-ID`; send your own to find it in the server's log.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerSettings:
+    """Host verifiers over HTTP."""
+
+    #: Verifiers to host; all whose weights are there when none is named.
+    models: tuple[str, ...] = ()
+    #: Address to listen on: 0.0.0.0 for all interfaces, 127.0.0.1 for this machine only.
+    host: str = "0.0.0.0"
+    #: Port; 0 takes a free one, which the line "Uvicorn running on" names.
+    port: int = 8000
+    #: Where models run: auto (a GPU when there is one), cpu, cuda, cuda:1, ...
+    device: str = "auto"
+    #: CPU threads of a model; 0 leaves one core to the event loop.
+    threads: int = 0
+    #: Clients must send it as "Authorization: Bearer <token>". Better given as CURATOR_TOKEN in
+    #: the environment, where other users of the machine cannot read it.
+    token: str | None = None
+    #: Requests that may be in progress at once; more are answered with 503.
+    max_requests: int = 16
+    #: Seconds that a client may take to send a request.
+    upload_seconds: float = 120.0
+    #: Seconds that a stop (SIGTERM, Ctrl-C) waits for requests in progress.
+    stop_seconds: float = 30.0
+    #: Stop when standard input closes, so that a server ends with the program that started it.
+    stop_with_stdin: bool = False
+    #: debug, info, warning or error.
+    log_level: str = "info"
+    #: How clips are gathered into model calls.
+    batch: BatchSettings = field(default_factory=BatchSettings)
+    #: What one request may hold.
+    limits: Limits = field(default_factory=Limits)
+
+
+T = TypeVar("T")
+ERRORS: dict[int | str, dict[str, Any]] = {
+    400: {"description": "Not a request that can be understood (`bad_request`)."},
+    401: {"description": "The server's token is missing or wrong (`unauthorized`)."},
+    404: {"description": "Not hosted here (`unknown_verifier`)."},
+    408: {"description": "The upload took too long (`too_slow`)."},
+    413: {"description": "Larger than the limits allow (`too_large`)."},
+    422: {"description": "`bad_audio`, `prompt_refused`, or `no_score` (no finite number)."},
+    500: {"description": "A model or the server failed (`verifier_failed`, `internal`)."},
+    503: {
+        "description": "`queue_full` or `busy`: ask again after Retry-After seconds. "
+        "`not_ready`: the model cannot score, asking again does not help."
+    },
+}
+
+
+def create_app(adapters: Sequence[Adapter], settings: ServerSettings) -> FastAPI:
+    """The application; its models load when it starts up, each in its own thread."""
+    limits, metrics = settings.limits, Metrics()
+    if settings.batch.max_queue < limits.max_files:
+        raise ValueError("batch.max_queue must be at least limits.max_files")
+    workers = {a.name: Worker(a, settings.device, settings.batch, metrics) for a in adapters}
+    pool = ThreadPoolExecutor(2, thread_name_prefix="decode")
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        for worker in workers.values():
+            worker.start()
+        yield
+        stopped = [await asyncio.to_thread(w.stop, settings.stop_seconds) for w in workers.values()]
+        app.state.stopped = all(stopped)
+        pool.shutdown(wait=False, cancel_futures=True)
+
+    app = FastAPI(
+        title="Curator verifier server",
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=DOCS_PATH,
+        openapi_url=OPENAPI_PATH,
+        redoc_url=None,
+        max_body_size=limits.max_body_bytes,
+        form_limits={"max_files": limits.max_files, "max_fields": 8, "max_part_size": 2**22},
+    )
+    app.add_middleware(
+        Gate,
+        metrics=metrics,
+        token=settings.token,
+        max_body_bytes=limits.max_body_bytes,
+        max_requests=settings.max_requests,
+        upload_seconds=settings.upload_seconds,
+    )
+    _answer_errors(app, metrics)
+    errors = {code: {"model": ErrorBody, **text} for code, text in ERRORS.items()}
+    guarded = [Depends(HTTPBearer(auto_error=False, description="only when a token is set"))]
+
+    @app.get(HEALTH_PATH, summary="Is the process alive?")
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get(READY_PATH, summary="Are the models loaded?", responses={503: {"model": Readiness}})
+    async def ready(response: Response) -> Readiness:
+        """200 once no model loads any more and one can score; 503 before. Failed ones are named."""
+        states = {name: worker.state for name, worker in workers.items()}
+        is_ready = "ready" in states.values() and "loading" not in states.values()
+        response.status_code = 200 if is_ready else 503
+        problems = {name: w.problem for name, w in workers.items() if w.problem}
+        return Readiness(ready=is_ready, models=states, problems=problems)
+
+    @app.get(
+        VERIFIERS_PATH,
+        summary="What is hosted, and what a request may hold",
+        responses={401: errors[401]},
+        dependencies=guarded,
+    )
+    async def verifiers() -> VerifierList:
+        return VerifierList(verifiers=[w.info() for w in workers.values()], limits=limits)
+
+    @app.get(
+        METRICS_PATH,
+        summary="Metrics in Prometheus' format",
+        response_class=PlainTextResponse,
+        responses={401: errors[401]},
+        dependencies=guarded,
+    )
+    async def show_metrics() -> Response:
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    @app.post(SCORE_PATH, summary="Score clips", responses=errors, dependencies=guarded)
+    async def score(
+        http: Request,
+        request: Annotated[Json[ScoreRequest], Form(description="a ScoreRequest as JSON")],
+        files: Annotated[list[UploadFile], File(description="one WAV per prompt, in order")],
+    ) -> ScoreResponse:
+        """Every verifier named scores every file against its prompt."""
+        _check_counts(request, len(files), limits)
+        chosen = {name: _hosted(name, workers) for name in request.verifiers}
+        _check_prompts(request, chosen)
+        request_id = http.state.request_id
+
+        async def work() -> ScoreResponse:
+            rates = {worker.adapter.sample_rate for worker in chosen.values()}
+            clips = await _decode(files, rates, limits, pool)
+            results = await _score(chosen, clips, request.prompts)
+            return ScoreResponse(request_id=request_id, results=results)
+
+        response = await _unless_gone(http, work())
+        logger.info("%s %d clips by %s", request_id, len(files), ", ".join(chosen))
+        return response
+
+    return app
+
+
+def _check_counts(request: ScoreRequest, files: int, limits: Limits) -> None:
+    if files != len(request.prompts):
+        raise Problem(
+            400, "bad_request", f"{files} files and {len(request.prompts)} prompts; send one each"
+        )
+    if len(request.verifiers) > limits.max_verifiers:
+        raise Problem(413, "too_large", f"at most {limits.max_verifiers} verifiers a request")
+    for index, prompt in enumerate(request.prompts):
+        if len(prompt) > limits.max_prompt_chars:
+            raise Problem(
+                413,
+                "too_large",
+                f"prompt {index} has {len(prompt)} characters; at most {limits.max_prompt_chars}",
+                index=index,
+            )
+
+
+def _hosted(name: str, workers: dict[str, Worker]) -> Worker:
+    if name not in workers:
+        raise Problem(
+            404,
+            "unknown_verifier",
+            f"{name!r} is not hosted here; hosted: {', '.join(workers)}",
+            verifier=name,
+        )
+    return workers[name]
+
+
+def _check_prompts(request: ScoreRequest, chosen: dict[str, Worker]) -> None:
+    refused = []
+    for name, worker in chosen.items():
+        for index, prompt in enumerate(request.prompts):
+            try:
+                worker.adapter.check(prompt)
+            except PromptUnusable as error:
+                refused.append(
+                    Refusal(
+                        index=index,
+                        verifier=name,
+                        reason=error.reason,
+                        vocabulary=list(error.vocabulary),
+                    )
+                )
+    if refused:
+        first = refused[0]
+        raise Problem(
+            422,
+            "prompt_refused",
+            f"prompt {first.index}: {first.reason}",
+            index=first.index,
+            verifier=first.verifier,
+            refused=refused,
+        )
+
+
+async def _decode(
+    files: Sequence[UploadFile], rates: set[int], limits: Limits, pool: ThreadPoolExecutor
+) -> dict[int, list[np.ndarray]]:
+    """The uploads as float32 [T] mono, by sample rate."""
+    audio_limits = AudioLimits(
+        limits.max_seconds, limits.min_rate, limits.max_rate, limits.max_channels
+    )
+    loop = asyncio.get_running_loop()
+
+    def decode(data: bytes, name: str) -> dict[int, np.ndarray]:
+        clip = to_mono(decode_wav(data, audio_limits, name))
+        return {rate: resample(clip, rate).samples[0] for rate in rates}
+
+    async def one(index: int, file: UploadFile) -> dict[int, np.ndarray]:
+        name = f"file {index} ({file.filename})" if file.filename else f"file {index}"
+        try:
+            return await loop.run_in_executor(pool, decode, await file.read(), name)
+        except AudioError as error:
+            raise Problem(422, "bad_audio", str(error), index=index) from error
+
+    decoded = await asyncio.gather(*map(one, range(len(files)), files), return_exceptions=True)
+    clips: dict[int, list[np.ndarray]] = {rate: [] for rate in rates}
+    for outcome in decoded:  # the first bad file is named, whichever was found first
+        if isinstance(outcome, BaseException):
+            raise outcome
+        for rate, samples in outcome.items():
+            clips[rate].append(samples)
+    return clips
+
+
+async def _score(
+    chosen: dict[str, Worker], clips: dict[int, list[np.ndarray]], prompts: Sequence[str]
+) -> dict[str, VerifierResult]:
+    """Queue the clips for every model and wait; a failure of one drops the others' jobs."""
+    jobs, name = {}, ""
+    try:
+        for name, worker in chosen.items():
+            jobs[name] = worker.submit(clips[worker.adapter.sample_rate], prompts)
+        results = {}
+        for name, job in jobs.items():
+            results[name] = await asyncio.wrap_future(job.result)
+        return results
+    except QueueFull as error:
+        raise Problem(
+            503, "queue_full", str(error), verifier=name, retry_after=error.retry_after
+        ) from error
+    except ModelFailed as error:
+        raise Problem(503, "not_ready", str(error), verifier=name) from error
+    except ClipFailed as error:
+        status, code = (422, "no_score") if error.no_score else (500, "verifier_failed")
+        raise Problem(status, code, str(error), index=error.index, verifier=name) from error
+    finally:
+        for job in jobs.values():
+            job.result.cancel()
+
+
+async def _unless_gone(http: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is cancelled when the client hangs up."""
+
+    async def gone() -> None:
+        while (await http.receive())["type"] != "http.disconnect":
+            pass
+
+    tasks = working, leaving = asyncio.create_task(work), asyncio.create_task(gone())
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise Problem(499, "client_gone", "the client hung up")
+        return working.result()
+    finally:
+        working.cancel()
+        leaving.cancel()
+
+
+def _answer_errors(app: FastAPI, metrics: Metrics) -> None:
+    """Whatever goes wrong is answered with an ErrorBody."""
+
+    def answer(http: Request, problem: Problem) -> JSONResponse:
+        return problem_response(problem, http.state.request_id, metrics)
+
+    @app.exception_handler(HTTPException)
+    async def on_problem(http: Request, error: HTTPException) -> JSONResponse:
+        if isinstance(error, Problem):
+            return answer(http, error)
+        codes = {404: "not_found", 405: "bad_method", 413: "too_large"}
+        code = codes.get(error.status_code, "bad_request")
+        return answer(http, Problem(error.status_code, code, str(error.detail)))
+
+    @app.exception_handler(RequestValidationError)
+    async def on_invalid(http: Request, error: RequestValidationError) -> JSONResponse:
+        texts = [f"{'.'.join(map(str, e['loc'][1:]))}: {e['msg']}" for e in error.errors()]
+        return answer(http, Problem(400, "bad_request", "; ".join(texts)))
+
+    @app.exception_handler(Exception)
+    async def on_bug(http: Request, error: Exception) -> JSONResponse:
+        text = f"the server failed ({type(error).__name__}); its log has the details"
+        return answer(http, Problem(500, "internal", text))

@@ -1,0 +1,57 @@
+"""The real server with a small adapter of the tests' own: `python -m tests.verifier.fake_server`.
+
+The fake models' behaviour is told by a prompt, so that each test can ask for what it needs:
+"sleep 0.5" takes that long, "nan" has no finite score, "crash" raises, "nothing" is refused.
+"""
+
+import sys
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+import verifier_server
+from src.verifier_core import VERIFIERS, Adapter, PromptUnusable, finite_score
+from src.wire import Checkpoint, Score
+
+
+class Fake(Adapter):
+    summary = "root mean square of the clip, in dB"
+    licence = "none"
+    sample_rate = 16_000
+    needs_text = True
+
+    def load(self, device: str) -> Checkpoint:
+        if self.name == "broken":
+            raise RuntimeError("the weights are torn")
+        if self.name == "slow_to_load":
+            time.sleep(1)
+        return Checkpoint(name=self.name, sha256="00")
+
+    def vocabulary(self) -> tuple[str, ...]:
+        return ("piano", "guitar")
+
+    def check(self, prompt: str) -> None:
+        if prompt == "nothing":
+            raise PromptUnusable("names no tag", self.vocabulary())
+
+    def score(self, clips: Sequence[np.ndarray], prompts: Sequence[str]) -> list[Score]:
+        scores = []
+        for clip, prompt in zip(clips, prompts, strict=True):
+            if prompt.startswith("sleep"):
+                time.sleep(float(prompt.split()[1]))
+            if prompt == "crash":
+                raise RuntimeError("out of luck")
+            level = float(10 * np.log10(np.mean(np.square(clip, dtype=np.float64)) + 1e-12))
+            scores.append(finite_score(float("nan") if prompt == "nan" else level, {"dB": level}))
+        return scores
+
+
+class Fake48(Fake):
+    sample_rate = 48_000
+
+
+VERIFIERS.update(fake=Fake, fake48=Fake48, broken=Fake, slow_to_load=Fake)
+
+if __name__ == "__main__":
+    sys.exit(verifier_server.main())
