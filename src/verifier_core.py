@@ -59,7 +59,7 @@ class Adapter(ABC):
         """The words of which a prompt must name one; empty when any prompt will do."""
         return ()
 
-    def check(self, prompt: str) -> None:
+    def check(self, prompt: str) -> None:  # noqa: B027 (most verifiers take any prompt)
         """Raise PromptUnusable for a prompt that has no score. Quick, and needs no weights."""
 
     @abstractmethod
