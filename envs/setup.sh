@@ -102,11 +102,13 @@ build() {
     "Work in a container: docker run --platform linux/amd64 ... (see README.md)."
   python=$(find_python)
   uv=$(find_uv "$python")
-  say "setup: $name: building envs/$name/.venv, $(grep -c '==' "$folder/requirements.lock") packages;" \
-    "with nothing cached, $(download_size "$name") to download"
   if [[ -n $built && -x $folder/.venv/bin/python && $built == *" ${UV_TORCH_BACKEND:-default}" ]]; then
+    say "setup: $name: the lock has changed; updating envs/$name/.venv"
     rm "$stamp"
   else
+    say "setup: $name: building envs/$name/.venv," \
+      "$(grep -c '==' "$folder/requirements.lock") packages;" \
+      "with nothing cached, $(download_size "$name") to download"
     rm -rf "$folder/.venv"
     "$uv" venv --quiet --python "$python" "$folder/.venv"
   fi
