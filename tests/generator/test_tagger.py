@@ -1,0 +1,173 @@
+"""The taggers against the original, which TensorFlow ran (builtin/recipe/convert_musicnn.py)."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from src.tagger import (
+    EPSILON,
+    TAGGERS,
+    WEIGHTS_DIR,
+    WINDOW_SAMPLES,
+    Tagger,
+    TaggerError,
+    load_tagger,
+    mel_filterbank,
+)
+
+DATA = Path(__file__).parent / "data" / "tagger"
+SECONDS = {"choir": 7.5, "flute": 3.2, "guitar": 5.0, "piano": 10.0, "synth": 9.1}
+
+
+def clip(name: str) -> Tensor:
+    return torch.from_numpy(soundfile.read(DATA / f"{name}.flac", dtype="float32")[0])
+
+
+@pytest.fixture(scope="module")
+def original() -> dict[str, np.ndarray]:
+    with np.load(DATA / "original.npz") as file:
+        return dict(file)
+
+
+@pytest.fixture(scope="module")
+def tagger() -> Tagger:
+    return load_tagger("tags")
+
+
+@pytest.mark.parametrize("network", TAGGERS.values())
+def test_a_network_gives_the_original_outputs_on_the_original_windows(
+    network: str, original: dict[str, np.ndarray]
+) -> None:
+    tagger = load_tagger(network)
+    for name in SECONDS:
+        expected = torch.from_numpy(original[f"{name}/{network}"])
+        windows = tagger.windows(clip(name))
+        outputs = tagger.window_posteriors(windows[: len(expected)])
+        assert expected.max() > 0.2  # it hears something
+        torch.testing.assert_close(outputs, expected, rtol=0, atol=2e-5)
+
+
+def test_the_mel_is_the_original_but_for_the_last_digit_of_float16(
+    tagger: Tagger, original: dict[str, np.ndarray]
+) -> None:
+    for name in ("flute", "guitar"):
+        expected = torch.from_numpy(original[f"{name}/mel"]).transpose(1, 2)
+        mel = tagger.windows(clip(name))[:1]
+        # float16 keeps 11 bits: a mel on the border of two of its values moves log10 by 4e-4
+        torch.testing.assert_close(mel, expected, rtol=0, atol=5e-4)
+        assert (mel - expected).abs().gt(1e-5).float().mean() < 0.01
+
+
+def test_the_instrument_that_plays_is_among_the_first_tags(tagger: Tagger) -> None:
+    names = ["choir", "flute", "guitar", "violin", "synth", "piano"]
+    posteriors = tagger.posteriors([clip(name) for name in names])
+    assert posteriors.shape == (6, 50)
+    for name, row in zip(names, posteriors, strict=True):
+        first = [tagger.tags[i] for i in row.argsort(descending=True)[:3]]
+        assert name in first
+
+
+@pytest.mark.parametrize(
+    ("seconds", "windows"), [(2.97, 1), (2.98, 1), (3.0, 2), (5.0, 2), (5.97, 2), (6.0, 3), (10, 4)]
+)
+def test_one_more_window_covers_the_tail(tagger: Tagger, seconds: float, windows: int) -> None:
+    assert tagger.windows(torch.randn(round(16000 * seconds))).shape == (windows, 96, 187)
+
+
+def test_the_last_window_ends_with_the_clip(tagger: Tagger) -> None:
+    samples = clip("guitar")
+    mel = tagger.mel(samples)
+    torch.testing.assert_close(tagger.windows(samples)[-1], mel[:, -187:])
+
+
+@pytest.mark.parametrize("where", [0, 40000, 79000, 79990])
+def test_nothing_of_a_clip_goes_unheard(tagger: Tagger, where: int) -> None:
+    samples = clip("guitar")
+    changed = samples.clone()
+    changed[where : where + 10] += 0.5
+    difference = (tagger.posteriors([samples]) - tagger.posteriors([changed])).abs().max()
+    assert difference > 1e-4
+
+
+def test_a_short_clip_is_repeated_until_it_fills_a_window(tagger: Tagger) -> None:
+    short = clip("violin")
+    assert len(short) < WINDOW_SAMPLES
+    repeated = torch.cat([short, short])[:WINDOW_SAMPLES]
+    torch.testing.assert_close(tagger.posteriors([short]), tagger.posteriors([repeated]))
+    blip = tagger.posteriors([short[:100]])
+    assert blip.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["tags", "tags_vgg"])
+def test_a_clip_has_the_same_posterior_alone_and_in_any_batch(name: str) -> None:
+    tagger = load_tagger(name)
+    clips = [clip("synth"), clip("violin"), clip("guitar"), clip("flute")]
+    together = tagger.posteriors(clips)
+    alone = torch.cat([tagger.posteriors([each]) for each in clips])
+    backwards = tagger.posteriors(clips[::-1]).flip(0)
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-6)
+    torch.testing.assert_close(together, backwards, rtol=0, atol=1e-6)
+
+
+def test_logits_are_the_log_odds_of_the_mean_over_windows(tagger: Tagger) -> None:
+    samples = clip("guitar")
+    mean = tagger.window_posteriors(tagger.windows(samples)).double().mean(0)
+    expected = torch.log(mean / (1 - mean)).float()[None]
+    torch.testing.assert_close(tagger.logits([samples]), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_logits_of_a_certain_posterior_stay_finite(
+    tagger: Tagger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Tagger, "posteriors", lambda self, clips: torch.tensor([[0.0, 0.5, 1.0]]))
+    bound = float(np.log((1 - EPSILON) / EPSILON))
+    expected = torch.tensor([[-bound, 0.0, bound]])
+    torch.testing.assert_close(tagger.logits([]), expected, rtol=0, atol=0.1)
+
+
+def test_silence_has_a_posterior(tagger: Tagger) -> None:
+    assert tagger.posteriors([torch.zeros(16000)]).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [torch.zeros(0), torch.zeros(2, 16000), torch.full((16000,), float("nan")),
+     torch.tensor([0.0, float("inf")]), 1000 * torch.randn(50000)],
+    ids=["empty", "stereo", "nan", "inf", "far over full scale"],
+)  # fmt: skip
+def test_a_clip_that_cannot_be_heard_is_an_error(tagger: Tagger, samples: Tensor) -> None:
+    with pytest.raises(TaggerError, match="clip"):
+        tagger.posteriors([clip("violin"), samples])
+
+
+def test_an_unknown_tagger_is_an_error_that_lists_the_taggers() -> None:
+    with pytest.raises(TaggerError, match="tags_msd_vgg"):
+        load_tagger("tugs")
+
+
+def test_missing_weights_say_where_they_belong(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="convert_musicnn"):
+        load_tagger("tags", tmp_path)
+
+
+def test_the_mel_filters_have_unit_area_and_cover_all_bands() -> None:
+    filters = mel_filterbank()
+    assert filters.shape == (96, 257)
+    # triangles sampled at the 31.25 Hz of the bins: the wide ones integrate to 1 closely
+    torch.testing.assert_close(filters[60:].sum(1) * 31.25, torch.ones(36), rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize("network", TAGGERS.values())
+def test_weights_say_where_they_come_from(network: str) -> None:
+    with safe_open(WEIGHTS_DIR / f"{network}.safetensors", framework="pt") as file:
+        metadata = file.metadata()
+    assert metadata["licence"].startswith("ISC")
+    assert len(json.loads(metadata["tags"])) == 50
+    hashes = json.loads(metadata["source_sha256"])
+    assert set(hashes) == {f"{network}/.index", f"{network}/.data-00000-of-00001"}
