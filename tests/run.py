@@ -15,7 +15,11 @@ from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-SUITES = {"tests/generator": "generator", "tests/verifier": "verifier", "tests/end_to_end": "generator"}
+SUITES = {
+    "tests/generator": "generator",
+    "tests/verifier": "verifier",
+    "tests/end_to_end": "generator",
+}
 NOTHING_COLLECTED = 5
 
 
