@@ -1,0 +1,337 @@
+"""The methods: sample, score, prune, expand, over a group of prompts side by side.
+
+    baseline    one sample
+    best_of_n   N samples, the verifier's best
+    sbs         beam search: N first steps; score; keep the best K = N/M; M continuations of each;
+                and again; the best of the N leaves
+    lookahead   the same, each candidate scored at the end of a greedy rollout of k further steps
+
+(Snell et al., arXiv 2408.03314, section 5.2; beam search is lookahead with k = 0.)
+
+Slots. Each prompt holds N candidates in slots 0..N-1, and what a slot samples depends on seed,
+prompt, slot and position alone. So best_of_n's pool of n is the first n of any larger pool, and
+the baseline is its slot 0. In a tree search a kept candidate's first child stays in its parent's
+slot: it is the very continuation that the pool's candidate would have had, and beam search with M
+= 1 is best_of_n. The other children fill the freed slots in ascending order, parents by rank.
+Equal scores rank by slot.
+
+The generator and the verifier are known here by what they do, not by their classes.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from src.audio import Clip
+from src.budget import Ledger, Method, Plan, Stage, timed
+from src.prompts import Prompt
+from src.verifier import PromptRefused, ScoreInput, Verifier, score_or_refuse
+from src.wire import Score
+
+
+class Candidates(Protocol):
+    """A batch of unfinished clips, prompt-major: row = prompt * candidates + slot.
+
+    `tokens()` is int64 [rows, codebooks, finished frames]; `mean_log_prob()` float32 [rows], over
+    codebooks and finished frames.
+    """
+
+    @property
+    def rows(self) -> int: ...
+    @property
+    def finished(self) -> int: ...
+    def advance(self, frames: int, greedy: bool = False) -> None: ...
+    def select(self, rows: Sequence[int]) -> None: ...
+    def mark(self) -> Any: ...
+    def rewind(self, mark: Any) -> None: ...
+    def tokens(self) -> Any: ...
+    def mean_log_prob(self) -> Any: ...
+
+
+class Generator(Protocol):
+    """Begins candidates and renders tokens int64 [B, codebooks, frames] to clips."""
+
+    def begin(
+        self,
+        prompts: Sequence[str],
+        keys: Sequence[str],
+        candidates: int,
+        frames: int,
+        seed: int,
+    ) -> Candidates: ...
+    def render(self, tokens: Any) -> list[Clip]: ...
+    def synchronize(self) -> None: ...
+
+
+@dataclass
+class Node:
+    """One candidate at the end of one step, as the search saw it.
+
+    parent: slot of the previous step that it continues; None at the first step.
+    score: the verifier's, at the end of the candidate's rollout where there is one.
+    log_prob: mean log-probability of the candidate itself, in nats.
+    kept: it went on; of the last step, it won.
+    """
+
+    step: int
+    slot: int
+    parent: int | None
+    score: Score
+    log_prob: float
+    kept: bool = False
+
+
+@dataclass(frozen=True)
+class Winner:
+    """The clip that a search ends with. tokens: int16 [codebooks, frames]."""
+
+    slot: int
+    score: Score
+    log_prob: float
+    tokens: np.ndarray
+    clip: Clip
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """One prompt's search: its winner, its whole tree, and its share of the cost."""
+
+    prompt: Prompt
+    method: Method
+    winner: Winner
+    nodes: list[Node]
+    ledger: Ledger
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A prompt that dropped out of its group: which candidate, which verifier, why."""
+
+    prompt: Prompt
+    method: Method
+    step: int
+    slot: int
+    verifier: str
+    reason: str
+    ledger: Ledger
+
+
+def search(
+    plan: Plan, prompts: Sequence[Prompt], generator: Generator, verifier: Verifier, seed: int
+) -> list[SearchResult | Failure]:
+    """Search one group of prompts by the plan's method; results are in the prompts' order.
+
+    A prompt that the verifier refuses becomes a Failure and the others go on. Raises BudgetError
+    when the cost is not the plan's, and VerifierError when the verifier itself fails.
+    """
+    group = Group(plan, prompts, generator, verifier, seed)
+    METHODS[plan.method](group)
+    return group.results()
+
+
+def best_of_n(group: "Group") -> None:
+    """N whole clips, scored once. The baseline is the best of one."""
+    group.sample(group.plan.frames)
+    group.score()
+
+
+def tree_search(group: "Group") -> None:
+    """Beam search, which sees each candidate as far as its rollout goes (k = 0: not beyond it)."""
+    *earlier, last = group.plan.steps
+    for step, frames in enumerate(earlier):
+        group.sample(frames)
+        with group.rollout(group.plan.rollout(step)):
+            group.score()
+        group.prune_and_expand()
+    group.sample(last)
+    group.score()
+
+
+METHODS: dict[Method, Callable[["Group"], None]] = {
+    "baseline": best_of_n,
+    "best_of_n": best_of_n,
+    "sbs": tree_search,
+    "lookahead": tree_search,
+}
+
+
+class Group:
+    """The state of a search: candidates of several prompts, their trees, scores and ledgers."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        prompts: Sequence[Prompt],
+        generator: Generator,
+        verifier: Verifier,
+        seed: int,
+    ) -> None:
+        self.plan, self.prompts, self.generator, self.verifier = plan, prompts, generator, verifier
+        self.live = {index: Ledger() for index in range(len(prompts))}
+        self.failures: dict[int, Failure] = {}
+        self.nodes: list[list[Node]] = [[] for _ in prompts]
+        self.parents: list[list[int | None]] = [[None] * plan.candidates for _ in prompts]
+        self.step = 0
+        self.clips: dict[int, Clip] = {}
+        self.own_log_probs: list[float] | None = None
+        with self._timed("conditions"):
+            self.candidates = generator.begin(
+                [p.text for p in prompts],
+                [p.key for p in prompts],
+                plan.candidates,
+                plan.frames,
+                seed,
+            )
+
+    def sample(self, frames: int, greedy: bool = False) -> None:
+        """Continue every candidate by that many frames."""
+        if not self.live:
+            return
+        before = self.candidates.finished
+        with self._timed("decode"):
+            self.candidates.advance(frames, greedy=greedy)
+        made = self.candidates.finished - before
+        for ledger in self.live.values():
+            ledger.frames += made * self.candidates.rows // len(self.prompts)
+
+    @contextmanager
+    def rollout(self, frames: int) -> Iterator[None]:
+        """Inside: every candidate continued greedily by `frames`. Afterwards: as if nothing was."""
+        if not frames:
+            yield
+            return
+        self.own_log_probs = self.candidates.mean_log_prob().tolist()
+        mark = self.candidates.mark()
+        self.sample(frames, greedy=True)
+        yield
+        with self._timed("decode"):
+            self.candidates.rewind(mark)
+        self.own_log_probs = None
+
+    def score(self) -> None:
+        """Score every candidate as it is now, and note it in its prompt's tree."""
+        slots = range(self.plan.candidates)
+        rows = [self._row(prompt, slot) for prompt in self.live for slot in slots]
+        if not rows:
+            return
+        log_probs: list[float] = self.candidates.mean_log_prob().tolist()
+        self.clips = self._render(rows) if self.verifier.needs_audio else {}
+        inputs = [
+            ScoreInput(self._prompt_of(row).text, self.clips.get(row), log_probs[row])
+            for row in rows
+        ]
+        scores = score_or_refuse(self.verifier, inputs)
+        self._book_scoring()
+        own = self.own_log_probs or log_probs
+        for row, score in zip(rows, scores, strict=True):
+            prompt, slot = divmod(row, self.plan.candidates)
+            if isinstance(score, PromptRefused):
+                self._drop(prompt, slot, score)
+            elif prompt in self.live:
+                self.live[prompt].clips += 1
+                parent = self.parents[prompt][slot]
+                self.nodes[prompt].append(Node(self.step, slot, parent, score, own[row]))
+
+    def prune_and_expand(self) -> None:
+        """Keep each prompt's best K candidates and put M copies of each in its slots."""
+        with self._timed("selection"):
+            rows = list(range(self.candidates.rows))
+            for prompt in self.live:
+                kept = self._ranked(prompt)[: self.plan.kept]
+                for node in kept:
+                    node.kept = True
+                parents = children([node.slot for node in kept], self.plan.beam_width)
+                self.parents[prompt] = list(parents)
+                for slot, parent in enumerate(parents):
+                    rows[self._row(prompt, slot)] = self._row(prompt, parent)
+            self.candidates.select(rows)
+        self.step += 1
+
+    def results(self) -> list[SearchResult | Failure]:
+        """Each prompt's best leaf, its cost held against the plan."""
+        best = {prompt: self._ranked(prompt)[0] for prompt in self.live}
+        rows = {prompt: self._row(prompt, node.slot) for prompt, node in best.items()}
+        missing = [row for row in rows.values() if row not in self.clips]
+        if missing:
+            self.clips |= self._render(missing)
+        tokens = self.candidates.tokens()
+        results: list[SearchResult | Failure] = []
+        for index, prompt in enumerate(self.prompts):
+            if index in self.failures:
+                results.append(self.failures[index])
+                continue
+            node, row = best[index], rows[index]
+            node.kept = True
+            self.live[index].check(self.plan.expected())
+            winner = Winner(
+                slot=node.slot,
+                score=node.score,
+                log_prob=node.log_prob,
+                tokens=np.asarray(tokens[row].cpu(), dtype=np.int16),
+                clip=self.clips[row],
+            )
+            results.append(
+                SearchResult(prompt, self.plan.method, winner, self.nodes[index], self.live[index])
+            )
+        return results
+
+    def _row(self, prompt: int, slot: int) -> int:
+        return prompt * self.plan.candidates + slot
+
+    def _prompt_of(self, row: int) -> Prompt:
+        return self.prompts[row // self.plan.candidates]
+
+    def _ranked(self, prompt: int) -> list[Node]:
+        """The current step's candidates, best first."""
+        nodes = [node for node in self.nodes[prompt] if node.step == self.step]
+        return sorted(nodes, key=lambda node: (-node.score.value, node.slot))
+
+    def _render(self, rows: Sequence[int]) -> dict[int, Clip]:
+        with self._timed("render"):
+            clips = self.generator.render(self.candidates.tokens()[list(rows)])
+        return dict(zip(rows, clips, strict=True))
+
+    def _drop(self, prompt: int, slot: int, refusal: PromptRefused) -> None:
+        """Its rows stay where they are, unscored: every other prompt keeps its place."""
+        ledger = self.live.pop(prompt, None)
+        if ledger is None:
+            return
+        self.failures[prompt] = Failure(
+            self.prompts[prompt],
+            self.plan.method,
+            self.step,
+            slot,
+            self.verifier.name,
+            refusal.reason,
+            ledger,
+        )
+
+    def _book_scoring(self) -> None:
+        usage = self.verifier.take_usage()
+        for ledger in self.live.values():
+            ledger.uploaded_bytes += usage.uploaded_bytes // len(self.live)
+            for stage, seconds in usage.seconds.items():
+                ledger.seconds[stage] += seconds / len(self.live)
+
+    @contextmanager
+    def _timed(self, stage: Stage) -> Iterator[None]:
+        with timed(self.live, stage):
+            yield
+            self.generator.synchronize()
+
+
+def children(kept: Sequence[int], width: int) -> list[int]:
+    """The parent of each slot, when each of the `kept` slots (best first) has `width` children.
+
+    >>> children([3, 0], 2)
+    [0, 3, 0, 3]
+    """
+    slots = range(len(kept) * width)
+    freed = iter(sorted(set(slots) - set(kept)))
+    parents = {slot: slot for slot in kept}
+    for parent in kept:
+        parents |= {next(freed): parent for _ in range(width - 1)}
+    return [parents[slot] for slot in slots]

@@ -1,0 +1,129 @@
+"""A tiny exact generator and verifier: every token follows by a hash from seed, key, slot and past.
+
+What the decoder promises (independent of the batch, branchable, rewindable) holds here by
+construction, so a search on it can be compared with a plain recursion.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from src.audio import Clip
+from src.budget import Ledger
+from src.verifier import PromptRefused, ScoreInput
+from src.wire import Checkpoint, Score
+
+RATE = 50
+
+
+def draw(*what: object) -> int:
+    digest = hashlib.sha256(repr(what).encode()).digest()
+    return int.from_bytes(digest[:4], "big") % 1000
+
+
+def continued(history: Sequence[int], frames: int, seed: int, key: str, slot: int) -> list[int]:
+    """A candidate's history, sampled on in a slot; slot -1 is greedy."""
+    tokens = list(history)
+    for _ in range(frames):
+        where = "greedy" if slot < 0 else (seed, slot)
+        tokens.append(draw(where, key, len(tokens), tokens[-1:]))
+    return tokens
+
+
+def value_of(text: str, tokens: Sequence[int]) -> float:
+    """Some fixed preference among clips, with ties."""
+    return float(draw(text, tuple(tokens)) % 50)
+
+
+class FakeCandidates:
+    def __init__(self, keys: Sequence[str], candidates: int, frames: int, seed: int) -> None:
+        self.keys, self.candidates, self.frames, self.seed = keys, candidates, frames, seed
+        self.histories: list[list[int]] = [[] for _ in range(len(keys) * candidates)]
+        self.calls: list[str] = []
+
+    @property
+    def rows(self) -> int:
+        return len(self.histories)
+
+    @property
+    def finished(self) -> int:
+        return len(self.histories[0])
+
+    def advance(self, frames: int, greedy: bool = False) -> None:
+        assert self.finished + frames <= self.frames, "beyond the clip's end"
+        self.calls.append("rollout" if greedy else "sample")
+        for row, history in enumerate(self.histories):
+            prompt, slot = divmod(row, self.candidates)
+            self.histories[row] = continued(
+                history, frames, self.seed, self.keys[prompt], -1 if greedy else slot
+            )
+
+    def select(self, rows: Sequence[int]) -> None:
+        assert len(rows) == self.rows
+        self.calls.append("select")
+        self.histories = [list(self.histories[row]) for row in rows]
+
+    def mark(self) -> list[list[int]]:
+        return [list(history) for history in self.histories]
+
+    def rewind(self, mark: list[list[int]]) -> None:
+        self.histories = [list(history) for history in mark]
+
+    def tokens(self) -> torch.Tensor:
+        return torch.tensor(self.histories, dtype=torch.int64)[:, None]
+
+    def mean_log_prob(self) -> torch.Tensor:
+        return torch.tensor([-(sum(h) % 97) / 97 - 0.01 for h in self.histories])
+
+
+class FakeGenerator:
+    checkpoint = Checkpoint(name="fake", sha256="0" * 64)
+    frame_rate = float(RATE)
+
+    def __init__(self) -> None:
+        self.rendered = 0
+        self.last: FakeCandidates | None = None
+
+    def begin(
+        self, prompts: Sequence[str], keys: Sequence[str], candidates: int, frames: int, seed: int
+    ) -> FakeCandidates:
+        self.last = FakeCandidates(keys, candidates, frames, seed)
+        return self.last
+
+    def render(self, tokens: torch.Tensor) -> list[Clip]:
+        self.rendered += len(tokens)
+        return [Clip(row.numpy().astype(np.float32), RATE) for row in tokens]
+
+    def synchronize(self) -> None:
+        pass
+
+
+class FakeVerifier:
+    """Scores by `value_of`; refuses the inputs for which `refuses` gives a reason."""
+
+    name = "fake"
+    needs_audio = True
+
+    def __init__(self, refuses: Callable[[ScoreInput], str | None] = lambda item: None) -> None:
+        self.checkpoints = {"fake": Checkpoint(name="fake", sha256="1" * 64)}
+        self.refuses = refuses
+        self.usage = Ledger()
+
+    def score(self, inputs: Sequence[ScoreInput]) -> list[Score]:
+        refused = {i: reason for i, item in enumerate(inputs) if (reason := self.refuses(item))}
+        if refused:
+            raise PromptRefused(refused)
+        self.usage.uploaded_bytes += 100 * len(inputs)
+        self.usage.seconds["http"] += 1.0
+        return [Score(value=value_of(item.prompt, heard(item))) for item in inputs]
+
+    def take_usage(self) -> Ledger:
+        usage, self.usage = self.usage, Ledger()
+        return usage
+
+
+def heard(item: ScoreInput) -> list[int]:
+    assert item.clip is not None
+    return [int(x) for x in item.clip.samples[0]]

@@ -1,0 +1,284 @@
+"""The methods on an exact tiny tree: against plain recursion, identities, costs and failures."""
+
+import itertools
+import math
+
+import pytest
+
+from src.budget import METHODS, BudgetError, Cost, Plan, make_plan
+from src.prompts import Prompt
+from src.search import Failure, SearchResult, children, search
+from src.verifier import PerplexityVerifier, ServerUnreachable
+from tests.generator.fake_search import (
+    RATE,
+    FakeGenerator,
+    FakeVerifier,
+    continued,
+    heard,
+    value_of,
+)
+
+SEED = 7
+PROMPTS = [Prompt(id=name, text=f"text {name}", key=f"key {name}") for name in ("a", "b", "c")]
+# N, M, k, frames of the clip, frames of a step: with and without a shorter last step
+GRID = [
+    (n, m, k, total, 3)
+    for n, m, k, total in itertools.product((1, 2, 4, 6, 8), (1, 2, 4, 8), (0, 1, 2, 9), (9, 10, 2))
+    if n % m == 0
+]
+
+
+def plan(method: str, n: int = 8, m: int = 2, k: int = 1, total: int = 10, step: int = 3) -> Plan:
+    return make_plan(
+        method,
+        candidates=n,
+        beam_width=m,
+        lookahead_k=k,
+        duration=total / RATE,
+        step_size=step / RATE,
+        frame_rate=RATE,
+    )
+
+
+def run(p: Plan, prompts=PROMPTS, verifier=None, generator=None, seed=SEED):
+    return search(p, prompts, generator or FakeGenerator(), verifier or FakeVerifier(), seed)
+
+
+def winner_tokens(result) -> list[int]:
+    assert isinstance(result, SearchResult), result
+    return result.winner.tokens[0].tolist()
+
+
+def by_recursion(p: Plan, prompt: Prompt) -> list[int]:
+    """The winner's tokens, by a search written down as plainly as can be."""
+    pool: list[list[int]] = [[] for _ in range(p.candidates)]
+    for step, frames in enumerate(p.steps):
+        pool = [
+            continued(history, frames, SEED, prompt.key, slot) for slot, history in enumerate(pool)
+        ]
+        ahead = p.rollout(step)
+        scores = [
+            value_of(prompt.text, continued(history, ahead, SEED, prompt.key, -1))
+            for history in pool
+        ]
+        best_first = sorted(range(p.candidates), key=lambda slot: -scores[slot])
+        if step == len(p.steps) - 1:
+            return pool[best_first[0]]
+        kept = best_first[: p.candidates // p.beam_width]
+        free = [slot for slot in range(p.candidates) if slot not in kept]
+        children_of = {slot: pool[slot] for slot in kept}
+        for parent in kept:
+            for _ in range(p.beam_width - 1):
+                children_of[free.pop(0)] = pool[parent]
+        pool = [children_of[slot] for slot in range(p.candidates)]
+    raise AssertionError
+
+
+@pytest.mark.parametrize("method", ["sbs", "lookahead"])
+@pytest.mark.parametrize(("n", "m", "k", "total", "step"), GRID)
+def test_tree_searches_find_what_plain_recursion_finds_at_exactly_their_cost(
+    method: str, n: int, m: int, k: int, total: int, step: int
+) -> None:
+    p = plan(method, n, m, k, total, step)
+    for prompt, result in zip(PROMPTS, run(p), strict=True):
+        assert winner_tokens(result) == by_recursion(p, prompt)
+        assert Cost(result.ledger.frames, result.ledger.clips) == p.expected()
+
+
+@pytest.mark.parametrize("n", [1, 2, 7])
+def test_best_of_n_is_the_best_of_the_pool(n: int) -> None:
+    for prompt, result in zip(PROMPTS, run(plan("best_of_n", n)), strict=True):
+        pool = [continued([], 10, SEED, prompt.key, slot) for slot in range(n)]
+        best = max(pool, key=lambda tokens: value_of(prompt.text, tokens))
+        assert winner_tokens(result) == best
+        assert result.winner.score.value == max(node.score.value for node in result.nodes)
+
+
+def test_the_baseline_is_slot_0_of_best_of_ns_pool() -> None:
+    for prompt, result in zip(PROMPTS, run(plan("baseline")), strict=True):
+        assert winner_tokens(result) == continued([], 10, SEED, prompt.key, 0)
+        assert (result.ledger.frames, result.ledger.clips) == (10, 1)
+
+
+def test_a_larger_pool_contains_the_smaller() -> None:
+    small, large = run(plan("best_of_n", 3)), run(plan("best_of_n", 8))
+    for a, b in zip(small, large, strict=True):
+        assert [n.score for n in a.nodes] == [n.score for n in b.nodes[:3]]
+
+
+def test_beam_search_with_families_of_one_is_best_of_n() -> None:
+    for a, b in zip(run(plan("sbs", 8, m=1)), run(plan("best_of_n", 8)), strict=True):
+        assert winner_tokens(a) == winner_tokens(b)
+        assert a.winner.slot == b.winner.slot
+
+
+@pytest.mark.parametrize("m", [1, 2, 8])
+def test_lookahead_with_k_0_is_beam_search(m: int) -> None:
+    for a, b in zip(run(plan("lookahead", 8, m, k=0)), run(plan("sbs", 8, m)), strict=True):
+        assert (a.nodes, a.ledger.frames) == (b.nodes, b.ledger.frames)
+
+
+def test_one_family_is_a_greedy_chain_every_candidate_of_a_step_having_one_parent() -> None:
+    for result in run(plan("sbs", 4, m=4)):
+        for step in range(1, 4):
+            best = max(
+                (node for node in result.nodes if node.step == step - 1),
+                key=lambda node: (node.score.value, -node.slot),
+            )
+            assert {n.parent for n in result.nodes if n.step == step} == {best.slot}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_prompts_search_does_not_depend_on_the_others_of_its_group(method: str) -> None:
+    together = run(plan(method))
+    for prompt, result in zip(PROMPTS, together, strict=True):
+        (alone,) = run(plan(method), [prompt])
+        assert alone.nodes == result.nodes
+        assert winner_tokens(alone) == winner_tokens(result)
+
+
+def test_another_seed_gives_other_candidates() -> None:
+    assert winner_tokens(run(plan("sbs"))[0]) != winner_tokens(run(plan("sbs"), seed=SEED + 1)[0])
+
+
+@pytest.mark.parametrize("method", ["sbs", "lookahead"])
+def test_the_tree_is_whole_and_shows_what_was_kept(method: str) -> None:
+    p = plan(method, 8, 4)
+    for result in run(p):
+        assert len(result.nodes) == 8 * len(p.steps)
+        for step in range(len(p.steps)):
+            nodes = {n.slot: n for n in result.nodes if n.step == step}
+            kept = [n for n in nodes.values() if n.kept]
+            dropped = [n for n in nodes.values() if not n.kept]
+            assert len(kept) == (p.kept if step < len(p.steps) - 1 else 1)
+            assert min(n.score.value for n in kept) >= max(n.score.value for n in dropped)
+            following = [n.parent for n in result.nodes if n.step == step + 1]
+            assert set(following) <= {n.slot for n in kept}
+        assert {n.parent for n in result.nodes if n.step == 0} == {None}
+
+
+def test_a_kept_candidate_goes_on_in_its_own_slot_and_the_others_fill_the_freed_ones() -> None:
+    assert children([3, 0], 2) == [0, 3, 0, 3]
+    assert children([2, 1], 3) == [2, 1, 2, 2, 1, 1]
+    assert children([4, 1, 0], 1 + 1) == [0, 1, 4, 1, 4, 0]
+    assert children([0, 1, 2], 1) == [0, 1, 2]
+
+
+def test_equal_scores_go_to_the_lower_slot() -> None:
+    class Indifferent(FakeVerifier):
+        def score(self, inputs):
+            return [type(s)(value=1.0) for s in super().score(inputs)]
+
+    (result,) = run(plan("sbs", 4, 2), PROMPTS[:1], Indifferent())
+    assert [n.slot for n in result.nodes if n.kept] == [0, 1, 0, 1, 0, 1, 0]
+
+
+def test_a_rollout_leaves_no_trace_in_the_candidates() -> None:
+    generator = FakeGenerator()
+    run(plan("lookahead", 4, 2, k=2), PROMPTS[:1], generator=generator)
+    assert generator.last is not None
+    assert generator.last.calls == [
+        *("sample", "rollout", "select"),
+        *("sample", "rollout", "select"),
+        *("sample", "rollout", "select"),
+        "sample",
+    ]
+
+
+def test_lookahead_scores_the_rollouts_end_and_notes_the_candidates_own_log_probability() -> None:
+    clips = []
+
+    class Listening(FakeVerifier):
+        def score(self, inputs):
+            clips.append({len(heard(item)) for item in inputs})
+            return super().score(inputs)
+
+    ahead = run(plan("lookahead", 4, 2, k=1), PROMPTS[:1], Listening())
+    assert clips == [{6}, {9}, {10}, {10}]
+    beam = run(plan("sbs", 4, 2), PROMPTS[:1])
+    first = lambda r: [n.log_prob for n in r[0].nodes if n.step == 0]  # noqa: E731
+    assert first(ahead) == first(beam)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_verifier_that_hears_nothing_has_nothing_rendered_but_the_winners(method: str) -> None:
+    generator = FakeGenerator()
+    verifier = PerplexityVerifier(generator.checkpoint)
+    results = run(plan(method), verifier=verifier, generator=generator)
+    assert generator.rendered == len(PROMPTS)
+    for result in results:
+        assert result.winner.clip.samples[0].tolist() == winner_tokens(result)
+        assert result.winner.score.value == pytest.approx(math.exp(result.winner.log_prob))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_winner_that_was_heard_is_not_rendered_again(method: str) -> None:
+    generator = FakeGenerator()
+    results = run(plan(method), generator=generator)
+    assert generator.rendered == sum(result.ledger.clips for result in results)
+    for result in results:
+        assert result.winner.clip.samples[0].tolist() == winner_tokens(result)
+
+
+def test_a_refused_prompt_drops_out_and_the_others_go_on_unchanged() -> None:
+    unhindered = run(plan("sbs"))
+    refuses = FakeVerifier(lambda item: "names no tag" if item.prompt == "text b" else None)
+    first, failure, third = run(plan("sbs"), verifier=refuses)
+    assert isinstance(failure, Failure)
+    assert (failure.prompt.id, failure.step, failure.slot) == ("b", 0, 0)
+    assert (failure.verifier, failure.reason) == ("fake", "names no tag")
+    assert first.nodes == unhindered[0].nodes
+    assert third.nodes == unhindered[2].nodes
+
+
+def test_a_prompt_refused_late_says_at_which_candidate_and_step() -> None:
+    threshold = []
+
+    def too_long(item) -> str | None:
+        if item.prompt == "text c" and len(heard(item)) == 6:
+            threshold.append(1)
+            return "too odd" if len(threshold) == 3 else None
+        return None
+
+    *rest, failure = run(plan("sbs"), verifier=FakeVerifier(too_long))
+    assert all(isinstance(result, SearchResult) for result in rest)
+    assert isinstance(failure, Failure)
+    assert (failure.step, failure.slot, failure.reason) == (1, 2, "too odd")
+    assert failure.ledger.frames == 6 * 8
+
+
+def test_a_group_of_which_nothing_is_left_spends_nothing_more() -> None:
+    generator = FakeGenerator()
+    results = run(plan("sbs"), verifier=FakeVerifier(lambda item: "no"), generator=generator)
+    assert all(isinstance(result, Failure) for result in results)
+    assert generator.last is not None
+    assert generator.last.calls.count("sample") == 1
+
+
+def test_a_lost_server_ends_the_search() -> None:
+    class Lost(FakeVerifier):
+        def score(self, inputs):
+            raise ServerUnreachable("gone")
+
+    with pytest.raises(ServerUnreachable):
+        run(plan("sbs"), verifier=Lost())
+
+
+def test_frames_that_nobody_planned_are_a_budget_error() -> None:
+    class Generous(FakeGenerator):
+        def begin(self, *args, **kwargs):
+            candidates = super().begin(*args, **kwargs)
+            advance, candidates.frames = candidates.advance, 99
+            candidates.advance = lambda frames, greedy=False: advance(frames + 1, greedy)
+            return candidates
+
+    with pytest.raises(BudgetError, match="spent 96 frames"):
+        run(plan("sbs", 8, total=9), PROMPTS[:1], generator=Generous())
+
+
+def test_bytes_and_seconds_are_shared_among_the_group() -> None:
+    results = run(plan("best_of_n", 4))
+    for result in results:
+        assert result.ledger.uploaded_bytes == 400
+        assert result.ledger.seconds["http"] == pytest.approx(1 / 3)
+        assert result.ledger.seconds["decode"] > 0
