@@ -78,8 +78,11 @@ def configure_torch(settings: ServerSettings, models: int) -> str:
     """Share the cores among the models, and resolve the device 'auto'."""
     import torch
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    torch.set_num_threads(settings.threads or max(1, ((cores or 1) - 1) // models))
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    free = cores if settings.threads < 0 else cores - 1
+    torch.set_num_threads(settings.threads if settings.threads > 0 else max(1, free // models))
     if settings.device != "auto":
         return settings.device
     return "cuda" if torch.cuda.is_available() else "cpu"

@@ -8,7 +8,6 @@ with this process, however that ends: it watches a pipe of which this process ha
 """
 
 import logging
-import os
 import re
 import subprocess
 import tempfile
@@ -54,7 +53,7 @@ def local_server(
         log.parent.mkdir(parents=True, exist_ok=True)
         command = [str(PYTHON), *server, "--host", "127.0.0.1", "--port", str(port)]
         # This process waits while the server scores: the server may have every core.
-        command += ["--stop_with_stdin", "--threads", str(len(os.sched_getaffinity(0)))]
+        command += ["--stop_with_stdin", "--threads", "-1"]
         command += [*(["--models", *models] if models else []), *options]
         with log.open("wb") as output:
             process = subprocess.Popen(

@@ -81,13 +81,13 @@ class ServerSettings:
     port: int = 8000
     #: Where models run: auto (a GPU when there is one), cpu, cuda, cuda:1, ...
     device: str = "auto"
-    #: CPU threads of a model; 0 leaves one core to the event loop.
+    #: CPU threads of a model; 0 leaves one core to the event loop, -1 takes them all.
     threads: int = 0
     #: Clients must send it as "Authorization: Bearer <token>". Better given as CURATOR_TOKEN in
     #: the environment, where other users of the machine cannot read it.
     token: str | None = None
     #: Requests that may be in progress at once; more are answered with 503.
-    max_requests: int = 16
+    max_requests: int = 32
     #: Seconds that a client may take to send a request.
     upload_seconds: float = 120.0
     #: Seconds that a stop (SIGTERM, Ctrl-C) waits for requests in progress.
@@ -142,8 +142,6 @@ def create_app(adapters: Sequence[Adapter], settings: ServerSettings) -> FastAPI
         docs_url=DOCS_PATH,
         openapi_url=OPENAPI_PATH,
         redoc_url=None,
-        max_body_size=limits.max_body_bytes,
-        form_limits={"max_files": limits.max_files, "max_fields": 8, "max_part_size": 2**22},
     )
     app.add_middleware(
         Gate,
@@ -189,7 +187,14 @@ def create_app(adapters: Sequence[Adapter], settings: ServerSettings) -> FastAPI
     async def show_metrics() -> Response:
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
-    @app.post(SCORE_PATH, summary="Score clips", responses=errors, dependencies=guarded)
+    @app.post(
+        SCORE_PATH,
+        summary="Score clips",
+        responses=errors,
+        dependencies=guarded,
+        max_body_size=limits.max_body_bytes,
+        form_limits={"max_files": limits.max_files, "max_fields": 8, "max_part_size": 2**22},
+    )
     async def score(
         http: Request,
         request: Annotated[Json[ScoreRequest], Form(description="a ScoreRequest as JSON")],

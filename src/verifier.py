@@ -239,6 +239,7 @@ def build_verifier(
         return HttpVerifier(server, remote[0], checkpoints[remote[0]])
     if generator is None:
         raise VerifierError(f"{expression}: a sum's constants belong to a generator; none is given")
+    checkpoints = {name: checkpoints[name] for name in weights}
     scales = (calibration or Calibration(generator=generator)).scales(generator, checkpoints)
     client = server if remote else None
     return SumVerifier(expression, weights, scales, checkpoints, client)

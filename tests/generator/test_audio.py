@@ -1,0 +1,157 @@
+"""WAV bytes both ways, and what an upload is refused for."""
+
+import io
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from src.audio import (
+    AudioError,
+    AudioLimits,
+    Clip,
+    decode_wav,
+    encode_wav,
+    read_audio,
+    resample,
+    to_mono,
+    write_wav,
+)
+
+
+def noise(channels: int = 1, seconds: float = 0.5, rate: int = 16_000) -> Clip:
+    samples = np.random.default_rng(0).standard_normal((channels, round(seconds * rate)))
+    return Clip((0.1 * samples).astype(np.float32), rate)
+
+
+def tone(rate: int, seconds: float = 1.0, hertz: float = 440.0) -> Clip:
+    time = np.arange(round(seconds * rate)) / rate
+    return Clip(np.sin(2 * np.pi * hertz * time, dtype=np.float32)[None], rate)
+
+
+def with_header_field(wav: bytes, offset: int, kind: str, value: int) -> bytes:
+    changed = bytearray(wav)
+    struct.pack_into(kind, changed, offset, value)
+    return bytes(changed)
+
+
+def wav_bytes(samples: np.ndarray, rate: int, **how: str) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate, **how)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_samples_survive_the_way_through_wav_bytes_exactly(channels: int) -> None:
+    clip = noise(channels)
+    back = decode_wav(encode_wav(clip))
+    assert back.rate == clip.rate
+    np.testing.assert_array_equal(back.samples, clip.samples)
+
+
+def test_wav_bytes_are_read_by_libsndfile_and_depend_on_the_samples_alone() -> None:
+    clip = noise(2)
+    assert encode_wav(clip) == encode_wav(clip)
+    samples, rate = soundfile.read(io.BytesIO(encode_wav(clip)), dtype="float32")
+    assert rate == clip.rate
+    np.testing.assert_array_equal(samples.T, clip.samples)
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"])
+def test_common_wav_subtypes_are_decoded(subtype: str) -> None:
+    clip = noise()
+    back = decode_wav(wav_bytes(clip.samples.T, clip.rate, format="WAV", subtype=subtype))
+    np.testing.assert_allclose(back.samples, clip.samples, atol=2**-15)
+
+
+GOOD = encode_wav(noise())
+REFUSED = {
+    "nothing": (b"", "no RIFF/WAVE header"),
+    "text": (b"hello, I am not audio at all", "no RIFF/WAVE header"),
+    "header only": (GOOD[:12], "no 'data' chunk"),
+    "cut off in the header": (GOOD[:30], "cut off"),
+    "cut off in the samples": (GOOD[:-1000], "cut off"),
+    "data chunk claims 4 GB": (
+        with_header_field(GOOD, GOOD.index(b"data") + 4, "<I", 0xFFFFFFFF),
+        "claims 4294967295 bytes",
+    ),
+    "zero length": (
+        with_header_field(GOOD, GOOD.index(b"data") + 4, "<I", 0),
+        "has no samples",
+    ),
+    "0 Hz": (with_header_field(GOOD, 24, "<I", 0), "file.wav"),
+    "1 MHz": (with_header_field(GOOD, 24, "<I", 1_000_000), "rate 1000000 Hz"),
+    "64 channels": (wav_bytes(np.zeros((10, 64)), 16_000, format="WAV"), "64 channels"),
+    "no channels": (with_header_field(GOOD, 22, "<H", 0), "file.wav"),
+    "8 bits": (wav_bytes(np.zeros(10), 16_000, format="WAV", subtype="PCM_U8"), "not accepted"),
+    "mu-law": (wav_bytes(np.zeros(10), 16_000, format="WAV", subtype="ULAW"), "not accepted"),
+    "FLAC": (wav_bytes(np.zeros(100), 16_000, format="FLAC"), "no RIFF/WAVE header"),
+    "a minute too long": (encode_wav(Clip(np.zeros((1, 61 * 8000), np.float32), 8000)), "61.0 s"),
+    "NaN": (encode_wav(Clip(np.full((1, 800), np.nan, np.float32), 16_000)), "NaN"),
+    "infinite": (encode_wav(Clip(np.full((1, 800), np.inf, np.float32), 16_000)), "NaN or inf"),
+    "integers as float": (encode_wav(Clip(np.full((1, 800), 2e4, np.float32), 16_000)), "peak"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_bad_wav_is_refused_with_the_file_and_the_reason(case: str) -> None:
+    data, reason = REFUSED[case]
+    with pytest.raises(AudioError, match=reason) as caught:
+        decode_wav(data, AudioLimits(), "file.wav")
+    assert str(caught.value).startswith("file.wav: ")
+
+
+def test_header_is_checked_before_samples_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(soundfile.SoundFile, "read", lambda *_, **__: pytest.fail("decoded"))
+    for case in ("64 channels", "a minute too long", "1 MHz", "data chunk claims 4 GB"):
+        with pytest.raises(AudioError):
+            decode_wav(REFUSED[case][0])
+
+
+def test_resampling_keeps_a_tone_and_its_length() -> None:
+    low = resample(tone(32_000), 16_000)
+    assert low.samples.shape == (1, 16_000)
+    inner = slice(500, -500)
+    np.testing.assert_allclose(low.samples[0, inner], tone(16_000).samples[0, inner], atol=1e-3)
+
+
+def test_mono_is_the_mean_of_the_channels() -> None:
+    clip = noise(2)
+    np.testing.assert_allclose(to_mono(clip).samples[0], clip.samples.mean(0), atol=1e-7)
+
+
+def test_a_clip_must_be_float32_channels_by_time() -> None:
+    with pytest.raises(AudioError, match="float32"):
+        Clip(np.zeros((1, 10)), 16_000)
+    with pytest.raises(AudioError, match="channels, T"):
+        Clip(np.zeros(10, np.float32), 16_000)
+
+
+def test_write_wav_leaves_the_old_file_whole_when_it_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "new" / "clip.wav"
+    write_wav(path, noise())
+    before = path.read_bytes()
+    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        write_wav(path, noise(2))
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_any_format_of_libsndfile_is_read(tmp_path: Path) -> None:
+    clip = tone(16_000)
+    soundfile.write(tmp_path / "x.opus", clip.samples.T, 16_000, format="OGG", subtype="OPUS")
+    back = read_audio(tmp_path / "x.opus")
+    assert (back.rate, back.channels) == (16_000, 1)
+    assert back.seconds == pytest.approx(1.0, abs=0.05)
+
+
+def test_unreadable_files_are_named(tmp_path: Path) -> None:
+    (tmp_path / "broken.ogg").write_bytes(b"OggS nonsense")
+    for name in ("broken.ogg", "absent.wav"):
+        with pytest.raises(AudioError, match=name):
+            read_audio(tmp_path / name)
