@@ -2,19 +2,18 @@
 
     app = create_app(adapters, ServerSettings(models=("tags",)))
 
-Nothing here computes: clips are decoded and resampled in a small pool of threads, models score in
-a thread each (src/batching.py), so the event loop answers /health at once whatever they do.
+Nothing here computes: clips are decoded in a small pool of threads (src/scoring.py), models score
+in a thread each (src/batching.py), so the event loop answers /health at once whatever they do.
 """
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
-import numpy as np
 from fastapi import Depends, FastAPI, File, Form, Request, Response, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
@@ -23,10 +22,10 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import Json
 from starlette.exceptions import HTTPException
 
-from src.audio import AudioError, AudioLimits, decode_wav, resample, to_mono
-from src.batching import BatchSettings, ClipFailed, Metrics, ModelFailed, QueueFull, Worker
+from src.batching import BatchSettings, Metrics, Worker
 from src.gate import DOCS_PATH, OPENAPI_PATH, Gate, Problem, problem_response
-from src.verifier_core import Adapter, PromptUnusable
+from src.scoring import score_request, unless_gone
+from src.verifier_core import Adapter
 from src.wire import (
     HEALTH_PATH,
     METRICS_PATH,
@@ -36,11 +35,9 @@ from src.wire import (
     ErrorBody,
     Limits,
     Readiness,
-    Refusal,
     ScoreRequest,
     ScoreResponse,
     VerifierList,
-    VerifierResult,
 )
 
 logger = logging.getLogger(__name__)
@@ -102,7 +99,6 @@ class ServerSettings:
     limits: Limits = field(default_factory=Limits)
 
 
-T = TypeVar("T")
 ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"description": "Not a request that can be understood (`bad_request`)."},
     401: {"description": "The server's token is missing or wrong (`unauthorized`)."},
@@ -201,151 +197,14 @@ def create_app(adapters: Sequence[Adapter], settings: ServerSettings) -> FastAPI
         files: Annotated[list[UploadFile], File(description="one WAV per prompt, in order")],
     ) -> ScoreResponse:
         """Every verifier named scores every file against its prompt."""
-        _check_counts(request, len(files), limits)
-        chosen = {name: _hosted(name, workers) for name in request.verifiers}
-        _check_prompts(request, chosen)
-        request_id = http.state.request_id
-
-        async def work() -> ScoreResponse:
-            rates = {worker.adapter.sample_rate for worker in chosen.values()}
-            clips = await _decode(files, rates, limits, pool)
-            results = await _score(chosen, clips, request.prompts)
-            return ScoreResponse(request_id=request_id, results=results)
-
-        response = await _unless_gone(http, work())
-        logger.info("%s %d clips by %s", request_id, len(files), ", ".join(chosen))
-        return response
+        work = score_request(request, files, workers, limits, pool)
+        results = await unless_gone(http, work)
+        logger.info(
+            "%s %d clips by %s", http.state.request_id, len(files), ", ".join(request.verifiers)
+        )
+        return ScoreResponse(request_id=http.state.request_id, results=results)
 
     return app
-
-
-def _check_counts(request: ScoreRequest, files: int, limits: Limits) -> None:
-    if files != len(request.prompts):
-        raise Problem(
-            400, "bad_request", f"{files} files and {len(request.prompts)} prompts; send one each"
-        )
-    if len(request.verifiers) > limits.max_verifiers:
-        raise Problem(413, "too_large", f"at most {limits.max_verifiers} verifiers a request")
-    for index, prompt in enumerate(request.prompts):
-        if len(prompt) > limits.max_prompt_chars:
-            raise Problem(
-                413,
-                "too_large",
-                f"prompt {index} has {len(prompt)} characters; at most {limits.max_prompt_chars}",
-                index=index,
-            )
-
-
-def _hosted(name: str, workers: dict[str, Worker]) -> Worker:
-    if name not in workers:
-        raise Problem(
-            404,
-            "unknown_verifier",
-            f"{name!r} is not hosted here; hosted: {', '.join(workers)}",
-            verifier=name,
-        )
-    return workers[name]
-
-
-def _check_prompts(request: ScoreRequest, chosen: dict[str, Worker]) -> None:
-    refused = []
-    for name, worker in chosen.items():
-        for index, prompt in enumerate(request.prompts):
-            try:
-                worker.adapter.check(prompt)
-            except PromptUnusable as error:
-                refused.append(
-                    Refusal(
-                        index=index,
-                        verifier=name,
-                        reason=error.reason,
-                        vocabulary=list(error.vocabulary),
-                    )
-                )
-    if refused:
-        first = refused[0]
-        raise Problem(
-            422,
-            "prompt_refused",
-            f"prompt {first.index}: {first.reason}",
-            index=first.index,
-            verifier=first.verifier,
-            refused=refused,
-        )
-
-
-async def _decode(
-    files: Sequence[UploadFile], rates: set[int], limits: Limits, pool: ThreadPoolExecutor
-) -> dict[int, list[np.ndarray]]:
-    """The uploads as float32 [T] mono, by sample rate."""
-    audio_limits = AudioLimits(
-        limits.max_seconds, limits.min_rate, limits.max_rate, limits.max_channels
-    )
-    loop = asyncio.get_running_loop()
-
-    def decode(data: bytes, name: str) -> dict[int, np.ndarray]:
-        clip = to_mono(decode_wav(data, audio_limits, name))
-        return {rate: resample(clip, rate).samples[0] for rate in rates}
-
-    async def one(index: int, file: UploadFile) -> dict[int, np.ndarray]:
-        name = f"file {index} ({file.filename})" if file.filename else f"file {index}"
-        try:
-            return await loop.run_in_executor(pool, decode, await file.read(), name)
-        except AudioError as error:
-            raise Problem(422, "bad_audio", str(error), index=index) from error
-
-    decoded = await asyncio.gather(*map(one, range(len(files)), files), return_exceptions=True)
-    clips: dict[int, list[np.ndarray]] = {rate: [] for rate in rates}
-    for outcome in decoded:  # the first bad file is named, whichever was found first
-        if isinstance(outcome, BaseException):
-            raise outcome
-        for rate, samples in outcome.items():
-            clips[rate].append(samples)
-    return clips
-
-
-async def _score(
-    chosen: dict[str, Worker], clips: dict[int, list[np.ndarray]], prompts: Sequence[str]
-) -> dict[str, VerifierResult]:
-    """Queue the clips for every model and wait; a failure of one drops the others' jobs."""
-    jobs, name = {}, ""
-    try:
-        for name, worker in chosen.items():
-            jobs[name] = worker.submit(clips[worker.adapter.sample_rate], prompts)
-        results = {}
-        for name, job in jobs.items():
-            results[name] = await asyncio.wrap_future(job.result)
-        return results
-    except QueueFull as error:
-        raise Problem(
-            503, "queue_full", str(error), verifier=name, retry_after=error.retry_after
-        ) from error
-    except ModelFailed as error:
-        raise Problem(503, "not_ready", str(error), verifier=name) from error
-    except ClipFailed as error:
-        status, code = (422, "no_score") if error.no_score else (500, "verifier_failed")
-        raise Problem(status, code, str(error), index=error.index, verifier=name) from error
-    finally:
-        for job in jobs.values():
-            job.result.cancel()
-
-
-async def _unless_gone(http: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which is cancelled when the client hangs up."""
-
-    async def gone() -> None:
-        while (await http.receive())["type"] != "http.disconnect":
-            pass
-
-    tasks = working, leaving = asyncio.create_task(work), asyncio.create_task(gone())
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise Problem(499, "client_gone", "the client hung up")
-        return working.result()
-    finally:
-        working.cancel()
-        leaving.cancel()
 
 
 def _answer_errors(app: FastAPI, metrics: Metrics) -> None:

@@ -8,6 +8,7 @@ that hosts one model needs only that model's library.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -16,6 +17,7 @@ from src.wire import Checkpoint, Score
 
 if TYPE_CHECKING:
     from src.tagger import Tagger
+    from src.vocabulary import Named
 
 
 class NotHosted(ValueError):
@@ -107,28 +109,38 @@ class TaggerVerifier(Adapter):
         return TAGS[self.name]
 
     def check(self, prompt: str) -> None:
-        from src.vocabulary import NoTagNamed, named_tags
+        from src.vocabulary import NoTagNamed
 
         try:
-            named_tags(prompt, self.name)
+            _named_tags(prompt, self.name)
         except NoTagNamed as error:
             raise PromptUnusable(str(error), self.vocabulary()) from error
 
     def score(self, clips: Sequence[np.ndarray], prompts: Sequence[str]) -> list[Score]:
         import torch
 
-        from src.vocabulary import named_tags
+        from src.tagger import TaggerError
 
-        logits = self.tagger.logits([torch.from_numpy(clip).to(self.device) for clip in clips])
+        try:
+            logits = self.tagger.logits([torch.from_numpy(clip).to(self.device) for clip in clips])
+        except TaggerError as error:
+            raise ScoreError(str(error)) from error
         scores = []
         for row, prompt in zip(logits.tolist(), prompts, strict=True):
             log_odds = dict(zip(self.tagger.tags, row, strict=True))
-            named = named_tags(prompt, self.name)
+            named = _named_tags(prompt, self.name)
             value = _mean(log_odds[tag] for tag in named.wanted)
             value -= _mean(log_odds[tag] for tag in named.unwanted)
             components = {tag: log_odds[tag] for tag in (*named.wanted, *named.unwanted)}
             scores.append(finite_score(value, components))
         return scores
+
+
+@lru_cache(maxsize=1024)  # a search asks for the same prompts again and again
+def _named_tags(prompt: str, tagger: str) -> "Named":
+    from src.vocabulary import named_tags
+
+    return named_tags(prompt, tagger)
 
 
 def _mean(numbers: Iterable[float]) -> float:
