@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
 
 from src.audio import (
     AudioError,
@@ -101,6 +103,25 @@ def test_bad_wav_is_refused_with_the_file_and_the_reason(case: str) -> None:
     with pytest.raises(AudioError, match=reason) as caught:
         decode_wav(data, AudioLimits(), "file.wav")
     assert str(caught.value).startswith("file.wav: ")
+
+
+@given(
+    cuts=st.lists(
+        st.tuples(st.integers(0, 1200), st.integers(0, 40), st.binary(max_size=40)), max_size=4
+    )
+)
+def test_mutated_wav_bytes_give_a_clip_or_an_audio_error(
+    cuts: list[tuple[int, int, bytes]],
+) -> None:
+    data = encode_wav(noise(seconds=0.02))
+    for start, removed, inserted in cuts:
+        data = data[:start] + inserted + data[start + removed :]
+    try:
+        clip = decode_wav(data)
+    except AudioError:
+        return
+    assert np.isfinite(clip.samples).all()
+    assert clip.samples.size > 0
 
 
 def test_header_is_checked_before_samples_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
