@@ -3,7 +3,7 @@
 It works at the frame rate instead of the audio rate, so that it trains and runs on a CPU: the
 encoder sees a log-magnitude spectrogram, the decoder predicts magnitude and phase of an inverse
 STFT, as in Vocos (Siuzdak, arXiv 2306.00814), with ConvNeXt blocks (Liu et al., arXiv 2201.03545).
-The quantizer is residual vector quantization as in SoundStream (Zeghidour et al., arXiv 2107.03312).
+The quantizer is residual vector quantization (SoundStream, Zeghidour et al., arXiv 2107.03312).
 
 Only torch is imported here: the recipe trains these modules, `builtin.py` wraps them as
 audiocraft's `CompressionModel`. The encoder sees few frames on either side on purpose: a token that

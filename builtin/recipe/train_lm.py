@@ -2,10 +2,10 @@
 
     envs/training/.venv/bin/python -m builtin.recipe.train_lm --work build/recipe
 
-A small T5 encoder with its own SentencePiece vocabulary learns jointly with the language model. Hidden matrices are trained by Muon (Jordan et al., 2024;
-torch.optim.Muon), everything else by AdamW. Captions are worded anew each time a clip is drawn; the
-text is dropped for a tenth of the clips, for classifier-free guidance (Ho and Salimans,
-arXiv 2207.12598).
+A small T5 encoder with its own SentencePiece vocabulary learns jointly with the language model.
+Hidden matrices are trained by Muon (Jordan et al., 2024; torch.optim.Muon), everything else by
+AdamW. Captions are worded anew each time a clip is drawn; the text is dropped for a tenth of the
+clips, for classifier-free guidance (Ho and Salimans, arXiv 2207.12598).
 
 Resumes from its checkpoint; --minutes bounds the time. Curves per codebook go to lm.jsonl.
 """
@@ -211,7 +211,7 @@ def main() -> None:
             optimizer.step()
             optimizer.zero_grad()
         running = losses.detach() if running is None else running.lerp(losses.detach(), 0.03)
-        step, spent = step + 1, spent + time.time() - began
+        step, spent = step + 1, spent + min(5.0, time.time() - began)  # a pause is no training
         bar.update()
         if step % 50 == 0:
             row = {
