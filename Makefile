@@ -11,7 +11,7 @@ environments := generator verifier downloader training
 
 help: ## this list
 	@echo "Curator: compute at inference time for text-to-music generation"
-	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## build the two environments that everything needs (nothing to do when they are there)
 	@envs/setup.sh generator verifier
