@@ -1,0 +1,181 @@
+"""The search's client and the real server, each in its own environment, with real weights."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+import torch
+
+from src.audio import Clip, resample
+from src.local_server import local_server
+from src.server_client import ServerClient, ServerUnreachable
+from src.tagger import load_tagger
+from src.verifier import PromptRefused, ScoreInput, build_verifier, score_or_refuse
+from src.wire import Score
+
+ROOT = Path(__file__).resolve().parents[2]
+FAKE_SERVER = ("-m", "tests.verifier.fake_server")
+PROMPTS = ["a slow piano piece", "fast guitar with drums", "solo violin", "a choir, no drums"]
+
+
+def clip(seed: int, rate: int = 16_000, seconds: float = 3.5, channels: int = 1) -> Clip:
+    random = np.random.default_rng(seed)
+    time = np.arange(round(seconds * rate)) / rate
+    tones = sum(np.sin(2 * np.pi * f * time) for f in random.uniform(100, 2000, 4))
+    samples = np.stack([0.1 * tones * (1 + 0.1 * c) for c in range(channels)])
+    return Clip(samples.astype(np.float32), rate)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    with local_server(["tags", "tags_vgg"]) as url:
+        yield url
+
+
+def inputs() -> list[ScoreInput]:
+    return [ScoreInput(prompt, clip(i), -1.0) for i, prompt in enumerate(PROMPTS)]
+
+
+def test_a_score_over_http_is_that_of_the_tagger_itself(server: str) -> None:
+    verifier = build_verifier("tags", None, ServerClient(server), None)
+    scores = verifier.score(inputs())
+    tagger = load_tagger("tags")
+    assert verifier.checkpoints["tags"].sha256 == tagger.sha256
+    for item, score in zip(inputs(), scores, strict=True):
+        assert item.clip is not None
+        logits = tagger.logits([torch.from_numpy(item.clip.samples[0])])[0].tolist()
+        odds = dict(zip(tagger.tags, logits, strict=True))
+        # The client's torch is 2.1, the server's 2.4.
+        assert score.components == pytest.approx({n: odds[n] for n in score.components}, abs=1e-3)
+
+
+def test_a_batch_scores_as_its_clips_do_alone(server: str) -> None:
+    verifier = build_verifier("tags", None, ServerClient(server), None)
+    together = [score.value for score in verifier.score(inputs())]
+    alone = [verifier.score([item])[0].value for item in inputs()]
+    assert together == pytest.approx(alone, abs=1e-5)
+
+
+def test_stereo_at_another_rate_is_downmixed_and_resampled_by_the_server(server: str) -> None:
+    client = ServerClient(server)
+    stereo = clip(5, rate=32_000, channels=2)
+    mono = Clip(resample(stereo, 16_000).samples.mean(0, keepdims=True), 16_000)
+    results = client.score(["tags", "tags_vgg"], ["piano"] * 2, [stereo, mono])
+    for result in results.values():
+        first, second = (score.value for score in result.scores)
+        assert first == pytest.approx(second, abs=0.02)
+
+
+def test_a_prompt_without_a_tag_is_refused_and_the_others_are_scored(server: str) -> None:
+    verifier = build_verifier("tags", None, ServerClient(server), None)
+    items = inputs()
+    items[1] = ScoreInput("something nice", items[1].clip, -1.0)
+    outcomes = score_or_refuse(verifier, items)
+    assert [isinstance(outcome, Score) for outcome in outcomes] == [True, False, True, True]
+    assert isinstance(outcomes[1], PromptRefused)
+    assert "harpsichord" in outcomes[1].reason  # the vocabulary is in it
+
+
+def test_a_full_queue_is_waited_for(tmp_path: Path) -> None:
+    options = ("--batch.max_queue", "4", "--batch.max_clips", "1", "--limits.max_files", "4")
+    with local_server(["fake"], server=FAKE_SERVER, options=options) as url:
+        code = f"""
+            from src.server_client import ServerClient
+            from tests.end_to_end.test_server import clip
+            ServerClient({url!r}).score(["fake"], ["sleep 0.4"] * 4, [clip(0, seconds=0.1)] * 4)
+        """
+        with python(code) as busy:
+            client = ServerClient(url)
+            while client.infos(["fake"]) and not _queued(url):
+                assert busy.poll() is None
+            scores = client.score(["fake"], ["any"] * 4, [clip(0, seconds=0.1)] * 4)["fake"].scores
+            assert len(scores) == 4
+            assert busy.wait(20) == 0
+
+
+def _queued(url: str) -> bool:
+    import requests
+
+    text = requests.get(url + "/metrics", timeout=5).text
+    return 'curator_queue_depth{model="fake"} 3.0' in text
+
+
+def test_a_server_that_is_killed_in_the_middle_ends_in_a_clear_error() -> None:
+    with local_server(["fake"], server=FAKE_SERVER) as url:
+        client = ServerClient(url, unreachable_seconds=0.5)
+        client.score(["fake"], ["any"], [clip(0)])
+        pid = _listener(url)
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(ServerUnreachable, match="make serve"):
+            client.score(["fake"], ["any"], [clip(0)])
+
+
+def test_the_server_ends_with_the_block_even_when_it_raises() -> None:
+    with (
+        pytest.raises(RuntimeError, match="mine"),
+        local_server(["fake"], server=FAKE_SERVER) as url,
+    ):
+        raise RuntimeError("mine")
+    assert not _listening(url)
+
+
+def test_the_server_ends_with_the_process_that_started_it_however_that_ends() -> None:
+    code = f"""
+        import time
+        from src.local_server import local_server
+        with local_server(["fake"], server={FAKE_SERVER!r}) as url:
+            print(url, flush=True)
+            time.sleep(60)
+    """
+    with python(code) as parent:
+        assert parent.stdout is not None
+        url = parent.stdout.readline().decode().strip()
+        assert _listening(url)
+        parent.kill()
+        parent.wait(20)
+        deadline = time.monotonic() + 20
+        while _listening(url):
+            assert time.monotonic() < deadline, "the server outlived its parent"
+            time.sleep(0.05)
+
+
+def test_a_server_that_does_not_come_up_shows_the_end_of_its_log() -> None:
+    with pytest.raises(ServerUnreachable, match="no adapter hosts it yet"), local_server(["clap"]):
+        pass
+    with (
+        pytest.raises(ServerUnreachable, match="the weights are torn"),
+        local_server(["broken"], server=FAKE_SERVER),
+    ):
+        pass
+
+
+def python(code: str) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+
+
+def _listening(url: str) -> bool:
+    try:
+        socket.create_connection((urlsplit(url).hostname, urlsplit(url).port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def _listener(url: str) -> int:
+    """The process that listens at `url`: the child of this one with that port on its log."""
+    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+    for pid in map(int, children):
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+        if "tests.verifier.fake_server" in command:
+            return pid
+    raise AssertionError(f"no server for {url} among {children}")
