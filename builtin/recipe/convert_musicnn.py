@@ -1,11 +1,6 @@
 """Convert musicnn's TensorFlow 1 checkpoints to builtin/taggers/*.safetensors.
 
-Needs tensorflow and musicnn's wheel, in an environment of its own:
-
-    uv venv --python 3.11 build/convert
-    uv pip install --python build/convert -r envs/training/convert.in
-    uv pip install --python build/convert --no-deps musicnn==0.1.0
-    build/convert/bin/python builtin/recipe/convert_musicnn.py --golden
+    envs/training/.venv/bin/python builtin/recipe/convert_musicnn.py --golden
 
 Adam's slots are dropped. Batch norm in evaluation is one scale and one shift per channel; before a
 dense layer it is folded into it, which is exact. Weights stay float32: as float16 they move the
