@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format serve lock
+.PHONY: help setup demo serve test lint format lock recipe
 
 generator := envs/generator/.venv/bin/python
 verifier := envs/verifier/.venv/bin/python
@@ -44,3 +44,15 @@ lock: ## make every requirements.lock from its requirements.in (UPGRADE=--upgrad
 			--no-emit-index-url --no-header --override overrides.txt \
 			requirements.in --output-file requirements.lock) || exit 1; \
 	done
+
+soundfont := /usr/share/sounds/sf2/FluidR3_GM.sf2
+
+recipe: setup ## make the built-in model anew in build/recipe (hours; resumes; see builtin/)
+	@envs/setup.sh training
+	@test -f $(soundfont) || { echo "recipe: apt install libfluidsynth3 fluid-soundfont-gm"; exit 1; }
+	@set -e; for step in scores corpus train_codec train_lm export make_prompts; do \
+		echo "recipe: $$step"; \
+		envs/training/.venv/bin/python -m builtin.recipe.$$step --work build/recipe; \
+	done
+	@echo "recipe: evaluate"
+	@$(generator) -m builtin.recipe.evaluate --work build/recipe
