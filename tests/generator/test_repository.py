@@ -1,5 +1,6 @@
 """What the repository says about itself holds: locks, the set-up, README's commands and flags."""
 
+import dataclasses
 import os
 import re
 import shlex
@@ -9,6 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from src import preflight
+from src.settings import BenchmarkSettings, parse
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENTS = ("generator", "verifier", "downloader", "training")
@@ -191,3 +195,54 @@ def test_every_make_target_in_the_readme_is_there() -> None:
     known = set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.M))
     assert targets
     assert {t for t in targets if "=" not in t} <= known
+
+
+BENCHMARKS = readme_commands(r"^python benchmark.py")
+
+
+@pytest.mark.parametrize("command", BENCHMARKS)
+def test_readme_benchmarks_get_to_the_preflight_and_the_builtin_ones_lack_nothing(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    arguments = [*shlex.split(command)[2:], "--output", str(tmp_path)]
+    if arguments == ["--help", "--output", str(tmp_path)]:
+        return
+    settings = parse(BenchmarkSettings, arguments)
+    prompts, missing = preflight.find_missing(settings)
+    if settings.profile == "builtin":
+        assert [item.what for item in missing] == []
+        assert prompts
+
+
+def test_the_readme_has_benchmarks_of_every_method_and_kind_of_prompt() -> None:
+    assert len(BENCHMARKS) >= 6
+    for word in ("baseline", "best_of_n", "sbs", "lookahead", ".csv", "facebook/", "*tags+"):
+        assert any(word in command for command in BENCHMARKS), word
+
+
+def test_the_readmes_flags_are_the_scripts_flags() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `--(\w+)`(?:, `--\w+`)* \| (\S+) \|", text, re.M)
+    fields = {f.name: f.default for f in dataclasses.fields(BenchmarkSettings)}
+    assert sorted(name for name, _ in rows) == sorted(fields)
+    for name, shown in rows:
+        default = fields[name]
+        if shown.startswith("*"):
+            assert default is None, name
+        else:
+            first = default[0] if isinstance(default, tuple) else default
+            expected = f"{first:g}" if isinstance(first, float) else str(first)
+            assert shown.strip("`") == expected, name
+
+
+def test_the_readmes_exit_codes_are_the_scripts() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = [int(code) for code in re.findall(r"^\| (\d+) \| ", text, re.M)]
+    assert shown == [int(code) for code in preflight.Exit]
+
+
+def test_every_link_of_the_documents_leads_somewhere() -> None:
+    for document in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", document.read_text("utf-8")):
+            assert (document.parent / target).exists(), f"{document.name}: {target}"

@@ -1,0 +1,28 @@
+"""The server's command lines in README.md are ones that it takes."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import tyro
+
+from src.server import ServerSettings
+from src.verifier_core import choose
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+COMMANDS = re.findall(
+    r"^(?:\w+=\S+ )?\S*python verifier_server\.py.*$", README.read_text("utf-8"), re.M
+)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_readme_server_commands_parse_and_name_models_that_are_there(command: str) -> None:
+    arguments = shlex.split(command.split("  #")[0].split("verifier_server.py", 1)[1])
+    settings = tyro.cli(ServerSettings, args=arguments, use_underscores=True)
+    adapters, _ = choose(settings.models)
+    assert adapters
+
+
+def test_the_readme_starts_the_server() -> None:
+    assert len(COMMANDS) >= 2
