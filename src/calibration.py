@@ -5,10 +5,12 @@
 makes a pool of candidates per prompt, scores it, and writes each verifier's within-prompt standard
 deviation with where it came from. A sum divides by it, so that a weight means the same for every
 verifier. Constants belong to one generator's and one verifier's weights, told by their hashes.
+(The command itself is in src/calibrate.py: this file is read by every run and needs no torch.)
 """
 
 import logging
 import shlex
+import sys
 from pathlib import Path
 
 from pydantic import BaseModel, Field, FiniteFloat, ValidationError
@@ -33,22 +35,24 @@ class Constant(BaseModel, frozen=True):
     deviation: FiniteFloat = Field(gt=0, description="within-prompt standard deviation")
     mean: FiniteFloat
     prompts: str = Field(description="the prompt set")
-    num_prompts: int
+    prompts_sha256: str
+    num_prompts: int = Field(description="those that had a score")
     candidates: int = Field(description="per prompt")
     duration: float = Field(description="seconds of a clip")
     seed: int
     temperature: float
     top_k: int
     guidance: float
-    commit: str
-    date: str
+    dtype: str
+    commit: str | None
+    date: str = Field(description="UTC")
 
 
 class Calibration(BaseModel):
     """All constants of one generator."""
 
     generator: Checkpoint
-    constants: dict[str, Constant] = {}
+    constants: dict[str, Constant] = Field(default_factory=dict, description="by verifier")
 
     def scales(self, generator: Checkpoint, verifiers: dict[str, Checkpoint]) -> dict[str, float]:
         """Standard deviation by verifier. Raises CalibrationError for any that is absent."""
@@ -72,7 +76,7 @@ class Calibration(BaseModel):
         return {name: known[name].deviation for name in verifiers}
 
 
-def calibration_file(generator: Checkpoint, folder: Path = FOLDER) -> Path:
+def calibration_file(generator: Checkpoint, folder: Path) -> Path:
     """Where a generator's constants are kept: the built-in one's beside its weights."""
     if generator.name == "builtin":
         return BUILTIN_FILE
@@ -80,9 +84,9 @@ def calibration_file(generator: Checkpoint, folder: Path = FOLDER) -> Path:
     return folder / f"{slug}-{generator.sha256[:8]}.json"
 
 
-def load_calibration(generator: Checkpoint, path: Path | None = None) -> Calibration:
+def load_calibration(generator: Checkpoint, folder: Path = FOLDER) -> Calibration:
     """A generator's constants; none when they were never measured. Raises CalibrationError."""
-    path = path or calibration_file(generator)
+    path = calibration_file(generator, folder)
     try:
         found = Calibration.model_validate_json(path.read_bytes())
     except FileNotFoundError:
@@ -93,3 +97,9 @@ def load_calibration(generator: Checkpoint, path: Path | None = None) -> Calibra
         logger.warning("%s was measured with other weights of %s", path, generator.name)
         return Calibration(generator=generator)
     return found
+
+
+if __name__ == "__main__":
+    from src.calibrate import main
+
+    sys.exit(main())

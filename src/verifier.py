@@ -159,8 +159,8 @@ class SumVerifier:
         self.weights = weights
         self.scales = scales
         self.checkpoints = checkpoints
-        self.client = client
         self.needs_audio = any(part != PERPLEXITY for part in weights)
+        self.client = client if self.needs_audio else None
 
     def score(self, inputs: Sequence[ScoreInput]) -> list[Score]:
         parts: dict[str, list[Score]] = {}
@@ -241,8 +241,7 @@ def build_verifier(
         raise VerifierError(f"{expression}: a sum's constants belong to a generator; none is given")
     checkpoints = {name: checkpoints[name] for name in weights}
     scales = (calibration or Calibration(generator=generator)).scales(generator, checkpoints)
-    client = server if remote else None
-    return SumVerifier(expression, weights, scales, checkpoints, client)
+    return SumVerifier(expression, weights, scales, checkpoints, server)
 
 
 def _weight(text: str | None, expression: str) -> float:

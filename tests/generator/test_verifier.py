@@ -372,6 +372,7 @@ class TestSums:
                     deviation=deviation,
                     mean=0.0,
                     prompts="builtin",
+                    prompts_sha256="00",
                     num_prompts=2,
                     candidates=4,
                     duration=5.0,
@@ -379,6 +380,7 @@ class TestSums:
                     temperature=1.0,
                     top_k=250,
                     guidance=3.0,
+                    dtype="float32",
                     commit="abc",
                     date="2025-01-01",
                 )
