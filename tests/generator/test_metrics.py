@@ -1,0 +1,141 @@
+"""The judges, on clips and references that the taggers know well."""
+
+import math
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from src.audio import Clip, read_audio, resample
+from src.metrics import JUDGES, JudgeError, bernoulli_kl, instrument_heard
+from src.prompts import Prompt
+from src.settings import PROFILE_JUDGES
+from src.tagger import load_tagger
+
+DATA = Path(__file__).parent / "data" / "tagger"
+REPOSITORY = Path(__file__).parents[2]
+
+
+def clip(name: str) -> Clip:
+    return read_audio(DATA / f"{name}.flac")
+
+
+def prompt(text: str, reference: str | None = None) -> Prompt:
+    path = DATA / f"{reference}.flac" if reference else None
+    return Prompt(id=f"p-{reference}", text=text, key="k", reference=path)
+
+
+def test_the_judges_of_the_built_in_profile_exist_and_the_primary_one_comes_first() -> None:
+    assert set(PROFILE_JUDGES["builtin"]) == set(JUDGES)
+    assert PROFILE_JUDGES["builtin"][0] == "msd_kld"
+
+
+def test_judges_say_their_direction_their_weights_and_what_they_depend_on() -> None:
+    for name, judge_class in JUDGES.items():
+        judge = judge_class()
+        assert judge.name == name
+        assert judge.higher_is_better == (name == "mtt_vgg")
+        assert judge.needs_reference == name.endswith("kld")
+        assert len(judge.checkpoint.sha256) == 64
+    assert "not independent of tags" in JUDGES["mtt_vgg"].note
+    assert JUDGES["msd_kld"]().checkpoint.name == "MSD_musicnn"
+    assert JUDGES["msd_kld"].note == ""
+
+
+@pytest.mark.parametrize("name", ["msd_kld", "msd_vgg_kld"])
+def test_a_divergence_is_zero_from_itself_and_larger_from_other_music(name: str) -> None:
+    judge = JUDGES[name]()
+    prompts = [prompt("choir", "choir")] * 3
+    same, guitar, synth = judge.judge([clip("choir"), clip("guitar"), clip("synth")], prompts)
+    assert same == 0
+    assert min(guitar, synth) > 0.3
+
+
+def test_a_divergence_hears_channels_as_mono_and_any_rate() -> None:
+    judge = JUDGES["msd_kld"]()
+    mono = clip("guitar")
+    stereo = resample(Clip(np.concatenate([mono.samples, mono.samples]), mono.rate), 44_100)
+    (value,) = judge.judge([stereo], [prompt("guitar", "guitar")])
+    assert 0 < value < 0.05
+
+
+def test_a_reference_is_heard_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = JUDGES["msd_kld"]()
+    judge.judge([clip("guitar")], [prompt("guitar", "choir")])
+    monkeypatch.setattr("src.metrics.read_audio", lambda path: pytest.fail("read again"))
+    judge.judge([clip("violin")], [prompt("violin", "choir")])
+
+
+def test_tag_log_odds_follow_the_prompt() -> None:
+    judge = JUDGES["mtt_vgg"]()
+    texts = ["a choir", "an acoustic guitar", "fast synth, techno", "no choir"]
+    values = judge.judge([clip("choir")] * 4, [prompt(text) for text in texts])
+    assert values[0] > max(values[1:3]) + 2
+    assert values[3] == pytest.approx(-values[0])
+
+
+def test_tag_log_odds_are_the_mean_of_the_wanted_less_that_of_the_unwanted() -> None:
+    judge = JUDGES["mtt_vgg"]()
+    tagger = load_tagger("MTT_vgg")
+    samples = torch.from_numpy(clip("piano").samples[0])
+    row = dict(zip(tagger.tags, tagger.logits([samples])[0].tolist(), strict=True))
+    (value,) = judge.judge([clip("piano")], [prompt("slow piano, no drums or vocals or guitar")])
+    wanted = (row["slow"] + row["piano"] + row["no vocals"]) / 3
+    assert value == pytest.approx(wanted - (row["drums"] + row["guitar"]) / 2, abs=1e-4)
+
+
+def test_a_judge_is_deterministic_whatever_else_it_judged() -> None:
+    clips, prompts = [clip("synth"), clip("flute")], [prompt("synth"), prompt("flute")]
+    judge = JUDGES["mtt_vgg"]()
+    together = judge.judge(clips, prompts)
+    apart = [judge.judge([c], [p])[0] for c, p in zip(clips, prompts, strict=True)]
+    assert together == apart
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "message"),
+    [
+        ("msd_kld", prompt("guitar"), "no reference"),
+        ("msd_kld", replace(prompt("x", "x"), reference=Path("gone.ogg")), "gone.ogg"),
+        ("mtt_vgg", prompt("something unheard of"), "names no tag"),
+    ],
+)
+def test_a_prompt_that_cannot_be_judged_is_an_error(name: str, asked: Prompt, message: str) -> None:
+    with pytest.raises(JudgeError, match=message):
+        JUDGES[name]().judge([clip("guitar")], [asked])
+
+
+@pytest.mark.parametrize("samples", [np.zeros((1, 0)), np.full((1, 16000), np.nan)])
+def test_a_clip_that_cannot_be_heard_is_an_error(samples: np.ndarray) -> None:
+    broken = Clip(samples.astype(np.float32), 16000)
+    with pytest.raises(JudgeError, match="clip of p-None"):
+        JUDGES["mtt_vgg"]().judge([broken], [prompt("guitar")])
+
+
+def test_bernoulli_kl_is_the_sum_over_tags_in_nats() -> None:
+    p, q = np.array([0.5, 0.2]), np.array([0.25, 0.2])
+    expected = 0.5 * math.log(0.5 / 0.25) + 0.5 * math.log(0.5 / 0.75)
+    assert bernoulli_kl(p, q) == pytest.approx(expected)
+    assert bernoulli_kl(p, p) == 0
+    assert bernoulli_kl(q, p) != pytest.approx(expected)
+
+
+def test_bernoulli_kl_of_certain_posteriors_is_finite() -> None:
+    assert bernoulli_kl(np.array([0.0, 1.0]), np.array([1.0, 0.0])) < 2 * math.log(1e6) + 1
+
+
+def test_the_instrument_heard_is_the_first_among_the_candidates() -> None:
+    posteriors = np.array([[0.9, 0.2, 0.3], [0.9, 0.5, 0.1]])
+    assert instrument_heard(posteriors, ["rock", "harp", "cello"], ["cello", "harp"]) == [
+        "cello",
+        "harp",
+    ]
+
+
+def test_judges_are_listed_without_importing_torch() -> None:
+    code = "import sys; from src.metrics import JUDGES; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY).returncode == 0
