@@ -22,8 +22,8 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 Method = Literal["baseline", "best_of_n", "sbs", "lookahead"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -194,9 +194,6 @@ class Ledger:
                 f"where the method costs {allowed.frames} and {allowed.clips}. This is a defect of "
                 "the search, not of your settings: please report it with the run's manifest.json."
             )
-
-    def as_record(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @contextmanager

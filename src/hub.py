@@ -88,11 +88,10 @@ def hub_problem(repository: str) -> str | None:
 
 def fetch(
     url: str,
-    seconds: float = PROBE_SECONDS,
     headers: Mapping[str, str] | None = None,
     proxies: Mapping[str, str] | None = None,
 ) -> bytes:
-    """GET `url` in at most `seconds`, name lookup included, which no socket timeout covers.
+    """GET `url` in at most PROBE_SECONDS, name lookup included, which no socket timeout covers.
 
     proxies: None takes the environment's, {} takes none. The request runs in a daemon thread: one
     that hangs does not keep the process. Raises OSError.
@@ -103,14 +102,14 @@ def fetch(
     def get() -> None:
         try:
             request = urllib.request.Request(url, headers=dict(headers or {}))
-            with opener.open(request, timeout=seconds) as response:
+            with opener.open(request, timeout=PROBE_SECONDS) as response:
                 outcome.append(response.read())
         except Exception as error:
             outcome.append(error)
 
     thread = threading.Thread(target=get, daemon=True)
     thread.start()
-    thread.join(seconds)
+    thread.join(PROBE_SECONDS)
     match outcome:
         case [bytes() as body]:
             return body
@@ -119,4 +118,4 @@ def fetch(
         case [Exception() as error]:
             raise OSError(f"not an HTTP answer: {error!r}") from error
         case _:
-            raise TimeoutError(f"no answer within {seconds:g} s")
+            raise TimeoutError(f"no answer within {PROBE_SECONDS:g} s")

@@ -1,6 +1,7 @@
 """What a run needs and does not have, all of it at once, before torch is imported.
 
-    prompts, missing = preflight.find_missing(settings)
+    ready = preflight.look(settings)
+    ready.missing    # everything that is not there; empty: the run can start
 
 Looks for the model and its text encoder (local folder, hub cache, or the hub itself), the prompts,
 the judges' references, the verifier server and a place to write. Whatever needs a network is asked
@@ -12,61 +13,48 @@ wrong environment.
 
 import importlib.util
 import json
-import re
+import logging
 import sys
 import tempfile
 import urllib.error
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src import hub
+from src.weights import ROOT, VERIFIER_WEIGHTS, Missing, hub_needed, missing_encoder, missing_model
 
 if TYPE_CHECKING:
     from src.prompts import Prompt
     from src.settings import BenchmarkSettings
 
-ROOT = Path(__file__).resolve().parent.parent
-LM_FILE, CODEC_FILE = "state_dict.bin", "compression_state_dict.bin"
-MODEL_FILES = ((LM_FILE,), (CODEC_FILE,))
-MUSICGEN_LICENCE = "CC-BY-NC 4.0 (no commercial use)"
-# A text encoder is its configuration, its tokenizer and its weights in one of two formats.
-ENCODER_FILES = (("config.json",), ("spiece.model",), ("model.safetensors", "pytorch_model.bin"))
-PLANNED_WEIGHTS = {
-    "clap": (
-        "music_audioset_epoch_15_esc_90.14.pt",
-        "https://huggingface.co/lukewys/laion_clap",
-        "CC0 1.0",
-    ),
-    "quality": (
-        "checkpoint.pt (Audiobox Aesthetics)",
-        "https://huggingface.co/facebook/audiobox-aesthetics",
-        "CC-BY 4.0",
-    ),
-    "muq": (
-        "MuQ-MuLan-large with MuQ-large and xlm-roberta-base",
-        "https://huggingface.co/OpenMuQ/MuQ-MuLan-large",
-        "CC-BY-NC 4.0 (no commercial use)",
-    ),
-    "imagebind": (
-        "imagebind_huge.pth (4.8 GB)",
-        "https://dl.fbaipublicfiles.com/imagebind/imagebind_huge.pth",
-        "CC-BY-NC-SA 4.0 (no commercial use)",
-    ),
-}
+log = logging.getLogger(__name__)
+
 GENERATOR_PACKAGES = ("torch", "audiocraft", "tyro", "soundfile", "requests", "matplotlib")
 
 
-@dataclass(frozen=True)
-class Missing:
-    """One thing that is not there: which file, from where, under which licence, how to get it."""
+class Exit(IntEnum):
+    """Exit codes of every script."""
 
-    what: str
-    source: str
-    how: str
-    licence: str = ""
+    DONE = 0
+    PROMPTS_FAILED = 1  # some; the same command takes them up again
+    USAGE = 2
+    MISSING = 3  # and listed
+    SERVER = 4  # the verifier server was lost; the same command resumes
+    FOLDER = 5  # the run's folder is in use or damaged
+    INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Settings with their judges, the prompts, and what is missing (empty: the run can start)."""
+
+    settings: "BenchmarkSettings"
+    prompts: Sequence["Prompt"]
+    missing: Sequence[Missing]
 
 
 def check_environment() -> None:
@@ -83,29 +71,30 @@ def check_environment() -> None:
         f"{build}Run it as   {python} {script} ..\n"
         "or first    source envs/generator/.venv/bin/activate\n"
     )
-    raise SystemExit(3)
+    raise SystemExit(Exit.MISSING)
 
 
-def find_missing(settings: "BenchmarkSettings") -> tuple[list["Prompt"], list[Missing]]:
-    """The run's prompts, and everything that it lacks (empty: it can start).
+def look(settings: "BenchmarkSettings") -> Ready:
+    """Look for everything that the run needs.
 
-    When nothing is left to be downloaded, hub libraries are kept off the network from here on.
+    Judges by default are those of the profile that can judge these prompts. When nothing is left to
+    be downloaded, hub libraries are kept off the network from here on.
     """
     prompts, missing = _prompts(settings)
     model = str(settings.model)
     checks: list[Callable[[], list[Missing]]] = [
-        lambda: _model(model),
-        lambda: _encoder(model),
+        lambda: missing_model(model),
+        lambda: missing_encoder(model),
         lambda: _verifier(settings),
     ]
     with ThreadPoolExecutor(len(checks)) as pool:
         for found in pool.map(lambda check: check(), checks):
             missing += found
-    missing += _references(settings, prompts)
-    missing += _writable(settings.output)
+    judges, found = _judges(settings, prompts)
+    missing += found + _writable(settings.output)
     if not missing and not hub_needed(model):
         hub.go_offline()
-    return prompts, missing
+    return Ready(replace(settings, judges=judges), prompts, missing)
 
 
 def message(missing: Sequence[Missing]) -> str:
@@ -118,128 +107,6 @@ def message(missing: Sequence[Missing]) -> str:
         "Without any download: python benchmark.py --profile builtin --server auto --verifier tags"
     )
     return "\n".join(lines)
-
-
-# --- the model ---------------------------------------------------------------------------------
-
-
-def _model(name: str) -> list[Missing]:
-    if name == "builtin":
-        return _builtin_model()
-    if Path(name).is_dir():
-        return _local_model(Path(name))
-    if is_hub_name(name):
-        return _hub_files(
-            name,
-            MODEL_FILES,
-            title=f"MusicGen {name}",
-            licence=MUSICGEN_LICENCE,
-            cache=hub.model_cache(),
-            alternative="or pass a folder that holds both files: --model FOLDER",
-        )
-    return [
-        Missing(
-            f"model {name!r}",
-            "nowhere: it is neither 'builtin', nor a hub name (owner/name), nor a folder here",
-            "for example --model facebook/musicgen-small, or --model builtin",
-        )
-    ]
-
-
-def is_hub_name(name: str) -> bool:
-    return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None
-
-
-def _builtin_model() -> list[Missing]:
-    files = ("lm.safetensors", "codec.safetensors")
-    absent = [name for name in files if not (ROOT / "builtin" / name).is_file()]
-    if not absent:
-        return []
-    return [
-        Missing(
-            f"the built-in model: {', '.join(f'builtin/{name}' for name in absent)}",
-            "the repository itself",
-            "git checkout -- builtin, or clone it again; builtin/recipe trains them anew",
-        )
-    ]
-
-
-def _local_model(folder: Path) -> list[Missing]:
-    absent = [name for name in (LM_FILE, CODEC_FILE) if not (folder / name).is_file()]
-    if not absent:
-        return []
-    return [
-        Missing(
-            f"{', '.join(absent)} in {folder}",
-            "an audiocraft export of a MusicGen",
-            "put both files of one model into the folder, as on the hub",
-            MUSICGEN_LICENCE,
-        )
-    ]
-
-
-def _encoder(model: str) -> list[Missing]:
-    name = _encoder_name(model)
-    if name is None:
-        return []
-    return _hub_files(
-        name,
-        ENCODER_FILES,
-        title=f"text encoder {name}, which the model conditions on",
-        licence="Apache 2.0",
-        cache=hub.hub_cache(),
-    )
-
-
-def _encoder_name(model: str) -> str | None:
-    """The hub name of a model's text encoder; None when it needs none from the hub."""
-    if model == "builtin":
-        return None
-    folder = Path(model) if Path(model).is_dir() else hub.snapshot(model, hub.model_cache())
-    name = hub.text_encoder(folder / LM_FILE)
-    return None if Path(name).is_dir() else name
-
-
-def hub_needed(model: str) -> bool:
-    """Whether loading `model` has to download something."""
-    encoder = _encoder_name(model)
-    absent: list[Sequence[str]] = []
-    if is_hub_name(model) and not Path(model).is_dir():
-        absent += hub.absent_from_cache(model, MODEL_FILES, hub.model_cache())
-    if encoder is not None:
-        absent += hub.absent_from_cache(encoder, ENCODER_FILES, hub.hub_cache())
-    return bool(absent)
-
-
-def _hub_files(
-    repository: str,
-    files: Sequence[Sequence[str]],
-    *,
-    title: str,
-    licence: str,
-    cache: Path,
-    alternative: str = "",
-) -> list[Missing]:
-    """Files that are neither cached nor to be had from the hub now."""
-    absent = hub.absent_from_cache(repository, files, cache)
-    if not absent:
-        return []
-    problem = "HF_HUB_OFFLINE is set" if hub.is_offline() else hub.hub_problem(repository)
-    if problem is None:
-        return []
-    command = f"hf download {repository} {' '.join(names[0] for names in absent)}"
-    return [
-        Missing(
-            f"{title}: {', '.join(' or '.join(names) for names in absent)} (not in {cache})",
-            f"https://huggingface.co/{repository}",
-            f"{problem}. With a network this command fetches them by itself; on another machine: "
-            f"{command}, then copy its cache and set HF_HOME {alternative}".strip(),
-            licence,
-        )
-    ]
-
-
-# --- the verifier ------------------------------------------------------------------------------
 
 
 def _verifier(settings: "BenchmarkSettings") -> list[Missing]:
@@ -263,19 +130,19 @@ def _verifier(settings: "BenchmarkSettings") -> list[Missing]:
         try:
             hosted = hosted_verifiers(settings.server)
         except (OSError, ValueError) as error:
-            start = f"{python} verifier_server.py --models {' '.join(names)}"
             found.append(
                 Missing(
                     f"a verifier server at {settings.server} ({error})",
                     "this repository",
-                    f"in another terminal: {start}; or let this run start its own: --server auto",
+                    f"in another terminal: {python} verifier_server.py; or let this run start its "
+                    "own: --server auto",
                 )
             )
     for name in names:
         if hosted.get(name) in ("ready", "loading"):
             continue
         if name in PLANNED:
-            file, source, licence = PLANNED_WEIGHTS[name]
+            file, source, licence = VERIFIER_WEIGHTS[name]
             how = f"no adapter hosts it in this version; there are {', '.join(VERIFIERS)}"
             found.append(Missing(f"verifier {name}: {file}", source, how, licence))
         else:
@@ -312,9 +179,6 @@ def hosted_verifiers(server: str) -> dict[str, str]:
         raise ValueError("what answers is no verifier server") from error
 
 
-# --- everything else ---------------------------------------------------------------------------
-
-
 def _prompts(settings: "BenchmarkSettings") -> tuple[list["Prompt"], list[Missing]]:
     from src.prompts import PromptError, load_prompts
 
@@ -334,12 +198,29 @@ def _prompts(settings: "BenchmarkSettings") -> tuple[list["Prompt"], list[Missin
         return [], [Missing("prompts", str(settings.prompts), str(error))]
 
 
-def _references(settings: "BenchmarkSettings", prompts: Sequence["Prompt"]) -> list[Missing]:
+def _judges(
+    settings: "BenchmarkSettings", prompts: Sequence["Prompt"]
+) -> tuple[tuple[str, ...], list[Missing]]:
+    """The run's judges, and what those that were asked for by name lack."""
     from src.metrics import JUDGES
+    from src.settings import PROFILE_JUDGES
 
+    referenced = [p for p in prompts if p.reference and p.reference.is_file()]
+    if settings.judges is None:
+        default = PROFILE_JUDGES[settings.profile]
+        able = tuple(n for n in default if referenced or not JUDGES[n].needs_reference)
+        if not default:
+            log.warning(
+                "clips are not judged: the paper profile's judges (CLAP score, PaSST KLD) are not "
+                "in this version; --judges %s can be asked for by name",
+                " ".join(JUDGES),
+            )
+        elif able != default:
+            out = [name for name in default if name not in able]
+            log.warning("left out, for want of references: judges %s", ", ".join(out))
+        return able, []
     found = []
-    names = settings.judges or ()
-    if unknown := [name for name in names if name not in JUDGES]:
+    if unknown := [name for name in settings.judges if name not in JUDGES]:
         found.append(
             Missing(
                 f"judge(s) {', '.join(unknown)}",
@@ -347,20 +228,19 @@ def _references(settings: "BenchmarkSettings", prompts: Sequence["Prompt"]) -> l
                 "name those with --judges, or --judges none",
             )
         )
-    needing = [name for name in names if name in JUDGES and JUDGES[name].needs_reference]
-    absent = [
-        str(p.reference or p.id) for p in prompts if not (p.reference and p.reference.is_file())
-    ]
-    if needing and absent:
+    needing = [n for n in settings.judges if n in JUDGES and JUDGES[n].needs_reference]
+    if needing and prompts and not referenced:
         found.append(
             Missing(
-                f"reference audio for {', '.join(needing)}: {len(absent)} of {len(prompts)} "
-                f"prompts have none ({', '.join(absent[:3])}{', ..' if len(absent) > 3 else ''})",
+                f"reference audio for {', '.join(needing)}: no prompt has any",
                 f"the table's `path` column, or {settings.data_dir}/<ytid>.wav",
                 "add the files, or leave these judges out: --judges none, or others by name",
             )
         )
-    return found
+    elif needing and len(referenced) < len(prompts):
+        few = f"{len(prompts) - len(referenced)} of {len(prompts)}"
+        log.warning("%s prompts have no reference audio for %s", few, ", ".join(needing))
+    return settings.judges, found
 
 
 def _writable(output: Path) -> list[Missing]:

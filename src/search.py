@@ -20,7 +20,6 @@ The generator and the verifier are known here by what they do, not by their clas
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,8 +27,8 @@ import numpy as np
 from src.audio import Clip
 from src.budget import Ledger, Method, Plan, Stage, timed
 from src.prompts import Prompt
+from src.tree import Failure, Node, SearchResult, Winner
 from src.verifier import PromptRefused, ScoreInput, Verifier, score_or_refuse
-from src.wire import Score
 
 
 class Candidates(Protocol):
@@ -64,59 +63,6 @@ class Generator(Protocol):
     ) -> Candidates: ...
     def render(self, tokens: Any) -> list[Clip]: ...
     def synchronize(self) -> None: ...
-
-
-@dataclass
-class Node:
-    """One candidate at the end of one step, as the search saw it.
-
-    parent: slot of the previous step that it continues; None at the first step.
-    score: the verifier's, at the end of the candidate's rollout where there is one.
-    log_prob: mean log-probability of the candidate itself, in nats.
-    kept: it went on; of the last step, it won.
-    """
-
-    step: int
-    slot: int
-    parent: int | None
-    score: Score
-    log_prob: float
-    kept: bool = False
-
-
-@dataclass(frozen=True)
-class Winner:
-    """The clip that a search ends with. tokens: int16 [codebooks, frames]."""
-
-    slot: int
-    score: Score
-    log_prob: float
-    tokens: np.ndarray
-    clip: Clip
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """One prompt's search: its winner, its whole tree, and its share of the cost."""
-
-    prompt: Prompt
-    method: Method
-    winner: Winner
-    nodes: list[Node]
-    ledger: Ledger
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A prompt that dropped out of its group: which candidate, which verifier, why."""
-
-    prompt: Prompt
-    method: Method
-    step: int
-    slot: int
-    verifier: str
-    reason: str
-    ledger: Ledger
 
 
 def search(

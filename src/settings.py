@@ -171,8 +171,8 @@ class BenchmarkSettings(Settings):
     ] = None
 
     def resolved(self) -> Self:
-        judges = PROFILE_JUDGES[self.profile] if self.judges is None else self.judges
-        return replace(super().resolved(), judges=() if judges == (NO_JUDGES,) else judges)
+        none = self.judges == (NO_JUDGES,)
+        return replace(super().resolved(), judges=() if none else self.judges)
 
     def check(self) -> None:
         super().check()

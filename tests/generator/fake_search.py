@@ -6,6 +6,7 @@ construction, so a search on it can be compared with a plain recursion.
 
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from src.wire import Checkpoint, Score
 RATE = 50
 
 
+@cache
 def draw(*what: object) -> int:
     digest = hashlib.sha256(repr(what).encode()).digest()
     return int.from_bytes(digest[:4], "big") % 1000
@@ -28,7 +30,7 @@ def continued(history: Sequence[int], frames: int, seed: int, key: str, slot: in
     tokens = list(history)
     for _ in range(frames):
         where = "greedy" if slot < 0 else (seed, slot)
-        tokens.append(draw(where, key, len(tokens), tokens[-1:]))
+        tokens.append(draw(where, key, len(tokens), *tokens[-1:]))
     return tokens
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from src.settings import BenchmarkSettings, parse, server_token
+from src.settings import PROFILE_JUDGES, BenchmarkSettings, parse, server_token
 
 
 def settings(*args: str) -> BenchmarkSettings:
@@ -30,12 +30,12 @@ def test_defaults_are_the_documented_ones() -> None:
     assert (s.temperature, s.top_k, s.guidance) == (1, 250, 3)
 
 
-def test_the_profile_decides_model_prompts_and_judges() -> None:
+def test_the_profile_decides_model_and_prompts_and_the_preflight_the_judges() -> None:
     paper, builtin = settings(), settings("--profile", "builtin")
     assert (paper.model, paper.prompts) == ("facebook/musicgen-small", "musiccaps")
     assert (builtin.model, builtin.prompts) == ("builtin", "builtin")
-    assert paper.judges == ()
-    assert builtin.judges == ("msd_kld", "mtt_vgg", "msd_vgg_kld")
+    assert PROFILE_JUDGES["builtin"] == ("msd_kld", "mtt_vgg", "msd_vgg_kld")
+    assert builtin.judges is None
 
 
 def test_what_is_said_wins_over_the_profile() -> None:

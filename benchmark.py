@@ -1,0 +1,146 @@
+"""Search methods side by side, under one verifier.
+
+    python benchmark.py --profile builtin --server auto --verifier tags --method baseline best_of_n
+
+Parse, look for what is missing, build, loop over methods and groups of prompts, write. `--help` has
+the flags, more examples and the exit codes. Torch is imported after the preflight only.
+"""
+
+import logging
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from src import preflight
+from src.preflight import Exit
+
+if TYPE_CHECKING:
+    from src.parts import Parts
+    from src.prompts import Prompt
+    from src.records import Run
+    from src.settings import BenchmarkSettings
+
+log = logging.getLogger("benchmark")
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    preflight.check_environment()
+    from src.settings import BenchmarkSettings, parse
+
+    settings = parse(BenchmarkSettings, args, prog="benchmark.py")
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
+    )
+    ready = preflight.look(settings)
+    if ready.missing:
+        sys.stderr.write(preflight.message(ready.missing) + "\n")
+        return Exit.MISSING
+    return benchmark(ready.settings, ready.prompts)
+
+
+def benchmark(settings: "BenchmarkSettings", prompts: Sequence["Prompt"]) -> int:
+    """Run what is left of a run and report it. Returns the exit code."""
+    from src.calibration import CalibrationError
+    from src.parts import build
+    from src.records import RunFolderError
+    from src.verifier import VerifierError
+
+    code, problem = Exit.DONE, ""
+    with ExitStack() as stack:
+        run = None
+        try:
+            parts = build(settings, stack)
+            run = stack.enter_context(open_run(settings, prompts, parts))
+            search_all(settings, prompts, run, parts)
+        except CalibrationError as error:
+            code, problem = Exit.MISSING, str(error)
+        except VerifierError as error:
+            code, problem = Exit.SERVER, str(error)
+        except RunFolderError as error:
+            code, problem = Exit.FOLDER, str(error)
+        except KeyboardInterrupt:
+            code, problem = Exit.INTERRUPTED, "interrupted"
+        if run is not None and code is Exit.DONE:
+            return report(run)
+        sys.stderr.write(f"benchmark.py: {problem}\n")
+        if run is not None:
+            total = len(settings.method) * len(prompts)
+            done = sum(record["status"] == "ok" for record in run.records)
+            sys.stderr.write(
+                f"{done} of {total} clips are finished and kept in {run.folder}; "
+                "the same command goes on from there.\n"
+            )
+    return code
+
+
+def open_run(settings: "BenchmarkSettings", prompts: Sequence["Prompt"], parts: "Parts") -> "Run":
+    """The run's folder; its name carries a hash of all that decides the results."""
+    from src.parts import identity, measures
+    from src.records import Run
+
+    title = (
+        f"{settings.model}, {len(prompts)} prompts, {settings.duration:g} s; selector "
+        f"{settings.verifier}; N = {settings.candidates}, M = {settings.beam_width}, "
+        f"k = {settings.lookahead_k}, step {settings.step_size:g} s, seed {settings.seed}"
+    )
+    return Run(
+        settings.output,
+        f"benchmark-{settings.profile}-{settings.verifier}-n{settings.candidates}",
+        identity("benchmark", settings, prompts, parts),
+        {"title": title, "measures": measures(parts)},
+        {"max_rows": settings.max_rows},
+    )
+
+
+def search_all(
+    settings: "BenchmarkSettings", prompts: Sequence["Prompt"], run: "Run", parts: "Parts"
+) -> None:
+    """Every method on every prompt that is not done, as many side by side as --max_rows holds."""
+    from tqdm import tqdm
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    from src.audio import write_wav
+    from src.budget import make_plan
+    from src.parts import judged
+    from src.search import search
+    from src.tree import Failure
+
+    todo = {m: [p for p in prompts if not run.is_done(m, p.id)] for m in settings.method}
+    total = len(settings.method) * len(prompts)
+    done = total - sum(map(len, todo.values()))
+    log.info("%s: %d of %d clips are finished", run.folder, done, total)
+    with logging_redirect_tqdm(), tqdm(total=total, initial=done, unit="clip") as bar:
+        for method, left in todo.items():
+            bar.set_description(method)
+            rate = parts.generator.frame_rate
+            plan = make_plan(method, frame_rate=rate, **settings.search_settings())
+            size = max(1, settings.max_rows // plan.candidates)
+            for group in (left[at : at + size] for at in range(0, len(left), size)):
+                for result in search(plan, group, parts.generator, parts.verifier, settings.seed):
+                    if isinstance(result, Failure):
+                        record = result.as_record()
+                    else:
+                        record = judged(result, parts.judges)
+                        write_wav(run.audio_path(method, result.prompt.id), result.winner.clip)
+                    if record["status"] == "failed":
+                        log.warning("%s %s: %s", method, result.prompt.id, record["reason"])
+                    run.append(record)
+                    bar.update()
+
+
+def report(run: "Run") -> int:
+    """Table, CSV and figure of a finished run. Returns the exit code."""
+    from src.plots import save_benchmark
+    from src.report import summarise, text_table, write_summary
+
+    summary = summarise(run.folder)
+    write_summary(summary, run.folder / "summary.csv")
+    print(text_table(summary))
+    figure = f", {save_benchmark(run.folder).name}" if summary.methods else ""
+    print(f"\n{run.folder}: audio/, records.jsonl, summary.csv{figure}, manifest.json")
+    return Exit.PROMPTS_FAILED if summary.failed else Exit.DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

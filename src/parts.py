@@ -1,0 +1,112 @@
+"""What a script puts together before it loops: generator, verifier (with its server) and judges."""
+
+import logging
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from src.budget import timed
+from src.calibration import load_calibration
+from src.generator import Generator, load_generator
+from src.local_server import local_server
+from src.metrics import JUDGES, Judge, JudgeError
+from src.prompts import Prompt, digest_of
+from src.sampling import Sampling
+from src.settings import BenchmarkSettings, Settings, server_token
+from src.tree import SearchResult
+from src.verifier import PERPLEXITY, ServerClient, Verifier, build_verifier, components
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Parts:
+    generator: Generator
+    verifier: Verifier
+    judges: Sequence[Judge]
+
+
+def build(settings: BenchmarkSettings, stack: ExitStack) -> Parts:
+    """All that a run needs; with --server auto, `stack` stops the server that this starts.
+
+    Raises VerifierError, CalibrationError or what the generator raises.
+    """
+    remote = [name for name in components(settings.verifier) if name != PERPLEXITY]
+    generator, client = load(settings, remote, stack)
+    constants = load_calibration(generator.checkpoint, settings.output / "calibration")
+    verifier = build_verifier(settings.verifier, generator.checkpoint, client, constants)
+    return Parts(generator, verifier, [JUDGES[name]() for name in settings.judges or ()])
+
+
+def load(
+    settings: Settings, remote: Sequence[str], stack: ExitStack
+) -> tuple[Generator, ServerClient | None]:
+    """The generator, and a client of a server that hosts `remote` (None when nothing is remote)."""
+    log.info("loading %s", settings.model)
+    generator = load_generator(
+        str(settings.model),
+        settings.device,
+        settings.dtype,
+        Sampling(settings.temperature, settings.top_k, settings.guidance),
+        settings.max_rows,
+    )
+    if not remote:
+        return generator, None
+    url = settings.server
+    if url == "auto":
+        log.info("starting a verifier server for %s", ", ".join(remote))
+        url = stack.enter_context(local_server(remote))
+    return generator, ServerClient(url, server_token())
+
+
+def identity(
+    script: str, settings: BenchmarkSettings, prompts: Sequence[Prompt], parts: Parts
+) -> dict[str, Any]:
+    """All that decides a run's results: other weights or an edited prompt make another run."""
+    checkpoints = {"generator": parts.generator.checkpoint, **parts.verifier.checkpoints}
+    checkpoints |= {judge.name: judge.checkpoint for judge in parts.judges}
+    machine = {"device": parts.generator.device, "dtype": parts.generator.dtype}
+    return {
+        "script": script,
+        "settings": settings.decisive() | machine,
+        "prompts": {"count": len(prompts), "sha256": digest_of(prompts)},
+        "checkpoints": {name: checkpoint.model_dump() for name, checkpoint in checkpoints.items()},
+    }
+
+
+def measures(parts: Parts) -> list[dict[str, Any]]:
+    """What each clip is measured by: the selector, then judges.
+
+    The first judge is the primary one, unless it was trained on what the selector was trained on.
+    """
+    listed: list[dict[str, Any]] = [
+        {"name": parts.verifier.name, "role": "selector", "higher_is_better": True, "note": ""}
+    ]
+    for judge in parts.judges:
+        shared = sorted(set(judge.shares_data_with) & set(parts.verifier.checkpoints))
+        note = f"not independent of {', '.join(shared)}: same training data" if shared else ""
+        listed.append(
+            {
+                "name": judge.name,
+                "role": "primary judge" if judge is parts.judges[0] and not shared else "judge",
+                "higher_is_better": judge.higher_is_better,
+                "note": note,
+            }
+        )
+    return listed
+
+
+def judged(result: SearchResult, judges: Sequence[Judge]) -> dict[str, Any]:
+    """A search's record with what the judges say of its winner.
+
+    A judge that has no number for this clip leaves it unjudged, with its reason.
+    """
+    values, unjudged = {}, {}
+    with timed({0: result.ledger}, "judge"):
+        for judge in judges:
+            try:
+                (values[judge.name],) = judge.judge([result.winner.clip], [result.prompt])
+            except JudgeError as error:
+                unjudged[judge.name] = str(error)
+    return result.as_record() | {"judges": values, "unjudged": unjudged}

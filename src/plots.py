@@ -1,0 +1,141 @@
+"""Figures, from a run's records alone; each PNG carries the SHA-256 of the records it shows.
+
+python -m src.plots results/benchmark-builtin-tags-n8-1a2b3c4d
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from src.records import records_digest
+from src.report import (
+    BASELINE,
+    Cell,
+    CostPerPrompt,
+    Measure,
+    Summary,
+    interval,
+    summarise,
+)
+
+FIGURE = "benchmark.png"
+DIGEST_KEY = "Records-SHA256"
+# Okabe and Ito's colours, told apart by all kinds of colour vision.
+COLOURS = {
+    BASELINE: "#555555",
+    "best_of_n": "#0072B2",
+    "sbs": "#D55E00",
+    "lookahead": "#009E73",
+}
+STYLE: dict[Any, Any] = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "figure.dpi": 200,
+}
+
+
+def save_benchmark(folder: Path) -> Path:
+    """Draw a run's figure into its folder."""
+    path = folder / FIGURE
+    figure = benchmark_figure(summarise(folder))
+    figure.savefig(path, metadata={DIGEST_KEY: records_digest(folder), "Software": "Curator"})
+    return path
+
+
+def benchmark_figure(summary: Summary) -> Figure:
+    """A panel a measure, better to the right, and one of costs.
+
+    With a baseline: each prompt's difference to it (dots), their mean and 95% interval. Without:
+    the clips' own values, their mean and interval.
+    """
+    paired = BASELINE in summary.methods and len(summary.methods) > 1
+    rows = [m for m in summary.methods if not (paired and m == BASELINE)]
+    panels = len(summary.measures)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(2.1 * panels + 2.4, 1.5 + 0.45 * len(rows)), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots(
+            1, panels + 1, sharey=True, squeeze=False, width_ratios=[1.0] * panels + [1.1]
+        )[0]
+        for ax, measure in zip(axes, summary.measures, strict=False):
+            for y, method in enumerate(rows):
+                _points(ax, y, COLOURS[method], summary.cells[method, measure.name], paired)
+            _dress(ax, measure, paired)
+        _costs(axes[-1], rows, summary.costs)
+        if paired:
+            axes[-1].set_xlabel(f"frames generated\n(baseline: {_spent(summary.costs[BASELINE])})")
+        axes[0].set_yticks(range(len(rows)), rows)
+        axes[0].set_ylim(len(rows) - 0.5, -0.5)
+        figure.suptitle(summary.title, fontsize=8, x=0.01, ha="left")
+        notes = [f"† {m.name}: {m.note}." for m in summary.measures if m.note]
+        caption = "Dots: prompts. Bars: mean with 95% bootstrap interval over prompts."
+        figure.supxlabel("  ".join([caption, *notes]), fontsize=6, x=0.01, ha="left")
+    return figure
+
+
+def _points(ax: Axes, y: int, colour: str, cell: Cell, paired: bool) -> None:
+    values = list((cell.paired if paired else cell.values).values())
+    if not values:
+        return
+    # A fixed spread in height, so that equal values can be told apart and a figure repeats itself.
+    heights = y + 0.22 * np.sin(2.4 * np.arange(len(values)))
+    ax.scatter(values, heights, s=5, color=colour, alpha=0.35, linewidths=0)
+    found = interval(values)
+    ax.errorbar(
+        float(np.mean(values)),
+        y,
+        xerr=None if found is None else [[found.mean - found.low], [found.high - found.mean]],
+        fmt="o",
+        color=colour,
+        markersize=4.5,
+        elinewidth=1.6,
+        capsize=3,
+        markeredgecolor="white",
+        markeredgewidth=0.5,
+    )
+
+
+def _dress(ax: Axes, measure: Measure, paired: bool) -> None:
+    if measure.role == "selector":
+        ax.set_title(f"{measure.name}\nselector: own verifier", style="italic")
+        ax.patch.set(facecolor="#F0F0F0", hatch="////", edgecolor="#E0E0E0", linewidth=0)
+    else:
+        weight = "bold" if measure.role == "primary judge" else "normal"
+        noted = " †" if measure.note else ""
+        ax.set_title(f"{measure.name}{noted}\n{measure.role}", weight=weight)
+    if paired:
+        ax.axvline(0, color=COLOURS[BASELINE], linewidth=0.8, linestyle="--", zorder=0)
+    if not measure.higher_is_better:
+        ax.invert_xaxis()
+    ax.set_xlabel(f"{'difference to baseline' if paired else 'mean'}\nbetter →")
+    ax.tick_params(axis="y", length=0)
+
+
+def _costs(ax: Axes, rows: list[str], costs: dict[str, CostPerPrompt]) -> None:
+    frames = [costs[method].frames for method in rows]
+    ax.barh(range(len(rows)), frames, height=0.5, color=[COLOURS[m] for m in rows], alpha=0.8)
+    for y, method in enumerate(rows):
+        ax.text(0, y + 0.28, f" {_spent(costs[method])}", fontsize=6, va="top")
+    ax.set_title("cost\nper prompt")
+    ax.set_xlabel("frames generated")
+    ax.tick_params(axis="y", length=0)
+
+
+def _spent(cost: CostPerPrompt) -> str:
+    return f"{cost.frames:,.0f} frames, {cost.clips:,.0f} scored, {cost.seconds:.1f} s"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(f"{save_benchmark(Path(sys.argv[1]))}\n")
