@@ -66,12 +66,12 @@ def main(args: Sequence[str] | None = None) -> int:
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
     )
-    prompts, missing = preflight.find_missing(settings.as_benchmark())
-    if missing:
-        sys.stderr.write(preflight.message(missing) + "\n")
+    ready = preflight.look(settings.as_benchmark())
+    if ready.missing:
+        sys.stderr.write(preflight.message(ready.missing) + "\n")
         return Exit.MISSING
     try:
-        calibration, path = calibrate(settings, prompts)
+        calibration, path = calibrate(settings, ready.prompts)
     except (VerifierError, CalibrationError) as error:
         sys.stderr.write(f"calibration: {error}\n")
         return Exit.SERVER if isinstance(error, VerifierError) else Exit.MISSING
