@@ -209,10 +209,10 @@ def test_readme_benchmarks_get_to_the_preflight_and_the_builtin_ones_lack_nothin
     if arguments == ["--help", "--output", str(tmp_path)]:
         return
     settings = parse(BenchmarkSettings, arguments)
-    prompts, missing = preflight.find_missing(settings)
+    ready = preflight.look(settings)
     if settings.profile == "builtin":
-        assert [item.what for item in missing] == []
-        assert prompts
+        assert [item.what for item in ready.missing] == []
+        assert ready.prompts
 
 
 def test_the_readme_has_benchmarks_of_every_method_and_kind_of_prompt() -> None:
