@@ -67,7 +67,7 @@ def main() -> int:
     except SystemExit as exit_:
         if exit_.code:
             raise
-    if not getattr(app.state, "stopped", True):
+    if not getattr(app.state, "stopped", False):
         logger.warning("a model was still computing when the time to stop was over")
         logging.shutdown()
         os._exit(0)  # ending the interpreter under a computing thread would crash

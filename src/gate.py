@@ -30,7 +30,7 @@ from src.wire import (
 
 logger = logging.getLogger(__name__)
 
-DOCS_PATH, OPENAPI_PATH = "/docs", "/openapi.json"
+DOCS_PATH, DOCS_FILES_PATH, OPENAPI_PATH = "/docs", "/docs-files", "/openapi.json"
 _OPEN_PATHS = (HEALTH_PATH, READY_PATH, DOCS_PATH, OPENAPI_PATH)
 _KNOWN_PATHS = (*_OPEN_PATHS, SCORE_PATH, VERIFIERS_PATH, METRICS_PATH)
 _GOOD_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -128,7 +128,8 @@ class Gate:
             )
 
     def _problem(self, path: str, headers: Headers, scoring: bool) -> Problem | None:
-        if self._expected is not None and path not in _OPEN_PATHS:
+        is_open = path in _OPEN_PATHS or path.startswith(DOCS_FILES_PATH + "/")
+        if self._expected is not None and not is_open:
             scheme, _, credentials = headers.get("authorization", "").partition(" ")
             given = f"{scheme.lower()} {credentials}".encode()
             if not hmac.compare_digest(given, self._expected):

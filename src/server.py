@@ -18,12 +18,14 @@ from fastapi import Depends, FastAPI, File, Form, Request, Response, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.security import HTTPBearer
+from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import Json
 from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartParser
 
 from src.batching import BatchSettings, Metrics, Worker
-from src.gate import DOCS_PATH, OPENAPI_PATH, Gate, Problem, problem_response
+from src.gate import DOCS_FILES_PATH, DOCS_PATH, OPENAPI_PATH, Gate, Problem, problem_response
 from src.scoring import score_request, unless_gone
 from src.verifier_core import Adapter
 from src.wire import (
@@ -41,6 +43,11 @@ from src.wire import (
 )
 
 logger = logging.getLogger(__name__)
+
+# A stop has waited for the requests by then: what is left is at most one model call.
+MODEL_STOP_SECONDS = 5.0
+# Uploads are bounded, so a clip need not pass through a temporary file (1 MB is the default).
+MultiPartParser.spool_max_size = 8 * 2**20
 
 DESCRIPTION = """
 Scores audio clips against text prompts with music models. Higher is better, always.
@@ -127,16 +134,17 @@ def create_app(adapters: Sequence[Adapter], settings: ServerSettings) -> FastAPI
         for worker in workers.values():
             worker.start()
         yield
-        stopped = [await asyncio.to_thread(w.stop, settings.stop_seconds) for w in workers.values()]
-        app.state.stopped = all(stopped)
+        stops = [asyncio.to_thread(worker.stop, MODEL_STOP_SECONDS) for worker in workers.values()]
+        app.state.stopped = all(await asyncio.gather(*stops))
         pool.shutdown(wait=False, cancel_futures=True)
 
-    app = FastAPI(
+    app = FastAPIOffline(
         title="Curator verifier server",
         description=DESCRIPTION,
         lifespan=lifespan,
         docs_url=DOCS_PATH,
         openapi_url=OPENAPI_PATH,
+        static_url=DOCS_FILES_PATH,
         redoc_url=None,
     )
     app.add_middleware(

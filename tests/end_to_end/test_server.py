@@ -24,7 +24,12 @@ from src.wire import Score
 
 ROOT = Path(__file__).resolve().parents[2]
 FAKE_SERVER = ("-m", "tests.verifier.fake_server")
-PROMPTS = ["a slow piano piece", "fast guitar with drums", "solo violin", "a choir, no drums"]
+PROMPTS = [
+    "a slow piano piece",
+    "fast guitar with drums",
+    "solo violin, très lent ♪",
+    "a choir, no drums",
+]
 
 
 def clip(seed: int, rate: int = 16_000, seconds: float = 3.5, channels: int = 1) -> Clip:

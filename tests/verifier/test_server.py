@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import re
 import socket
 import struct
 import threading
@@ -287,7 +288,15 @@ def test_the_openapi_page_describes_the_request(server: ServerProcess) -> None:
     score = document["paths"]["/score"]["post"]
     assert {"200", "400", "401", "404", "413", "422", "500", "503"} <= set(score["responses"])
     assert "ScoreRequest" in json.dumps(document["components"]["schemas"])
-    assert requests.get(server.url + "/docs", timeout=5).status_code == 200
+
+
+def test_the_docs_page_needs_no_network(server: ServerProcess) -> None:
+    page = requests.get(server.url + "/docs", timeout=5).text
+    links = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert links
+    for link in links:
+        assert link.startswith("/")
+        assert requests.get(server.url + link, timeout=5).status_code == 200
 
 
 @pytest.fixture(scope="module")
@@ -400,7 +409,7 @@ def test_sigterm_finishes_what_is_queued_accepts_no_more_and_exits_0(tmp_path: P
             with pytest.raises(requests.ConnectionError):
                 requests.get(server.url + "/health", timeout=5)
             assert values(queued.result()) == pytest.approx([0, 0, 0], abs=1e-4)
-        assert server.process.wait(timeout=10) == 0
+        assert server.process.wait(timeout=60) == 0
     assert "Traceback" not in server.log.read_text()
 
 
@@ -410,17 +419,15 @@ def test_sigterm_exits_0_within_its_limit_when_work_is_not_done(tmp_path: Path) 
         thread = threading.Thread(target=lambda: _ignore(post, server, [wav()], ["sleep 30"]))
         thread.start()
         time.sleep(0.4)
-        begin = time.monotonic()
         server.terminate()
-        assert server.process.wait(timeout=10) == 0
-        assert time.monotonic() - begin < 8
+        assert server.process.wait(timeout=25) == 0  # and not after the 30 s of work
         thread.join(5)
 
 
 def test_wrong_flags_end_with_a_clear_line(tmp_path: Path) -> None:
     for models, reason in [("clap", "no adapter hosts it yet"), ("nope", "no such verifier")]:
         server = ServerProcess(tmp_path / "log", "--models", models)
-        assert server.process.wait(timeout=60) == 2
+        assert server.process.wait(timeout=120) == 2
         assert reason in server.log.read_text()
         assert "Traceback" not in server.log.read_text()
 
