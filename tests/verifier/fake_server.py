@@ -51,6 +51,8 @@ class Fake48(Fake):
     sample_rate = 48_000
 
 
+# The fakes need no torch, and importing it is most of a server's start.
+verifier_server.configure_torch = lambda settings, models: "cpu"
 VERIFIERS.update(fake=Fake, fake48=Fake48, broken=Fake, slow_to_load=Fake)
 
 if __name__ == "__main__":
