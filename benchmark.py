@@ -26,12 +26,10 @@ log = logging.getLogger("benchmark")
 
 def main(args: Sequence[str] | None = None) -> int:
     preflight.check_environment()
-    from src.settings import BenchmarkSettings, parse
+    from src.settings import BenchmarkSettings, parse, start_logging
 
     settings = parse(BenchmarkSettings, args, prog="benchmark.py")
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
-    )
+    start_logging(settings)
     ready = preflight.look(settings)
     if ready.missing:
         sys.stderr.write(preflight.message(ready.missing) + "\n")
@@ -76,7 +74,7 @@ def benchmark(settings: "BenchmarkSettings", prompts: Sequence["Prompt"]) -> int
 
 def open_run(settings: "BenchmarkSettings", prompts: Sequence["Prompt"], parts: "Parts") -> "Run":
     """The run's folder; its name carries a hash of all that decides the results."""
-    from src.parts import identity, measures
+    from src.parts import identity, machine, measures
     from src.records import Run
 
     title = (
@@ -89,7 +87,7 @@ def open_run(settings: "BenchmarkSettings", prompts: Sequence["Prompt"], parts: 
         f"benchmark-{settings.profile}-{settings.verifier}-n{settings.candidates}",
         identity("benchmark", settings, prompts, parts),
         {"title": title, "measures": measures(parts)},
-        {"max_rows": settings.max_rows},
+        {"max_rows": settings.max_rows, **machine()},
     )
 
 
@@ -110,7 +108,11 @@ def search_all(
     total = len(settings.method) * len(prompts)
     done = total - sum(map(len, todo.values()))
     log.info("%s: %d of %d clips are finished", run.folder, done, total)
-    with logging_redirect_tqdm(), tqdm(total=total, initial=done, unit="clip") as bar:
+    often = 0.1 if sys.stderr.isatty() else 15.0
+    with (
+        logging_redirect_tqdm(),
+        tqdm(total=total, initial=done, unit="clip", mininterval=often) as bar,
+    ):
         for method, left in todo.items():
             bar.set_description(method)
             rate = parts.generator.frame_rate
@@ -120,11 +122,11 @@ def search_all(
                 for result in search(plan, group, parts.generator, parts.verifier, settings.seed):
                     if isinstance(result, Failure):
                         record = result.as_record()
+                        log.warning("%s %s: %s", method, result.prompt.id, result.reason)
                     else:
                         record = judged(result, parts.judges)
-                        write_wav(run.audio_path(method, result.prompt.id), result.winner.clip)
-                    if record["status"] == "failed":
-                        log.warning("%s %s: %s", method, result.prompt.id, record["reason"])
+                        record["audio"] = f"audio/{method}/{result.prompt.id}.wav"
+                        write_wav(run.folder / record["audio"], result.winner.clip)
                     run.append(record)
                     bar.update()
 

@@ -6,6 +6,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from src.budget import timed
 from src.calibration import load_calibration
 from src.generator import Generator, load_generator
@@ -36,7 +38,8 @@ def build(settings: BenchmarkSettings, stack: ExitStack) -> Parts:
     generator, client = load(settings, remote, stack)
     constants = load_calibration(generator.checkpoint, settings.output / "calibration")
     verifier = build_verifier(settings.verifier, generator.checkpoint, client, constants)
-    return Parts(generator, verifier, [JUDGES[name]() for name in settings.judges or ()])
+    judges = [JUDGES[name](generator.device) for name in settings.judges or ()]
+    return Parts(generator, verifier, judges)
 
 
 def load(
@@ -66,12 +69,21 @@ def identity(
     """All that decides a run's results: other weights or an edited prompt make another run."""
     checkpoints = {"generator": parts.generator.checkpoint, **parts.verifier.checkpoints}
     checkpoints |= {judge.name: judge.checkpoint for judge in parts.judges}
-    machine = {"device": parts.generator.device, "dtype": parts.generator.dtype}
+    where = {"device": parts.generator.device, "dtype": parts.generator.dtype}
     return {
         "script": script,
-        "settings": settings.decisive() | machine,
+        "settings": settings.decisive() | where,
         "prompts": {"count": len(prompts), "sha256": digest_of(prompts)},
         "checkpoints": {name: checkpoint.model_dump() for name, checkpoint in checkpoints.items()},
+    }
+
+
+def machine() -> dict[str, Any]:
+    """What of this machine the numbers may depend on, as torch sees it."""
+    gpus = range(torch.cuda.device_count())
+    return {
+        "torch_threads": torch.get_num_threads(),
+        "gpus": [torch.cuda.get_device_name(number) for number in gpus],
     }
 
 

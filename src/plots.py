@@ -134,7 +134,7 @@ def _costs(ax: Axes, rows: list[str], costs: dict[str, CostPerPrompt]) -> None:
 
 
 def _spent(cost: CostPerPrompt) -> str:
-    return f"{cost.frames:,.0f} frames, {cost.clips:,.0f} scored, {cost.seconds:.1f} s"
+    return f"{cost.frames:,.0f} frames, {cost.clips:,.0f} scored, {cost.seconds:.3g} s"
 
 
 if __name__ == "__main__":

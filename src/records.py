@@ -101,9 +101,6 @@ class Run:
         record = self._records.get((method, prompt_id))
         return record is not None and record["status"] == "ok"
 
-    def audio_path(self, method: str, prompt_id: str) -> Path:
-        return self.folder / "audio" / method / f"{prompt_id}.wav"
-
     def append(self, record: Record) -> None:
         """Add one record, in one write, and have it on the disk before going on.
 
@@ -240,7 +237,6 @@ def machine() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu_name(),
         "cpu_count": len(os.sched_getaffinity(0)),
-        "threads": os.environ.get("OMP_NUM_THREADS"),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }
 

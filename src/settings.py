@@ -9,6 +9,7 @@ once.
 """
 
 import inspect
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -208,6 +209,13 @@ def parse(kind: type[S], args: Sequence[str] | None = None, prog: str | None = N
         sys.stderr.write(f"{prog or Path(sys.argv[0]).name}: {error}\n")
         raise SystemExit(2) from error
     return settings.resolved()
+
+
+def start_logging(settings: Settings) -> None:
+    """Log to stderr at the level asked for; libraries only when something is wrong."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    for name in ("src", "benchmark", "calibration"):
+        logging.getLogger(name).setLevel(settings.log_level.upper())
 
 
 def server_token() -> str | None:
