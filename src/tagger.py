@@ -227,7 +227,9 @@ class Tagger(nn.Module):
     def window_posteriors(self, windows: Tensor) -> Tensor:
         """The network's sigmoid outputs: float32 [W, 96, 187] -> float32 [W, 50]."""
         at_once = WINDOWS_AT_ONCE if windows.is_cuda else WINDOWS_AT_ONCE_CPU
-        return torch.cat([self.network(part).sigmoid() for part in windows.split(at_once)])
+        # TF32, which convolutions take on CUDA unless told not to, moves outputs as float16 does.
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            return torch.cat([self.network(part).sigmoid() for part in windows.split(at_once)])
 
     @torch.inference_mode()
     def posteriors(self, clips: Sequence[Tensor]) -> Tensor:
