@@ -160,6 +160,9 @@ class MttVgg(TaggerJudge):
 
 JUDGES: dict[str, type[Judge]] = {judge.name: judge for judge in (MsdKld, MttVgg, MsdVggKld)}
 
+# What published results on MusicCaps are measured by, and what this version cannot judge by yet.
+PLANNED = ("clap_score", "passt_kld")
+
 
 def bernoulli_kl(reference: NDArray[np.float64], clip: NDArray[np.float64]) -> float:
     """Sum over tags of KL(Bernoulli(reference) || Bernoulli(clip)), nats; posteriors [tags]."""
