@@ -242,7 +242,7 @@ class ServerClient:
                 if response.status_code != 503 or not retry_after.isdecimal():
                     self._check(response)
                     return response
-                problem, wait = f"busy ({response.text[:200]})", max(pause, float(retry_after))
+                problem, wait = _message(response), max(pause, float(retry_after))
             if wait > left:
                 raise ServerUnreachable(
                     f"{self.url} did not answer within {self.total_seconds:g} s: {problem}"
@@ -301,6 +301,14 @@ def _refused(error: Any) -> bool:
     return isinstance(reason, NewConnectionError) or isinstance(
         error, requests.exceptions.ConnectTimeout
     )
+
+
+def _message(response: requests.Response) -> str:
+    try:
+        error = ErrorBody.model_validate_json(response.content)
+    except ValidationError:
+        return f"{response.status_code} {response.reason}"
+    return f"{error.message} ({error.error})"
 
 
 def _in_short(error: requests.RequestException) -> str:

@@ -8,11 +8,13 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
+import requests
 import torch
 
 from src.audio import Clip, resample
@@ -90,26 +92,21 @@ def test_a_prompt_without_a_tag_is_refused_and_the_others_are_scored(server: str
     assert "harpsichord" in outcomes[1].reason  # the vocabulary is in it
 
 
-def test_a_full_queue_is_waited_for(tmp_path: Path) -> None:
+def test_a_full_queue_is_waited_for() -> None:
     options = ("--batch.max_queue", "4", "--batch.max_clips", "1", "--limits.max_files", "4")
     with local_server(["fake"], server=FAKE_SERVER, options=options) as url:
-        code = f"""
-            from src.server_client import ServerClient
-            from tests.end_to_end.test_server import clip
-            ServerClient({url!r}).score(["fake"], ["sleep 0.4"] * 4, [clip(0, seconds=0.1)] * 4)
-        """
-        with python(code) as busy:
-            client = ServerClient(url)
-            while client.infos(["fake"]) and not _queued(url):
-                assert busy.poll() is None
-            scores = client.score(["fake"], ["any"] * 4, [clip(0, seconds=0.1)] * 4)["fake"].scores
-            assert len(scores) == 4
-            assert busy.wait(20) == 0
+        clips, client = [clip(0, seconds=0.1)] * 4, ServerClient(url)
+        with ThreadPoolExecutor(1) as other:
+            busy = other.submit(ServerClient(url).score, ["fake"], ["sleep 0.4"] * 4, clips)
+            while not _queued(url):
+                assert not busy.done()
+            scores = client.score(["fake"], ["any"] * 4, clips)["fake"].scores
+            assert len(scores) == len(busy.result()["fake"].scores) == 4
+        sent = client.take_usage().uploaded_bytes
+        assert sent > 1.5 * 4 * 6400  # refused once, and sent again
 
 
 def _queued(url: str) -> bool:
-    import requests
-
     text = requests.get(url + "/metrics", timeout=5).text
     return 'curator_queue_depth{model="fake"} 3.0' in text
 
