@@ -38,12 +38,14 @@ class JudgeError(ValueError):
 class Judge(ABC):
     """One measure of a clip, given its prompt.
 
-    note: what to know when reading it beside a selector.
+    shares_data_with: verifiers trained on the same data, from which it is not independent.
+    note: what else to know when reading it.
     """
 
     name: ClassVar[str]
     higher_is_better: ClassVar[bool]
     needs_reference: ClassVar[bool]
+    shares_data_with: ClassVar[tuple[str, ...]] = ()
     note: ClassVar[str] = ""
 
     def __init__(self, device: str = "cpu") -> None:
@@ -121,11 +123,13 @@ class TagDivergence(TaggerJudge):
 class MsdKld(TagDivergence):
     name = "msd_kld"
     tagger_name = "tags_msd"
+    shares_data_with = ("tags_msd", "tags_msd_vgg")
 
 
 class MsdVggKld(TagDivergence):
     name = "msd_vgg_kld"
     tagger_name = "tags_msd_vgg"
+    shares_data_with = ("tags_msd", "tags_msd_vgg")
     note = "same data as msd_kld, other architecture"
 
 
@@ -139,7 +143,7 @@ class MttVgg(TaggerJudge):
     tagger_name = "tags_vgg"
     higher_is_better = True
     needs_reference = False
-    note = "not independent of tags: same training data, other architecture"
+    shares_data_with = ("tags", "tags_vgg")
 
     def judge(self, clips: Sequence[Clip], prompts: Sequence[Prompt]) -> list[float]:
         return [self._one(clip, prompt) for clip, prompt in zip(clips, prompts, strict=True)]

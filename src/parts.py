@@ -97,13 +97,14 @@ def measures(parts: Parts) -> list[dict[str, Any]]:
     ]
     for judge in parts.judges:
         shared = sorted(set(judge.shares_data_with) & set(parts.verifier.checkpoints))
-        note = f"not independent of {', '.join(shared)}: same training data" if shared else ""
+        notes = [f"not independent of {', '.join(shared)}: same training data"] if shared else []
+        notes += [judge.note] if judge.note else []
         listed.append(
             {
                 "name": judge.name,
                 "role": "primary judge" if judge is parts.judges[0] and not shared else "judge",
                 "higher_is_better": judge.higher_is_better,
-                "note": note,
+                "note": "; ".join(notes),
             }
         )
     return listed

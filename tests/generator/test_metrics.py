@@ -41,9 +41,9 @@ def test_judges_say_their_direction_their_weights_and_what_they_depend_on() -> N
         assert judge.higher_is_better == (name == "mtt_vgg")
         assert judge.needs_reference == name.endswith("kld")
         assert len(judge.checkpoint.sha256) == 64
-    assert "not independent of tags" in JUDGES["mtt_vgg"].note
+    assert "tags" in JUDGES["mtt_vgg"].shares_data_with
     assert JUDGES["msd_kld"]().checkpoint.name == "MSD_musicnn"
-    assert JUDGES["msd_kld"].note == ""
+    assert "tags" not in JUDGES["msd_kld"].shares_data_with
 
 
 @pytest.mark.parametrize("name", ["msd_kld", "msd_vgg_kld"])
