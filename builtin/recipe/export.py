@@ -57,7 +57,7 @@ def main() -> None:
     folder = options.target / "text_encoder"
     encoder.half().save_pretrained(folder)
     shutil.copy(options.work / "spiece.model", folder / "spiece.model")
-    T5Tokenizer(str(folder / "spiece.model"), extra_ids=0, legacy=False).save_pretrained(folder)
+    T5Tokenizer(str(folder / "spiece.model"), extra_ids=0, legacy=True).save_pretrained(folder)
     sizes = {
         "lm": asdict(config),
         "codec": asdict(CodecConfig()),

@@ -1,0 +1,222 @@
+"""The generator: a frozen MusicGen, from prompts to tokens to audio.
+
+    generator = load_generator("builtin")
+    candidates = generator.begin(["a slow harp waltz"], ["key"], candidates=8, frames=500, seed=42)
+    candidates.advance(500)
+    clips = generator.render(candidates.tokens())
+
+Loads the built-in model, and any text-to-music MusicGen by hub name or from a folder that holds
+audiocraft's `state_dict.bin` and `compression_state_dict.bin`. It knows nothing of verifiers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from importlib.abc import MetaPathFinder
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from src import hub
+from src.audio import Clip
+from src.decoding import Decoder, Decoding, Sampling
+from src.weights import CODEC_FILE, LM_FILE
+from src.wire import Checkpoint
+
+if TYPE_CHECKING:
+    from audiocraft.models.encodec import CompressionModel
+    from audiocraft.models.lm import LMModel
+
+log = logging.getLogger(__name__)
+
+RENDERED_AT_ONCE = 16  # clips a codec batch: more saves nothing, and ten seconds each take memory
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class GeneratorError(RuntimeError):
+    """A model that cannot be loaded; the message says what to do."""
+
+
+class Generator:
+    """A language model, its text conditioner and its codec.
+
+    checkpoint: name and hash of the weights. sample_rate in Hz; frame_rate in frames a second;
+    channels of the audio. device and dtype as the manifest has them.
+    """
+
+    def __init__(
+        self,
+        lm: LMModel,
+        codec: CompressionModel,
+        checkpoint: Checkpoint,
+        dtype: torch.dtype = torch.float32,
+        sampling: Sampling | None = None,
+        max_rows: int = 64,
+    ) -> None:
+        self.lm, self.codec, self.checkpoint = lm.eval(), codec.eval(), checkpoint
+        self.decoder = Decoder(lm, sampling, dtype, max_rows)
+        self.sample_rate = int(codec.sample_rate)
+        self.frame_rate = float(codec.frame_rate)
+        self.channels = int(codec.channels)
+        self.dtype = str(dtype).removeprefix("torch.")
+        self._conditions: dict[str, Tensor] = {}
+
+    @cached_property
+    def device(self) -> str:
+        return next(self.lm.parameters()).device.type
+
+    def begin(
+        self,
+        prompts: Sequence[str],
+        keys: Sequence[str],
+        candidates: int,
+        frames: int,
+        seed: int,
+    ) -> Decoding:
+        """Candidates of each prompt, prompt-major rows, none of their `frames` finished yet.
+
+        keys: each prompt's noise key; what a candidate samples depends on seed, key, slot and
+        position alone.
+        """
+        conditions = [self.condition(prompt) for prompt in prompts]
+        return self.decoder.begin(conditions, candidates, frames, keys, seed)
+
+    @torch.inference_mode()
+    def condition(self, prompt: str) -> Tensor:
+        """The cross-attention source of one prompt, [text tokens, dim], kept for the next time.
+
+        Each prompt is encoded alone: cross-attention has no text mask, so that padding to the
+        length of others would change what is generated.
+        """
+        if prompt not in self._conditions:
+            from audiocraft.modules.conditioners import ConditioningAttributes
+
+            attributes = ConditioningAttributes(text={"description": prompt})
+            provider = self.lm.condition_provider
+            embedding, _mask = provider(provider.tokenize([attributes]))["description"]
+            self._conditions[prompt] = embedding[0]
+        return self._conditions[prompt]
+
+    @torch.inference_mode()
+    def render(self, tokens: Tensor) -> list[Clip]:
+        """int64 [B, codebooks, frames] -> B clips of float32 [channels, frames / frame_rate s]."""
+        device = next(self.codec.parameters()).device
+        clips = []
+        for batch in tokens.to(device).split(RENDERED_AT_ONCE):
+            for audio in self.codec.decode(batch, None).float().cpu():
+                clips.append(Clip(audio.numpy(), self.sample_rate))
+        return clips
+
+    def synchronize(self) -> None:
+        """Wait for the device, so that a stage's seconds are its own."""
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+
+def load_generator(
+    model: str,
+    device: str = "auto",
+    dtype: str | None = None,
+    sampling: Sampling | None = None,
+    max_rows: int = 64,
+) -> Generator:
+    """Load `model`: "builtin", a hub name such as facebook/musicgen-small, or a folder.
+
+    device: "auto" is the GPU where there is one. dtype: float32 on a CPU and float16 on a GPU
+    unless given. Raises GeneratorError, UnsupportedModel for checkpoints that cannot be decoded
+    here, ValueError for a dtype that the device has not.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    kind = torch.device(device).type
+    chosen = DTYPES[dtype or ("float16" if kind == "cuda" else "float32")]
+    with audiocraft_without_clap():
+        import audiocraft.models  # noqa: F401
+    if model == "builtin":
+        from src.builtin import WEIGHT_FILES, load_builtin
+
+        lm, codec = load_builtin(device)
+        checkpoint = Checkpoint(name="builtin", sha256=hash_of(WEIGHT_FILES))
+    else:
+        lm, codec = load_musicgen(model, device)
+        checkpoint = Checkpoint(name=model, sha256=hash_of(files_of(model)))
+    return Generator(lm, codec, checkpoint, chosen, sampling, max_rows)
+
+
+def load_musicgen(model: str, device: str) -> tuple[LMModel, CompressionModel]:
+    """audiocraft's own loading: the stereo checkpoints' interleaved codec comes wrapped."""
+    from audiocraft.models import MusicGen
+
+    try:
+        musicgen = MusicGen.get_pretrained(model, device=device)
+    except Exception as error:  # the hub, torch and omegaconf raise many types
+        raise GeneratorError(
+            f"{model} cannot be loaded ({type(error).__name__}: {error}). It should be a MusicGen "
+            f"on the hub, or a folder with {LM_FILE} and {CODEC_FILE}"
+        ) from error
+    return musicgen.lm, musicgen.compression_model
+
+
+def files_of(model: str) -> list[Path]:
+    """Where a loaded model's two weight files lie: in its folder, or in the hub's cache."""
+    folder = Path(model) if Path(model).is_dir() else hub.snapshot(model, hub.model_cache())
+    return [folder / LM_FILE, folder / CODEC_FILE]
+
+
+def hash_of(files: Sequence[Path]) -> str:
+    """One sha256 over the files' own, in order.
+
+    Hashing gigabytes at every start would cost more than loading them, so a large file's hash is
+    kept in the user's cache for as long as its path, size and time of change stay the same.
+    """
+    whole = hashlib.sha256()
+    for path in files:
+        stat = path.stat()
+        known = json.dumps([str(path.resolve()), stat.st_size, stat.st_mtime_ns])
+        name = hashlib.sha256(known.encode()).hexdigest()
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        kept = base / "curator" / "sha256" / name
+        large = stat.st_size > 100_000_000
+        if large and kept.is_file():
+            digest = kept.read_text().strip()
+        else:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            if large:
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                kept.write_text(digest)
+        whole.update(digest.encode())
+    return whole.hexdigest()
+
+
+class _NoClap(MetaPathFinder):
+    """Makes `import laion_clap` fail as if it were not installed."""
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> None:  # noqa: ARG002
+        if fullname.partition(".")[0] == "laion_clap":
+            raise ModuleNotFoundError(f"{fullname} is kept away from audiocraft", name=fullname)
+
+
+@contextmanager
+def audiocraft_without_clap() -> Iterator[None]:
+    """Inside, audiocraft may be imported: it finds no laion_clap, which it can do without.
+
+    Importing audiocraft's models imports its metrics, which import laion_clap, which loads
+    tokenizers from the hub at once; with nothing cached and no network that ends MusicGen's own
+    import. Afterwards laion_clap imports as ever.
+    """
+    finder = _NoClap()
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
