@@ -11,6 +11,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from src import preflight
 from src.calibration import (
@@ -44,7 +47,7 @@ class CalibrationSettings(Settings):
     #: perplexity (local) and any that the server hosts.
     verifiers: tuple[str, ...] = ("tags", PERPLEXITY)
     #: Prompts to run, from the top of the set.
-    num_samples: int = 16
+    num_samples: Annotated[int, tyro.conf.arg(aliases=["--samples"])] = 16
     #: Candidates per prompt.
     candidates: int = 16
 
