@@ -39,29 +39,18 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def benchmark(settings: "BenchmarkSettings", prompts: Sequence["Prompt"]) -> int:
     """Run what is left of a run and report it. Returns the exit code."""
-    from src.calibration import CalibrationError
-    from src.parts import build
-    from src.records import RunFolderError
-    from src.verifier import VerifierError
+    from src.parts import ENDS, build
 
-    code, problem = Exit.DONE, ""
     with ExitStack() as stack:
         run = None
         try:
             parts = build(settings, stack)
             run = stack.enter_context(open_run(settings, prompts, parts))
             search_all(settings, prompts, run, parts)
-        except CalibrationError as error:
-            code, problem = Exit.MISSING, str(error)
-        except VerifierError as error:
-            code, problem = Exit.SERVER, str(error)
-        except RunFolderError as error:
-            code, problem = Exit.FOLDER, str(error)
-        except KeyboardInterrupt:
-            code, problem = Exit.INTERRUPTED, "interrupted"
-        if run is not None and code is Exit.DONE:
             return report(run)
-        sys.stderr.write(f"benchmark.py: {problem}\n")
+        except tuple(ENDS) as error:
+            code = next(code for kind, code in ENDS.items() if isinstance(error, kind))
+            sys.stderr.write(f"benchmark.py: {str(error) or 'interrupted'}\n")
         if run is not None:
             total = len(settings.method) * len(prompts)
             done = sum(record["status"] == "ok" for record in run.records)
@@ -145,4 +134,7 @@ def report(run: "Run") -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(Exit.INTERRUPTED)

@@ -9,17 +9,40 @@ from typing import Any
 import torch
 
 from src.budget import timed
-from src.calibration import load_calibration
-from src.generator import Generator, load_generator
+from src.calibration import CalibrationError, load_calibration
+from src.generator import Generator, GeneratorError, load_generator
 from src.local_server import local_server
 from src.metrics import JUDGES, Judge, JudgeError
+from src.preflight import Exit
 from src.prompts import Prompt, digest_of
+from src.records import RunFolderError
 from src.sampling import Sampling
-from src.settings import BenchmarkSettings, Settings, server_token
+from src.settings import BenchmarkSettings, Settings, UsageError, server_token
+from src.transformer import UnsupportedModel
 from src.tree import SearchResult
-from src.verifier import PERPLEXITY, ServerClient, Verifier, build_verifier, components
+from src.verifier import (
+    PERPLEXITY,
+    ServerClient,
+    Verifier,
+    VerifierError,
+    build_verifier,
+    components,
+)
 
 log = logging.getLogger(__name__)
+
+# What ends a run with a message and not with a traceback.
+ENDS: dict[type[BaseException], Exit] = {
+    UsageError: Exit.USAGE,
+    UnsupportedModel: Exit.USAGE,
+    FloatingPointError: Exit.USAGE,  # the model overflowed in this --dtype
+    torch.cuda.OutOfMemoryError: Exit.USAGE,
+    GeneratorError: Exit.MISSING,
+    CalibrationError: Exit.MISSING,
+    VerifierError: Exit.SERVER,
+    RunFolderError: Exit.FOLDER,
+    KeyboardInterrupt: Exit.INTERRUPTED,
+}
 
 
 @dataclass(frozen=True)
@@ -32,7 +55,7 @@ class Parts:
 def build(settings: BenchmarkSettings, stack: ExitStack) -> Parts:
     """All that a run needs; with --server auto, `stack` stops the server that this starts.
 
-    Raises VerifierError, CalibrationError or what the generator raises.
+    What it raises is in ENDS.
     """
     remote = [name for name in components(settings.verifier) if name != PERPLEXITY]
     generator, client = load(settings, remote, stack)
@@ -47,13 +70,15 @@ def load(
 ) -> tuple[Generator, ServerClient | None]:
     """The generator, and a client of a server that hosts `remote` (None when nothing is remote)."""
     log.info("loading %s", settings.model)
-    generator = load_generator(
-        str(settings.model),
-        settings.device,
-        settings.dtype,
-        Sampling(settings.temperature, settings.top_k, settings.guidance),
-        settings.max_rows,
-    )
+    sampling = Sampling(settings.temperature, settings.top_k, settings.guidance)
+    try:
+        generator = load_generator(
+            str(settings.model), settings.device, settings.dtype, sampling, settings.max_rows
+        )
+    except UnsupportedModel:
+        raise
+    except ValueError as error:  # a device or a dtype that this machine has not
+        raise UsageError(str(error)) from error
     if not remote:
         return generator, None
     url = settings.server

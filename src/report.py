@@ -23,6 +23,7 @@ from src.stats import Interval, paired_interval
 Role = Literal["selector", "primary judge", "judge"]
 BASELINE = "baseline"
 MIN_PROMPTS = 2  # fewer have no interval
+FEW_PROMPTS = 10  # a bootstrap over fewer gives intervals that are too narrow
 CSV_COLUMNS = (
     *("method", "measure", "role", "higher_is_better", "prompts", "mean"),
     *("paired_prompts", "difference", "low", "high", "frames", "clips", "seconds"),
@@ -173,6 +174,9 @@ def findings(summary: Summary) -> list[str]:
         )
     elif any(cell.difference for cell in summary.cells.values()):
         lines.append("Differences to the baseline, over the same prompts, with 95% intervals.")
+        fewest = min(cost.prompts for cost in summary.costs.values())
+        if fewest < FEW_PROMPTS:
+            lines.append(f"{fewest} prompts are too few to rely on these intervals.")
     elif searched:
         lines.append(f"No intervals are given: they need {MIN_PROMPTS} finished prompts or more.")
     for method in searched:
@@ -258,9 +262,10 @@ def _verdict(summary: Summary, method: str) -> list[str]:
     selector = next(m for m in summary.measures if m.role == "selector")
     primary = summary.primary
     if primary is None:
+        lacking = "was asked" if len(summary.measures) == 1 else "is independent of it"
         return [
-            f"{method}: there is no independent judge. {selector.name} chose these clips, so its "
-            "own number does not show that they are better."
+            f"{method}: {selector.name} chose these clips and no judge {lacking}: its own number "
+            "does not show that they are better."
         ]
     own = summary.cells[method, selector.name].difference
     judged = summary.cells[method, primary.name].difference

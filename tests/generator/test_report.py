@@ -73,13 +73,19 @@ def test_without_a_baseline_there_are_no_differences_and_that_is_said(tmp_path: 
 
 def test_without_judges_the_selectors_number_is_called_no_evidence(tmp_path: Path) -> None:
     text = text_table(summarise(made_up_run(tmp_path, judged=False)))
-    assert "there is no independent judge. tags chose these clips" in text
+    assert "tags chose these clips and no judge was asked" in text
 
 
 def test_one_prompt_has_no_intervals_and_that_is_said(tmp_path: Path) -> None:
     text = text_table(summarise(made_up_run(tmp_path, prompts=1)))
     assert "No intervals are given: they need 2 finished prompts or more." in text
     assert "[" not in text
+
+
+def test_intervals_over_few_prompts_are_called_so(tmp_path: Path) -> None:
+    few = text_table(summarise(made_up_run(tmp_path, prompts=5)))
+    assert "5 prompts are too few to rely on these intervals." in few
+    assert "too few" not in text_table(summarise(made_up_run(tmp_path)))
 
 
 def test_a_run_without_a_finished_prompt_is_reported_too(tmp_path: Path) -> None:
