@@ -1,0 +1,149 @@
+"""The methods on the real decoder, with a random two-layer language model and no audio."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from src.audio import Clip
+from src.budget import Cost, make_plan
+from src.decoding import Decoder, Decoding
+from src.generator import audiocraft_without_clap
+from src.prompts import Prompt
+from src.search import search
+from src.tree import SearchResult
+from src.verifier import PerplexityVerifier
+from src.wire import Checkpoint
+
+RATE, DIM, FRAMES = 50, 16, 20
+PROMPTS = [Prompt(id=name, text=f"text {name}", key=f"key {name}") for name in ("a", "b", "c")]
+VERIFIER = PerplexityVerifier(Checkpoint(name="random", sha256="0" * 64))
+
+
+@pytest.fixture(scope="module")
+def lm() -> torch.nn.Module:
+    with audiocraft_without_clap():
+        from audiocraft.models.lm import LMModel
+        from audiocraft.modules.codebooks_patterns import DelayedPatternProvider
+        from audiocraft.modules.conditioners import ConditionFuser, ConditioningProvider
+
+    fuser = {"cross": ["description"], "prepend": [], "sum": [], "input_interpolate": []}
+    torch.manual_seed(0)
+    return LMModel(
+        DelayedPatternProvider(4, delays=[0, 1, 2, 3]),
+        ConditioningProvider({}, device="cpu"),
+        ConditionFuser(fuser),
+        n_q=4,
+        card=32,
+        dim=DIM,
+        num_heads=2,
+        num_layers=2,
+        norm_first=True,
+        causal=True,
+        cross_attention=True,
+        positional_embedding="sin",
+        memory_efficient=True,
+    ).eval()
+
+
+class RandomGenerator:
+    """Conditions are noise drawn from the prompt; audio is the first codebook."""
+
+    def __init__(self, lm: torch.nn.Module, max_rows: int = 64) -> None:
+        self.decoder = Decoder(lm, max_rows=max_rows)
+
+    def begin(
+        self, prompts: Sequence[str], keys: Sequence[str], candidates: int, frames: int, seed: int
+    ) -> Decoding:
+        conditions = [
+            torch.randn(3, DIM, generator=torch.Generator().manual_seed(sum(map(ord, prompt))))
+            for prompt in prompts
+        ]
+        return self.decoder.begin(conditions, candidates, frames, keys, seed)
+
+    def render(self, tokens: torch.Tensor) -> list[Clip]:
+        return [Clip(row[:1].float().numpy(), RATE) for row in tokens]
+
+    def synchronize(self) -> None:
+        pass
+
+
+def run(
+    generator: RandomGenerator, method: str, n: int, m: int = 1, k: int = 0, prompts=PROMPTS
+) -> list[SearchResult]:
+    """Searches over 20 frames in steps of 6 (the last has 2); every cost is the planned one."""
+    plan = make_plan(
+        method,
+        candidates=n,
+        beam_width=m,
+        lookahead_k=k,
+        duration=FRAMES / RATE,
+        step_size=6 / RATE,
+        frame_rate=RATE,
+    )
+    results = search(plan, prompts, generator, VERIFIER, seed=1)
+    for result in results:
+        assert isinstance(result, SearchResult)
+        assert Cost(result.ledger.frames, result.ledger.clips) == plan.expected()
+    return [result for result in results if isinstance(result, SearchResult)]
+
+
+def tokens(results: Sequence[SearchResult]) -> list[list[list[int]]]:
+    return [result.winner.tokens.tolist() for result in results]
+
+
+def leaves(result: SearchResult) -> list[float]:
+    last = max(node.step for node in result.nodes)
+    return [node.score.value for node in result.nodes if node.step == last]
+
+
+def test_the_baseline_is_slot_0_of_the_pool(lm: torch.nn.Module) -> None:
+    generator = RandomGenerator(lm)
+    for alone, pool in zip(
+        run(generator, "baseline", 1), run(generator, "best_of_n", 6), strict=True
+    ):
+        assert alone.winner.score.value == pytest.approx(leaves(pool)[0], rel=1e-5)
+        assert pool.winner.score.value == max(leaves(pool))
+
+
+@pytest.mark.parametrize(("method", "k"), [("sbs", 0), ("lookahead", 1), ("lookahead", 9)])
+def test_pausing_and_rolling_out_leave_the_pool_as_it_was(
+    lm: torch.nn.Module, method: str, k: int
+) -> None:
+    """With families of one nothing is pruned: the leaves are best_of_n's candidates, exactly."""
+    generator = RandomGenerator(lm)
+    pool = run(generator, "best_of_n", 4)
+    searched = run(generator, method, 4, m=1, k=k)
+    assert [leaves(result) for result in searched] == [leaves(result) for result in pool]
+    assert tokens(searched) == tokens(pool)
+
+
+@pytest.mark.parametrize(("n", "m"), [(4, 2), (4, 4), (6, 3)])
+def test_lookahead_with_k_0_is_beam_search(lm: torch.nn.Module, n: int, m: int) -> None:
+    generator = RandomGenerator(lm)
+    beam, ahead = run(generator, "sbs", n, m), run(generator, "lookahead", n, m, k=0)
+    assert [result.nodes for result in beam] == [result.nodes for result in ahead]
+    assert tokens(beam) == tokens(ahead)
+
+
+@pytest.mark.parametrize("k", [1, 2])
+def test_one_family_comes_from_one_parent_and_no_two_of_it_are_alike(
+    lm: torch.nn.Module, k: int
+) -> None:
+    generator = RandomGenerator(lm)
+    (result,) = run(generator, "lookahead", 4, 4, k=k, prompts=PROMPTS[:1])
+    best = [node.slot for node in result.nodes if node.kept]
+    assert [n.parent for n in result.nodes if n.step == 1] == [best[0]] * 4
+    assert len({n.log_prob for n in result.nodes if n.step == 1}) == 4
+
+
+@pytest.mark.parametrize("method", ["best_of_n", "sbs", "lookahead"])
+def test_neither_the_group_nor_the_split_into_parts_changes_a_search(
+    lm: torch.nn.Module, method: str
+) -> None:
+    together = tokens(run(RandomGenerator(lm), method, 4, 2, 1))
+    in_parts = tokens(run(RandomGenerator(lm, max_rows=3), method, 4, 2, 1))
+    alone = [
+        tokens(run(RandomGenerator(lm), method, 4, 2, 1, prompts=[prompt]))[0] for prompt in PROMPTS
+    ]
+    assert together == in_parts == alone
