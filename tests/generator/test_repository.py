@@ -242,6 +242,18 @@ def test_the_readmes_exit_codes_are_the_scripts() -> None:
     assert shown == [int(code) for code in preflight.Exit]
 
 
+@pytest.mark.parametrize("command", readme_commands(r"^python (?:-m src|perf/)"))
+def test_the_readmes_other_commands_name_flags_that_are_there(command: str) -> None:
+    words = shlex.split(command)
+    program = words[1:3] if words[1] == "-m" else words[1:2]
+    shown = subprocess.run(
+        [sys.executable, *program, "--help"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert shown.returncode == 0, shown.stderr
+    for flag in (word for word in words if word.startswith("--")):
+        assert flag in shown.stdout
+
+
 def test_every_link_of_the_documents_leads_somewhere() -> None:
     for document in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
         for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", document.read_text("utf-8")):
