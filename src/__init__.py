@@ -1,0 +1,1 @@
+"""Curator: inference-time search for text-to-music generation."""

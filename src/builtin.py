@@ -120,7 +120,7 @@ def as_compression_model(codec: Codec) -> CompressionModel:
             """float32 [B, 1, T] -> codes and no scale."""
             return self.codec.encode(x[:, 0])[:, : self.active], None
 
-        def decode(self, codes: Tensor, scale: None = None) -> Tensor:  # noqa: ARG002
+        def decode(self, codes: Tensor, scale: Tensor | None = None) -> Tensor:  # noqa: ARG002
             """int64 [B, K, frames] -> float32 [B, 1, frames * hop]."""
             return self.codec.decode(codes)[:, None]
 

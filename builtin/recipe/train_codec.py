@@ -240,7 +240,7 @@ def train(options: argparse.Namespace, audio: np.ndarray, rows: np.ndarray) -> N
         loss.backward()
         norm = nn.utils.clip_grad_norm_(codec.parameters(), 1.0)
         optimizer.step()
-        step, spent = step + 1, spent + time.time() - began
+        step, spent = step + 1, spent + min(5.0, time.time() - began)
         bar.update()
         if step % 25 == 0:
             used = [int((quantizer.counts[k] > 0.3).sum()) for k in range(4)]
@@ -330,7 +330,7 @@ def refine(options: argparse.Namespace, audio: np.ndarray, rows: np.ndarray) -> 
         loss.backward()
         nn.utils.clip_grad_norm_(codec.decoder.parameters(), 5.0)
         optimizer.step()
-        step, spent = step + 1, spent + time.time() - began
+        step, spent = step + 1, spent + min(5.0, time.time() - began)
         bar.update()
         if step % 25 == 0:
             history.write(
