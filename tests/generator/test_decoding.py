@@ -1,0 +1,269 @@
+"""The decoder against audiocraft's own decoding, and unfinished steps against unpaused runs."""
+
+import pytest
+import torch
+
+from src.decoding import Decoder, Decoding, Sampling, UnsupportedModel
+from src.generator import load_generator
+from tests.generator.random_models import attributes, condition, random_lm
+
+GREEDY = Sampling(top_k=0)
+PROMPTS = ("a slow harp", "fast loud drums with a guitar and more words", "choir")
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return random_lm()
+
+
+@pytest.fixture(scope="module")
+def builtin():
+    return load_generator("builtin").lm
+
+
+def begin(
+    lm, prompts=PROMPTS, candidates=4, frames=24, seed=1, max_rows=64, **sampling
+) -> Decoding:
+    decoder = Decoder(lm, Sampling(**sampling), max_rows=max_rows)
+    return decoder.begin([condition(lm, p) for p in prompts], candidates, frames, prompts, seed)
+
+
+def whole(lm, **options) -> torch.Tensor:
+    decoding = begin(lm, **options)
+    decoding.advance(decoding.frames)
+    return decoding.tokens()
+
+
+@pytest.mark.parametrize("guidance", [3.0, 1.0])
+@pytest.mark.parametrize("name", ["lm", "builtin"])
+@torch.inference_mode()
+def test_greedy_tokens_are_audiocrafts(name, guidance, request):
+    model = request.getfixturevalue(name)
+    prompt = "a slow harp air in a minor key"
+    if guidance == 1.0:  # audiocraft always computes both halves; at 1 they cancel out
+        expected = model.generate(
+            None, attributes(prompt), max_gen_len=40, use_sampling=False, cfg_coef=1.0
+        )
+    else:
+        expected = model.generate(None, attributes(prompt), max_gen_len=40, use_sampling=False)
+    decoding = Decoder(model, Sampling(guidance=guidance)).begin(
+        [condition(model, prompt)], 1, 40, ["k"], 0
+    )
+    decoding.advance(40, greedy=True)
+    assert torch.equal(decoding.tokens(), expected)
+
+
+@pytest.mark.parametrize("name", ["lm", "builtin"])
+@torch.inference_mode()
+def test_greedy_continuation_of_given_tokens_is_audiocrafts(name, request):
+    model = request.getfixturevalue(name)
+    given = torch.randint(0, model.card, (2, 4, 9), generator=torch.Generator().manual_seed(3))
+    prompt = "a fast violin reel"
+    expected = model.generate(given, attributes(prompt, prompt), max_gen_len=30, use_sampling=False)
+    decoding = Decoder(model).begin(
+        [condition(model, prompt)], 2, 30, ["k"], 0, prompt_tokens=given
+    )
+    assert decoding.finished == 9
+    decoding.advance(21, greedy=True)
+    assert torch.equal(decoding.tokens(), expected)
+    assert torch.equal(decoding.tokens()[..., :9], given)
+
+
+@torch.inference_mode()
+def test_prompts_of_different_length_side_by_side_are_what_each_is_alone(lm):
+    together = begin(lm, candidates=2)
+    together.advance(24, greedy=True)
+    for row, prompt in enumerate(PROMPTS):
+        alone = lm.generate(None, attributes(prompt), max_gen_len=24, use_sampling=False)
+        assert torch.equal(together.tokens()[2 * row : 2 * row + 1], alone)
+
+
+@pytest.mark.parametrize("name", ["lm", "builtin"])
+@torch.inference_mode()
+def test_log_probabilities_are_those_of_a_second_pass(name, request):
+    model = request.getfixturevalue(name)
+    prompts = ("a slow harp", "a loud choir")
+    decoding = begin(model, prompts=prompts, candidates=2, frames=30)
+    decoding.advance(30)
+    tokens = decoding.tokens()
+    source = attributes(prompts[0], prompts[0], prompts[1], prompts[1])
+    output = []
+    for row in range(4):  # alone: audiocraft's padding of texts would change its logits
+        output.append(
+            model.compute_predictions(
+                tokens[row : row + 1], source[row : row + 1], keep_only_valid_steps=False
+            )
+        )
+    logits = torch.cat([o.logits for o in output])
+    assert all(o.mask.all() for o in output)
+    expected = logits.log_softmax(-1).gather(-1, tokens[..., None])[..., 0].mean((1, 2))
+    torch.testing.assert_close(decoding.mean_log_prob(), expected, atol=1e-5, rtol=1e-5)
+
+
+@torch.inference_mode()
+def test_log_probability_of_a_prefix_covers_its_finished_frames_only(lm):
+    decoding = begin(lm, frames=24)
+    decoding.advance(10)
+    prefix = decoding.mean_log_prob()
+    tokens = decoding.tokens()
+    assert tokens.shape[-1] == 10
+    for row in range(2):
+        prediction = lm.compute_predictions(
+            tokens[row : row + 1], attributes(PROMPTS[0]), keep_only_valid_steps=False
+        )
+        # in flight tokens of later frames are conditions of the prefix' last steps: compare where
+        # they play no part, the first codebook's frames and every other up to the delay
+        log_probs = prediction.logits.log_softmax(-1).gather(-1, tokens[row : row + 1, ..., None])
+        ours = decoding._by_frame(decoding._parts[0].log_probs)[row]
+        torch.testing.assert_close(ours[:, :7], log_probs[0, :, :7, 0], atol=1e-5, rtol=1e-5)
+    assert torch.isfinite(prefix).all()
+
+
+@pytest.mark.parametrize("greedy", [True, False])
+@pytest.mark.parametrize("pauses", [(1, 1, 22), (8, 8, 8), (23, 1)])
+def test_a_pause_changes_nothing(lm, greedy, pauses):
+    unpaused, paused = begin(lm), begin(lm)
+    unpaused.advance(24, greedy=greedy)
+    for frames in pauses:
+        paused.advance(frames, greedy=greedy)
+        assert paused.tokens().shape[-1] == paused.finished
+    assert torch.equal(paused.tokens(), unpaused.tokens())
+    assert torch.equal(paused.mean_log_prob(), unpaused.mean_log_prob())
+
+
+@pytest.mark.parametrize("rollout", [1, 7, 16])
+def test_a_rollout_that_is_rewound_leaves_no_trace(lm, rollout):
+    unpaused, looked = begin(lm), begin(lm)
+    unpaused.advance(24)
+    looked.advance(8)
+    before = looked.mean_log_prob()
+    mark = looked.mark()
+    looked.advance(rollout, greedy=True)
+    looked.rewind(mark)
+    assert looked.finished == 8
+    assert torch.equal(looked.mean_log_prob(), before)
+    looked.advance(16)
+    assert torch.equal(looked.tokens(), unpaused.tokens())
+    assert torch.equal(looked.mean_log_prob(), unpaused.mean_log_prob())
+
+
+def test_a_rollout_is_the_greedy_continuation(lm):
+    sampled = begin(lm, prompts=PROMPTS[:1])
+    sampled.advance(8)
+    mark = sampled.mark()
+    sampled.advance(16, greedy=True)
+    rolled = sampled.tokens()
+    sampled.rewind(mark)
+    sampled.advance(16, greedy=True)
+    assert torch.equal(sampled.tokens(), rolled)
+
+
+def test_a_branch_is_an_unpaused_run_of_its_parent_with_its_own_noise(lm):
+    """Slot i after select(rows) = rows[i]'s past, then slot i's noise."""
+    branched, straight = begin(lm), begin(lm)
+    rows = [2, 2, 0, 2, 5, 4, 5, 7, 8, 8, 11, 11]
+    branched.advance(8)
+    parents = branched.tokens()
+    branched.select(rows)
+    assert torch.equal(branched.tokens(), parents[rows])
+    branched.advance(16)
+    straight.advance(24)
+    for row, parent in enumerate(rows):
+        if row == parent:  # its own first child is the very candidate that never branched
+            assert torch.equal(branched.tokens()[row], straight.tokens()[row])
+    siblings = branched.tokens()[[0, 1, 3]]
+    assert not torch.equal(siblings[0, :, 8:], siblings[1, :, 8:])
+    assert not torch.equal(siblings[1, :, 8:], siblings[2, :, 8:])
+    # the children's log-probabilities carry their parent's past
+    again = begin(lm)
+    again.advance(8)
+    again.select(rows)
+    again.advance(16)
+    assert torch.equal(again.mean_log_prob(), branched.mean_log_prob())
+
+
+def test_branching_copies_tokens_in_flight(lm):
+    """Right after a select, children agree on what was already sampled of later frames."""
+    decoding = begin(lm, prompts=PROMPTS[:1])
+    decoding.advance(8)
+    decoding.select([1, 1, 1, 1])
+    decoding.advance(3)
+    first = decoding.tokens()[:, 0, 8:11]
+    assert (first == first[:1]).all()
+
+
+@pytest.mark.parametrize("max_rows", [1, 3, 4, 5, 8, 64])
+def test_parts_give_the_same_candidates(lm, max_rows):
+    rows = [3, 3, 0, 1, 4, 4, 4, 4, 11, 10, 9, 8]
+    results = []
+    for limit in (64, max_rows):
+        decoding = begin(lm, max_rows=limit)
+        decoding.advance(8)
+        decoding.select(rows)
+        mark = decoding.mark()
+        decoding.advance(4, greedy=True)
+        decoding.rewind(mark)
+        decoding.advance(16)
+        results.append(decoding.tokens())
+    assert torch.equal(*results)
+
+
+def test_a_candidate_is_the_same_wherever_its_prompt_stands(lm):
+    order = (2, 0, 1)
+    straight = whole(lm).view(3, 4, 4, 24)
+    permuted = whole(lm, prompts=[PROMPTS[i] for i in order]).view(3, 4, 4, 24)
+    assert torch.equal(permuted, straight[list(order)])
+
+
+def test_the_first_n_of_a_pool_of_m_are_the_pool_of_n(lm):
+    large = whole(lm, candidates=6).view(3, 6, 4, 24)
+    small = whole(lm, candidates=2).view(3, 2, 4, 24)
+    assert torch.equal(large[:, :2], small)
+
+
+def test_seeds_prompts_and_slots_sample_differently(lm):
+    tokens = whole(lm, prompts=["same", "same words"])
+    assert len({tuple(row.flatten().tolist()) for row in tokens}) == len(tokens)
+    assert not torch.equal(whole(lm, seed=2), whole(lm, seed=1))
+
+
+def test_stereo_delays_decode_as_in_audiocraft():
+    """Stereo MusicGen: eight codebooks, delayed in pairs."""
+    model = random_lm(codebooks=8, delays=[0, 0, 1, 1, 2, 2, 3, 3])
+    expected = model.generate(None, attributes("x"), max_gen_len=20, use_sampling=False)
+    decoding = Decoder(model).begin([condition(model, "x")], 1, 20, ["k"], 0)
+    decoding.advance(20, greedy=True)
+    assert torch.equal(decoding.tokens(), expected)
+
+
+def test_biases_are_heeded():
+    model = random_lm(bias_ff=True, bias_attn=True)
+    expected = model.generate(None, attributes("x y z"), max_gen_len=20, use_sampling=False)
+    decoding = Decoder(model).begin([condition(model, "x y z")], 1, 20, ["k"], 0)
+    decoding.advance(20, greedy=True)
+    assert torch.equal(decoding.tokens(), expected)
+
+
+def test_other_patterns_and_wrong_calls_are_refused(lm):
+    from audiocraft.modules.codebooks_patterns import UnrolledPatternProvider
+
+    other = random_lm()
+    other.pattern_provider = UnrolledPatternProvider(4)
+    with pytest.raises(UnsupportedModel, match="only delayed ones"):
+        Decoder(other)
+    decoding = begin(lm)
+    with pytest.raises(ValueError, match="24 frames"):
+        decoding.advance(25)
+    with pytest.raises(ValueError, match="another prompt"):
+        decoding.select([4, *range(1, 12)])
+    with pytest.raises(ValueError, match="no log-probabilities"):
+        decoding.mean_log_prob()
+
+
+def test_bfloat16_decodes_finite_numbers(lm):
+    decoder = Decoder(lm, dtype=torch.bfloat16)
+    decoding = decoder.begin([condition(lm, "x")], 2, 12, ["k"], 1)
+    decoding.advance(12)
+    assert torch.isfinite(decoding.mean_log_prob()).all()
+    with pytest.raises(ValueError, match="float16 needs a GPU"):
+        Decoder(lm, dtype=torch.float16)

@@ -1,0 +1,90 @@
+"""Loading and rendering: the built-in model, folders, conditions, hashes, audiocraft's import."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from src.generator import GeneratorError, hash_of, load_generator
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def generator():
+    return load_generator("builtin")
+
+
+def test_the_builtin_model_makes_clips(generator):
+    candidates = generator.begin(["a slow harp", "drums"], ["a", "b"], 2, 25, seed=1)
+    candidates.advance(25)
+    clips = generator.render(candidates.tokens())
+    assert [clip.samples.shape for clip in clips] == [(1, 8000)] * 4
+    assert {clip.rate for clip in clips} == {16_000}
+    assert generator.checkpoint.name == "builtin"
+    assert (generator.device, generator.dtype, generator.channels) == ("cpu", "float32", 1)
+
+
+def test_conditions_are_audiocrafts_of_the_prompt_alone(generator):
+    from audiocraft.modules.conditioners import ConditioningAttributes
+
+    prompt = "A lively violin reel over piano chords."
+    attributes = [ConditioningAttributes(text={"description": prompt})]
+    provider = generator.lm.condition_provider
+    with torch.inference_mode():
+        expected = provider(provider.tokenize(attributes))["description"][0][0]
+    assert torch.equal(generator.condition(prompt), expected)
+    assert generator.condition(prompt) is generator.condition(prompt)
+
+
+def test_rendering_in_batches_is_rendering_one_by_one(generator):
+    tokens = torch.randint(0, 1024, (19, 4, 20), generator=torch.Generator().manual_seed(0))
+    together = generator.render(tokens)
+    for index in (0, 15, 16, 18):
+        alone = generator.render(tokens[index : index + 1])[0]
+        assert abs(alone.samples - together[index].samples).max() < 1e-5
+
+
+def test_musicgen_imports_without_network_or_tokenizers_where_laion_clap_is_installed(tmp_path):
+    """As it comes, importing audiocraft loads CLAP's tokenizers from the hub and dies."""
+    code = (
+        "from src.generator import audiocraft_without_clap\n"
+        "with audiocraft_without_clap():\n"
+        "    from audiocraft.models import MusicGen\n"
+        "import importlib.util, sys\n"
+        "assert 'laion_clap' not in sys.modules\n"
+        "assert importlib.util.find_spec('laion_clap') is not None\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_a_folder_without_weights_is_a_clear_error(tmp_path):
+    with pytest.raises(GeneratorError, match=r"state_dict\.bin"):
+        load_generator(str(tmp_path))
+
+
+def test_a_hash_is_kept_for_a_large_file_until_it_changes(tmp_path, monkeypatch):
+    import hashlib
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = tmp_path / "weights.bin"
+    with path.open("wb") as file:
+        file.truncate(100_000_001)
+    first = hash_of([path])
+    own = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert first == hashlib.sha256(own.encode()).hexdigest()
+    assert len(list((tmp_path / "cache" / "curator" / "sha256").iterdir())) == 1
+    assert hash_of([path]) == first
+    with path.open("r+b") as file:
+        file.write(b"changed")
+    assert hash_of([path]) != first
