@@ -258,7 +258,7 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> T
 
 
 def refuse_unsupported(lm: LMModel) -> None:
-    """Raise UnsupportedModel, with every reason, unless lm is built like a text-to-music MusicGen."""
+    """Raise UnsupportedModel, with every reason, unless lm is built like a text MusicGen."""
     fuser, transformer = lm.fuser, lm.transformer
     other_fusions = {
         name: conditions
@@ -321,10 +321,10 @@ def _linear(weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Linear:
 
 
 def _concatenated(linears: Sequence[nn.Linear], dtype: torch.dtype) -> Linear:
-    weight = torch.cat([linear.weight for linear in linears])
-    biases = [linear.bias for linear in linears if linear.bias is not None]
+    weight = torch.cat([linear.weight.detach() for linear in linears])
+    biases = [linear.bias.detach() for linear in linears if linear.bias is not None]
     return _linear(weight, torch.cat(biases) if biases else None, dtype)
 
 
-def _norm(norm: nn.LayerNorm, dtype: torch.dtype) -> Norm:
+def _norm(norm: Any, dtype: torch.dtype) -> Norm:
     return Norm(norm.weight.detach().to(dtype), norm.bias.detach().to(dtype), norm.eps)
