@@ -128,7 +128,8 @@ NOT_TAGS = """bass guitar(s), jaw harp(s), mouth harp(s), blues harp(s), chorus 
 the chorus, verse and chorus, soap opera(s), voice over(s), scottish dance(s), folk dance(s),
 irish dance(s), square dance(s), country dance(s), court dance(s), traditional dance(s),
 sword dance(s), ambient noise(s), ambient sound(s), ambient room, metal bar(s), metal plate(s),
-metal object(s), native indian, american indian, the house, the instrumental, singing bowl(s), tongue drum(s)"""
+metal object(s), native indian, american indian, the house, the instrumental, singing bowl(s),
+tongue drum(s)"""
 
 # Negations of the voice that are tags themselves.
 OPPOSITES = {

@@ -28,7 +28,7 @@ def half(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def main() -> None:
-    """Write codec, language model, text encoder, vocabulary and sizes."""
+    """Write codec, language model, text encoder, vocabulary, sizes and training curves."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -64,6 +64,11 @@ def main() -> None:
         "trained_steps": trained["step"],
         "trained_minutes": round(trained["spent"] / 60, 1),
     }
+    with (options.target / "training.jsonl").open("w") as curves:
+        for part in ("codec", "codec_refined", "lm"):
+            history = options.work / f"{part}.jsonl"
+            for line in history.read_text().splitlines() if history.exists() else ():
+                curves.write(json.dumps({"part": part, **json.loads(line)}) + "\n")
     (options.target / "config.json").write_text(json.dumps(sizes, indent=2) + "\n")
 
 
