@@ -14,8 +14,8 @@ wrong environment.
 import importlib.util
 import json
 import logging
+import os
 import sys
-import tempfile
 import urllib.error
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -244,9 +244,9 @@ def _judges(
 
 
 def _writable(output: Path) -> list[Missing]:
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=output):
-            return []
-    except OSError as error:
-        return [Missing(f"a folder to write to: {output}", str(error), "choose another: --output")]
+    """Looks only: a run that cannot start leaves no folder behind."""
+    there = next(p for p in (output.absolute(), *output.absolute().parents) if p.exists())
+    if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+        return []
+    problem = f"{there} is {'not writable' if there.is_dir() else 'not a folder'}"
+    return [Missing(f"a folder to write to: {output}", problem, "choose another: --output")]

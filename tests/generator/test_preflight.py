@@ -276,6 +276,12 @@ def test_a_results_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None
     (tmp_path / "file").touch()
     (text,) = find("--output", "file/results")[1]
     assert "a folder to write to: file/results" in text
+    assert "file is not a folder" in text
+
+
+def test_looking_leaves_no_folder_behind(tmp_path: Path) -> None:
+    assert find("--output", "a/b")[1]
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.usefixtures("_model_is_there")
