@@ -136,7 +136,7 @@ def main() -> None:
         "ratio": float(np.mean(on_generated) / np.mean(on_references)),
         "by_lead_references_generated": by_lead,
     }
-    named = [named_tags(p.text, tags) for p in prompts]
+    named = [named_tags(p.text, "tags") for p in prompts]
 
     def score(prompt: int, clips: np.ndarray) -> float:
         wanted = [tags.index(t) for t in named[prompt].wanted]
