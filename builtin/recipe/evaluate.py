@@ -21,15 +21,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from src.generator import load_generator
-from src.stats import paired_interval
 from tqdm import tqdm
 
 from builtin.recipe.captions import INSTRUMENT_WORDS
 from builtin.recipe.train_codec import MelLoss
 from src.audio import read_audio
 from src.builtin import BUILTIN_DIR, load_codec
+from src.generator import load_generator
 from src.prompts import load_prompts
+from src.stats import paired_interval
 from src.tagger import Tagger, load_tagger
 from src.vocabulary import named_tags
 
