@@ -22,7 +22,7 @@ FAKE_UV = f"""#!/usr/bin/env bash
 [[ $1 == --version ]] && exit
 [[ $1 == python ]] && exit 1
 echo "$*" >>"$UV_LOG"
-[[ $1 == venv ]] && mkdir -p "${{@: -1}}/bin" && ln -s {sys.executable} "${{@: -1}}/bin/python"
+[[ $1 == venv ]] && mkdir -p "${{@: -1}}/bin" && ln -s "{sys.executable}" "${{@: -1}}/bin/python"
 [[ $1 == pip ]] && sleep "${{UV_SLEEP:-0}}" && exit "${{UV_FAILS:-0}}"
 exit 0
 """
