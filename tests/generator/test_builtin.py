@@ -100,7 +100,7 @@ def test_synthesis_inverts_the_analysis_of_its_own_window():
 
 
 def test_codec_keeps_what_a_reference_sounds_like():
-    """Band by band over time, coded references are like their originals, far more than like others."""
+    """Band by band over time, coded references are far more like their originals than others."""
     codec = load_codec()
     names = [f"builtin-{number:02d}" for number in range(8)]
 
