@@ -93,7 +93,7 @@ def test_help_teaches_with_examples_that_parse(capsys: pytest.CaptureFixture[str
 
 
 def test_what_does_not_decide_results_is_not_in_the_identity() -> None:
-    one = settings("--server", "auto", "--output", "/tmp/x", "--log_level", "debug")
+    one = settings("--server", "auto", "--output", "elsewhere", "--log_level", "debug")
     assert one.decisive() == settings("--max_rows", "4", "--data_dir", "elsewhere").decisive()
     for args in (("--seed", "1"), ("--method", "sbs"), ("--prompts", "a"), ("--guidance", "1")):
         assert settings(*args).decisive() != settings().decisive()
