@@ -20,6 +20,7 @@ split into parts that advance one after the other, which nobody outside sees.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -49,6 +50,8 @@ class Decoder:
     ) -> None:
         self.transformer = Transformer(lm, dtype)
         self.sampling = sampling or Sampling()
+        # two: a batch's last part may have fewer rows than the others
+        self.pack = functools.lru_cache(maxsize=2)(self.transformer.pack)
         self.max_rows = max_rows
         self.delays = delays_of(lm)
         if dtype == torch.float16 and self.transformer.device.type == "cpu":
@@ -89,7 +92,7 @@ class Decoder:
     def guided(self) -> bool:
         return self.sampling.guidance != 1
 
-    def predict(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    def predict(self, transformer: Transformer, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """hidden [halves, rows, dim] -> log-probabilities and logits to sample from.
 
         Both float32 [rows, codebooks, cardinality]. The log-probabilities are conditional: before
@@ -98,10 +101,10 @@ class Decoder:
         """
         told = hidden[0]
         if not self.guided:
-            logits = self.transformer.logits(told)
+            logits = transformer.logits(told)
             return logits.log_softmax(-1), logits
         guided = torch.lerp(hidden[1], told, self.sampling.guidance)
-        own, logits = self.transformer.logits(torch.cat([told, guided])).chunk(2)
+        own, logits = transformer.logits(torch.cat([told, guided])).chunk(2)
         return own.log_softmax(-1), logits.contiguous()
 
 
@@ -116,12 +119,14 @@ class Mark(NamedTuple):
 class _Part:
     """Rows that go through the transformer together, equally many of each of their prompts.
 
+    transformer: the decoder's, arranged for this many rows
     caches: a layer's keys and values, [2, rows or twice as many, heads, steps, head dim]
     sequence: int64 [rows, steps, codebooks]
     log_probs: float32 [rows, steps, codebooks], of the tokens of the sequence
     noise: float64 [rows, steps, codebooks]; a slot's own, whatever row is copied there
     """
 
+    transformer: Transformer
     texts: list[Text]
     caches: list[Tensor]
     sequence: Tensor
@@ -166,7 +171,7 @@ class Decoding:
     def _step(self, part: _Part, position: int, greedy: bool) -> None:
         """Feed one sequence step, sample the next."""
         decoder = self.decoder
-        hidden = decoder.transformer.hidden(
+        hidden = part.transformer.hidden(
             part.sequence[:, position : position + 1],
             self._positions[position : position + 1],
             position,
@@ -174,7 +179,7 @@ class Decoding:
             part.texts,
             decoder.guided,
         )
-        log_probs, logits = decoder.predict(hidden[:, :, 0])
+        log_probs, logits = decoder.predict(part.transformer, hidden[:, :, 0])
         step = position + 1
         if greedy:
             tokens = logits.argmax(-1)
@@ -258,6 +263,7 @@ class Decoding:
         device = transformer.device
         self._parts.append(
             _Part(
+                transformer=self.decoder.pack(rows, self.decoder.guided),
                 texts=[Text.stack(of_layer) for of_layer in zip(*texts, strict=True)],
                 caches=transformer.caches(rows, self._steps, self.decoder.guided),
                 sequence=torch.full(shape, transformer.cardinality, device=device),

@@ -96,13 +96,17 @@ def uniforms(
 def sample(logits: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor:
     """Draw tokens: float32 logits [..., vocabulary], float64 uniform [...] -> int64 [...].
 
-    As in audiocraft's `sample_top_k`, tokens that tie with the k-th best are all kept. The running
-    sum is in float64: in float32 it could fall by a rounding error and pick a token of weight 0.
+    As in audiocraft's `sample_top_k`, tokens that tie with the k-th best are all kept. A running
+    sum must not fall, or a token of weight 0 could be picked: a CPU keeps a float32 one in float64
+    and rounds it, a GPU adds float32 numbers in any order.
     """
-    weights = torch.softmax(logits / sampling.temperature, dim=-1)
+    scaled = logits if sampling.temperature == 1 else logits / sampling.temperature
+    weights = torch.softmax(scaled, dim=-1)
     if 0 < sampling.top_k < logits.shape[-1]:
         best = torch.topk(logits, sampling.top_k, sorted=False).values
         weights *= logits >= best.amin(-1, keepdim=True)
-    cumulative = weights.cumsum(-1, dtype=torch.float64)
-    target = uniform[..., None] * cumulative[..., -1:]
+    cumulative = weights.cumsum(-1, dtype=torch.float64 if logits.is_cuda else torch.float32)
+    total = cumulative[..., -1:]
+    target = (uniform[..., None] * total).to(total.dtype)
+    target = torch.minimum(target, total.nextafter(torch.zeros_like(total)))  # rounding met it
     return torch.searchsorted(cumulative, target, right=True).squeeze(-1)
