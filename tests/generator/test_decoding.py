@@ -1,10 +1,14 @@
 """The decoder against audiocraft's own decoding, and unfinished steps against unpaused runs."""
 
+from collections.abc import Sequence
+
 import pytest
 import torch
+import torch.nn.functional as F
 
 from src.decoding import Decoder, Decoding, Sampling, UnsupportedModel
 from src.generator import load_generator
+from src.transformer import Linear
 from tests.generator.random_models import attributes, condition, random_lm
 
 GREEDY = Sampling(top_k=0)
@@ -32,6 +36,16 @@ def whole(lm, **options) -> torch.Tensor:
     decoding = begin(lm, **options)
     decoding.advance(decoding.frames)
     return decoding.tokens()
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("outputs", "inputs"), [(96, 32), (32, 96), (512, 2048)])
+def test_a_product_is_the_same_in_any_order_of_its_weight(outputs, inputs, bias):
+    weight, x = torch.randn(outputs, inputs), torch.randn(6, inputs)
+    linear = Linear(weight, torch.randn(outputs) if bias else None)
+    expected = F.linear(x, weight, linear.bias)
+    for product in (linear(x), linear.pack(6)(x), linear.pack(5)(x)):
+        torch.testing.assert_close(product, expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("guidance", [3.0, 1.0])
@@ -78,25 +92,47 @@ def test_prompts_of_different_length_side_by_side_are_what_each_is_alone(lm):
         assert torch.equal(together.tokens()[2 * row : 2 * row + 1], alone)
 
 
+def second_pass(model, tokens: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+    """audiocraft's own mean log-probability of finished tokens, row by row: [rows].
+
+    Alone, because audiocraft's padding of texts would change its logits.
+    """
+    means = []
+    for row, prompt in zip(tokens.split(1), prompts, strict=True):
+        output = model.compute_predictions(row, attributes(prompt), keep_only_valid_steps=False)
+        assert output.mask.all()
+        log_probs = output.logits.log_softmax(-1).gather(-1, row[..., None])[..., 0]
+        means.append(log_probs.mean())
+    return torch.stack(means)
+
+
 @pytest.mark.parametrize("name", ["lm", "builtin"])
 @torch.inference_mode()
 def test_log_probabilities_are_those_of_a_second_pass(name, request):
     model = request.getfixturevalue(name)
-    prompts = ("a slow harp", "a loud choir")
-    decoding = begin(model, prompts=prompts, candidates=2, frames=30)
+    a, b = "a slow harp", "a loud choir"
+    decoding = begin(model, prompts=(a, b), candidates=2, frames=30)
     decoding.advance(30)
-    tokens = decoding.tokens()
-    source = attributes(prompts[0], prompts[0], prompts[1], prompts[1])
-    output = []
-    for row in range(4):  # alone: audiocraft's padding of texts would change its logits
-        output.append(
-            model.compute_predictions(
-                tokens[row : row + 1], source[row : row + 1], keep_only_valid_steps=False
-            )
-        )
-    logits = torch.cat([o.logits for o in output])
-    assert all(o.mask.all() for o in output)
-    expected = logits.log_softmax(-1).gather(-1, tokens[..., None])[..., 0].mean((1, 2))
+    expected = second_pass(model, decoding.tokens(), (a, a, b, b))
+    torch.testing.assert_close(decoding.mean_log_prob(), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("max_rows", [3, 64])
+@torch.inference_mode()
+def test_a_branch_carries_its_parents_whole_past(lm, max_rows):
+    """Keys, values, tokens in flight and log-probabilities: a second pass would tell."""
+    prompts = [prompt for prompt in PROMPTS for _ in range(4)]
+    decoding = begin(lm, max_rows=max_rows)
+    decoding.advance(8)
+    decoding.select([2, 2, 0, 2, 5, 4, 5, 7, 8, 8, 11, 11])
+    decoding.advance(5)
+    decoding.select([1, 3, 3, 0, 4, 4, 6, 6, 11, 10, 9, 8])
+    mark = decoding.mark()
+    decoding.advance(4, greedy=True)
+    decoding.select([3, 2, 1, 0, 7, 7, 7, 7, 8, 9, 10, 11])  # rewinding keeps their pasts swapped
+    decoding.rewind(mark)
+    decoding.advance(11)
+    expected = second_pass(lm, decoding.tokens(), prompts)
     torch.testing.assert_close(decoding.mean_log_prob(), expected, atol=1e-5, rtol=1e-5)
 
 
