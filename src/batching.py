@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from src.verifier_core import Adapter, ScoreError
+from src.adapters.base import Adapter, ScoreError
 from src.wire import Checkpoint, Score, State, VerifierInfo, VerifierResult
 
 logger = logging.getLogger(__name__)
@@ -94,13 +94,19 @@ class Worker:
     """A model, its queue and the thread that serves it. The model loads in that thread too."""
 
     def __init__(
-        self, adapter: Adapter, device: str, settings: BatchSettings, metrics: Metrics
+        self,
+        adapter: Adapter,
+        device: str,
+        settings: BatchSettings,
+        metrics: Metrics,
+        dtype: str = "float32",
     ) -> None:
         self.adapter = adapter
         self.state: State = "loading"
         self.problem: str | None = None
         self.checkpoint: Checkpoint | None = None
         self._device = device
+        self._dtype = dtype
         self._settings = settings
         self._metrics = metrics
         self._queue: deque[tuple[Job, int]] = deque()
@@ -159,7 +165,7 @@ class Worker:
         name = self.adapter.name
         try:
             begin = time.monotonic()
-            self.checkpoint = self.adapter.load(self._device)
+            self.checkpoint = self.adapter.load(self._device, self._dtype)
             logger.info("%s: ready after %.1f s", name, time.monotonic() - begin)
         except Exception as error:  # whatever a model's library raises: the other models go on
             logger.exception("%s: did not load", name)

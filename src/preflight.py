@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src import hub
-from src.weights import ROOT, VERIFIER_WEIGHTS, Missing, hub_needed, missing_encoder, missing_model
+from src.weights import ROOT, Missing, hub_needed, missing_encoder, missing_model
 
 if TYPE_CHECKING:
     from src.prompts import Prompt
@@ -111,7 +111,6 @@ def message(missing: Sequence[Missing]) -> str:
 
 def _verifier(settings: "BenchmarkSettings") -> list[Missing]:
     from src.verifier import components
-    from src.verifier_core import PLANNED, VERIFIERS
 
     try:
         names = [name for name in components(settings.verifier) if name != "perplexity"]
@@ -120,40 +119,54 @@ def _verifier(settings: "BenchmarkSettings") -> list[Missing]:
     if not names:
         return []
     python = "envs/verifier/.venv/bin/python"
-    found, hosted = [], dict.fromkeys(VERIFIERS, "ready")
     if settings.server == "auto":
+        found = _weights(names, python)
         if not (ROOT / python).exists():
             found.append(
                 Missing("the verifier environment", f"{python} is not there", "make setup")
             )
-    else:
-        try:
-            hosted = hosted_verifiers(settings.server)
-        except (OSError, ValueError) as error:
-            found.append(
-                Missing(
-                    f"a verifier server at {settings.server} ({error})",
-                    "this repository",
-                    f"in another terminal: {python} verifier_server.py; or let this run start its "
-                    "own: --server auto",
-                )
-            )
+        return found
+    try:
+        hosted = hosted_verifiers(settings.server)
+    except (OSError, ValueError) as error:
+        server = Missing(
+            f"a verifier server at {settings.server} ({error})",
+            "this repository",
+            f"in another terminal: {python} verifier_server.py; or let this run start its "
+            "own: --server auto",
+        )
+        return [server, *_weights(names, python)]
+    return [
+        Missing(
+            f"verifier {name} on the server",
+            settings.server,
+            f"{hosted.get(name, 'it hosts ' + (', '.join(hosted) or 'nothing'))}. "
+            f"Start it with --models {name}, or choose another --verifier",
+        )
+        for name in names
+        if hosted.get(name) not in ("ready", "loading")
+    ]
+
+
+def _weights(names: Sequence[str], python: str) -> list[Missing]:
+    """What a server on this machine could not host."""
+    from src.verifier_core import VERIFIERS
+    from src.verifier_weights import absent
+
+    found = []
     for name in names:
-        if hosted.get(name) in ("ready", "loading"):
+        if name not in VERIFIERS:
+            there = ", ".join(VERIFIERS)
+            found.append(Missing(f"verifier {name}", "nowhere", f"there are {there}"))
             continue
-        if name in PLANNED:
-            file, source, licence = VERIFIER_WEIGHTS[name]
-            how = f"no adapter hosts it in this version; there are {', '.join(VERIFIERS)}"
-            found.append(Missing(f"verifier {name}: {file}", source, how, licence))
-        else:
-            problem = hosted.get(name, f"it hosts {', '.join(hosted) or 'nothing'}")
-            found.append(
-                Missing(
-                    f"verifier {name} on the server",
-                    settings.server,
-                    f"{problem}. Start it with --models {name}, or choose another --verifier",
-                )
-            )
+        adapter = VERIFIERS[name](name)
+        if files := absent(adapter.files):
+            what = ", ".join(f"{f.name} ({f.size})" if f.size else f.name for f in files)
+            sources = ", ".join(dict.fromkeys(f.source for f in files))
+            how = f"{python} verifier_server.py --fetch {name}"
+            found.append(Missing(f"verifier {name}: {what}", sources, how, adapter.licence))
+        elif problem := adapter.missing():
+            found.append(Missing(f"verifier {name}", "this repository", problem))
     return found
 
 

@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 import numpy as np
 from fastapi import Request, UploadFile
 
+from src.adapters.base import PromptUnusable
 from src.audio import AudioError, AudioLimits, decode_wav, resample, to_mono
 from src.batching import ClipFailed, ModelFailed, QueueFull, Worker
 from src.gate import Problem
-from src.verifier_core import PromptUnusable
 from src.wire import Limits, Refusal, ScoreRequest, VerifierResult
 
 T = TypeVar("T")

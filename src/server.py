@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import Depends, FastAPI, File, Form, Request, Response, UploadFile
 from fastapi.exceptions import RequestValidationError
@@ -24,10 +24,10 @@ from pydantic import Json
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartParser
 
+from src.adapters.base import Adapter
 from src.batching import BatchSettings, Metrics, Worker
 from src.gate import DOCS_FILES_PATH, DOCS_PATH, OPENAPI_PATH, Gate, Problem, problem_response
 from src.scoring import score_request, unless_gone
-from src.verifier_core import Adapter
 from src.wire import (
     HEALTH_PATH,
     METRICS_PATH,
@@ -85,6 +85,8 @@ class ServerSettings:
     port: int = 8000
     #: Where models run: auto (a GPU when there is one), cpu, cuda, cuda:1, ...
     device: str = "auto"
+    #: What models compute in: float32, bfloat16 or float16 (half precision is for GPUs).
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     #: CPU threads of a model; 0 leaves one core to the event loop, -1 takes them all.
     threads: int = 0
     #: Clients must send it as "Authorization: Bearer <token>". Better given as CURATOR_TOKEN in
@@ -126,7 +128,10 @@ def create_app(adapters: Sequence[Adapter], settings: ServerSettings) -> FastAPI
     limits, metrics = settings.limits, Metrics()
     if settings.batch.max_queue < limits.max_files:
         raise ValueError("batch.max_queue must be at least limits.max_files")
-    workers = {a.name: Worker(a, settings.device, settings.batch, metrics) for a in adapters}
+    workers = {
+        a.name: Worker(a, settings.device, settings.batch, metrics, settings.dtype)
+        for a in adapters
+    }
     pool = ThreadPoolExecutor(2, thread_name_prefix="decode")
 
     @asynccontextmanager

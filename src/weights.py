@@ -17,28 +17,6 @@ BUILTIN_FILES = (
     *("config.json", "lm.safetensors", "codec.safetensors"),
     "text_encoder/model.safetensors",
 )
-VERIFIER_WEIGHTS = {
-    "clap": (
-        "music_audioset_epoch_15_esc_90.14.pt",
-        "https://huggingface.co/lukewys/laion_clap",
-        "see that page",
-    ),
-    "quality": (
-        "checkpoint.pt (Audiobox Aesthetics)",
-        "https://huggingface.co/facebook/audiobox-aesthetics",
-        "CC-BY 4.0",
-    ),
-    "muq": (
-        "MuQ-MuLan-large with MuQ-large and xlm-roberta-base",
-        "https://huggingface.co/OpenMuQ/MuQ-MuLan-large",
-        "CC-BY-NC 4.0 (no commercial use)",
-    ),
-    "imagebind": (
-        "imagebind_huge.pth (4.8 GB)",
-        "https://dl.fbaipublicfiles.com/imagebind/imagebind_huge.pth",
-        "CC-BY-NC-SA 4.0 (no commercial use)",
-    ),
-}
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 
 import verifier_server
-from src.verifier_core import VERIFIERS, Adapter, PromptUnusable, finite_score
+from src.adapters.base import Adapter, PromptUnusable, finite_score
+from src.verifier_core import VERIFIERS
 from src.wire import Checkpoint, Score
 
 
@@ -21,7 +22,7 @@ class Fake(Adapter):
     sample_rate = 16_000
     needs_text = True
 
-    def load(self, device: str) -> Checkpoint:
+    def load(self, device: str, dtype: str = "float32") -> Checkpoint:
         if self.name == "broken":
             raise RuntimeError("the weights are torn")
         if self.name == "slow_to_load":

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pytest
 
+from src.adapters.base import Adapter, finite_score
 from src.batching import BatchSettings, ClipFailed, Job, Metrics, ModelFailed, QueueFull, Worker
-from src.verifier_core import Adapter, finite_score
 from src.wire import Checkpoint, Score
 
 
@@ -25,7 +25,7 @@ class Recorder(Adapter):
         self.go = threading.Event()
         self.calls: list[list[float]] = []
 
-    def load(self, device: str) -> Checkpoint:
+    def load(self, device: str, dtype: str = "float32") -> Checkpoint:
         return Checkpoint(name="recorder", sha256="00")
 
     def score(self, clips: Sequence[np.ndarray], prompts: Sequence[str]) -> list[Score]:

@@ -4,16 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from src.adapters.base import PromptUnusable, ScoreError, finite_score
+from src.adapters.tags import TaggerVerifier
 from src.tagger import load_tagger
-from src.verifier_core import (
-    VERIFIERS,
-    NotHosted,
-    PromptUnusable,
-    ScoreError,
-    TaggerVerifier,
-    choose,
-    finite_score,
-)
+from src.verifier_core import VERIFIERS, NotHosted, choose
 
 RATE = 16_000
 

@@ -1,0 +1,93 @@
+"""What a verifier's adapter is: the class that every module of this package fills in."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import ClassVar
+
+import numpy as np
+
+from src.verifier_weights import WeightFile, missing_line
+from src.wire import Checkpoint, Score
+
+
+class ScoreError(RuntimeError):
+    """A clip that came out of a model without a finite score."""
+
+
+class PromptUnusable(ValueError):
+    """A prompt that this verifier has no score for, whatever the clip."""
+
+    def __init__(self, reason: str, vocabulary: Sequence[str] = ()) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.vocabulary = tuple(vocabulary)
+
+
+class Adapter(ABC):
+    """One model as a verifier. All but `name`, `missing` and `check` is used by one thread only."""
+
+    summary: ClassVar[str]
+    licence: ClassVar[str]
+    sample_rate: ClassVar[int]  # Hz; clips arrive mono at this rate
+    needs_text: ClassVar[bool]
+    files: ClassVar[tuple[WeightFile, ...]] = ()  # what `load` needs
+    max_batch: ClassVar[int] = 32  # clips in one call of `score`
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def missing(self) -> str | None:
+        """What is not there that `load` needs, and how to get it, in one line; None: all there."""
+        return missing_line(self.name, self.files)
+
+    @abstractmethod
+    def load(self, device: str, dtype: str = "float32") -> Checkpoint:
+        """Load the weights onto `device` and say which they are; compute in `dtype`.
+
+        dtype: "float32", "bfloat16" or "float16". Raises WeightsError for a file that is missing
+        or is not what it should be.
+        """
+
+    def vocabulary(self) -> tuple[str, ...]:
+        """The words of which a prompt must name one; empty when any prompt will do."""
+        return ()
+
+    def check(self, prompt: str) -> None:  # noqa: B027 (most verifiers take any prompt)
+        """Raise PromptUnusable for a prompt that has no score. Quick, and needs no weights."""
+
+    @abstractmethod
+    def score(self, clips: Sequence[np.ndarray], prompts: Sequence[str]) -> list[Score]:
+        """clips: float32 [T] mono at `sample_rate`, prompts: one each -> one score each, in order.
+
+        A clip's score must not depend on the others of the call. Raises ScoreError (through
+        `finite_score`) rather than make one up.
+        """
+
+
+def finite_score(value: float, components: Mapping[str, float]) -> Score:
+    """A Score, or a ScoreError that names what is not finite."""
+    bad = [name for name, x in {"score": value, **components}.items() if not math.isfinite(x)]
+    if bad:
+        raise ScoreError(f"the model gave no finite number for {', '.join(bad)}")
+    return Score(value=value, components=dict(components))
+
+
+@contextmanager
+def computing(device: str, dtype: str) -> Iterator[None]:
+    """No gradients, and matrix products in `dtype` where that is not float32."""
+    import torch
+
+    precision = getattr(torch, dtype)
+    kind = torch.device(device).type
+    with torch.inference_mode(), torch.autocast(kind, precision, precision != torch.float32):
+        yield
+
+
+def window_starts(samples: int, window: int) -> list[int]:
+    """Where fixed windows start that cover every sample of a clip: the last one ends with it.
+
+    A clip that is no longer than one window has the start 0.
+    """
+    return [*range(0, samples - window, window), max(0, samples - window)]
