@@ -1,6 +1,7 @@
 """What a verifier's adapter is: the class that every module of this package fills in."""
 
 import math
+import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -83,6 +84,35 @@ def computing(device: str, dtype: str) -> Iterator[None]:
     kind = torch.device(device).type
     with torch.inference_mode(), torch.autocast(kind, precision, precision != torch.float32):
         yield
+
+
+@contextmanager
+def random_states_kept() -> Iterator[None]:
+    """The global random states afterwards as before.
+
+    Building a model draws its initial weights from them, and some draw in every layer of every
+    forward for a layer drop that only training does.
+    """
+    import torch
+
+    python, legacy_numpy = random.getstate(), np.random.get_state()
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(legacy_numpy)
+
+
+def must_be_audible(clip: np.ndarray, shortest: int = 1) -> None:
+    """Raise ScoreError for a clip with fewer samples than `shortest`, or with some not finite."""
+    if not len(clip):
+        raise ScoreError("the clip has no samples")
+    if len(clip) < shortest:
+        raise ScoreError(f"a clip of {len(clip)} samples is too short: at least {shortest}")
+    if not np.isfinite(clip).all():
+        raise ScoreError("the clip holds NaN or infinite samples")
 
 
 def window_starts(samples: int, window: int) -> list[int]:

@@ -13,6 +13,7 @@ from src.adapters.base import (
     computing,
     finite_score,
 )
+from src.weights import TAGGERS, TAGGERS_DIR
 from src.wire import Checkpoint, Score
 
 if TYPE_CHECKING:
@@ -30,9 +31,7 @@ class TaggerVerifier(Adapter):
     tagger: "Tagger"
 
     def missing(self) -> str | None:
-        from src.tagger import TAGGERS, WEIGHTS_DIR
-
-        path = WEIGHTS_DIR / f"{TAGGERS[self.name]}.safetensors"
+        path = TAGGERS_DIR / f"{TAGGERS[self.name]}.safetensors"
         return None if path.is_file() else f"{path} is missing; it is part of the repository"
 
     def load(self, device: str, dtype: str = "float32") -> Checkpoint:

@@ -1,0 +1,99 @@
+"""benchmark.py with the verifier `clap`: the real library over HTTP, its weights random.
+
+The built-in generator makes the clips. The weights are made in the verifier environment, and reach
+the server that the run starts through CURATOR_WEIGHTS.
+"""
+
+import hashlib
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from src.local_server import PYTHON
+from src.preflight import Exit
+from src.records import read_manifest
+
+ROOT = Path(__file__).parents[2]
+CHECKPOINT = "music_audioset_epoch_15_esc_90.14.pt"
+COMMAND = (
+    *("benchmark.py", "--profile", "builtin", "--verifier", "clap", "--server", "auto"),
+    *("--method", "best_of_n", "--candidates", "2", "--beam_width", "1"),
+    *("--num_samples", "2", "--duration", "2"),
+)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("clap")
+    made = subprocess.run(
+        [str(PYTHON), "-m", "tests.verifier.clap_weights", str(folder)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert made.returncode == 0, made.stderr
+    yield folder / "weights"
+    for checkpoint in folder.rglob(CHECKPOINT):  # 320 MB each
+        checkpoint.unlink()
+
+
+def run(output: Path, weights: Path | None) -> tuple[int, str]:
+    """Exit code and stderr, on a machine whose hub cache is empty."""
+    environment = os.environ | {
+        "HF_HOME": str(output / "empty hub"),
+        "HF_HUB_OFFLINE": "1",
+        "XDG_CACHE_HOME": str(output / "cache"),
+        "CURATOR_WEIGHTS": str(weights or ""),
+    }
+    done = subprocess.run(
+        [sys.executable, *COMMAND, "--output", str(output)],
+        cwd=ROOT,
+        env={name: value for name, value in environment.items() if name != "HF_HUB_CACHE"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    return done.returncode, done.stderr
+
+
+@pytest.mark.slow
+def test_a_run_with_clap_is_whole_and_a_second_start_does_nothing_twice(
+    weights: Path, tmp_path: Path
+) -> None:
+    code, err = run(tmp_path, weights)
+    assert code == Exit.DONE, err
+    (folder,) = tmp_path.glob("benchmark-*")
+    lines = (folder / "records.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    assert len(records) == 2
+    loaded = hashlib.sha256((weights / CHECKPOINT).read_bytes()).hexdigest()
+    for record in records:
+        scores = [node["score"]["value"] for node in record["tree"]]
+        assert len(scores) == 2
+        assert all(math.isfinite(value) and -1 <= value <= 1 for value in scores)
+        assert len(set(scores)) == 2
+        assert record["winner"]["score"]["value"] == max(scores)
+        assert record["ledger"]["clips"] == 2
+        assert (folder / record["audio"]).is_file()
+    checkpoint = read_manifest(folder)["identity"]["checkpoints"]["clap"]
+    assert checkpoint == {"name": CHECKPOINT, "sha256": loaded}
+
+    code, err = run(tmp_path, weights)
+    assert code == Exit.DONE, err
+    assert (folder / "records.jsonl").read_text().splitlines() == lines
+    assert len(read_manifest(folder)["starts"]) == 2
+
+
+def test_without_weights_the_run_says_so_before_it_starts_anything(tmp_path: Path) -> None:
+    code, err = run(tmp_path, None)
+    assert code == Exit.MISSING
+    for part in (CHECKPOINT, "vocab.json", "--fetch clap"):
+        assert part in err
+    assert not list(tmp_path.glob("benchmark-*"))
