@@ -29,8 +29,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from src.layers import AbsorbedText, Text
 from src.sampling import NoiseKey, Sampling, sample, uniforms
-from src.transformer import Text, Transformer, UnsupportedModel
+from src.transformer import Transformer, UnsupportedModel
 
 if TYPE_CHECKING:
     from audiocraft.models import LMModel
@@ -127,7 +128,7 @@ class _Part:
     """
 
     transformer: Transformer
-    texts: list[Text]
+    texts: list[Text | AbsorbedText]
     caches: list[Tensor]
     sequence: Tensor
     log_probs: Tensor
@@ -264,7 +265,7 @@ class Decoding:
         self._parts.append(
             _Part(
                 transformer=self.decoder.pack(rows, self.decoder.guided),
-                texts=[Text.stack(of_layer) for of_layer in zip(*texts, strict=True)],
+                texts=transformer.side_by_side(texts),
                 caches=transformer.caches(rows, self._steps, self.decoder.guided),
                 sequence=torch.full(shape, transformer.cardinality, device=device),
                 log_probs=torch.zeros(shape, device=device),

@@ -75,7 +75,8 @@ def benchmark_figure(summary: Summary) -> Figure:
             _dress(ax, measure, paired)
         _costs(axes[-1], rows, summary.costs)
         if paired:
-            axes[-1].set_xlabel(f"frames generated\n(baseline: {_spent(summary.costs[BASELINE])})")
+            spent = _spent(summary.costs[BASELINE])
+            axes[-1].set_xlabel(f"frames generated\nbaseline: {spent}", fontsize=6)
         axes[0].set_yticks(range(len(rows)), rows)
         axes[0].set_ylim(len(rows) - 0.5, -0.5)
         figure.suptitle(summary.title, fontsize=8, x=0.01, ha="left")

@@ -2,8 +2,9 @@
 
 The arithmetic is audiocraft's; what is left out is what it does again at every position. Keys and
 values are written into caches allocated once, a prompt's text is projected once and not repeated
-for its rows, and the rows without a text (classifier-free guidance) skip cross-attention: their
-keys and values would be zero, so all that it adds to them is its biases.
+for its rows (a short one is absorbed into the weights around it), and the rows without a text
+(classifier-free guidance) skip cross-attention: their keys and values would be zero, so all that it
+adds to them is its biases.
 
 Weights are the LMModel's own tensors where dtype and device allow, not copies; on a CPU a packed
 copy stands beside them (`Transformer.pack`).
@@ -12,194 +13,26 @@ copy stands beside them (`Transformer.pack`).
 from __future__ import annotations
 
 import copy
-import dataclasses
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from src.layers import AbsorbedText, Layer, Linear, Norm, Text
+
 if TYPE_CHECKING:
     from audiocraft.models import LMModel
 
 
-CORE_CACHE = 2_000_000  # bytes that a core keeps near
 PACKED_AT_MOST = 2_000_000_000  # bytes of weights: larger models are not kept a second time
 
 
 class UnsupportedModel(ValueError):
     """A model that this decoder would get wrong; the message says why."""
-
-
-class Linear(NamedTuple):
-    """x [rows, in] -> [rows, out].
-
-    packed: the weight once more, in the order in which MKL reads it for x of `packed_rows` rows. A
-    product with few rows takes little longer than reading the weight does, so the order tells. The
-    operators are those that torch.compile emits on a CPU.
-    """
-
-    weight: Tensor
-    bias: Tensor | None = None
-    packed: Tensor | None = None
-    packed_rows: int = 0
-
-    def __call__(self, x: Tensor) -> Tensor:
-        if len(x) == self.packed_rows:
-            return torch.ops.mkl._mkl_linear(x, self.packed, self.weight, self.bias, len(x))
-        if x.is_cuda:
-            return F.linear(x, self.weight, self.bias)
-        # MKL takes W xᵀ of few rows up to 1.5 times as fast as x Wᵀ, which F.linear asks for.
-        if self.bias is None:
-            return torch.mm(self.weight, x.t()).t()
-        return torch.addmm(self.bias[:, None], self.weight, x.t()).t()
-
-    def pack(self, rows: int) -> Linear:
-        """For x of that many rows; itself where W xᵀ is as fast: large weights with few outputs."""
-        outputs, inputs = self.weight.shape
-        if outputs <= inputs and self.weight.nbytes > CORE_CACHE:
-            return self
-        packed = torch.ops.mkl._mkl_reorder_linear_weight(self.weight, rows)
-        return self._replace(packed=packed, packed_rows=rows)
-
-
-class Norm(NamedTuple):
-    """Layer norm over the last dimension."""
-
-    weight: Tensor
-    bias: Tensor
-    eps: float
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
-
-
-class Text(NamedTuple):
-    """What one layer attends to: keys and values of prompts, [prompts * heads, length, head dim].
-
-    bias: [prompts * heads, 1, length], -inf past the end of the shorter prompts; None where all
-    are equally long.
-    """
-
-    keys: Tensor
-    values: Tensor
-    bias: Tensor | None = None
-
-    @staticmethod
-    def stack(texts: Sequence[Text]) -> Text:
-        """Prompts side by side. What pads the shorter ones has weight zero, exactly."""
-        lengths = [text.keys.shape[1] for text in texts]
-        missing = [max(lengths) - length for length in lengths]
-        keys = torch.cat([F.pad(t.keys, (0, 0, 0, m)) for t, m in zip(texts, missing, strict=True)])
-        values = torch.cat(
-            [F.pad(t.values, (0, 0, 0, m)) for t, m in zip(texts, missing, strict=True)]
-        )
-        if not any(missing):
-            return Text(keys, values)
-        bias = keys.new_zeros(keys.shape[0], 1, max(lengths))
-        heads = texts[0].keys.shape[0]
-        for prompt, length in enumerate(lengths):
-            bias[prompt * heads : (prompt + 1) * heads, :, length:] = -torch.inf
-        return Text(keys, values, bias)
-
-
-def attention(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Softmax attention: queries [B, n, d], keys and values [B, length, d] -> [B, n, d].
-
-    For one query a row, two plain batched products are faster on a CPU than
-    `scaled_dot_product_attention`.
-    """
-    # beta 0: what stands in for an absent bias is not read
-    scores = torch.baddbmm(
-        queries.new_empty(1, 1, 1) if bias is None else bias,
-        queries,
-        keys.transpose(1, 2),
-        beta=0 if bias is None else 1,
-        alpha=queries.shape[-1] ** -0.5,
-    )
-    return torch.bmm(torch.softmax(scores, dim=-1), values)
-
-
-@dataclass(frozen=True)
-class Layer:
-    """Self-attention, cross-attention on the text, feed-forward; norms come first."""
-
-    heads: int
-    self_norm: Norm
-    qkv: Linear
-    self_out: Linear
-    text_norm: Norm
-    text_query: Linear
-    text_keys: Linear
-    text_values: Linear
-    text_out: Linear
-    ff_norm: Norm
-    ff_up: Linear
-    ff_activation: Callable[[Tensor], Tensor]
-    ff_down: Linear
-
-    @cached_property
-    def without_text(self) -> Tensor | None:
-        """[1, dim]: what cross-attention adds to rows without a text; None is nothing."""
-        bias = self.text_values.bias
-        return None if bias is None else self.text_out(bias[None])
-
-    def pack(self, past_rows: int, told_rows: int, rows: int) -> Layer:
-        """For so many rows in self-attention, in cross-attention and in the feed-forward."""
-        return dataclasses.replace(
-            self,
-            qkv=self.qkv.pack(past_rows),
-            self_out=self.self_out.pack(past_rows),
-            text_query=self.text_query.pack(told_rows),
-            text_out=self.text_out.pack(told_rows),
-            ff_up=self.ff_up.pack(rows),
-            ff_down=self.ff_down.pack(rows),
-        )
-
-    def attend_to_past(self, x: Tensor, cache: Tensor, position: int, times: int) -> Tensor:
-        """x [rows * times, dim]: `times` positions from `position` on, which the cache takes.
-
-        cache: [2 (keys, values), rows, heads, positions, head dim], filled before `position`.
-        """
-        x = self.self_norm(x)
-        rows, head_dim = cache.shape[1], cache.shape[-1]
-        qkv = self.qkv(x).view(rows, times, 3, self.heads, head_dim).permute(2, 0, 3, 1, 4)
-        cache[:, :, :, position : position + times] = qkv[1:]
-        if times == 1:
-            keys, values = cache[:, :, :, : position + 1].flatten(1, 2)
-            y = attention(qkv[0].reshape(-1, 1, head_dim), keys, values)
-        else:
-            assert position == 0, "several positions at once are for the first ones only"
-            keys, values = cache[:, :, :, :times]
-            y = F.scaled_dot_product_attention(qkv[0].contiguous(), keys, values, is_causal=True)
-            y = y.transpose(1, 2)
-        return self.self_out(y.reshape(x.shape))
-
-    def attend_to_text(self, x: Tensor, text: Text) -> Tensor:
-        """x [rows, dim]: each prompt's rows attend to its keys and values as one batch."""
-        x = self.text_norm(x)
-        prompts = text.keys.shape[0] // self.heads
-        queries = self.text_query(x).view(prompts, len(x) // prompts, self.heads, -1)
-        queries = queries.transpose(1, 2).flatten(0, 1)
-        y = attention(queries, text.keys, text.values, text.bias)
-        return self.text_out(y.unflatten(0, (prompts, self.heads)).transpose(1, 2).reshape(x.shape))
-
-    def feed_forward(self, x: Tensor) -> Tensor:
-        """x [rows, dim]."""
-        return self.ff_down(self.ff_activation(self.ff_up(self.ff_norm(x))))
-
-    def project_text(self, source: Tensor) -> Text:
-        """One prompt's cross-attention source [length, dim] -> its keys and values."""
-        keys, values = (
-            project(source).unflatten(1, (self.heads, -1)).transpose(0, 1).contiguous()
-            for project in (self.text_keys, self.text_values)
-        )
-        return Text(keys, values)
 
 
 class Transformer:
@@ -272,13 +105,21 @@ class Transformer:
         source = source.to(self.device, self.dtype)
         return [layer.project_text(source) for layer in self.layers]
 
+    def side_by_side(self, texts: Sequence[Sequence[Text]]) -> list[Text | AbsorbedText]:
+        """Several prompts' texts, by layer each, as each layer attends to them."""
+        by_layer = list(zip(*texts, strict=True))
+        length = sum(text.keys.shape[1] for text in by_layer[0])
+        if length <= self.dim // self.heads and self.dtype == torch.float32:
+            return [layer.absorb(of) for layer, of in zip(self.layers, by_layer, strict=True)]
+        return [Text.stack(of_layer) for of_layer in by_layer]
+
     def hidden(
         self,
         tokens: Tensor,
         positions: Tensor,
         first: int,
         caches: Sequence[Tensor],
-        texts: Sequence[Text],
+        texts: Sequence[Text | AbsorbedText],
         guided: bool,
     ) -> Tensor:
         """Run the positions from `first` on; the caches take their keys and values.

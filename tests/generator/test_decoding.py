@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from src.decoding import Decoder, Decoding, Sampling, UnsupportedModel
 from src.generator import load_generator
-from src.transformer import Linear
+from src.layers import Linear
 from tests.generator.random_models import attributes, condition, random_lm
 
 GREEDY = Sampling(top_k=0)
@@ -18,6 +18,12 @@ PROMPTS = ("a slow harp", "fast loud drums with a guitar and more words", "choir
 @pytest.fixture(scope="module")
 def lm():
     return random_lm()
+
+
+@pytest.fixture(scope="module")
+def narrow_heads():
+    """Heads narrower than the texts are long, so that texts are not absorbed."""
+    return random_lm(heads=8)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +55,7 @@ def test_a_product_is_the_same_in_any_order_of_its_weight(outputs, inputs, bias)
 
 
 @pytest.mark.parametrize("guidance", [3.0, 1.0])
-@pytest.mark.parametrize("name", ["lm", "builtin"])
+@pytest.mark.parametrize("name", ["lm", "narrow_heads", "builtin"])
 @torch.inference_mode()
 def test_greedy_tokens_are_audiocrafts(name, guidance, request):
     model = request.getfixturevalue(name)
@@ -67,7 +73,7 @@ def test_greedy_tokens_are_audiocrafts(name, guidance, request):
     assert torch.equal(decoding.tokens(), expected)
 
 
-@pytest.mark.parametrize("name", ["lm", "builtin"])
+@pytest.mark.parametrize("name", ["lm", "narrow_heads", "builtin"])
 @torch.inference_mode()
 def test_greedy_continuation_of_given_tokens_is_audiocrafts(name, request):
     model = request.getfixturevalue(name)
@@ -83,8 +89,10 @@ def test_greedy_continuation_of_given_tokens_is_audiocrafts(name, request):
     assert torch.equal(decoding.tokens()[..., :9], given)
 
 
+@pytest.mark.parametrize("name", ["lm", "narrow_heads"])
 @torch.inference_mode()
-def test_prompts_of_different_length_side_by_side_are_what_each_is_alone(lm):
+def test_prompts_of_different_length_side_by_side_are_what_each_is_alone(name, request):
+    lm = request.getfixturevalue(name)
     together = begin(lm, candidates=2)
     together.advance(24, greedy=True)
     for row, prompt in enumerate(PROMPTS):
@@ -106,7 +114,7 @@ def second_pass(model, tokens: torch.Tensor, prompts: Sequence[str]) -> torch.Te
     return torch.stack(means)
 
 
-@pytest.mark.parametrize("name", ["lm", "builtin"])
+@pytest.mark.parametrize("name", ["lm", "narrow_heads", "builtin"])
 @torch.inference_mode()
 def test_log_probabilities_are_those_of_a_second_pass(name, request):
     model = request.getfixturevalue(name)
@@ -117,10 +125,12 @@ def test_log_probabilities_are_those_of_a_second_pass(name, request):
     torch.testing.assert_close(decoding.mean_log_prob(), expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["lm", "narrow_heads"])
 @pytest.mark.parametrize("max_rows", [3, 64])
 @torch.inference_mode()
-def test_a_branch_carries_its_parents_whole_past(lm, max_rows):
+def test_a_branch_carries_its_parents_whole_past(name, max_rows, request):
     """Keys, values, tokens in flight and log-probabilities: a second pass would tell."""
+    lm = request.getfixturevalue(name)
     prompts = [prompt for prompt in PROMPTS for _ in range(4)]
     decoding = begin(lm, max_rows=max_rows)
     decoding.advance(8)
@@ -272,8 +282,9 @@ def test_stereo_delays_decode_as_in_audiocraft():
     assert torch.equal(decoding.tokens(), expected)
 
 
-def test_biases_are_heeded():
-    model = random_lm(bias_ff=True, bias_attn=True)
+@pytest.mark.parametrize("heads", [2, 16])
+def test_biases_are_heeded(heads):
+    model = random_lm(heads=heads, bias_ff=True, bias_attn=True)
     expected = model.generate(None, attributes("x y z"), max_gen_len=20, use_sampling=False)
     decoding = Decoder(model).begin([condition(model, "x y z")], 1, 20, ["k"], 0)
     decoding.advance(20, greedy=True)
