@@ -1,11 +1,17 @@
 """The verifier server: hosts music models that score WAV uploads against prompts over HTTP.
 
     python verifier_server.py                          # everything whose weights are there
+    python verifier_server.py --fetch clap quality     # download what these two need, and end
     python verifier_server.py --models tags --port 9000
     CURATOR_TOKEN=secret python verifier_server.py     # clients must send the token
 
-Runs in the environment of envs/verifier. The page /docs describes the requests; /ready tells when
-the models are loaded, /metrics what they do. SIGTERM or Ctrl-C finishes what is queued and stops.
+Runs in the environment of envs/verifier, and downloads nothing unless --fetch is given. The page
+/docs describes the requests; /ready tells when the models are loaded, /metrics what they do.
+SIGTERM or Ctrl-C finishes what is queued and stops.
+
+Exit codes: 0 stopped as asked, or every file fetched; 1 a file could not be fetched, or the port
+could not be listened on; 2 wrong usage, or a model was named whose weights are missing; 130 a
+download was interrupted (the same command goes on with it).
 """
 
 import logging
@@ -13,15 +19,20 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 
 import tyro
-import uvicorn
 
-from src.server import ServerSettings, create_app
+from src import hub
+from src.adapters.base import Adapter
+from src.server_settings import LOCAL_HOSTS, ServerSettings, SettingsError, configure_torch
 from src.verifier_core import NotHosted, choose
+from src.verifier_weights import is_non_commercial
 
 logger = logging.getLogger("verifier_server")
+
+DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
 def main() -> int:
@@ -31,20 +42,50 @@ def main() -> int:
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     try:
+        settings.check()
+        settings.use_weights_dir()
+        if settings.fetch is not None:
+            return fetch(settings.fetch)
         adapters, left_out = choose(settings.models)
-    except NotHosted as error:
+        say_what_is_hosted(adapters, left_out)
+        hub.go_offline()
+        settings = replace(settings, device=configure_torch(settings, len(adapters)))
+    except (SettingsError, NotHosted) as error:
         logger.error("%s", error)
-        return 2
-    for name, problem in left_out.items():
-        logger.warning("%s is left out: %s", name, problem)
-    for adapter in adapters:
-        logger.info("%s: %s (%s)", adapter.name, adapter.summary, adapter.licence)
-    if settings.token is None and settings.host not in ("127.0.0.1", "localhost", "::1"):
+        return USAGE
+    if settings.token is None and settings.host not in LOCAL_HOSTS:
         logger.warning(
             "anyone who reaches this machine can use the server: set CURATOR_TOKEN, "
             "or listen on --host 127.0.0.1"
         )
-    settings = replace(settings, device=configure_torch(settings, len(adapters)))
+    return serve(adapters, settings)
+
+
+def fetch(names: Sequence[str]) -> int:
+    from src.fetch import fetch
+
+    try:
+        return fetch(names)
+    except KeyboardInterrupt:
+        logger.error("interrupted: the same command goes on where this one stopped")
+        return INTERRUPTED
+
+
+def say_what_is_hosted(adapters: Sequence[Adapter], left_out: dict[str, str]) -> None:
+    for name, problem in left_out.items():
+        logger.warning("%s is left out: %s", name, problem)
+    for adapter in adapters:
+        logger.info("%s: %s; licence: %s", adapter.name, adapter.summary, adapter.licence)
+        if is_non_commercial(adapter.licence):
+            logger.warning("%s: NOT FOR COMMERCIAL USE; licence: %s", adapter.name, adapter.licence)
+
+
+def serve(adapters: Sequence[Adapter], settings: ServerSettings) -> int:
+    """Host the adapters until a signal asks to stop."""
+    import uvicorn
+
+    from src.server import create_app
+
     app = create_app(adapters, settings)
     server = uvicorn.Server(
         uvicorn.Config(
@@ -70,22 +111,8 @@ def main() -> int:
     if not getattr(app.state, "stopped", False):
         logger.warning("a model was still computing when the time to stop was over")
         logging.shutdown()
-        os._exit(0)  # ending the interpreter under a computing thread would crash
-    return 0
-
-
-def configure_torch(settings: ServerSettings, models: int) -> str:
-    """Share the cores among the models, and resolve the device 'auto'."""
-    import torch
-
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    free = cores if settings.threads < 0 else cores - 1
-    torch.set_num_threads(settings.threads if settings.threads > 0 else max(1, free // models))
-    if settings.device != "auto":
-        return settings.device
-    return "cuda" if torch.cuda.is_available() else "cpu"
+        os._exit(DONE)  # ending the interpreter under a computing thread would crash
+    return DONE
 
 
 def stop_at_end_of_stdin() -> None:

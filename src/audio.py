@@ -9,8 +9,11 @@ import io
 import os
 import struct
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import soundfile
@@ -80,9 +83,32 @@ def decode_wav(data: bytes, limits: AudioLimits | None = None, name: str = "the 
     Raises AudioError, which calls the file `name`.
     """
     limits = limits or AudioLimits()
-    data_bytes = _data_chunk_bytes(data, name)
+    with _open_wav(io.BytesIO(data), limits, name) as file:
+        samples = file.read(dtype="float32", always_2d=True).T
+        rate, frames = file.samplerate, file.frames
+    if samples.shape[1] != frames:
+        raise AudioError(f"{name}: {samples.shape[1]} of {frames} frames are there")
+    if not np.isfinite(samples).all():
+        raise AudioError(f"{name}: contains NaN or infinite samples")
+    peak = float(np.abs(samples).max())
+    if peak > limits.max_peak:
+        raise AudioError(f"{name}: peak {peak:g}; scale the samples to full scale = 1")
+    return Clip(np.ascontiguousarray(samples), rate)
+
+
+def wav_seconds(stream: BinaryIO, limits: AudioLimits, name: str) -> float:
+    """How long a WAV lasts, from its header; decodes nothing. Raises AudioError."""
+    with _open_wav(stream, limits, name) as file:
+        return float(file.frames / file.samplerate)
+
+
+@contextmanager
+def _open_wav(stream: BinaryIO, limits: AudioLimits, name: str) -> Iterator[soundfile.SoundFile]:
+    """A WAV whose header is within the limits and true to its length. Raises AudioError."""
+    data_bytes = _data_chunk_bytes(stream, name)
+    stream.seek(0)
     try:
-        with soundfile.SoundFile(io.BytesIO(data)) as file:
+        with soundfile.SoundFile(stream) as file:
             rate, channels = file.samplerate, file.channels
             if file.format not in ("WAV", "WAVEX") or file.subtype not in _SUBTYPES:
                 raise AudioError(
@@ -95,36 +121,32 @@ def decode_wav(data: bytes, limits: AudioLimits | None = None, name: str = "the 
                 )
             if not 1 <= channels <= limits.max_channels:
                 raise AudioError(f"{name}: {channels} channels; at most {limits.max_channels}")
-            if file.frames == 0 or data_bytes == 0:
+            if file.frames <= 0 or data_bytes == 0:
                 raise AudioError(f"{name}: has no samples")
             if file.frames > limits.max_seconds * rate:
                 raise AudioError(
                     f"{name}: lasts {file.frames / rate:.1f} s; at most {limits.max_seconds:g} s"
                 )
-            samples = file.read(dtype="float32", always_2d=True).T
-            if samples.shape[1] != file.frames:
-                raise AudioError(f"{name}: {samples.shape[1]} of {file.frames} frames are there")
+            yield file
     except soundfile.SoundFileError as error:
         raise AudioError(f"{name}: not a readable WAV ({error})") from error
-    if not np.isfinite(samples).all():
-        raise AudioError(f"{name}: contains NaN or infinite samples")
-    peak = float(np.abs(samples).max())
-    if peak > limits.max_peak:
-        raise AudioError(f"{name}: peak {peak:g}; scale the samples to full scale = 1")
-    return Clip(np.ascontiguousarray(samples), rate)
 
 
-def _data_chunk_bytes(data: bytes, name: str) -> int:
+def _data_chunk_bytes(stream: BinaryIO, name: str) -> int:
     """Length of the data chunk in bytes; libsndfile would shorten a lying one in silence."""
-    if len(data) < 12 or data[:4] != b"RIFF" or data[8:12] != b"WAVE":
+    length = stream.seek(0, io.SEEK_END)
+    stream.seek(0)
+    header = stream.read(12)
+    if len(header) < 12 or header[:4] != b"RIFF" or header[8:] != b"WAVE":
         raise AudioError(f"{name}: not a WAV file (no RIFF/WAVE header)")
     at, has_format = 12, False
-    while at + 8 <= len(data):
-        kind, size = struct.unpack_from("<4sI", data, at)
-        if at + 8 + size > len(data):
+    while at + 8 <= length:
+        stream.seek(at)
+        kind, size = struct.unpack("<4sI", stream.read(8))
+        if at + 8 + size > length:
             raise AudioError(
                 f"{name}: its {kind.decode('latin-1')!r} chunk claims {size} bytes, "
-                f"{len(data) - at - 8} are there (cut off, or a wrong header)"
+                f"{length - at - 8} are there (cut off, or a wrong header)"
             )
         if kind == b"data":
             if not has_format:

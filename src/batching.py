@@ -16,12 +16,17 @@ from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 
 import numpy as np
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from src.adapters.base import Adapter, ScoreError
+from src.monitoring import Metrics
+from src.verifier_weights import WeightsError, why_not_loaded
 from src.wire import Checkpoint, Score, State, VerifierInfo, VerifierResult
 
 logger = logging.getLogger(__name__)
+
+# Loading saves and restores what is one for the whole process (random states, names that a library
+# looks up while it is imported): models load one after the other.
+_loading = threading.Lock()
 
 
 class QueueFull(RuntimeError):
@@ -45,36 +50,12 @@ class ClipFailed(RuntimeError):
 
 @dataclass(frozen=True)
 class BatchSettings:
+    #: Clips in one model call at most; 1 for no batching.
     max_clips: int = 32
+    #: Milliseconds that a clip may wait for others to share its call.
     max_wait_ms: float = 5.0
-    max_queue: int = 1024  # clips
-
-
-class Metrics:
-    """What /metrics shows; one registry per server, so that several can live in one process."""
-
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-
-        def make(kind, name, text, labels, **options):  # type: ignore[no-untyped-def]
-            return kind(f"curator_{name}", text, labels, registry=self.registry, **options)
-
-        model = ["model"]
-        sizes = [1, 2, 4, 8, 16, 32, 64, 128]
-        self.queue_depth: Gauge = make(Gauge, "queue_depth", "clips waiting", model)
-        self.batch_clips: Histogram = make(
-            Histogram, "batch_clips", "clips in a model call", model, buckets=sizes
-        )
-        self.queue_seconds: Histogram = make(Histogram, "queue_seconds", "a job's wait", model)
-        self.compute_seconds: Histogram = make(Histogram, "compute_seconds", "a model call", model)
-        self.clips: Counter = make(Counter, "clips", "clips scored", model)
-        self.dropped: Counter = make(Counter, "dropped_clips", "their client had gone", model)
-        self.rejects: Counter = make(
-            Counter, "rejects", "requests refused or failed", ["reason", "model"]
-        )
-        self.request_seconds: Histogram = make(
-            Histogram, "request_seconds", "whole requests", ["path", "status"]
-        )
+    #: Clips that may wait for one model; requests beyond it are answered with 503.
+    max_queue: int = 1024
 
 
 @dataclass(eq=False)
@@ -109,6 +90,7 @@ class Worker:
         self._dtype = dtype
         self._settings = settings
         self._metrics = metrics
+        metrics.add_model(adapter.name)
         self._queue: deque[tuple[Job, int]] = deque()
         self._changed = threading.Condition()
         self._stopping = False
@@ -164,21 +146,25 @@ class Worker:
     def _run(self) -> None:
         name = self.adapter.name
         try:
-            begin = time.monotonic()
-            self.checkpoint = self.adapter.load(self._device, self._dtype)
+            with _loading:
+                begin = time.monotonic()
+                self.checkpoint = self.adapter.load(self._device, self._dtype)
             logger.info("%s: ready after %.1f s", name, time.monotonic() - begin)
-        except Exception as error:  # whatever a model's library raises: the other models go on
-            logger.exception("%s: did not load", name)
+        except BaseException as error:  # even SystemExit of a library: the other models go on
+            trace = None if isinstance(error, WeightsError) else error
+            logger.error("%s: did not load: %s", name, why_not_loaded(error), exc_info=trace)
             with self._changed:
-                self.state, self.problem = "failed", f"{type(error).__name__}: {error}"
+                self.state, self.problem = "failed", why_not_loaded(error)
                 failed, self._queue = self._queue, deque()
                 self._show_depth()
             for job, _ in failed:
                 _finish(job, ModelFailed(f"{name} did not load: {self.problem}"))
             return
         self.state = "ready"
+        self._metrics.ready.labels(name).set(1)
         while batch := self._next_batch():
             self._score(batch)
+            del batch  # its clips need not stay until the next one comes
 
     def _next_batch(self) -> list[tuple[Job, int]]:
         """Wait for clips and take up to `max_clips` of them; empty when the server stops."""
@@ -241,7 +227,7 @@ class Worker:
             if len(scores) != len(batch):
                 raise RuntimeError(f"{len(scores)} scores for {len(batch)} clips")
             return scores
-        except Exception as error:  # whatever a library raises, running out of memory included
+        except BaseException as error:  # even SystemExit, which would end this thread in silence
             failure = error
         if len(batch) > 1:
             for item in batch:

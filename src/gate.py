@@ -1,6 +1,7 @@
-"""What every request passes before its body is read: an id, the token, a place, a time limit.
+"""What every request passes before its body is read: an id, the token, limits on time and memory.
 
 Plain ASGI, because it has to act before FastAPI parses a form, and it times and logs the answer.
+How uploads are kept from standing in each other's way is told in src/uploads.py.
 """
 
 import asyncio
@@ -12,11 +13,11 @@ import uuid
 from collections.abc import Awaitable, Callable
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from src.batching import Metrics
+from src.monitoring import Metrics
+from src.problems import Problem, problem_response
+from src.uploads import Upload, Uploads
 from src.wire import (
     HEALTH_PATH,
     METRICS_PATH,
@@ -24,8 +25,6 @@ from src.wire import (
     REQUEST_ID_HEADER,
     SCORE_PATH,
     VERIFIERS_PATH,
-    ErrorBody,
-    Refusal,
 )
 
 logger = logging.getLogger(__name__)
@@ -36,42 +35,8 @@ _KNOWN_PATHS = (*_OPEN_PATHS, SCORE_PATH, VERIFIERS_PATH, METRICS_PATH)
 _GOOD_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
-class Problem(HTTPException):
-    """A request that is answered with an ErrorBody."""
-
-    def __init__(
-        self,
-        status: int,
-        error: str,
-        message: str,
-        *,
-        index: int | None = None,
-        verifier: str | None = None,
-        refused: list[Refusal] | None = None,
-        retry_after: int | None = None,
-    ) -> None:
-        headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
-        super().__init__(status, message, headers)
-        self.error, self.message, self.index, self.verifier = error, message, index, verifier
-        self.refused = refused or []
-
-
-def problem_response(problem: Problem, request_id: str, metrics: Metrics) -> JSONResponse:
-    metrics.rejects.labels(problem.error, problem.verifier or "").inc()
-    logger.info("%s %s: %s", request_id, problem.error, problem.message)
-    body = ErrorBody(
-        request_id=request_id,
-        error=problem.error,
-        message=problem.message,
-        index=problem.index,
-        verifier=problem.verifier,
-        refused=problem.refused,
-    )
-    return JSONResponse(body.model_dump(), status_code=problem.status_code, headers=problem.headers)
-
-
 class Gate:
-    """ASGI middleware: request ids, token, places for scoring, upload time, access log."""
+    """ASGI middleware: request ids, token, uploads, access log."""
 
     def __init__(
         self,
@@ -79,16 +44,13 @@ class Gate:
         metrics: Metrics,
         token: str | None,
         max_body_bytes: int,
-        max_requests: int,
-        upload_seconds: float,
+        uploads: Uploads,
     ) -> None:
         self.app = app
         self.metrics = metrics
         self.max_body_bytes = max_body_bytes
-        self.max_requests = max_requests
-        self.upload_seconds = upload_seconds
+        self.uploads = uploads
         self._expected = f"bearer {token}".encode() if token else None
-        self._scoring = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -107,17 +69,26 @@ class Gate:
                 MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
             await send(message)
 
-        scoring = scope["path"] == SCORE_PATH and scope["method"] == "POST"
         try:
-            problem = self._problem(scope["path"], headers, scoring)
-            if problem is not None:
-                response = problem_response(problem, request_id, self.metrics)
-                return await response(scope, receive, send_with_id)
-            self._scoring += scoring
-            try:
-                await self.app(scope, self._timed(receive), send_with_id)
-            finally:
-                self._scoring -= scoring
+            self._check(scope["path"], headers)
+            if scope["path"] == SCORE_PATH and scope["method"] == "POST":
+                with self.uploads.begin() as upload:
+                    scope["state"]["upload"] = upload
+                    await self.app(scope, _received(receive, upload), send_with_id)
+            else:
+                await self.app(scope, receive, send_with_id)
+        except Problem as problem:
+            response = problem_response(problem, request_id, self.metrics)
+            await response(scope, receive, send_with_id)
+        except asyncio.CancelledError:  # the time for a stop is over
+            if status != 499:
+                raise
+            stopping = Problem(503, "stopping", "the server stopped before this was done")
+            response = problem_response(stopping, request_id, self.metrics)
+            await response(scope, receive, send_with_id)
+        except BaseException:  # a bug, which is answered above this
+            status = 500
+            raise
         finally:
             seconds = time.monotonic() - begin
             path = scope["path"] if scope["path"] in _KNOWN_PATHS else "other"
@@ -127,43 +98,37 @@ class Gate:
                 level, "%s %s %s %d %.3f s", request_id, scope["method"], path, status, seconds
             )
 
-    def _problem(self, path: str, headers: Headers, scoring: bool) -> Problem | None:
+    def _check(self, path: str, headers: Headers) -> None:
+        """Raise Problem for a wrong token or a body that says itself that it is too large."""
         is_open = path in _OPEN_PATHS or path.startswith(DOCS_FILES_PATH + "/")
         if self._expected is not None and not is_open:
             scheme, _, credentials = headers.get("authorization", "").partition(" ")
             given = f"{scheme.lower()} {credentials}".encode()
             if not hmac.compare_digest(given, self._expected):
-                problem = Problem(
-                    401, "unauthorized", "send the server's token: 'Authorization: Bearer <token>'"
+                raise Problem(
+                    401,
+                    "unauthorized",
+                    "send the server's token: 'Authorization: Bearer <token>'",
+                    headers={"WWW-Authenticate": "Bearer"},
                 )
-                problem.headers = {"WWW-Authenticate": "Bearer"}
-                return problem
         length = headers.get("content-length", "0")
         if length.isdecimal() and int(length) > self.max_body_bytes:  # FastAPI limits chunked ones
-            return Problem(413, "too_large", f"a body has at most {self.max_body_bytes} bytes")
-        if scoring and self._scoring >= self.max_requests:
-            return Problem(
-                503, "busy", f"{self.max_requests} requests are in progress", retry_after=1
-            )
-        return None
+            raise Problem(413, "too_large", f"a body has at most {self.max_body_bytes} bytes")
 
-    def _timed(self, receive: Receive) -> Callable[[], Awaitable[Message]]:
-        """`receive`, with a limit on the time that the whole body may take."""
-        deadline = time.monotonic() + self.upload_seconds
-        complete = False
 
-        async def timed_receive() -> Message:
-            nonlocal complete
-            if complete:  # what is left is to wait until the client goes
-                return await receive()
-            try:
-                async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                    message = await receive()
-            except TimeoutError:
-                raise Problem(
-                    408, "too_slow", f"the upload took more than {self.upload_seconds:g} s"
-                ) from None
-            complete = message["type"] != "http.request" or not message.get("more_body", False)
-            return message
+def _received(receive: Receive, upload: Upload) -> Callable[[], Awaitable[Message]]:
+    """`receive`, with the limits of an upload while its body comes in."""
 
-        return timed_receive
+    async def limited() -> Message:
+        if upload.complete:  # what is left is to wait until the client goes
+            return await receive()
+        async with upload.in_time():
+            message = await receive()
+        if message["type"] != "http.request":
+            raise Problem(499, "client_gone", "the client hung up before its upload was complete")
+        upload.hold(len(message.get("body", b"")))
+        if not message.get("more_body", False):
+            upload.take_place()
+        return message
+
+    return limited

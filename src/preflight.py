@@ -151,7 +151,7 @@ def _verifier(settings: "BenchmarkSettings") -> list[Missing]:
 def _weights(names: Sequence[str], python: str) -> list[Missing]:
     """What a server on this machine could not host."""
     from src.verifier_core import VERIFIERS
-    from src.verifier_weights import absent
+    from src.verifier_weights import absent, fetch_command
 
     found = []
     for name in names:
@@ -160,12 +160,13 @@ def _weights(names: Sequence[str], python: str) -> list[Missing]:
             found.append(Missing(f"verifier {name}", "nowhere", f"there are {there}"))
             continue
         adapter = VERIFIERS[name](name)
-        if files := absent(adapter.files):
+        problem = adapter.missing()
+        if problem and (files := absent(adapter.files)):
             what = ", ".join(f"{f.name} ({f.size})" if f.size else f.name for f in files)
             sources = ", ".join(dict.fromkeys(f.source for f in files))
-            how = f"{python} verifier_server.py --fetch {name}"
+            how = fetch_command(name, python)
             found.append(Missing(f"verifier {name}: {what}", sources, how, adapter.licence))
-        elif problem := adapter.missing():
+        elif problem:
             found.append(Missing(f"verifier {name}", "this repository", problem))
     return found
 

@@ -1,6 +1,7 @@
 """One scoring request's way through the server: checked, decoded, queued for every model, answered.
 
-Clips are decoded and resampled in a small pool of threads, so that the event loop stays free.
+Clips are decoded and resampled in a small pool of threads, so that the event loop stays free; every
+header of a request is checked before any of its samples is decoded, and requests take turns.
 """
 
 import asyncio
@@ -12,12 +13,17 @@ import numpy as np
 from fastapi import Request, UploadFile
 
 from src.adapters.base import PromptUnusable
-from src.audio import AudioError, AudioLimits, decode_wav, resample, to_mono
+from src.audio import AudioError, AudioLimits, decode_wav, resample, to_mono, wav_seconds
 from src.batching import ClipFailed, ModelFailed, QueueFull, Worker
-from src.gate import Problem
+from src.problems import Problem
+from src.uploads import Upload
 from src.wire import Limits, Refusal, ScoreRequest, VerifierResult
 
 T = TypeVar("T")
+
+# Files of one request in the pool at once, so that a long request does not hold up a short one.
+FILES_AT_ONCE = 2
+SHOWN_CHARS = 80  # of a name that a client sent, in answers and in the log
 
 
 async def score_request(
@@ -26,12 +32,15 @@ async def score_request(
     workers: dict[str, Worker],
     limits: Limits,
     pool: ThreadPoolExecutor,
+    upload: Upload,
 ) -> dict[str, VerifierResult]:
     """Every verifier's scores of every file. Raises Problem."""
     _check_counts(request, len(files), limits)
     chosen = {name: _hosted(name, workers) for name in request.verifiers}
     await _in(pool, _check_prompts, request.prompts, chosen)
     rates = {worker.adapter.sample_rate for worker in chosen.values()}
+    seconds = await _in(pool, _check_headers, files, limits)
+    upload.hold(round(4 * seconds * sum(rates)))
     clips = await _decode(files, rates, limits, pool)
     return await _score(chosen, clips, request.prompts)
 
@@ -58,8 +67,8 @@ def _hosted(name: str, workers: dict[str, Worker]) -> Worker:
         raise Problem(
             404,
             "unknown_verifier",
-            f"{name!r} is not hosted here; hosted: {', '.join(workers)}",
-            verifier=name,
+            f"{_shown(name)} is not hosted here; hosted: {', '.join(workers)}",
+            verifier=name[:SHOWN_CHARS],
         )
     return workers[name]
 
@@ -95,33 +104,68 @@ def _check_prompts(prompts: Sequence[str], chosen: dict[str, Worker]) -> None:
         )
 
 
+def _audio_limits(limits: Limits) -> AudioLimits:
+    return AudioLimits(limits.max_seconds, limits.min_rate, limits.max_rate, limits.max_channels)
+
+
+def _check_headers(files: Sequence[UploadFile], limits: Limits) -> float:
+    """How many seconds all files last together. Raises Problem for the first bad file."""
+    total = 0.0
+    for index, file in enumerate(files):
+        try:
+            total += wav_seconds(file.file, _audio_limits(limits), _name(index, file))
+        except AudioError as error:
+            raise Problem(422, "bad_audio", str(error), index=index) from error
+        file.file.seek(0)
+        if total > limits.max_total_seconds:
+            raise Problem(
+                413,
+                "too_large",
+                f"{_name(index, file)}: up to here {total:.1f} s; all files of a request "
+                f"last at most {limits.max_total_seconds:g} s",
+                index=index,
+            )
+    return total
+
+
 async def _decode(
     files: Sequence[UploadFile], rates: set[int], limits: Limits, pool: ThreadPoolExecutor
 ) -> dict[int, list[np.ndarray]]:
     """The uploads as float32 [T] mono, by sample rate."""
-    audio_limits = AudioLimits(
-        limits.max_seconds, limits.min_rate, limits.max_rate, limits.max_channels
-    )
 
-    def decode(data: bytes, name: str) -> dict[int, np.ndarray]:
-        clip = to_mono(decode_wav(data, audio_limits, name))
-        return {rate: resample(clip, rate).samples[0] for rate in rates}
-
-    async def one(index: int, file: UploadFile) -> dict[int, np.ndarray]:
-        name = f"file {index} ({file.filename})" if file.filename else f"file {index}"
+    def decode(index: int, file: UploadFile) -> dict[int, np.ndarray]:
+        name = _name(index, file)
+        data = file.file.read()
+        file.file.close()  # its bytes are not needed twice
         try:
-            return await _in(pool, decode, await file.read(), name)
+            clip = to_mono(decode_wav(data, _audio_limits(limits), name))
+            clips = {rate: resample(clip, rate).samples[0] for rate in rates}
+            if not all(len(samples) for samples in clips.values()):
+                raise AudioError(f"{name}: {clip.samples.shape[1]} samples are too short to score")
         except AudioError as error:
             raise Problem(422, "bad_audio", str(error), index=index) from error
+        return clips
 
-    decoded = await asyncio.gather(*map(one, range(len(files)), files), return_exceptions=True)
     clips: dict[int, list[np.ndarray]] = {rate: [] for rate in rates}
-    for outcome in decoded:  # the first bad file is named, whichever was found first
-        if isinstance(outcome, BaseException):
-            raise outcome
-        for rate, samples in outcome.items():
-            clips[rate].append(samples)
+    for start in range(0, len(files), FILES_AT_ONCE):
+        some = list(enumerate(files))[start : start + FILES_AT_ONCE]
+        work = [_in(pool, decode, index, file) for index, file in some]
+        for outcome in await asyncio.gather(*work, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome  # the first bad file's, whichever was found first
+            for rate, samples in outcome.items():
+                clips[rate].append(samples)
     return clips
+
+
+def _name(index: int, file: UploadFile) -> str:
+    return f"file {index} ({_shown(file.filename)})" if file.filename else f"file {index}"
+
+
+def _shown(text: str) -> str:
+    """A client's text on one short line: the log shows it too."""
+    printable = "".join(c if c.isprintable() else "?" for c in text)
+    return printable if len(printable) <= SHOWN_CHARS else printable[:SHOWN_CHARS] + "..."
 
 
 async def _score(

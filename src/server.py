@@ -11,8 +11,7 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, File, Form, Request, Response, UploadFile
 from fastapi.exceptions import RequestValidationError
@@ -25,9 +24,13 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartParser
 
 from src.adapters.base import Adapter
-from src.batching import BatchSettings, Metrics, Worker
-from src.gate import DOCS_FILES_PATH, DOCS_PATH, OPENAPI_PATH, Gate, Problem, problem_response
+from src.batching import Worker
+from src.gate import DOCS_FILES_PATH, DOCS_PATH, OPENAPI_PATH, Gate
+from src.monitoring import Metrics
+from src.problems import Problem, problem_response
 from src.scoring import score_request, unless_gone
+from src.server_settings import ServerSettings
+from src.uploads import Uploads
 from src.wire import (
     HEALTH_PATH,
     METRICS_PATH,
@@ -35,7 +38,6 @@ from src.wire import (
     SCORE_PATH,
     VERIFIERS_PATH,
     ErrorBody,
-    Limits,
     Readiness,
     ScoreRequest,
     ScoreResponse,
@@ -73,53 +75,27 @@ prompts not listed in `refused` can be scored by asking again without those. Eve
 """
 
 
-@dataclass(frozen=True, kw_only=True)
-class ServerSettings:
-    """Host verifiers over HTTP."""
-
-    #: Verifiers to host; all whose weights are there when none is named.
-    models: tuple[str, ...] = ()
-    #: Address to listen on: 0.0.0.0 for all interfaces, 127.0.0.1 for this machine only.
-    host: str = "0.0.0.0"
-    #: Port; 0 takes a free one, which the line "Uvicorn running on" names.
-    port: int = 8000
-    #: Where models run: auto (a GPU when there is one), cpu, cuda, cuda:1, ...
-    device: str = "auto"
-    #: What models compute in: float32, bfloat16 or float16 (half precision is for GPUs).
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    #: CPU threads of a model; 0 leaves one core to the event loop, -1 takes them all.
-    threads: int = 0
-    #: Clients must send it as "Authorization: Bearer <token>". Better given as CURATOR_TOKEN in
-    #: the environment, where other users of the machine cannot read it.
-    token: str | None = None
-    #: Requests that may be in progress at once; more are answered with 503.
-    max_requests: int = 32
-    #: Seconds that a client may take to send a request.
-    upload_seconds: float = 120.0
-    #: Seconds that a stop (SIGTERM, Ctrl-C) waits for requests in progress.
-    stop_seconds: float = 30.0
-    #: Stop when standard input closes, so that a server ends with the program that started it.
-    stop_with_stdin: bool = False
-    #: debug, info, warning or error.
-    log_level: str = "info"
-    #: How clips are gathered into model calls.
-    batch: BatchSettings = field(default_factory=BatchSettings)
-    #: What one request may hold.
-    limits: Limits = field(default_factory=Limits)
-
-
 ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"description": "Not a request that can be understood (`bad_request`)."},
     401: {"description": "The server's token is missing or wrong (`unauthorized`)."},
     404: {"description": "Not hosted here (`unknown_verifier`)."},
     408: {"description": "The upload took too long (`too_slow`)."},
-    413: {"description": "Larger than the limits allow (`too_large`)."},
+    413: {"description": "Larger or longer than the limits allow (`too_large`)."},
     422: {"description": "`bad_audio`, `prompt_refused`, or `no_score` (no finite number)."},
     500: {"description": "A model or the server failed (`verifier_failed`, `internal`)."},
     503: {
         "description": "`queue_full` or `busy`: ask again after Retry-After seconds. "
-        "`not_ready`: the model cannot score, asking again does not help."
+        "`not_ready`, `stopping`: asking again does not help."
     },
+}
+
+
+# Where the answer itself is plain text, FastAPI would take the error for that too.
+ERROR_CONTENT = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}}
+# Of the form's parts; FastAPI would call a file just octets.
+ENCODING = {
+    "request": {"contentType": "application/json"},
+    "files": {"contentType": "audio/wav"},
 }
 
 
@@ -157,12 +133,14 @@ def create_app(adapters: Sequence[Adapter], settings: ServerSettings) -> FastAPI
         metrics=metrics,
         token=settings.token,
         max_body_bytes=limits.max_body_bytes,
-        max_requests=settings.max_requests,
-        upload_seconds=settings.upload_seconds,
+        uploads=Uploads(
+            settings.max_requests, settings.max_held_bytes, settings.upload_seconds, metrics
+        ),
     )
     _answer_errors(app, metrics)
     errors = {code: {"model": ErrorBody, **text} for code, text in ERRORS.items()}
-    guarded = [Depends(HTTPBearer(auto_error=False, description="only when a token is set"))]
+    bearer = HTTPBearer(auto_error=False, description="the server's token")
+    guarded = [Depends(bearer)] if settings.token else []
 
     @app.get(HEALTH_PATH, summary="Is the process alive?")
     async def health() -> dict[str, str]:
@@ -190,7 +168,7 @@ def create_app(adapters: Sequence[Adapter], settings: ServerSettings) -> FastAPI
         METRICS_PATH,
         summary="Metrics in Prometheus' format",
         response_class=PlainTextResponse,
-        responses={401: errors[401]},
+        responses={401: {**ERRORS[401], "content": ERROR_CONTENT}},
         dependencies=guarded,
     )
     async def show_metrics() -> Response:
@@ -203,14 +181,17 @@ def create_app(adapters: Sequence[Adapter], settings: ServerSettings) -> FastAPI
         dependencies=guarded,
         max_body_size=limits.max_body_bytes,
         form_limits={"max_files": limits.max_files, "max_fields": 8, "max_part_size": 2**22},
+        openapi_extra={"requestBody": {"content": {"multipart/form-data": {"encoding": ENCODING}}}},
     )
     async def score(
         http: Request,
         request: Annotated[Json[ScoreRequest], Form(description="a ScoreRequest as JSON")],
-        files: Annotated[list[UploadFile], File(description="one WAV per prompt, in order")],
+        files: Annotated[
+            list[UploadFile], File(min_length=1, description="one WAV per prompt, in order")
+        ],
     ) -> ScoreResponse:
         """Every verifier named scores every file against its prompt."""
-        work = score_request(request, files, workers, limits, pool)
+        work = score_request(request, files, workers, limits, pool, http.state.upload)
         results = await unless_gone(http, work)
         logger.info(
             "%s %d clips by %s", http.state.request_id, len(files), ", ".join(request.verifiers)
@@ -232,7 +213,9 @@ def _answer_errors(app: FastAPI, metrics: Metrics) -> None:
             return answer(http, error)
         codes = {404: "not_found", 405: "bad_method", 413: "too_large"}
         code = codes.get(error.status_code, "bad_request")
-        return answer(http, Problem(error.status_code, code, str(error.detail)))
+        return answer(
+            http, Problem(error.status_code, code, str(error.detail), headers=error.headers)
+        )
 
     @app.exception_handler(RequestValidationError)
     async def on_invalid(http: Request, error: RequestValidationError) -> JSONResponse:

@@ -138,7 +138,7 @@ class ServerClient:
         wavs = [encode_wav(clip) for clip in clips]
         self._usage.seconds["wav"] += time.perf_counter() - begin
         merged: dict[str, VerifierResult] = {}
-        for part in self._parts(wavs):
+        for part in self._parts(wavs, [clip.seconds for clip in clips]):
             try:
                 results = self._score_part(names, prompts[part], wavs[part])
             except PromptRefused as refusal:
@@ -157,18 +157,21 @@ class ServerClient:
         usage, self._usage = self._usage, Ledger()
         return usage
 
-    def _parts(self, wavs: Sequence[bytes]) -> Iterator[slice]:
+    def _parts(self, wavs: Sequence[bytes], seconds: Sequence[float]) -> Iterator[slice]:
         """Slices of a batch that the server's limits let through."""
         limits = self._limits or self._listing().limits
-        start, size = 0, 0
+        start, size, length = 0, 0, 0.0
         for index, wav in enumerate(wavs):
             extra = len(wav) + PART_OVERHEAD + 4 * limits.max_prompt_chars
             if index > start and (
-                index - start >= limits.max_files or size + extra > limits.max_body_bytes
+                index - start >= limits.max_files
+                or size + extra > limits.max_body_bytes
+                or length + seconds[index] > limits.max_total_seconds
             ):
                 yield slice(start, index)
-                start, size = index, 0
+                start, size, length = index, 0, 0.0
             size += extra
+            length += seconds[index]
         if wavs:
             yield slice(start, len(wavs))
 

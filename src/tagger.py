@@ -25,13 +25,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-TAGGERS = {
-    "tags": "MTT_musicnn",
-    "tags_vgg": "MTT_vgg",
-    "tags_msd": "MSD_musicnn",
-    "tags_msd_vgg": "MSD_vgg",
-}
-WEIGHTS_DIR = Path(__file__).resolve().parent.parent / "builtin" / "taggers"
+from src.weights import TAGGERS
+from src.weights import TAGGERS_DIR as WEIGHTS_DIR
 
 SAMPLE_RATE = 16000
 FFT_SIZE = 512

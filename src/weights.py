@@ -17,6 +17,14 @@ BUILTIN_FILES = (
     *("config.json", "lm.safetensors", "codec.safetensors"),
     "text_encoder/model.safetensors",
 )
+# The built-in verifiers, by the network that each one is.
+TAGGERS = {
+    "tags": "MTT_musicnn",
+    "tags_vgg": "MTT_vgg",
+    "tags_msd": "MSD_musicnn",
+    "tags_msd_vgg": "MSD_vgg",
+}
+TAGGERS_DIR = ROOT / "builtin" / "taggers"
 
 
 @dataclass(frozen=True)

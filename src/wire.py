@@ -60,14 +60,17 @@ class ScoreResponse(BaseModel):
 class Limits(BaseModel):
     """What one request may hold; a client splits what is larger."""
 
-    max_body_bytes: int = 128 * 1024 * 1024
-    max_files: int = 256
-    max_seconds: float = 60.0
-    min_rate: int = 8_000
-    max_rate: int = 192_000
-    max_channels: int = 2
-    max_prompt_chars: int = 2_000
-    max_verifiers: int = 8
+    max_body_bytes: int = Field(default=128 * 1024 * 1024, description="of the whole form")
+    max_files: int = Field(default=256, description="WAVs in one request")
+    max_seconds: float = Field(default=60.0, description="of one WAV")
+    max_total_seconds: float = Field(
+        default=3_600.0, description="of all files of a request together"
+    )
+    min_rate: int = Field(default=8_000, description="Hz")
+    max_rate: int = Field(default=192_000, description="Hz")
+    max_channels: int = Field(default=2, description="of one WAV")
+    max_prompt_chars: int = Field(default=2_000, description="of one prompt")
+    max_verifiers: int = Field(default=8, description="that one request may ask for")
 
 
 State = Literal["loading", "ready", "failed"]

@@ -150,8 +150,12 @@ def test_the_server_ends_with_the_process_that_started_it_however_that_ends() ->
             time.sleep(0.05)
 
 
-def test_a_server_that_does_not_come_up_shows_the_end_of_its_log() -> None:
-    with pytest.raises(ServerUnreachable, match="no adapter hosts it yet"), local_server(["clap"]):
+def test_a_server_that_does_not_come_up_shows_the_end_of_its_log(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("CURATOR_WEIGHTS", "HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, str(tmp_path))
+    with pytest.raises(ServerUnreachable, match="--fetch clap"), local_server(["clap"]):
         pass
     with (
         pytest.raises(ServerUnreachable, match="the weights are torn"),

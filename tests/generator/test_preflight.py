@@ -25,8 +25,11 @@ WHOLE_ENCODER = ("config.json", "spiece.model", "model.safetensors")
 
 @pytest.fixture(autouse=True)
 def _nothing_cached_and_nothing_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "AUDIOCRAFT_CACHE_DIR", "CURATOR_TOKEN"):
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "AUDIOCRAFT_CACHE_DIR"):
         monkeypatch.delenv(name, raising=False)
+    for name in ("CURATOR_TOKEN", "CURATOR_WEIGHTS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("TRANSFORMERS_OFFLINE", "0")
@@ -234,7 +237,26 @@ def test_a_verifier_that_cannot_be_read_is_said(expression: str) -> None:
 @pytest.mark.usefixtures("_model_is_there")
 def test_an_unknown_verifier_is_said_before_a_server_is_started() -> None:
     (text,) = find("--verifier", "clapp", "--server", "auto")[1]
-    assert "it hosts tags" in text
+    assert "verifier clapp" in text
+    assert "there are clap, quality, muq, imagebind, tags" in text
+
+
+@pytest.mark.usefixtures("_model_is_there")
+def test_weights_that_a_server_of_this_run_would_lack_are_listed_with_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = find("--verifier", "clap+muq+tags", "--server", "auto")[1]
+    clap, muq = (text for text in texts if "verifier environment" not in text)
+    assert "music_audioset_epoch_15_esc_90.14.pt (2.4 GB), vocab.json" in clap
+    assert "https://huggingface.co/lukewys/laion_clap" in clap
+    assert "do:   envs/verifier/.venv/bin/python verifier_server.py --fetch clap\n" in clap
+    assert "licence CC-BY-NC 4.0 (no commercial use)" in muq
+    monkeypatch.setenv("CURATOR_WEIGHTS", str(tmp_path))
+    (tmp_path / "checkpoint.pt").touch()
+    texts = find("--verifier", "quality+imagebind", "--server", "auto")[1]
+    (imagebind,) = (text for text in texts if "verifier environment" not in text)
+    assert "verifier imagebind: imagebind_huge.pth (4.8 GB)" in imagebind
+    assert f"--fetch imagebind --weights_dir {tmp_path}" in imagebind
 
 
 @pytest.mark.usefixtures("_model_is_there")

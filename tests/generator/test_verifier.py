@@ -232,6 +232,14 @@ class TestScoringOverHttp:
         assert max(upload["bytes"] for upload in stub.uploads) <= 25_000
         assert len(stub.uploads) == 3
 
+    def test_a_batch_beyond_the_total_length_is_split(
+        self, stub: StubServer, client: ServerClient
+    ) -> None:
+        items = [ScoreInput("a", clip(i / 8, 2000), 0.0) for i in range(5)]
+        stub.limits = Limits(max_total_seconds=2.5 * items[0].clip.seconds)
+        assert found(tags(client).score(items)) == [i / 8 for i in range(5)]
+        assert [len(upload["files"]) for upload in stub.uploads] == [2, 2, 1]
+
     def test_refused_positions_are_those_of_the_whole_batch(
         self, stub: StubServer, client: ServerClient
     ) -> None:

@@ -11,14 +11,17 @@ from pathlib import Path
 import requests
 
 ROOT = Path(__file__).resolve().parents[2]
+FAKE_SERVER = ("-m", "tests.verifier.fake_server")
 
 
 class ServerProcess:
-    """`python -m tests.verifier.fake_server` with a log file; use as a context manager."""
+    """A server with a log file, the fake one unless told otherwise; use as a context manager."""
 
-    def __init__(self, log: Path, *options: str, token: str = "") -> None:
+    def __init__(
+        self, log: Path, *options: str, token: str = "", server: tuple[str, ...] = FAKE_SERVER
+    ) -> None:
         self.log = log
-        command = [sys.executable, "-m", "tests.verifier.fake_server", "--host", "127.0.0.1"]
+        command = [sys.executable, *server, "--host", "127.0.0.1"]
         with log.open("wb") as output:
             self.process = subprocess.Popen(
                 [*command, "--port", "0", *options],

@@ -145,7 +145,7 @@ def test_stopping_finishes_what_is_queued_and_takes_no_more(
 def test_jobs_that_wait_for_a_model_that_does_not_load_are_told(adapter: Recorder) -> None:
     loading = threading.Event()
 
-    def load(device: str) -> Checkpoint:
+    def load(device: str, dtype: str) -> Checkpoint:
         loading.wait(5)
         raise FileNotFoundError("weights.safetensors")
 
@@ -169,3 +169,20 @@ def test_queue_and_compute_seconds_are_a_jobs_own(worker: Worker, adapter: Recor
     result = job.result.result(5)
     assert result.queue_seconds >= 0.2
     assert result.compute_seconds < 0.1
+
+
+def test_a_library_that_exits_fails_its_clip_and_not_the_thread(
+    worker: Worker, adapter: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    score = adapter.score
+
+    def exits(clips: Sequence[np.ndarray], prompts: Sequence[str]) -> list[Score]:
+        if clips[0][0] == 13:
+            raise SystemExit(1)
+        return score(clips, prompts)
+
+    monkeypatch.setattr(adapter, "score", exits)
+    adapter.go.set()
+    with pytest.raises(ClipFailed):
+        submit(worker, 13).result.result(5)
+    assert scores(submit(worker, 1)) == [1]

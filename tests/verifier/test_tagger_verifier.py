@@ -1,5 +1,7 @@
 """The built-in verifier with its real weights: musicnn's taggers behind the adapter."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from src.adapters.base import PromptUnusable, ScoreError, finite_score
 from src.adapters.tags import TaggerVerifier
 from src.tagger import load_tagger
 from src.verifier_core import VERIFIERS, NotHosted, choose
+from src.weights import TAGGERS
 
 RATE = 16_000
 
@@ -54,7 +57,7 @@ def test_scores_do_not_depend_on_the_batch(tags: TaggerVerifier) -> None:
     np.testing.assert_allclose(backwards, alone, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", VERIFIERS)
+@pytest.mark.parametrize("name", TAGGERS)
 def test_a_prompt_that_names_no_tag_is_refused_with_the_vocabulary(name: str) -> None:
     verifier = TaggerVerifier(name)
     with pytest.raises(PromptUnusable) as caught:
@@ -78,22 +81,46 @@ def test_a_number_that_is_not_finite_is_no_score() -> None:
 
 
 def test_with_no_names_everything_whose_weights_are_there_is_hosted(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    for name in ("CURATOR_WEIGHTS", "HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, str(tmp_path))
     adapters, left_out = choose(())
-    assert [adapter.name for adapter in adapters] == list(VERIFIERS)
-    assert left_out == {}
+    assert [adapter.name for adapter in adapters] == list(TAGGERS)
+    assert list(left_out) == [name for name in VERIFIERS if name not in TAGGERS]
+    for name, problem in left_out.items():
+        assert f"--fetch {name}" in problem
+        assert "\n" not in problem
     monkeypatch.setattr(
         TaggerVerifier, "missing", lambda self: "it is gone" if self.name == "tags" else None
     )
     adapters, left_out = choose(())
     assert [adapter.name for adapter in adapters] == ["tags_vgg", "tags_msd", "tags_msd_vgg"]
-    assert left_out == {"tags": "it is gone"}
+    assert left_out["tags"] == "it is gone"
     with pytest.raises(NotHosted, match="tags: it is gone"):
         choose(["tags", "tags_vgg"])
 
 
-@pytest.mark.parametrize(("name", "reason"), [("clap", "hosts it yet"), ("nope", "no such")])
-def test_names_that_cannot_be_hosted_are_told_what_can(name: str, reason: str) -> None:
-    with pytest.raises(NotHosted, match=rf"{reason}.*tags_msd"):
+def test_one_whose_weights_came_is_hosted_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("CURATOR_WEIGHTS", "HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, str(tmp_path))
+    (needed,) = VERIFIERS["quality"]("quality").files
+    (tmp_path / needed.name).touch()
+    adapters, left_out = choose(())
+    assert [adapter.name for adapter in adapters] == ["quality", *TAGGERS]
+    assert "quality" not in left_out
+    assert [adapter.name for adapter in choose(["quality"])[0]] == ["quality"]
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("clap", "--fetch clap"), ("nope", "no such verifier.*tags_msd")]
+)
+def test_names_that_cannot_be_hosted_are_told_what_to_do(
+    name: str, reason: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for variable in ("CURATOR_WEIGHTS", "HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(variable, str(tmp_path))
+    with pytest.raises(NotHosted, match=reason):
         choose(["tags", name])

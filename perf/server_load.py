@@ -1,0 +1,300 @@
+"""The verifier server under load and attack, on loopback, with the built-in taggers.
+
+    envs/verifier/.venv/bin/python perf/server_load.py
+    envs/verifier/.venv/bin/python perf/server_load.py --output results/builtin --fuzz 10000
+
+Many clients at once, for several models: most ask what is right, some send broken files or forms,
+some are slow, some are cut off in the middle or hang up. Checked, and 1 is the exit code when not:
+
+  scores   every good request gets its own scores, those of a serial run beforehand
+  answers  every bad one gets its 4xx; none a 5xx but "503, come back later"
+  memory   resident memory of the last third is at most 1.05 times that of the first third
+  health   99 % of GET /health take under 50 ms meanwhile
+  after    the same requests are right afterwards, nothing is left in queues or held, SIGTERM: 0
+  fuzz     with --fuzz N: N mutated WAVs get nothing but clean answers
+
+Throughput with batching against without (--batch.max_clips 1) is measured on two servers in turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import multiprocessing
+import shlex
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import psutil
+import requests
+from tqdm import tqdm
+
+from perf.load_clients import (
+    MODELS,
+    TOLERANCE,
+    Crowd,
+    Scores,
+    deviation,
+    good_requests,
+    probe,
+    scores,
+    send,
+)
+from src.records import commit, machine, versions, write_whole
+from tests.verifier.asking import wait_until_ready
+from tests.verifier.server_process import ServerProcess
+
+PACKAGES = ("torch", "numpy", "fastapi", "uvicorn", "soundfile", "soxr", "hypothesis")
+MAX_GROWTH, MAX_HEALTH_SECONDS = 1.05, 0.05
+REAL = ("verifier_server.py",)
+
+
+def serial(url: str, asked: list[Any]) -> list[Scores]:
+    """What each request scores when it is alone."""
+    with requests.Session() as session:
+        return [scores(send(session, url, one)) for one in tqdm(asked, "serial", leave=False)]
+
+
+@contextmanager
+def probing(url: str) -> Iterator[list[float]]:
+    """Seconds that GET /health takes while the block runs; filled when it ends."""
+    taken: list[float] = []
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(
+        target=probe, args=(url, "/health", theirs), daemon=True
+    )
+    process.start()
+    try:
+        yield taken
+    finally:
+        ours.send("stop")
+        if ours.poll(30):
+            taken += ours.recv()
+        process.join(5)
+
+
+@contextmanager
+def watching(pid: int, seconds: float) -> Iterator[list[float]]:
+    """Resident megabytes of a process, four times a second while the block runs."""
+    samples: list[float] = []
+    done, process = threading.Event(), psutil.Process(pid)
+
+    def watch() -> None:
+        with tqdm(total=round(seconds), desc="load", unit="s", leave=False) as bar:
+            begin = time.monotonic()
+            while not done.wait(0.25):
+                samples.append(process.memory_info().rss / 2**20)
+                bar.n = min(bar.total, round(time.monotonic() - begin))
+                bar.refresh()
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield samples
+    finally:
+        done.set()
+        thread.join()
+
+
+def load(server: ServerProcess, clients: int, seconds: float) -> dict[str, Any]:
+    """The mixed load: what came back, how memory and /health fared."""
+    asked = good_requests(24)
+    expected = serial(server.url, asked)
+    Crowd(server.url, asked, expected).run(clients, seconds / 4)  # threads and caches grow once
+    crowd = Crowd(server.url, asked, expected)
+    with probing(server.url) as health, watching(server.process.pid, seconds) as memory:
+        begin = time.monotonic()
+        crowd.run(clients, seconds)
+        elapsed = time.monotonic() - begin  # what is under way at the end is waited for
+    third = max(1, len(memory) // 3)
+    first, last = mean(memory[:third]), mean(memory[-third:])
+    again = serial(server.url, asked)
+    far = max(deviation(a, b) for a, b in zip(again, expected, strict=True))
+    left = {
+        name: server.metric(f"curator_{name}")
+        for name in ("requests_uploading", "requests_scoring", "held_bytes")
+    }
+    for model in MODELS:
+        left[model] = server.metric(f'curator_queue_depth{{model="{model}"}}')
+    health_p99 = float(np.quantile(health, 0.99))
+    return {
+        "clients": clients,
+        "seconds": seconds,
+        "answers": dict(crowd.answers.most_common()),
+        "clips scored a second": round(crowd.clips / elapsed, 1),
+        "good request median s": round(median(crowd.seconds), 3),
+        "greatest deviation of a score": crowd.deviation,
+        "health p50 ms": round(1000 * median(health), 2),
+        "health p99 ms": round(1000 * health_p99, 2),
+        "health requests": len(health),
+        "memory first third MB": round(first, 1),
+        "memory last third MB": round(last, 1),
+        "memory growth": round(last / first, 4),
+        "wrong": crowd.wrong[:20],
+        "checks": {
+            "scores": crowd.deviation <= TOLERANCE and bool(crowd.seconds),
+            "answers": not crowd.wrong,
+            "memory": last <= MAX_GROWTH * first,
+            "health": health_p99 < MAX_HEALTH_SECONDS,
+            "after": far <= TOLERANCE and not any(left.values()),
+        },
+    }
+
+
+def throughput(servers: dict[str, ServerProcess], clients: int, seconds: float) -> dict[str, Any]:
+    """Clips a second of each server, with good requests of one clip for one model, in turns."""
+    asked = [one for one in good_requests(24, models=("tags",)) if one.clips == 1]
+    found: dict[str, list[float]] = {name: [] for name in servers}
+    sizes = {}
+    expected = {name: serial(server.url, asked) for name, server in servers.items()}
+    turns = 4
+    for turn in tqdm(range(turns), "throughput", unit="turn", leave=False):
+        for name in servers if turn % 2 else reversed(servers):
+            crowd = Crowd(servers[name].url, asked, expected[name])
+            begin = time.monotonic()
+            crowd.run(clients, seconds / turns / len(servers), kinds=("good",))
+            found[name].append(crowd.clips / (time.monotonic() - begin))
+    for name, server in servers.items():
+        count = server.metric('curator_batch_clips_count{model="tags"}')
+        sizes[name] = round(server.metric('curator_batch_clips_sum{model="tags"}') / count, 2)
+    ratios = [a / b for a, b in zip(*found.values(), strict=True)]
+    return {
+        "clients": clients,
+        "clips a second": {name: [round(x, 1) for x in values] for name, values in found.items()},
+        "mean batch": sizes,
+        "ratio": round(median(ratios), 3),
+    }
+
+
+def fuzz(number: int, scratch: Path) -> dict[str, Any]:
+    """Mutated WAVs by answer, to a server whose model is a fake (what is refused is the same)."""
+    from hypothesis import HealthCheck, Phase, given, settings
+
+    from tests.verifier import hostile_wavs
+
+    answers: Counter[str] = Counter()
+    with (
+        ServerProcess(
+            scratch / "fuzz.log", "--models", "fake", "--batch.max_wait_ms", "0"
+        ) as server,
+        requests.Session() as session,
+        tqdm(total=number, desc="fuzz", unit="file", leave=False) as bar,
+    ):
+        wait_until_ready(server)
+
+        @settings(
+            max_examples=number,
+            deadline=None,
+            database=None,
+            derandomize=True,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(hostile_wavs.hostile_wavs)
+        def attack(data: bytes) -> None:
+            try:
+                answer = hostile_wavs.clean_answer(hostile_wavs.send(session, server.url, data))
+            except (AssertionError, requests.RequestException, ValueError) as error:
+                answer = f"not clean: {error}"[:300]
+            answers[answer] += 1
+            bar.update()
+
+        attack()
+        alive = server.process.poll() is None and "Traceback" not in server.log.read_text()
+    clean = not any(answer.startswith("not clean") for answer in answers)
+    return {
+        "files": answers.total(),
+        "answers": dict(answers.most_common()),
+        "clean": clean and alive,
+    }
+
+
+def report(result: dict[str, Any]) -> list[tuple[str, str]]:
+    """The rows of the table."""
+    rows = [
+        (key, str(value))
+        for key, value in result["load"].items()
+        if key not in ("answers", "checks", "wrong")
+    ]
+    rows += [(f"answers, {name}", str(count)) for name, count in result["load"]["answers"].items()]
+    for name, values in result["throughput"]["clips a second"].items():
+        batch = result["throughput"]["mean batch"][name]
+        rows.append((f"clips a second, {name}", f"{median(values):.1f} (mean batch {batch})"))
+    rows.append(("batching / none, median of turns", str(result["throughput"]["ratio"])))
+    for name, count in result.get("fuzz", {}).get("answers", {}).items():
+        rows.append((f"fuzz, {name}", str(count)))
+    rows += [
+        (f"check {name}", "passed" if ok else "FAILED") for name, ok in result["checks"].items()
+    ]
+    return rows
+
+
+def main() -> int:
+    """Run, print the table, write it where asked; 1 when a check fails."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=100, help="of load and throughput together"
+    )
+    parser.add_argument("--clients", type=int, default=24)
+    parser.add_argument("--fuzz", type=int, default=0, metavar="N", help="mutated WAVs to send")
+    parser.add_argument("--output", type=Path, help="folder for server_load.json and .csv")
+    options = parser.parse_args()
+    result: dict[str, Any] = {
+        "command": shlex.join(["python", "perf/server_load.py", *sys.argv[1:]]),
+        "commit": commit(),
+        "versions": versions(PACKAGES),
+        "machine": machine(),
+    }
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        scratch = Path(folder)
+
+        def start(name: str, *flags: str) -> ServerProcess:
+            server = ServerProcess(scratch / name, *flags, server=REAL)
+            stack.enter_context(server)
+            wait_until_ready(server)
+            return server
+
+        main_server = start("load.log", "--models", *MODELS)
+        result["load"] = load(main_server, options.clients, 0.5 * options.seconds)
+        main_server.terminate()
+        stopped = main_server.process.wait(60) == 0
+        checks = {**result["load"]["checks"], "exit": stopped}
+        servers = {
+            "batches of 32": start("32.log", "--models", "tags"),
+            "batches of 1": start("1.log", "--models", "tags", "--batch.max_clips", "1"),
+        }
+        result["throughput"] = throughput(servers, 8, 0.3 * options.seconds)
+        if options.fuzz:
+            result["fuzz"] = fuzz(options.fuzz, scratch)
+            checks["fuzz"] = result["fuzz"]["clean"]
+    result["checks"] = checks
+    rows = report(result)
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        print(f"{name:{width}}  {value}")
+    for line in result["load"]["wrong"]:
+        print(f"wrong: {line}", file=sys.stderr)
+    if options.output:
+        options.output.mkdir(parents=True, exist_ok=True)
+        write_whole(options.output / "server_load.json", json.dumps(result, indent=1) + "\n")
+        with (options.output / "server_load.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([("measure", "value"), *rows])
+    return int(not all(checks.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,31 @@
+"""Servers for the tests of this folder, each started when the first test asks for it."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.verifier.asking import wait_until_ready
+from tests.verifier.fetching import host, mirror  # noqa: F401 (fixtures)
+from tests.verifier.server_process import ServerProcess
+
+MODELS = ("--models", "fake", "fake48", "broken", "slow_to_load")
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    log = tmp_path_factory.mktemp("server") / "log"
+    with ServerProcess(log, *MODELS, "--batch.max_clips", "4", "--max_requests", "64") as server:
+        wait_until_ready(server)
+        yield server
+        assert server.process.poll() is None, f"the server died: {server.log.read_text()}"
+
+
+@pytest.fixture(scope="session")
+def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server with a token and small limits."""
+    log = tmp_path_factory.mktemp("strict") / "log"
+    options = ["--models", "fake", "--max_requests", "2", "--upload_seconds", "1"]
+    options += ["--batch.max_clips", "1", "--batch.max_queue", "4"]
+    options += ["--limits.max_files", "4", "--limits.max_body_bytes", "100000"]
+    with ServerProcess(log, *options, token="hunter2") as server:
+        yield server

@@ -1,0 +1,88 @@
+"""What the tests of --fetch download: three files, from a hub and elsewhere, and who needs them."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from src import download
+from src.adapters.base import Adapter
+from src.verifier_core import VERIFIERS
+from src.verifier_weights import WeightFile
+from tests.verifier.hub_server import HubServer, hub_server
+
+Host = Callable[..., None]
+
+LARGE, SMALL, PLAIN = "owner/model/large.bin", "owner/model/config.json", "plain.pth"
+CONTENT = {
+    LARGE: np.random.default_rng(0).bytes(300_000),
+    SMALL: b'{"size": 1}',
+    PLAIN: np.random.default_rng(1).bytes(200_000),
+}
+
+
+@pytest.fixture
+def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """The hub of this process, and an empty weights folder to download into."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import reset_sessions
+
+    with hub_server() as mirror:
+        mirror.files.update(CONTENT)
+        environment = {
+            "HF_ENDPOINT": mirror.url,
+            "HF_HUB_OFFLINE": "0",
+            "TRANSFORMERS_OFFLINE": "0",
+            "HF_HUB_DISABLE_XET": "0",
+            "HF_HOME": str(tmp_path / "hf"),
+            "XDG_CACHE_HOME": str(tmp_path / "cache"),
+            "CURATOR_WEIGHTS": str(tmp_path / "weights"),
+            "NO_PROXY": "127.0.0.1,localhost",
+            "no_proxy": "127.0.0.1,localhost",
+        }
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN"):
+            monkeypatch.delenv(name, raising=False)
+        # It has read its variables already, when another test imported it.
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        reset_sessions()
+        monkeypatch.setattr(download, "PAUSE_SECONDS", 0.0)
+        # What is read of a chunk when the connection breaks is lost.
+        monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 10_000)
+        monkeypatch.setattr(download, "CHUNK", 10_000)
+        yield mirror
+    reset_sessions()
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch) -> Host:
+    """Registers a verifier that needs the files."""
+
+    def register(*needed: WeightFile, licence_: str = "MIT") -> None:
+        class Small(Adapter):
+            files = needed
+            licence = licence_
+
+            def load(self, device: str, dtype: str = "float32") -> None: ...  # type: ignore[override]
+
+            def score(self, clips: object, prompts: object) -> None: ...  # type: ignore[override]
+
+        monkeypatch.setitem(VERIFIERS, "small", Small)
+
+    return register
+
+
+def file(name: str, sha256: str = "", instead: str = "") -> WeightFile:
+    """What an adapter says of one of the files."""
+    repository, _, short = name.rpartition("/")
+    url = "" if repository else f"{os.environ['HF_ENDPOINT']}/{name}"
+    return WeightFile(short, repository=repository, url=url, sha256=sha256, instead=instead)
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,119 @@
+"""A server that answers as the hub does, and as a plain web server does, with faults on demand."""
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+@dataclass
+class HubServer:
+    """Files by path. `owner/name/file` is a hub's, what has no slash lies at a plain URL.
+
+    Hub files of over a kilobyte are as those in its large storage: the first answer tells their
+    sha256 and sends on to another host; smaller ones have git's hash.
+    """
+
+    url: str = ""
+    files: dict[str, bytes] = field(default_factory=dict)
+    commit: str = "a" * 40
+    # Faults, by path.
+    cut: dict[str, list[int]] = field(default_factory=dict)  # bytes sent before a cut; last stays
+    swapped: dict[str, bytes] = field(default_factory=dict)  # sent in the place of the file
+    refused: dict[str, int] = field(default_factory=dict)  # status
+    stalled: set[str] = field(default_factory=set)  # half of it is sent, the rest never
+    no_ranges: bool = False
+    requests: list[str] = field(default_factory=list)  # paths asked for
+    sent: list[tuple[str, int]] = field(default_factory=list)  # file, and from which byte on
+
+    def downloads(self, name: str) -> list[int]:
+        """From which byte on each download of the file was."""
+        return [start for sent, start in self.sent if sent == name]
+
+
+@contextmanager
+def hub_server() -> Iterator[HubServer]:
+    hub, released = HubServer(), threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.answer()
+
+        def do_GET(self) -> None:
+            self.answer()
+
+        def answer(self) -> None:
+            path = self.path.lstrip("/")
+            large, name = path.startswith("large/"), path.removeprefix("large/")
+            name = name.replace("/resolve/main/", "/")
+            first = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").rstrip("-")
+            start = 0 if hub.no_ranges else int(first)
+            hub.requests.append(path)
+            if name not in hub.files or name in hub.refused:
+                return self.head(hub.refused.get(name, 404), {"X-Repo-Commit": hub.commit})
+            data = hub.files[name]
+            etag = hashlib.sha256(data).hexdigest()
+            facts = {"ETag": f'"{etag}"', "Content-Length": str(len(data))}
+            if "/" in name and not large:
+                facts["X-Repo-Commit"] = hub.commit
+                if len(data) > 1000:
+                    facts |= {"X-Linked-Etag": f'"{etag}"', "X-Linked-Size": str(len(data))}
+                    facts |= {"Content-Length": "0", "X-Xet-Hash": "f" * 64}
+                    facts["X-Xet-Refresh-Route"] = "/no/such/thing"
+                    facts["Location"] = f"{hub.url.replace('127.0.0.1', 'localhost')}/large/{name}"
+                    return self.head(302, facts)
+                facts["ETag"] = f'"{git_blob(data)}"'
+            if self.command == "HEAD":
+                return self.head(200, facts)
+            hub.sent.append((name, int(first)))
+            return self.send(name, hub.swapped.get(name, data), start, facts)
+
+        def send(self, name: str, data: bytes, start: int, facts: dict[str, str]) -> None:
+            if start >= len(data):
+                return self.head(416, {"Content-Range": f"bytes */{len(data)}"})
+            facts["Content-Length"] = str(len(data) - start)
+            if start:
+                facts["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+            self.head(206 if start else 200, facts)
+            end = len(data)
+            if cuts := hub.cut.get(name):
+                end = start + (cuts.pop(0) if len(cuts) > 1 else cuts[0])
+            if name in hub.stalled:
+                end = len(data) // 2
+            self.wfile.write(data[start:end])
+            self.wfile.flush()
+            if name in hub.stalled:
+                released.wait(60)
+            self.close_connection = True
+            return None
+
+        def head(self, status: int, facts: dict[str, str]) -> None:
+            self.send_response(status)
+            for key, value in facts.items():
+                self.send_header(key, value)
+            self.end_headers()
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, *args: object) -> None:
+            pass  # a client that goes away is part of the tests
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+        thread.start()
+        hub.url = f"http://127.0.0.1:{server.server_port}"
+        try:
+            yield hub
+        finally:
+            released.set()
+            server.shutdown()
+
+
+def git_blob(data: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()

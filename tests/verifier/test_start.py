@@ -1,0 +1,147 @@
+"""How the server starts: what it hosts, what it leaves out, and how it ends when it cannot."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import requests
+
+from src.server_settings import ServerSettings, SettingsError, configure_torch
+from src.verifier_core import VERIFIERS
+from src.weights import TAGGERS
+from tests.verifier.asking import wait_until_ready
+from tests.verifier.server_process import ROOT, ServerProcess
+
+NO_WEIGHTS = ("CURATOR_WEIGHTS", "HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in NO_WEIGHTS:
+        monkeypatch.setenv(name, str(tmp_path))
+
+
+def run(*options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "verifier_server.py", *options]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+def test_a_model_without_its_weights_costs_one_line_and_exit_2(tmp_path: Path) -> None:
+    begin = time.monotonic()
+    done = run("--models", "clap")
+    assert time.monotonic() - begin < 10
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "clap: music_audioset_epoch_15_esc_90.14.pt (2.4 GB, lukewys/laion_clap)" in line
+    assert f"python verifier_server.py --fetch clap --weights_dir {tmp_path}" in line
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (("--models", "nope"), "nope: no such verifier; there are clap"),
+        (("--models", "tags", "nope"), "nope: no such verifier"),
+        (("--fetch",), "--fetch which?"),
+        (("--fetch", "nope"), "nope: no such verifier"),
+        (("--fetch", "clap"), "HF_HUB_OFFLINE is set"),
+        (("--device", "gpu"), "--device gpu: there are auto, cpu, cuda"),
+        (("--device", "cuda:9", "--models", "tags"), "torch sees no such GPU"),
+        (("--device", "cpu", "--dtype", "float16"), "--dtype float16 needs a GPU"),
+        (("--port", "65536"), "--port 65536"),
+        (("--weights_dir", "/no/such/folder"), "/no/such/folder is not a folder"),
+        (("--dtype", "int8"), "dtype"),
+        (("--log_level", "loud"), "log_level"),
+    ],
+)
+def test_wrong_flags_end_with_a_clear_line(options: tuple[str, ...], reason: str) -> None:
+    done = run(*options)
+    assert done.returncode == (1 if options == ("--fetch", "clap") else 2)
+    assert reason in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_float16_is_refused_on_a_cpu_that_auto_comes_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SettingsError, match="a CPU computes in float32 or bfloat16"):
+        configure_torch(ServerSettings(dtype="float16", threads=1), 1)
+    for dtype in ("float32", "bfloat16"):
+        assert configure_torch(ServerSettings(dtype=dtype, threads=1), 1) == "cpu"  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("device", "expected"), [("auto", "cuda"), ("cuda", "cuda"), ("cuda:1", "cuda:1")]
+)
+def test_gpus_that_are_there_are_used(
+    device: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    settings = ServerSettings(device=device, dtype="float16", threads=1)
+    settings.check()
+    assert configure_torch(settings, 1) == expected
+    with pytest.raises(SettingsError, match="it sees 2 of them: cuda:0 to cuda:1"):
+        configure_torch(ServerSettings(device="cuda:2", threads=1), 1)
+
+
+def test_the_weights_folder_of_the_flag_is_the_processs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine").mkdir()
+    ServerSettings(weights_dir=Path("mine")).use_weights_dir()
+    assert os.environ["CURATOR_WEIGHTS"] == str(tmp_path / "mine")
+    monkeypatch.setenv("CURATOR_WEIGHTS", "gone")
+    with pytest.raises(SettingsError, match="CURATOR_WEIGHTS: gone is not a folder"):
+        ServerSettings().use_weights_dir()
+    ServerSettings(fetch=("clap",)).use_weights_dir()  # a download makes the folder
+
+
+def test_help_names_every_verifier_the_exit_codes_and_what_each_flag_does() -> None:
+    done = run("--help")
+    assert done.returncode == 0
+    text = " ".join(done.stdout.replace("│", " ").split())
+    for part in (*VERIFIERS, "Exit codes: 0", "HF_ENDPOINT", "CURATOR_WEIGHTS", "float16 is for"):
+        assert part in text
+
+
+REAL = ("verifier_server.py",)
+
+
+def test_with_no_flags_what_is_there_is_hosted_and_the_rest_is_named_in_a_line_each(
+    tmp_path: Path,
+) -> None:
+    """Quality's file is there and is torn, MuQ's licence is not for commercial use."""
+    quality, muq = (VERIFIERS[name](name) for name in ("quality", "muq"))
+    (tmp_path / quality.files[0].name).write_bytes(b"torn")
+    for file in muq.files:
+        path = tmp_path / file.repository.replace("/", "--") / file.name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"torn")
+    log = tmp_path / "log"
+    with ServerProcess(log, "--threads", "1", server=REAL) as server:
+        wait_until_ready(server)
+        ready = requests.get(server.url + "/ready", timeout=5).json()
+        listed = requests.get(server.url + "/verifiers", timeout=5).json()["verifiers"]
+    text = log.read_text()
+    assert ready["models"] == {
+        **dict.fromkeys(("quality", "muq"), "failed"),
+        **dict.fromkeys(TAGGERS, "ready"),
+    }
+    for name in ("quality", "muq"):
+        (problem,) = (v["problem"] for v in listed if v["name"] == name)
+        assert problem == ready["problems"][name]
+        assert problem.startswith(str(tmp_path))  # the sentence alone, without the error's type
+        assert f"--fetch {name}" in problem
+        assert "\n" not in problem
+    for name in ("clap", "imagebind"):
+        (line,) = (line for line in text.splitlines() if f"{name} is left out" in line)
+        assert f"python verifier_server.py --fetch {name}" in line
+    assert "muq: NOT FOR COMMERCIAL USE; licence: CC-BY-NC 4.0" in text
+    assert "Traceback" not in text

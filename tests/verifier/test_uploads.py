@@ -1,0 +1,124 @@
+"""Slow and large uploads over real sockets: they cost themselves, not the others."""
+
+import asyncio
+import contextlib
+import io
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from fastapi import UploadFile
+
+from src import scoring
+from src.audio import Clip
+from src.wire import Limits
+from tests.verifier.asking import address, answer_to, post, raw_post, values, wav
+from tests.verifier.server_process import ServerProcess
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server with one place, four uploads beside it, and memory for a few seconds of audio."""
+    log = tmp_path_factory.mktemp("narrow") / "log"
+    options = ["--models", "fake", "--max_requests", "1", "--max_held_bytes", "500000"]
+    options += ["--limits.max_total_seconds", "5", "--upload_seconds", "30"]
+    with ServerProcess(log, *options) as server:
+        yield server
+        assert "Traceback" not in server.log.read_text()
+
+
+@contextlib.contextmanager
+def slow_uploads(server: ServerProcess, number: int, size: int) -> Iterator[list[socket.socket]]:
+    """Connections that each have sent `size` bytes of a body and send no more."""
+    with contextlib.ExitStack() as stack:
+        connections = []
+        for _ in range(number):
+            connection = stack.enter_context(socket.create_connection(address(server)))
+            connection.sendall(raw_post([wav(seconds=3)])[: size + 200])
+            connections.append(connection)
+        wait_for(server, "curator_requests_uploading", number)
+        yield connections
+    wait_for(server, "curator_requests_uploading", 0)
+
+
+def wait_for(server: ServerProcess, metric: str, value: float) -> None:
+    deadline = time.monotonic() + 5
+    while server.metric(metric) != value:
+        assert time.monotonic() < deadline, f"{metric} is {server.metric(metric)}, not {value}"
+        time.sleep(0.02)
+
+
+def test_slow_uploads_take_no_places(narrow: ServerProcess) -> None:
+    with slow_uploads(narrow, number=3, size=1_000):
+        for _ in range(3):
+            assert values(post(narrow, [wav(1.0)])) == pytest.approx([0], abs=1e-4)
+
+
+def test_the_slowest_upload_gives_way_when_there_are_too_many(narrow: ServerProcess) -> None:
+    with slow_uploads(narrow, number=4, size=1_000) as connections:
+        connections[0].sendall(b"\0" * 5_000)
+        connections[1].sendall(b"\0" * 2_000)
+        connections[3].sendall(b"\0" * 2_000)
+        time.sleep(1.1)
+        assert values(post(narrow, [wav(1.0)])) == pytest.approx([0], abs=1e-4)
+        answer = answer_to(connections[2]).lower()
+        assert answer.startswith(b"http/1.1 503")
+        assert b"gave way to others" in answer
+        assert b"retry-after: 1" in answer
+
+
+def test_uploads_that_only_began_are_not_ended_for_new_ones(narrow: ServerProcess) -> None:
+    with slow_uploads(narrow, number=4, size=1_000):
+        response = post(narrow, [wav(1.0)])
+        assert (response.status_code, response.json()["error"]) == (503, "busy")
+        assert response.headers["Retry-After"] == "1"
+
+
+def test_slow_uploads_give_way_when_memory_runs_out(narrow: ServerProcess) -> None:
+    with slow_uploads(narrow, number=3, size=130_000) as connections:
+        wait_for(narrow, "curator_requests_uploading", 3)
+        time.sleep(1.1)
+        assert narrow.metric("curator_held_bytes") > 380_000
+        assert values(post(narrow, [wav(1.0, seconds=2)])) == pytest.approx([0], abs=1e-4)
+        assert answer_to(connections[0]).startswith(b"HTTP/1.1 503")
+
+
+def test_audio_beyond_the_memory_is_told_to_wait_and_what_it_held_is_freed(
+    narrow: ServerProcess,
+) -> None:
+    for _ in range(3):  # 288,000 bytes of body, as many decoded
+        response = post(narrow, [wav(seconds=1.5)] * 3)
+        assert (response.status_code, response.json()["error"]) == (503, "busy")
+        wait_for(narrow, "curator_held_bytes", 0)
+    assert values(post(narrow, [wav(1.0)])) == pytest.approx([0], abs=1e-4)
+
+
+def test_the_seconds_of_all_files_together_are_limited(narrow: ServerProcess) -> None:
+    response = post(narrow, [wav(seconds=2, rate=8_000)] * 3)
+    body = response.json()
+    assert (response.status_code, body["error"], body["index"]) == (413, "too_large", 2)
+    assert "file 2 (2.wav): up to here 6.0 s" in body["message"]
+
+
+def test_a_bad_file_at_the_end_costs_no_compute(narrow: ServerProcess) -> None:
+    scored = narrow.metric('curator_clips_total{model="fake"}')
+    response = post(narrow, [wav()] * 9 + [wav()[:-1]])
+    assert (response.status_code, response.json()["index"]) == (422, 9)
+    assert narrow.metric('curator_clips_total{model="fake"}') == scored
+
+
+def test_a_request_decodes_few_files_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool, waiting = ThreadPoolExecutor(1), []
+
+    def decode(data: bytes, *_: object) -> Clip:
+        waiting.append(pool._work_queue.qsize())
+        return Clip(np.ones((1, 100), np.float32), 16_000)
+
+    monkeypatch.setattr(scoring, "decode_wav", decode)
+    files = [UploadFile(io.BytesIO(b"")) for _ in range(8)]
+    clips = asyncio.run(scoring._decode(files, {16_000}, Limits(), pool))
+    assert len(clips[16_000]) == 8
+    assert max(waiting) < scoring.FILES_AT_ONCE
