@@ -248,8 +248,11 @@ def test_a_model_left_in_training_mode_would_drop_paths_at_random(
     verifier: ImageBindVerifier, upstream: nn.Module, tmp_path: Path
 ) -> None:
     training = copy.deepcopy(upstream).train()
-    first, second = (upstream_audio(training, tmp_path, noisy_tones(2, 12)) for _ in range(2))
-    assert not torch.equal(first, second)
+    clip = noisy_tones(2, 12)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        first, *others = (upstream_audio(training, tmp_path, clip) for _ in range(12))
+    assert not all(torch.equal(first, other) for other in others)
     assert not verifier._model.training
 
 
