@@ -151,6 +151,13 @@ def fetch_command(verifier: str, python: str = "python") -> str:
     return f"{python} verifier_server.py --fetch {verifier}{folder}"
 
 
+def unusable(verifier: str, path: Path, what: str) -> WeightsError:
+    """The error for a file of a verifier that is there and is not what it should be."""
+    return WeightsError(
+        f"{path} {what}; delete it and get it again with: {fetch_command(verifier)}"
+    )
+
+
 def missing_line(verifier: str, files: Sequence[WeightFile]) -> str | None:
     """What of a verifier's files is not here, and how to get it; None when all are."""
     missing = absent(files)

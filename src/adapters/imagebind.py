@@ -26,7 +26,7 @@ import numpy as np
 
 from src import verifier_weights
 from src.adapters.base import Adapter, computing, finite_score, must_be_audible, window_starts
-from src.verifier_weights import WeightFile, WeightsError
+from src.verifier_weights import WeightFile, unusable
 from src.wire import Checkpoint, Score
 
 if TYPE_CHECKING:
@@ -216,9 +216,11 @@ def _read(path: Path) -> "dict[str, torch.Tensor]":
             path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
         )
     except Exception as error:  # torch raises whatever a damaged byte leads to
-        raise _unusable(path, f"cannot be read as weights ({type(error).__name__})") from error
+        raise unusable(
+            "imagebind", path, f"cannot be read as weights ({type(error).__name__})"
+        ) from error
     if not isinstance(state, dict) or not all(isinstance(x, torch.Tensor) for x in state.values()):
-        raise _unusable(path, "is not ImageBind's: it does not hold tensors by name")
+        raise unusable("imagebind", path, "is not ImageBind's: it does not hold tensors by name")
     return state
 
 
@@ -235,9 +237,4 @@ def _must_agree(
             for what, names in problems.items()
             if names
         )
-        raise _unusable(path, f"is not ImageBind's: {text}")
-
-
-def _unusable(path: Path, what: str) -> WeightsError:
-    again = verifier_weights.fetch_command("imagebind")
-    return WeightsError(f"{path} {what}; delete it and get it again with: {again}")
+        raise unusable("imagebind", path, f"is not ImageBind's: {text}")

@@ -240,7 +240,5 @@ def _load_weights(model: Any, path: Path) -> None:
 
 
 def _unusable(file: WeightFile, what: str) -> WeightsError:
-    again = verifier_weights.fetch_command("muq")
-    return WeightsError(
-        f"{verifier_weights.find(file)} {what}; delete it and get it again with: {again}"
-    )
+    path = verifier_weights.find(file) or Path(file.name)
+    return verifier_weights.unusable("muq", path, what)

@@ -15,7 +15,7 @@ from src.adapters.base import (
     must_be_audible,
     random_states_kept,
 )
-from src.verifier_weights import WeightFile, WeightsError
+from src.verifier_weights import WeightFile, unusable
 from src.wire import Checkpoint, Score
 
 if TYPE_CHECKING:
@@ -82,8 +82,8 @@ def _read_model(path: Path) -> Any:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever a damaged byte leads to
-        raise _unusable(
-            path, f"is torn or holds more than weights ({type(error).__name__})"
+        raise unusable(
+            "quality", path, f"is torn or holds more than weights ({type(error).__name__})"
         ) from error
     ours = {"target_transform", "freeze_encoder"}
     names = [field.name for field in fields(AesMultiOutput) if field.name not in ours]
@@ -98,15 +98,12 @@ def _read_model(path: Path) -> Any:
         model.load_state_dict(state, strict=True)
     except Exception as error:  # of what the file holds, anything may be missing or misshapen
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise _unusable(path, f"is no checkpoint of Audiobox Aesthetics ({reason:.200})") from error
+        raise unusable(
+            "quality", path, f"is no checkpoint of Audiobox Aesthetics ({reason:.200})"
+        ) from error
     if not all(math.isfinite(x) for axis in statistics.values() for x in axis.values()):
-        raise _unusable(path, "has a mean or std that is not finite")
+        raise unusable("quality", path, "has a mean or std that is not finite")
     return model.eval()
-
-
-def _unusable(path: Path, what: str) -> WeightsError:
-    again = verifier_weights.fetch_command("quality")
-    return WeightsError(f"{path} {what}; delete it and get it again with: {again}")
 
 
 def _predictor(model: Any, device: str, dtype: str) -> Any:
