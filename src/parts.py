@@ -12,7 +12,7 @@ from src.budget import timed
 from src.calibration import CalibrationError, load_calibration
 from src.generator import Generator, GeneratorError, load_generator
 from src.local_server import local_server
-from src.metrics import JUDGES, Judge, JudgeError
+from src.metrics import JUDGES, ClipJudge, JudgeError
 from src.preflight import Exit
 from src.prompts import Prompt, digest_of
 from src.records import RunFolderError
@@ -49,7 +49,7 @@ ENDS: dict[type[BaseException], Exit] = {
 class Parts:
     generator: Generator
     verifier: Verifier
-    judges: Sequence[Judge]
+    judges: Sequence[ClipJudge]
 
 
 def build(settings: BenchmarkSettings, stack: ExitStack) -> Parts:
@@ -135,7 +135,7 @@ def measures(parts: Parts) -> list[dict[str, Any]]:
     return listed
 
 
-def judged(result: SearchResult, judges: Sequence[Judge]) -> dict[str, Any]:
+def judged(result: SearchResult, judges: Sequence[ClipJudge]) -> dict[str, Any]:
     """A search's record with what the judges say of its winner.
 
     A judge that has no number for this clip leaves it unjudged, with its reason.

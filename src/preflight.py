@@ -216,7 +216,7 @@ def _judges(
     settings: "BenchmarkSettings", prompts: Sequence["Prompt"]
 ) -> tuple[tuple[str, ...], list[Missing]]:
     """The run's judges, and what those that were asked for by name lack."""
-    from src.metrics import JUDGES, PLANNED
+    from src.metrics import JUDGES
     from src.settings import PROFILE_JUDGES
 
     referenced = [p for p in prompts if p.reference and p.reference.is_file()]
@@ -238,7 +238,7 @@ def _judges(
         found.append(
             Missing(
                 f"judge(s) {', '.join(unknown)}",
-                f"this version has {', '.join(JUDGES)}; not yet {', '.join(PLANNED)}",
+                f"there are {', '.join(JUDGES)}",
                 "name those with --judges, or --judges none",
             )
         )

@@ -66,7 +66,7 @@ def test_a_divergence_hears_channels_as_mono_and_any_rate() -> None:
 def test_a_reference_is_heard_once(monkeypatch: pytest.MonkeyPatch) -> None:
     judge = JUDGES["msd_kld"]()
     judge.judge([clip("guitar")], [prompt("guitar", "choir")])
-    monkeypatch.setattr("src.metrics.read_audio", lambda path: pytest.fail("read again"))
+    monkeypatch.setattr("src.judges.base.read_audio", lambda path: pytest.fail("read again"))
     judge.judge([clip("violin")], [prompt("violin", "choir")])
 
 

@@ -1,0 +1,1 @@
+"""The judges: what each one is (base.py), and a module for each network that they hear through."""

@@ -1,0 +1,148 @@
+"""What a judge is, and the networks that judges hear through.
+
+Several judges may share a network (three divergences of one classifier): a `Listener` loads it once
+and hears a clip once, whoever asks, and each prompt's reference once in a run. No torch here.
+"""
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from src.audio import AudioError, Clip, read_audio
+from src.prompts import Prompt
+from src.verifier_weights import WeightFile
+from src.wire import Checkpoint
+
+# What is heard of a clip is kept for the judges that come next; a clip is judged by all in turn.
+CLIPS_KEPT = 4
+
+
+class JudgeError(ValueError):
+    """A clip, prompt or reference that a judge has no number for; the message says why."""
+
+
+class Listener(ABC):
+    """A network that turns a clip into an array: posteriors or an embedding.
+
+    `shared` gives one instance for each class and device. Weights are loaded when they are first
+    needed.
+    """
+
+    files: ClassVar[tuple[WeightFile, ...]] = ()  # what loading needs
+
+    def __init__(self, device: str = "cpu") -> None:
+        self.device = device
+        self._heard: deque[tuple[Clip, NDArray[np.float32]]] = deque(maxlen=CLIPS_KEPT)
+        self._references: dict[Path, NDArray[np.float32]] = {}
+
+    @classmethod
+    def shared(cls, device: str) -> Self:
+        """The instance that all judges of a process hear through."""
+        return _shared(cls, device)  # type: ignore[return-value]
+
+    @property
+    @abstractmethod
+    def checkpoint(self) -> Checkpoint:
+        """The weights; loads them. Raises WeightsError."""
+
+    @abstractmethod
+    def listen(self, clip: Clip) -> NDArray[np.float32]:
+        """What is heard in a clip of any rate and number of channels.
+
+        Raises JudgeError for a clip of which nothing finite can be heard.
+        """
+
+    def hear(self, clip: Clip, name: str) -> NDArray[np.float32]:
+        """`listen`, kept for the judge that asks next. `name` is what errors call the clip."""
+        for known, heard in self._heard:
+            if known is clip:
+                return heard
+        heard = self._listen(clip, name)
+        self._heard.append((clip, heard))
+        return heard
+
+    def reference(self, prompt: Prompt) -> NDArray[np.float32]:
+        """What is heard in the prompt's whole reference. Raises JudgeError."""
+        path = prompt.reference
+        if path is None:
+            raise JudgeError(f"prompt {prompt.id} has no reference audio to compare with")
+        if path not in self._references:
+            try:
+                clip = read_audio(path)
+            except AudioError as error:
+                raise JudgeError(f"reference of {prompt.id}: {error}") from error
+            self._references[path] = self._listen(clip, f"reference of {prompt.id}: {path}")
+        return self._references[path]
+
+    def _listen(self, clip: Clip, name: str) -> NDArray[np.float32]:
+        try:
+            return self.listen(clip)
+        except JudgeError as error:
+            raise JudgeError(f"{name}: {error}") from error
+
+
+@cache
+def _shared(kind: type[Listener], device: str) -> Listener:
+    return kind(device)
+
+
+class Judge(ABC):
+    """One measure of final clips, given their prompts.
+
+    is_verifier: verifiers whose own number this is; where one of them selected the clips, it is no
+    evidence. shares_data_with: verifiers trained on the same data and labels, of which it is not
+    independent. note: what else to know when reading it.
+    """
+
+    name: ClassVar[str]
+    higher_is_better: ClassVar[bool]
+    needs_reference: ClassVar[bool]
+    is_verifier: ClassVar[tuple[str, ...]] = ()
+    shares_data_with: ClassVar[tuple[str, ...]] = ()
+    note: ClassVar[str] = ""
+    licence: ClassVar[str] = ""
+    listener_class: ClassVar[type[Listener]]
+
+    def __init__(self, device: str = "cpu") -> None:
+        self.listener = self.listener_class.shared(device)
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The weights that it judges with; loads them. Raises WeightsError."""
+        return self.listener.checkpoint
+
+    def unread(self, prompt: Prompt) -> int:  # noqa: ARG002 (most judges read all or nothing)
+        """How many tokens at the end of the caption it does not read."""
+        return 0
+
+
+class ClipJudge(Judge):
+    """A judge with a number for each clip."""
+
+    @abstractmethod
+    def judge(self, clips: Sequence[Clip], prompts: Sequence[Prompt]) -> list[float]:
+        """Finite numbers for clips and their prompts, one each, in order. Raises JudgeError."""
+
+
+class SetJudge(Judge):
+    """A judge with one number for all clips of a method, from an embedding of each.
+
+    The run keeps the embeddings; `distance` (src/frechet.py) makes the number from them.
+    """
+
+    higher_is_better = False
+    needs_reference = True
+
+    def embed(self, clip: Clip, prompt: Prompt) -> NDArray[np.float32]:
+        """Embedding [windows, D] of a clip. Raises JudgeError."""
+        return self.listener.hear(clip, f"the clip of {prompt.id}")
+
+    def embed_reference(self, prompt: Prompt) -> NDArray[np.float32]:
+        """Embedding [windows, D] of the prompt's reference. Raises JudgeError."""
+        return self.listener.reference(prompt)

@@ -1,0 +1,146 @@
+"""The built-in judges: the musicnn networks that the verifier `tags` (MTT_musicnn) does not use."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from src.audio import Clip, resample, to_mono
+from src.judges.base import ClipJudge, JudgeError, Listener
+from src.prompts import Prompt
+from src.vocabulary import NoTagNamed, named_tags
+from src.wire import Checkpoint
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from src.tagger import Tagger
+
+# Posteriors are kept this far from 0 and 1 in a divergence, so that no tag weighs over ln 1e6.
+EPSILON = 1e-6
+
+
+class TagListener(Listener):
+    """Hears the posteriors of 50 tags, float32 [50], the mean over the clip's windows."""
+
+    tagger_name: ClassVar[str]
+
+    @cached_property
+    def tagger(self) -> "Tagger":
+        from src.tagger import load_tagger
+
+        return load_tagger(self.tagger_name).to(self.device)
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        return Checkpoint(name=self.tagger.name, sha256=self.tagger.sha256)
+
+    def listen(self, clip: Clip) -> NDArray[np.float32]:
+        from src.tagger import TaggerError
+
+        try:
+            return self.tagger.posteriors([tagger_samples(clip)])[0].numpy()
+        except TaggerError as error:
+            raise JudgeError(str(error)) from error
+
+
+class MsdMusicnn(TagListener):
+    tagger_name = "tags_msd"
+
+
+class MsdVgg(TagListener):
+    tagger_name = "tags_msd_vgg"
+
+
+class MttVggTagger(TagListener):
+    tagger_name = "tags_vgg"
+
+
+class TagDivergence(ClipJudge):
+    """How far the tags heard in a clip are from those heard in its prompt's reference audio.
+
+    Sum over the 50 tags of KL(Bernoulli(reference) || Bernoulli(clip)), in nats: the divergence of
+    the tagger's posteriors taken as independent tags. 0 when the same is heard.
+    """
+
+    higher_is_better = False
+    needs_reference = True
+    shares_data_with = ("tags_msd", "tags_msd_vgg")
+
+    def judge(self, clips: Sequence[Clip], prompts: Sequence[Prompt]) -> list[float]:
+        return [
+            bernoulli_kl(
+                self.listener.reference(prompt),
+                self.listener.hear(clip, f"the clip of {prompt.id}"),
+            )
+            for clip, prompt in zip(clips, prompts, strict=True)
+        ]
+
+
+class MsdKld(TagDivergence):
+    name = "msd_kld"
+    listener_class = MsdMusicnn
+
+
+class MsdVggKld(TagDivergence):
+    name = "msd_vgg_kld"
+    listener_class = MsdVgg
+    note = "same data as msd_kld, other architecture"
+
+
+class MttVgg(ClipJudge):
+    """The score of the verifier `tags`, by the network of another architecture.
+
+    Mean log-odds of the tags that the prompt names, less the mean of those that it negates.
+    """
+
+    name = "mtt_vgg"
+    higher_is_better = True
+    needs_reference = False
+    is_verifier = ("tags_vgg",)
+    shares_data_with = ("tags",)
+    listener_class = MttVggTagger
+
+    def judge(self, clips: Sequence[Clip], prompts: Sequence[Prompt]) -> list[float]:
+        return [self._one(clip, prompt) for clip, prompt in zip(clips, prompts, strict=True)]
+
+    def _one(self, clip: Clip, prompt: Prompt) -> float:
+        assert isinstance(self.listener, TagListener)
+        try:
+            named = named_tags(prompt.text, self.listener.tagger_name)
+        except NoTagNamed as error:
+            raise JudgeError(str(error)) from error
+        heard = self.listener.hear(clip, f"the clip of {prompt.id}")
+        posterior = heard.astype(np.float64).clip(EPSILON, 1 - EPSILON)
+        tags = self.listener.tagger.tags
+        log_odds = dict(zip(tags, np.log(posterior / (1 - posterior)), strict=True))
+        value = 0.0
+        for sign, chosen in ((1, named.wanted), (-1, named.unwanted)):
+            if chosen:
+                value += sign * float(np.mean([log_odds[tag] for tag in chosen]))
+        return value
+
+
+def bernoulli_kl(reference: NDArray[np.floating], clip: NDArray[np.floating]) -> float:
+    """Sum over tags of KL(Bernoulli(reference) || Bernoulli(clip)), nats; posteriors [tags]."""
+    p, q = (x.astype(np.float64).clip(EPSILON, 1 - EPSILON) for x in (reference, clip))
+    return float(np.sum(p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))))
+
+
+def instrument_heard(
+    posteriors: NDArray[np.float64], tags: Sequence[str], instruments: Sequence[str]
+) -> list[str]:
+    """Which of `instruments` a tagger hears most of: posteriors or log-odds [B, 50] -> B tags."""
+    columns = [tags.index(instrument) for instrument in instruments]
+    return [instruments[best] for best in np.asarray(posteriors)[:, columns].argmax(1)]
+
+
+def tagger_samples(clip: Clip) -> "Tensor":
+    """The clip as the taggers take it: float32 [T], mono, 16 kHz."""
+    import torch
+
+    from src.tagger import SAMPLE_RATE
+
+    return torch.from_numpy(resample(to_mono(clip), SAMPLE_RATE).samples[0])
