@@ -2,6 +2,7 @@
 
     python verifier_server.py                          # everything whose weights are there
     python verifier_server.py --fetch clap quality     # download what these two need, and end
+    python verifier_server.py --fetch kld_pq           # the same for a judge of the benchmark
     python verifier_server.py --models tags --port 9000
     CURATOR_TOKEN=secret python verifier_server.py     # clients must send the token
 

@@ -1,5 +1,8 @@
 """Downloads the weight files of verifiers: `python verifier_server.py --fetch clap quality`.
 
+Those of the judges too, by the judges' names: `--fetch kld_pq` gets PaSST. Judges that hear through
+one network need the same files: kld_pq, kld_qp and kld_both; clap_score those of `clap`.
+
 What is there is left alone. What is not is first asked for (is it there, how large, which hash, is
 there room), then downloaded (src/download.py): a download that is cut goes on where it stopped, in
 the same run or the next, and a file takes its name only when it is whole and its hash is right.
@@ -13,15 +16,17 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from src import hub
-from src.adapters.base import Adapter
 from src.download import FetchError, Remote, download, look, size_of
+from src.metrics import JUDGES
 from src.verifier_core import VERIFIERS, NotHosted
 from src.verifier_weights import (
     WeightFile,
     WeightsError,
+    absent,
     check,
     download_dir,
     find,
@@ -35,33 +40,49 @@ logger = logging.getLogger(__name__)
 ROUNDS = 3  # a repository that is updated meanwhile moves the files that were there already
 
 
-def fetch(names: Sequence[str]) -> int:
-    """Get every file of the named verifiers. Returns 0, or 1 when something could not be had.
+@dataclass(frozen=True)
+class Wanted:
+    """A verifier or judge whose files are asked for."""
 
-    Raises NotHosted for a name that is not a verifier's.
+    name: str
+    licence: str
+    files: tuple[WeightFile, ...]
+
+
+def wanted(name: str) -> Wanted:
+    """What a verifier or a judge needs. Raises NotHosted for a name that is neither's."""
+    if name in VERIFIERS:
+        adapter = VERIFIERS[name](name)
+        return Wanted(name, adapter.licence, adapter.files)
+    if name in JUDGES:
+        return Wanted(name, JUDGES[name].licence, JUDGES[name].listener_class.files)
+    raise NotHosted(f"{name}: no such verifier or judge; there are {_known()}")
+
+
+def fetch(names: Sequence[str]) -> int:
+    """Get every file of the named verifiers and judges. Returns 0, or 1 when one cannot be had.
+
+    Raises NotHosted for a name that is neither a verifier's nor a judge's.
     """
     if not names:
-        raise NotHosted(f"--fetch which? There are {', '.join(VERIFIERS)}")
-    for name in names:
-        if name not in VERIFIERS:
-            raise NotHosted(f"{name}: no such verifier; there are {', '.join(VERIFIERS)}")
-    adapters = [VERIFIERS[name](name) for name in dict.fromkeys(names)]
-    for adapter in adapters:
-        _say_licence(adapter)
-    files = list(dict.fromkeys(file for adapter in adapters for file in adapter.files))
+        raise NotHosted(f"--fetch which? There are {_known()}")
+    needing = [wanted(name) for name in dict.fromkeys(names)]
+    for one in needing:
+        _say_licence(one)
+    files = list(dict.fromkeys(file for one in needing for file in one.files))
     problems: list[str] = []
     for _ in range(ROUNDS):
-        wanted, problems = _wanted(files)
-        if wanted:
-            problems += _get(wanted)
-        if problems or not wanted:
+        lacking, problems = _lacking(files)
+        if lacking:
+            problems += _get(lacking)
+        if problems or not lacking:
             break
     for problem in dict.fromkeys(problems):
         logger.error("%s", problem)
-    incomplete = [adapter.name for adapter in adapters if adapter.missing()]
-    for adapter in adapters:
-        if adapter.name not in incomplete and not problems:
-            logger.info("%s: every file is there", adapter.name)
+    incomplete = [one.name for one in needing if absent(one.files)]
+    for one in needing:
+        if one.name not in incomplete and not problems:
+            logger.info("%s: every file is there", one.name)
     if incomplete:
         logger.error(
             "not complete: %s; the same command goes on where this one stopped",
@@ -70,32 +91,37 @@ def fetch(names: Sequence[str]) -> int:
     return 1 if problems or incomplete else 0
 
 
-def _say_licence(adapter: Adapter) -> None:
-    licences = dict.fromkeys([adapter.licence, *(f.licence for f in adapter.files if f.licence)])
+def _known() -> str:
+    judges = [name for name, judge in JUDGES.items() if judge.listener_class.files]
+    return f"{', '.join(VERIFIERS)}; and the judges {', '.join(judges)}"
+
+
+def _say_licence(one: Wanted) -> None:
+    licences = dict.fromkeys([one.licence, *(f.licence for f in one.files if f.licence)])
     text = "; ".join(licences)
     if is_non_commercial(text):
-        logger.warning("%s: NOT FOR COMMERCIAL USE; licence: %s", adapter.name, text)
+        logger.warning("%s: NOT FOR COMMERCIAL USE; licence: %s", one.name, text)
     else:
-        logger.info("%s: licence: %s", adapter.name, text)
+        logger.info("%s: licence: %s", one.name, text)
 
 
-def _wanted(files: Sequence[WeightFile]) -> tuple[list[WeightFile], list[str]]:
+def _lacking(files: Sequence[WeightFile]) -> tuple[list[WeightFile], list[str]]:
     """The files that are missing or came damaged, and what is wrong with those a user put there."""
-    wanted, problems = [], []
+    lacking, problems = [], []
     for file in files:
         path = find(file)
         if path is None:
-            wanted.append(file)
+            lacking.append(file)
             continue
         try:
             check(file, path)
         except (WeightsError, OSError) as error:
             if _was_fetched(file, path):
                 logger.warning("%s: fetching it again", error)
-                wanted.append(file)
+                lacking.append(file)
             else:
                 problems.append(str(error))
-    return wanted, problems
+    return lacking, problems
 
 
 def _was_fetched(file: WeightFile, path: Path) -> bool:

@@ -10,7 +10,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -24,6 +24,7 @@ from src.wire import (
     READY_PATH,
     REQUEST_ID_HEADER,
     SCORE_PATH,
+    TEXTS_PATH,
     VERIFIERS_PATH,
 )
 
@@ -31,19 +32,22 @@ logger = logging.getLogger(__name__)
 
 DOCS_PATH, DOCS_FILES_PATH, OPENAPI_PATH = "/docs", "/docs-files", "/openapi.json"
 _OPEN_PATHS = (HEALTH_PATH, READY_PATH, DOCS_PATH, OPENAPI_PATH)
-_KNOWN_PATHS = (*_OPEN_PATHS, SCORE_PATH, VERIFIERS_PATH, METRICS_PATH)
+_KNOWN_PATHS = (*_OPEN_PATHS, SCORE_PATH, TEXTS_PATH, VERIFIERS_PATH, METRICS_PATH)
 _GOOD_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class Gate:
-    """ASGI middleware: request ids, token, uploads, access log."""
+    """ASGI middleware: request ids, token, uploads, access log.
+
+    max_body_bytes: by path that takes uploads; of another path's body nothing is read.
+    """
 
     def __init__(
         self,
         app: ASGIApp,
         metrics: Metrics,
         token: str | None,
-        max_body_bytes: int,
+        max_body_bytes: Mapping[str, int],
         uploads: Uploads,
     ) -> None:
         self.app = app
@@ -71,10 +75,11 @@ class Gate:
 
         try:
             self._check(scope["path"], headers)
-            if scope["path"] == SCORE_PATH and scope["method"] == "POST":
+            limit = self.max_body_bytes.get(scope["path"])
+            if limit is not None and scope["method"] == "POST":
                 with self.uploads.begin() as upload:
                     scope["state"]["upload"] = upload
-                    await self.app(scope, _received(receive, upload), send_with_id)
+                    await self.app(scope, _received(receive, upload, limit), send_with_id)
             else:
                 await self.app(scope, receive, send_with_id)
         except Problem as problem:
@@ -112,11 +117,16 @@ class Gate:
                     headers={"WWW-Authenticate": "Bearer"},
                 )
         length = headers.get("content-length", "0")
-        if length.isdecimal() and int(length) > self.max_body_bytes:  # FastAPI limits chunked ones
-            raise Problem(413, "too_large", f"a body has at most {self.max_body_bytes} bytes")
+        largest = self.max_body_bytes.get(path, max(self.max_body_bytes.values()))
+        if length.isdecimal() and int(length) > largest:
+            raise _too_large(largest)
 
 
-def _received(receive: Receive, upload: Upload) -> Callable[[], Awaitable[Message]]:
+def _too_large(limit: int) -> Problem:
+    return Problem(413, "too_large", f"a body has at most {limit} bytes")
+
+
+def _received(receive: Receive, upload: Upload, limit: int) -> Callable[[], Awaitable[Message]]:
     """`receive`, with the limits of an upload while its body comes in."""
 
     async def limited() -> Message:
@@ -127,6 +137,8 @@ def _received(receive: Receive, upload: Upload) -> Callable[[], Awaitable[Messag
         if message["type"] != "http.request":
             raise Problem(499, "client_gone", "the client hung up before its upload was complete")
         upload.hold(len(message.get("body", b"")))
+        if upload.bytes > limit:  # one that did not say its length
+            raise _too_large(limit)
         if not message.get("more_body", False):
             upload.take_place()
         return message

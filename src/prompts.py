@@ -2,172 +2,190 @@
 
 One class of row for all of them. `load_prompts` takes what `--prompts` was given:
 
+    musiccaps             MusicCaps' table as DATA_DIR/musiccaps.csv, references DATA_DIR/<ytid>.wav
     builtin               the 64 held-out prompts of the built-in stack, with rendered references
     my.csv                a table with a `caption` column (MusicCaps' columns are understood)
     "slow solo violin"    anything else is a prompt itself
 
-No torch here: prompts are read, and complained about, before anything heavy is loaded.
+and a Selection, which says which of them. No torch here: prompts are read, and complained about,
+before anything heavy is loaded.
 """
 
-import csv
-import hashlib
-import re
-from collections import Counter
+import logging
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+from src.prompt_table import (
+    ID,
+    SUBSET_COLUMNS,
+    Prompt,
+    PromptError,
+    Subset,
+    clean_caption,
+    digest,
+    id_of_text,
+    read_table,
+    some_of,
+)
+
+log = logging.getLogger(__name__)
 
 BUILTIN_DIR = Path(__file__).resolve().parent.parent / "builtin"
 BUILTIN_TABLE = BUILTIN_DIR / "prompts.csv"
-MAX_CAPTION = 2000  # characters; MusicCaps' longest caption has about a thousand
 
-
-class PromptError(ValueError):
-    """A prompt set that cannot be used; the message names the file, the row and what to change."""
+Pick = Literal["first", "random"]
 
 
 @dataclass(frozen=True)
-class Prompt:
-    """One thing to generate.
+class Selection:
+    """Which prompts of a set are used.
 
-    id: names its files; unique in its set (MusicCaps' ytid where there is one).
-    text: the caption that conditions the generator and that verifiers score against.
-    key: noise key. It depends on the row alone, so a prompt's candidates are the same in any
-    subset. reference: audio file that the caption describes, if there is one. start_s, end_s: the
-    section of the source that the caption describes, in seconds.
+    First those are left out that are not in `subset`, that `ids` (a file with one id a line) does
+    not name, or, if `referenced`, whose reference audio file is not there. Of the others `pick`
+    takes `limit`: the first ones, or ones drawn by `pick_seed`. A draw depends on the seed and the
+    ids alone: it is the same on every machine, and a larger one holds the smaller ones. The set's
+    order is kept, whatever is selected.
     """
 
-    id: str
-    text: str
-    key: str
-    reference: Path | None = None
-    start_s: float = 0.0
-    end_s: float = 10.0
+    limit: int = 10
+    subset: Subset = "all"
+    pick: Pick = "first"
+    pick_seed: int = 0
+    ids: Path | None = None
+    referenced: bool = False
 
 
-def load_prompts(source: str, limit: int, data_dir: Path) -> list[Prompt]:
-    """The first `limit` prompts of a set; a shorter set is used whole.
+def load_prompts(source: str, selection: Selection, data_dir: Path) -> list[Prompt]:
+    """The prompts of a set that `selection` takes; all that are left when these are fewer.
 
-    data_dir: where `<ytid>.wav` references lie when a table has no `path` column.
-    Raises PromptError.
+    data_dir: where MusicCaps' table lies, and `<ytid>.wav` references when a table has no `path`
+    column. Raises PromptError.
     """
-    if limit < 1:
-        raise PromptError(f"num_samples must be 1 or more, not {limit}")
-    if source == "musiccaps":
-        raise PromptError("MusicCaps cannot be loaded by name yet; give its table as a CSV file")
-    if source == "builtin":
-        return read_table(BUILTIN_TABLE, data_dir)[:limit]
-    if looks_like_table(source):
-        return read_table(Path(source), data_dir)[:limit]
-    return [single_prompt(source)]
+    if selection.limit < 1:
+        raise PromptError(f"num_samples must be 1 or more, not {selection.limit}")
+    table = _table(source, data_dir)
+    if table is None:
+        name, prompts, columns = "the prompt", [single_prompt(source)], list[str]()
+    else:
+        name, (prompts, columns) = str(table), read_table(table, data_dir)
+    picked = _picked(_left(name, prompts, columns, selection), selection)
+    _tell_apart(picked)
+    return picked
 
 
 def looks_like_table(source: str) -> bool:
     """Whether `--prompts` means a file: it ends in .csv, or a file of that name is there."""
-    return source.lower().endswith(".csv") or (len(source) < 256 and Path(source).is_file())
+    try:
+        return source.lower().endswith(".csv") or Path(source).is_file()
+    except (OSError, ValueError):  # longer than a file's name can be, or with a character of none
+        return False
 
 
 def single_prompt(text: str) -> Prompt:
-    text = _clean_caption(text, "the prompt")
-    digest = _digest(text)
-    return Prompt(id=f"{_slug(text)}-{digest[:6]}", text=text, key=digest)
+    text = clean_caption(text, "the prompt")
+    return Prompt(id=id_of_text(text), text=text, key=digest(text))
 
 
-def read_table(path: Path, data_dir: Path) -> list[Prompt]:
-    """Rows of a CSV file: `caption`, and where they are there `ytid` or `id`, `path`, `start_s`,
-    `end_s`.
-
-    `path` is relative to the table's folder. A row without an id gets one from its text. Raises
-    PromptError for a missing column, an empty caption, an id that cannot name a file, a repeated
-    id.
-    """
+def read_ids(path: Path) -> set[str]:
+    """The ids of a text file: one a line, with blank lines and `# comments`. Raises PromptError."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            columns = reader.fieldnames or []
-            rows = [(reader.line_num, row) for row in reader]
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
-        raise PromptError(f"there is no prompt table {path}") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise PromptError(f"{path} cannot be read as a CSV file in UTF-8: {error}") from error
-    if "caption" not in columns:
-        raise PromptError(
-            f"{path} has no `caption` column (its columns: {', '.join(columns) or 'none'}). "
-            "The first line of a prompt table names its columns."
-        )
-    if not rows:
-        raise PromptError(f"{path} has no rows below its header")
-    prompts = [_row(path, number, row, data_dir) for number, row in rows]
-    repeated = [name for name, count in Counter(p.id.lower() for p in prompts).items() if count > 1]
-    if repeated and "ytid" not in columns and "id" not in columns:
-        return _number_repeats(prompts)
-    if repeated:
-        raise PromptError(
-            f"{path}: ids name files, so they must differ in more than their case; these do not: "
-            f"{', '.join(repeated[:5])}"
-        )
-    return prompts
+        raise PromptError(f"there is no file of ids {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise PromptError(f"{path} cannot be read as text in UTF-8: {error}") from error
+    ids = set()
+    for number, line in enumerate(lines, 1):
+        name = line.partition("#")[0].strip()
+        if name and not ID.fullmatch(name):
+            raise PromptError(f"{path}, line {number}: {name[:80]!r} is no id; write one a line")
+        ids.add(name)
+    ids.discard("")
+    if not ids:
+        raise PromptError(f"{path} names no ids; write one a line")
+    return ids
 
 
 def digest_of(prompts: Sequence[Prompt]) -> str:
     """SHA-256 of what the prompts ask for, so that an edited table is another run."""
-    return _digest("\n".join(f"{p.id}\t{p.key}\t{p.text}" for p in prompts))
+    return digest("\n".join(f"{p.id}\t{p.key}\t{p.text}" for p in prompts))
 
 
-def _row(path: Path, number: int, row: dict[str, str | None], data_dir: Path) -> Prompt:
-    where = f"{path}, line {number}"
-    text = _clean_caption(row.get("caption") or "", where)
-    name = (row.get("ytid") or row.get("id") or "").strip()
-    if name and not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
-        raise PromptError(
-            f"{where}: the id {name!r} names files, so it is made of letters, digits, - and _ "
-            "(up to 64)"
-        )
-    try:
-        start, end = float(row.get("start_s") or 0.0), float(row.get("end_s") or 10.0)
-    except ValueError as error:
-        raise PromptError(f"{where}: start_s and end_s are seconds: {error}") from error
-    reference = None
-    if row.get("path"):
-        reference = path.parent / str(row["path"])
-    elif name and (data_dir / f"{name}.wav").is_file():
-        reference = data_dir / f"{name}.wav"
-    digest = _digest(text)
-    return Prompt(
-        id=name or f"{_slug(text)}-{digest[:6]}",
-        text=text,
-        key=name or digest,
-        reference=reference,
-        start_s=start,
-        end_s=end,
+def _table(source: str, data_dir: Path) -> Path | None:
+    """The file that `--prompts` means; None: it is a prompt itself."""
+    if source == "builtin":
+        return BUILTIN_TABLE
+    if source != "musiccaps":
+        return Path(source) if looks_like_table(source) else None
+    from src.musiccaps import TABLE_NAME, find_table
+
+    if table := find_table(data_dir):
+        return table
+    raise PromptError(
+        f"MusicCaps' table, {data_dir / TABLE_NAME}, is not there: download_data.py gets it; "
+        "or pass a copy of your own: --prompts musiccaps-public.csv"
     )
 
 
-def _number_repeats(prompts: Sequence[Prompt]) -> list[Prompt]:
-    """The same text twice is two prompts, with noise of their own."""
-    seen: Counter[str] = Counter()
-    numbered = []
+def _left(
+    name: str, prompts: list[Prompt], columns: Sequence[str], selection: Selection
+) -> list[Prompt]:
+    """What subset, ids and references leave. Raises PromptError when that is nothing."""
+    left, asked = prompts, []
+    if selection.subset != "all":
+        column = SUBSET_COLUMNS[selection.subset]
+        if column not in columns:
+            raise PromptError(
+                f"{name} has no column {column}, which says what is in the subset "
+                f"{selection.subset!r}: add it (True or False in each row), or ask for all"
+            )
+        left = [p for p in left if selection.subset in p.subsets]
+        asked.append(f"in the subset {selection.subset!r}")
+    if selection.ids is not None:
+        wanted = read_ids(selection.ids)
+        if unknown := sorted(wanted - {p.id for p in prompts}):
+            raise PromptError(
+                f"{selection.ids}: {len(unknown)} of its {len(wanted)} ids are not in {name}; "
+                f"correct or remove {some_of(unknown, 20)}"
+            )
+        left = [p for p in left if p.id in wanted]
+        asked.append(f"named in {selection.ids}")
+    if selection.referenced:
+        left = [p for p in left if p.reference and p.reference.is_file()]
+        asked.append("with its reference audio there (the table's `path`, or DATA_DIR/<id>.wav)")
+    if not left:
+        raise PromptError(f"no prompt of {name} is {' and '.join(asked)}; ask for less")
+    return left
+
+
+def _picked(prompts: list[Prompt], selection: Selection) -> list[Prompt]:
+    if selection.pick == "first":
+        return prompts[: selection.limit]
+    # Not the random module, whose way of drawing may be another in another version of Python.
+    drawn = sorted(prompts, key=lambda p: digest(f"{selection.pick_seed}\t{p.id}"))
+    chosen = {p.id for p in drawn[: selection.limit]}
+    return [p for p in prompts if p.id in chosen]
+
+
+def _tell_apart(prompts: Sequence[Prompt]) -> None:
+    """See to it that no two prompts' files have one name where a run is written.
+
+    Two videos may have ids that differ in case alone, which most file systems tell apart. This
+    looks at the one that this repository is on. Raises PromptError.
+    """
+    spellings = defaultdict(list)
     for p in prompts:
-        seen[p.id] += 1
-        suffix = f"-{seen[p.id]}" if seen[p.id] > 1 else ""
-        numbered.append(
-            Prompt(p.id + suffix, p.text, p.key + suffix, p.reference, p.start_s, p.end_s)
-        )
-    return numbered
+        spellings[p.id.lower()].append(p.id)
+    if clashes := [" and ".join(names) for names in spellings.values() if len(names) > 1]:
+        which = f"ids name files, and these differ in their case alone: {some_of(clashes, 5)}"
+        if _ignores_case():
+            raise PromptError(f"{which}; this file system takes them for one: use one of each")
+        log.warning("%s; write to a file system that tells them apart", which)
 
 
-def _clean_caption(text: str, where: str) -> str:
-    text = " ".join(text.split())
-    if not text:
-        raise PromptError(f"{where}: the caption is empty")
-    if len(text) > MAX_CAPTION:
-        raise PromptError(f"{where}: the caption has {len(text)} characters; at most {MAX_CAPTION}")
-    return text
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40].strip("-") or "prompt"
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+def _ignores_case() -> bool:
+    """Whether the file system of this repository takes `A` and `a` for one name."""
+    return BUILTIN_TABLE.with_name(BUILTIN_TABLE.name.upper()).exists()

@@ -1,4 +1,5 @@
 """One scoring request's way through the server: checked, decoded, queued for every model, answered.
+And that of a request about texts alone, which passes the same checks and no queue.
 
 Clips are decoded and resampled in a small pool of threads, so that the event loop stays free; every
 header of a request is checked before any of its samples is decoded, and requests take turns.
@@ -17,7 +18,7 @@ from src.audio import AudioError, AudioLimits, decode_wav, resample, to_mono, wa
 from src.batching import ClipFailed, ModelFailed, QueueFull, Worker
 from src.problems import Problem
 from src.uploads import Upload
-from src.wire import Limits, Refusal, ScoreRequest, VerifierResult
+from src.wire import Limits, Refusal, ScoreRequest, TextsRequest, VerifierResult
 
 T = TypeVar("T")
 
@@ -35,7 +36,13 @@ async def score_request(
     upload: Upload,
 ) -> dict[str, VerifierResult]:
     """Every verifier's scores of every file. Raises Problem."""
-    _check_counts(request, len(files), limits)
+    if len(files) != len(request.prompts):
+        raise Problem(
+            400,
+            "bad_request",
+            f"{len(files)} files and {len(request.prompts)} prompts; send one each",
+        )
+    _check_counts(request, limits)
     chosen = {name: _hosted(name, workers) for name in request.verifiers}
     await _in(pool, _check_prompts, request.prompts, chosen)
     rates = {worker.adapter.sample_rate for worker in chosen.values()}
@@ -45,11 +52,38 @@ async def score_request(
     return await _score(chosen, clips, request.prompts)
 
 
-def _check_counts(request: ScoreRequest, files: int, limits: Limits) -> None:
-    if files != len(request.prompts):
-        raise Problem(
-            400, "bad_request", f"{files} files and {len(request.prompts)} prompts; send one each"
-        )
+async def count_unread(
+    request: TextsRequest, workers: dict[str, Worker], limits: Limits, pool: ThreadPoolExecutor
+) -> dict[str, list[int]]:
+    """By verifier, how many tokens at each prompt's end it does not read. Raises Problem."""
+    if len(request.prompts) > limits.max_files:
+        raise Problem(413, "too_large", f"at most {limits.max_files} prompts a request")
+    _check_counts(request, limits)
+    chosen = {name: _hosted(name, workers) for name in request.verifiers}
+    for name, worker in chosen.items():
+        _check_ready(name, worker)
+
+    def count(prompt: str) -> list[int]:
+        return [worker.adapter.unread_tokens(prompt) for worker in chosen.values()]
+
+    # One after the other, so that a request of long prompts does not hold up a short one.
+    counts = {prompt: await _in(pool, count, prompt) for prompt in set(request.prompts)}
+    return {
+        name: [counts[prompt][at] for prompt in request.prompts] for at, name in enumerate(chosen)
+    }
+
+
+def _check_ready(name: str, worker: Worker) -> None:
+    """Raise Problem when the model, and with it its tokenizer, is not loaded."""
+    if worker.state == "failed":
+        text = f"{name} did not load: {worker.problem}"
+        raise Problem(503, "not_ready", text, verifier=name)
+    if worker.state == "loading":
+        text = f"{name} is still loading"
+        raise Problem(503, "not_ready", text, verifier=name, retry_after=1)
+
+
+def _check_counts(request: ScoreRequest | TextsRequest, limits: Limits) -> None:
     if len(request.verifiers) > limits.max_verifiers:
         raise Problem(413, "too_large", f"at most {limits.max_verifiers} verifiers a request")
     for index, prompt in enumerate(request.prompts):

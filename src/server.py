@@ -28,7 +28,7 @@ from src.batching import Worker
 from src.gate import DOCS_FILES_PATH, DOCS_PATH, OPENAPI_PATH, Gate
 from src.monitoring import Metrics
 from src.problems import Problem, problem_response
-from src.scoring import score_request, unless_gone
+from src.scoring import count_unread, score_request, unless_gone
 from src.server_settings import ServerSettings
 from src.uploads import Uploads
 from src.wire import (
@@ -36,11 +36,14 @@ from src.wire import (
     METRICS_PATH,
     READY_PATH,
     SCORE_PATH,
+    TEXTS_PATH,
     VERIFIERS_PATH,
     ErrorBody,
     Readiness,
     ScoreRequest,
     ScoreResponse,
+    TextsRequest,
+    TextsResponse,
     VerifierList,
 )
 
@@ -50,6 +53,7 @@ logger = logging.getLogger(__name__)
 MODEL_STOP_SECONDS = 5.0
 # Uploads are bounded, so a clip need not pass through a temporary file (1 MB is the default).
 MultiPartParser.spool_max_size = 8 * 2**20
+MAX_JSON_BYTES = 2**22
 
 DESCRIPTION = """
 Scores audio clips against text prompts with music models. Higher is better, always.
@@ -68,6 +72,13 @@ WAVs may be PCM (16, 24, 32 bits) or float (32, 64 bits), mono or stereo, of any
 `limits` (`GET /verifiers`); float32 keeps a generator's samples as they are. The server downmixes
 and resamples for each model.
 
+Verifiers read no more of a prompt than their language models do. `POST /texts` tells how many
+tokens at the end of each prompt are not read, so that a score of half a caption can be known:
+
+```
+curl http://127.0.0.1:8000/texts --json '{"verifiers": ["clap"], "prompts": ["a slow piano piece"]}'
+```
+
 Whatever is not done is answered with an `ErrorBody`: `error` is for programs, `message` for people.
 Repeat a request only after a 503 that carries `Retry-After`. After a 422 `prompt_refused` the
 prompts not listed in `refused` can be scored by asking again without those. Every answer carries
@@ -85,7 +96,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     500: {"description": "A model or the server failed (`verifier_failed`, `internal`)."},
     503: {
         "description": "`queue_full` or `busy`: ask again after Retry-After seconds. "
-        "`not_ready`, `stopping`: asking again does not help."
+        "`not_ready`, `stopping`: without that header, asking again does not help."
     },
 }
 
@@ -132,7 +143,7 @@ def create_app(adapters: Sequence[Adapter], settings: ServerSettings) -> FastAPI
         Gate,
         metrics=metrics,
         token=settings.token,
-        max_body_bytes=limits.max_body_bytes,
+        max_body_bytes={SCORE_PATH: limits.max_body_bytes, TEXTS_PATH: MAX_JSON_BYTES},
         uploads=Uploads(
             settings.max_requests, settings.max_held_bytes, settings.upload_seconds, metrics
         ),
@@ -179,8 +190,11 @@ def create_app(adapters: Sequence[Adapter], settings: ServerSettings) -> FastAPI
         summary="Score clips",
         responses=errors,
         dependencies=guarded,
-        max_body_size=limits.max_body_bytes,
-        form_limits={"max_files": limits.max_files, "max_fields": 8, "max_part_size": 2**22},
+        form_limits={
+            "max_files": limits.max_files,
+            "max_fields": 8,
+            "max_part_size": MAX_JSON_BYTES,
+        },
         openapi_extra={"requestBody": {"content": {"multipart/form-data": {"encoding": ENCODING}}}},
     )
     async def score(
@@ -197,6 +211,17 @@ def create_app(adapters: Sequence[Adapter], settings: ServerSettings) -> FastAPI
             "%s %d clips by %s", http.state.request_id, len(files), ", ".join(request.verifiers)
         )
         return ScoreResponse(request_id=http.state.request_id, results=results)
+
+    @app.post(
+        TEXTS_PATH,
+        summary="How much of each prompt is read",
+        responses=errors,
+        dependencies=guarded,
+    )
+    async def texts(http: Request, request: TextsRequest) -> TextsResponse:
+        """How many tokens at the end of each prompt each verifier named does not read."""
+        work = count_unread(request, workers, limits, pool)
+        return TextsResponse(unread=await unless_gone(http, work))
 
     return app
 

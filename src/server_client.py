@@ -1,76 +1,46 @@
-"""The client's end of the wire: one upload per scored batch, retries for what may pass.
+"""The client's end of the wire: one upload per scored batch, split where the server limits it.
 
-    client = ServerClient("http://127.0.0.1:8000")
-    results = client.score(["tags"], ["slow piano"], [clip])
-    results["tags"].scores[0].value
-
-What may pass (a reset connection, a full queue, a timeout) is tried again within a total time; a
-server that is not there, or that answers anything else, ends with an error that says what to do.
+client = ServerClient("http://127.0.0.1:8000")
+results = client.score(["tags"], ["slow piano"], [clip])
+results["tags"].scores[0].value
 """
 
 import logging
 import time
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeVar
-
-import requests
-from pydantic import BaseModel, ValidationError
-from urllib3.exceptions import NewConnectionError
+from collections.abc import Iterator, Sequence
 
 from src.audio import Clip, encode_wav
 from src.budget import Ledger
+from src.server_connection import (
+    Connection,
+    NoSuchRoute,
+    PromptRefused,
+    ServerError,
+    ServerUnreachable,
+    VerifierError,
+)
 from src.wire import (
     FILES_FIELD,
     REQUEST_FIELD,
-    REQUEST_ID_HEADER,
     SCORE_PATH,
+    TEXTS_PATH,
     VERIFIERS_PATH,
-    ErrorBody,
     Limits,
     ScoreRequest,
     ScoreResponse,
+    TextsRequest,
+    TextsResponse,
     VerifierInfo,
     VerifierList,
     VerifierResult,
 )
 
+__all__ = ["PromptRefused", "ServerClient", "ServerError", "ServerUnreachable", "VerifierError"]
+
 logger = logging.getLogger(__name__)
 
-START_COMMAND = "`make serve` (or: envs/verifier/.venv/bin/python verifier_server.py)"
 # A file's headers in the multipart body, and its share of the JSON beside its prompt.
 PART_OVERHEAD = 512
-MAY_PASS = (
-    requests.ConnectionError,
-    requests.Timeout,
-    requests.exceptions.ChunkedEncodingError,
-)
-
-Answer = TypeVar("Answer", bound=BaseModel)
-
-
-class VerifierError(RuntimeError):
-    """Scores could not be had."""
-
-
-class ServerUnreachable(VerifierError):
-    """Nothing answers at the server's address."""
-
-
-class ServerError(VerifierError):
-    """The server answered, and what it said ends the run."""
-
-
-class PromptRefused(VerifierError):
-    """Some inputs of a call have no score, whatever happens; the others can be scored without them.
-
-    refused: reason by position in the call; index, reason: the first of them.
-    """
-
-    def __init__(self, refused: Mapping[int, str]) -> None:
-        self.refused = dict(sorted(refused.items()))
-        self.index, self.reason = next(iter(self.refused.items()))
-        super().__init__(f"input {self.index}: {self.reason}")
 
 
 class ServerClient:
@@ -90,16 +60,16 @@ class ServerClient:
         attempt_seconds: float = 600.0,
         total_seconds: float = 1200.0,
     ) -> None:
-        self.url = url.rstrip("/")
-        self.unreachable_seconds = unreachable_seconds
-        self.attempt_seconds = attempt_seconds
+        self._connection = Connection(
+            url,
+            token,
+            unreachable_seconds=unreachable_seconds,
+            attempt_seconds=attempt_seconds,
+            total_seconds=total_seconds,
+        )
+        self.url = self._connection.url
         self.total_seconds = total_seconds
-        self._session = requests.Session()
-        self._session.trust_env = False  # no proxy for a loopback address, no netrc over the token
-        if token:
-            self._session.headers["Authorization"] = f"Bearer {token}"
         self._limits: Limits | None = None
-        self._reached = False
         self._usage = Ledger()
 
     def infos(self, names: Sequence[str]) -> dict[str, VerifierInfo]:
@@ -149,13 +119,41 @@ class ServerClient:
                 merged[name] = _joined(merged[name], result) if name in merged else result
         return merged
 
+    def unread(self, names: Sequence[str], prompts: Sequence[str]) -> dict[str, list[int]]:
+        """By verifier, how many tokens at each prompt's end it does not read, in order.
+
+        Empty when the server is of a version that does not count them; the log says so then.
+        Raises ServerUnreachable or ServerError.
+        """
+        limits = self._limits or self._listing().limits
+        counts: dict[str, list[int]] = {name: [] for name in names}
+        try:
+            for some_names in _portions(list(counts), limits.max_verifiers):
+                for some_prompts in _portions(prompts, limits.max_files):
+                    found = self._unread_part(some_names, some_prompts)
+                    for name in some_names:
+                        counts[name] += found[name]
+        except NoSuchRoute:
+            logger.warning(
+                "the server at %s is older than this client: it does not count what verifiers "
+                "leave unread of long prompts",
+                self.url,
+            )
+            return {}
+        return counts
+
     def take_usage(self) -> Ledger:
         """Bytes and seconds since this was last called, retries included.
 
         `queue` and `compute` are those of the slowest verifier of each request, `http` the rest.
         """
         usage, self._usage = self._usage, Ledger()
+        usage.uploaded_bytes, self._connection.uploaded_bytes = self._connection.uploaded_bytes, 0
         return usage
+
+    def close(self) -> None:
+        """End what is kept open; the next request opens a connection anew."""
+        self._connection.close()
 
     def _parts(self, wavs: Sequence[bytes], seconds: Sequence[float]) -> Iterator[slice]:
         """Slices of a batch that the server's limits let through."""
@@ -180,18 +178,15 @@ class ServerClient:
     ) -> dict[str, VerifierResult]:
         begin = time.perf_counter()
         asked = ScoreRequest(verifiers=list(names), prompts=list(prompts))
-        response = self._send(
-            requests.Request(
-                "POST",
-                self.url + SCORE_PATH,
-                data={REQUEST_FIELD: asked.model_dump_json()},
-                files=[
-                    (FILES_FIELD, (f"{index}.wav", wav, "audio/wav"))
-                    for index, wav in enumerate(wavs)
-                ],
-            )
-        )
-        results = self._parse(ScoreResponse, response).results
+        results = self._connection.ask(
+            ScoreResponse,
+            "POST",
+            SCORE_PATH,
+            data={REQUEST_FIELD: asked.model_dump_json()},
+            files=[
+                (FILES_FIELD, (f"{index}.wav", wav, "audio/wav")) for index, wav in enumerate(wavs)
+            ],
+        ).results
         if set(results) != set(names):
             raise ServerError(f"{self.url} answered for {sorted(results)}, not {sorted(names)}")
         for name, result in results.items():
@@ -208,83 +203,29 @@ class ServerClient:
         )
         return results
 
+    def _unread_part(self, names: Sequence[str], prompts: Sequence[str]) -> dict[str, list[int]]:
+        asked = TextsRequest(verifiers=list(names), prompts=list(prompts))
+        found = self._connection.ask(
+            TextsResponse,
+            "POST",
+            TEXTS_PATH,
+            data=asked.model_dump_json().encode(),
+            headers={"Content-Type": "application/json"},
+        ).unread
+        if {name: len(counts) for name, counts in found.items()} != dict.fromkeys(
+            names, len(prompts)
+        ):
+            raise ServerError(f"{self.url} did not count each of {len(prompts)} prompts' tokens")
+        return found
+
     def _listing(self) -> VerifierList:
-        response = self._send(requests.Request("GET", self.url + VERIFIERS_PATH))
-        listing = self._parse(VerifierList, response)
+        listing = self._connection.ask(VerifierList, "GET", VERIFIERS_PATH)
         self._limits = listing.limits
         return listing
 
-    def _send(self, request: requests.Request) -> requests.Response:
-        """The response with status 200; tries again what may pass."""
-        request.headers[REQUEST_ID_HEADER] = uuid.uuid4().hex[:16]
-        prepared = self._session.prepare_request(request)
-        size = len(prepared.body or b"")
-        begin = time.monotonic()
-        refused_since: float | None = None
-        pause = 0.1
-        while True:
-            left = self.total_seconds - (time.monotonic() - begin)
-            wait = pause
-            try:
-                self._usage.uploaded_bytes += size
-                response = self._session.send(
-                    prepared, timeout=(5.0, max(0.1, min(self.attempt_seconds, left)))
-                )
-            except requests.RequestException as error:
-                problem = _in_short(error)
-                if _refused(error):
-                    refused_since = refused_since or time.monotonic()
-                    waited = time.monotonic() - refused_since
-                    if not self._reached or waited >= self.unreachable_seconds:
-                        raise self._unreachable(problem) from error
-                elif not isinstance(error, MAY_PASS):
-                    raise self._unreachable(problem) from error
-            else:
-                self._reached, refused_since = True, None
-                retry_after = response.headers.get("Retry-After", "")
-                if response.status_code != 503 or not retry_after.isdecimal():
-                    self._check(response)
-                    return response
-                problem, wait = _message(response), max(pause, float(retry_after))
-            if wait > left:
-                raise ServerUnreachable(
-                    f"{self.url} did not answer within {self.total_seconds:g} s: {problem}"
-                )
-            logger.warning("%s: %s; again in %.1f s", self.url, problem, wait)
-            time.sleep(wait)
-            pause = min(2 * pause, 10.0)
 
-    def _unreachable(self, problem: str) -> ServerUnreachable:
-        return ServerUnreachable(
-            f"no verifier server answers at {self.url} ({problem}). Start one in another terminal: "
-            f"{START_COMMAND}; or say --server auto to have one started for this run"
-        )
-
-    def _check(self, response: requests.Response) -> None:
-        """Raise what a status other than 200 means."""
-        if response.status_code == 200:
-            return
-        try:
-            error = ErrorBody.model_validate_json(response.content)
-        except ValidationError:
-            raise ServerError(
-                f"{response.url} answered {response.status_code} and not as a verifier server "
-                f"does: {response.text[:200]!r}"
-            ) from None
-        if error.error == "prompt_refused" and error.refused:
-            raise PromptRefused({r.index: f"{r.verifier}: {r.reason}" for r in error.refused})
-        if error.error in ("bad_audio", "no_score") and error.index is not None:
-            raise PromptRefused({error.index: error.message})
-        message = f"{self.url}: {error.message} ({error.error}, request {error.request_id})"
-        if error.error == "unauthorized":
-            message += "; set CURATOR_TOKEN to the token that the server was started with"
-        raise ServerError(message)
-
-    def _parse(self, kind: type[Answer], response: requests.Response) -> Answer:
-        try:
-            return kind.model_validate_json(response.content)
-        except ValidationError as error:
-            raise ServerError(f"{response.url} gave an answer that is not valid: {error}") from None
+def _portions(items: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    return (items[at : at + size] for at in range(0, len(items), size))
 
 
 def _joined(first: VerifierResult, second: VerifierResult) -> VerifierResult:
@@ -296,27 +237,3 @@ def _joined(first: VerifierResult, second: VerifierResult) -> VerifierResult:
         queue_seconds=first.queue_seconds + second.queue_seconds,
         compute_seconds=first.compute_seconds + second.compute_seconds,
     )
-
-
-def _refused(error: Any) -> bool:
-    """Whether no connection came about at all (the server is not there)."""
-    reason = getattr(error.args[0] if error.args else None, "reason", None)
-    return isinstance(reason, NewConnectionError) or isinstance(
-        error, requests.exceptions.ConnectTimeout
-    )
-
-
-def _message(response: requests.Response) -> str:
-    try:
-        error = ErrorBody.model_validate_json(response.content)
-    except ValidationError:
-        return f"{response.status_code} {response.reason}"
-    return f"{error.message} ({error.error})"
-
-
-def _in_short(error: requests.RequestException) -> str:
-    if isinstance(error, requests.exceptions.ConnectTimeout):
-        return "no answer to a connection"
-    if isinstance(error, requests.Timeout):
-        return "timed out"
-    return "connection refused" if _refused(error) else f"{type(error).__name__}: {error}"

@@ -33,10 +33,10 @@ class ServerSettings:
         tuple[str, ...],
         tyro.conf.arg(metavar="[NAME ...]", help_behavior_hint="(default: all that are there)"),
     ] = ()
-    #: Download everything that these verifiers need, and end. What is there is left alone; a
-    #: download that was cut goes on where it stopped; hashes are checked. Files go into the folder
-    #: of --weights_dir, else into the caches of the hub (HF_HOME) and of the user. HF_ENDPOINT,
-    #: HF_TOKEN and HTTPS_PROXY are honoured. Example: --fetch clap quality
+    #: Download everything that these verifiers and judges need, and end. What is there is left
+    #: alone; a download that was cut goes on where it stopped; hashes are checked. Files go into
+    #: the folder of --weights_dir, else into the caches of the hub (HF_HOME) and of the user.
+    #: HF_ENDPOINT, HF_TOKEN and HTTPS_PROXY are honoured. Example: --fetch clap quality kld_pq
     fetch: Annotated[
         tuple[str, ...] | None,
         tyro.conf.arg(metavar="[NAME ...]", help_behavior_hint="(default: host, do not download)"),

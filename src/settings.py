@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 import tyro
 
 from src.budget import Method, PlanError, make_plan
+from src.prompts import Pick, Selection, Subset
 
 Profile = Literal["paper", "builtin"]
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -27,7 +28,7 @@ PROFILE_MODEL: dict[Profile, str] = {"paper": "facebook/musicgen-small", "builti
 PROFILE_PROMPTS: dict[Profile, str] = {"paper": "musiccaps", "builtin": "builtin"}
 # The first is the primary judge, fixed before any result was seen.
 PROFILE_JUDGES: dict[Profile, tuple[str, ...]] = {
-    "paper": (),
+    "paper": ("kld_pq", "clap_score"),
     "builtin": ("msd_kld", "mtt_vgg", "msd_vgg_kld"),
 }
 NO_JUDGES = "none"
@@ -37,7 +38,8 @@ ByProfile = Annotated[
     str | None, tyro.conf.arg(metavar="STR", help_behavior_hint="(default: by profile)")
 ]
 
-INDECISIVE = frozenset({"server", "data_dir", "output", "log_level", "max_rows"})
+# `ids` names a file: what it holds decides which prompts there are, and they decide.
+INDECISIVE = frozenset({"server", "data_dir", "output", "log_level", "max_rows", "ids"})
 
 
 class UsageError(ValueError):
@@ -57,8 +59,20 @@ class Settings:
     model: ByProfile = None
     #: 'builtin', 'musiccaps', a CSV file with a `caption` column, or a text in quotes.
     prompts: ByProfile = None
-    #: Prompts to run, from the top of the set.
+    #: Prompts to run, of those that the next five flags leave.
     num_samples: Annotated[int, tyro.conf.arg(aliases=["--samples"])] = 10
+    #: Part of MusicCaps, or of a table with its columns: balanced (is_balanced_subset, 1,000 of its
+    #: 5,521 clips) or eval (is_audioset_eval).
+    subset: Subset = "all"
+    #: first: from the top of the set. random: drawn by --pick_seed; a smaller draw is the beginning
+    #: of a larger one.
+    pick: Pick = "first"
+    #: Which random prompts; --seed changes what is generated for them.
+    pick_seed: int = 0
+    #: Only the prompts whose ids this text file lists, one a line; --num_samples of them.
+    ids: Path | None = None
+    #: Only prompts whose reference audio is there.
+    referenced: bool = False
     #: Seconds of each clip.
     duration: float = 10.0
     #: Seconds of audio between two prunings of a tree search; the last step may be shorter.
@@ -116,6 +130,17 @@ class Settings:
         if self.server != "auto" and not self.server.startswith(("http://", "https://")):
             raise UsageError(f"--server must be 'auto' or begin with http://, not {self.server!r}")
 
+    def selection(self) -> Selection:
+        """Which prompts of the set."""
+        return Selection(
+            limit=self.num_samples,
+            subset=self.subset,
+            pick=self.pick,
+            pick_seed=self.pick_seed,
+            ids=self.ids,
+            referenced=self.referenced,
+        )
+
     def as_record(self) -> dict[str, Any]:
         """All settings as JSON values. Paths are as they were given."""
         return {f.name: _json(getattr(self, f.name)) for f in fields(self)}
@@ -144,8 +169,10 @@ class BenchmarkSettings(Settings):
       # beam search and lookahead, a prune each second
       python benchmark.py --profile builtin --server auto --verifier tags \\
           --method baseline sbs lookahead --candidates 8 --lookahead_k 2 --step_size 1
-      # MusicGen's own weights and prompts of yours, against a server in another terminal
-      python benchmark.py --prompts my.csv --method baseline best_of_n --verifier clap
+      # MusicGen on 100 random MusicCaps prompts that have their reference, a server in another
+      # terminal; two more verifiers as judges
+      python benchmark.py --method baseline best_of_n sbs lookahead --verifier clap \\
+          --pick random --num_samples 100 --referenced --judges kld_pq quality muq
 
     Exit codes: 0 done; 1 some prompts failed (run again to retry them); 2 wrong usage; 3 something
     is missing, listed; 4 the verifier server was lost; 5 the run's folder is in use or damaged;
@@ -165,11 +192,16 @@ class BenchmarkSettings(Settings):
     #: k: steps of greedy rollout before a candidate is scored. lookahead with 0 is sbs.
     lookahead_k: int = 1
     #: Measures of the final clips that no search saw, the primary one first; 'none' for no judges.
-    #: builtin profile: msd_kld mtt_vgg msd_vgg_kld; paper profile: none in this version.
+    #: kld_pq, kld_qp, kld_both (PaSST), clap_score, fad_clap, fad_msd, msd_kld, mtt_vgg,
+    #: msd_vgg_kld, and every verifier of the server by its name. paper profile: kld_pq clap_score;
+    #: builtin profile: msd_kld mtt_vgg msd_vgg_kld.
     judges: Annotated[
         tuple[str, ...] | None,
         tyro.conf.arg(metavar="[NAME ...]", help_behavior_hint="(default: by profile)"),
     ] = None
+    #: winners: the chosen clips. all: every candidate of the last step too. none: no audio, which
+    #: then cannot be judged again when a missing reference has come.
+    save_audio: Literal["winners", "all", "none"] = "winners"
 
     def resolved(self) -> Self:
         none = self.judges == (NO_JUDGES,)

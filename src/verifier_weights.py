@@ -1,8 +1,9 @@
-"""The files that each hosted model is made of: where they come from, where they lie, what they are.
+"""The weight files of verifiers and judges: where they come from, where they lie, what they are.
 
 Looked for, in this order, in the folder of `--weights_dir` or CURATOR_WEIGHTS: in its folder
 `owner--name`, in a hub cache in it, by the bare file name; then in the hub's own cache (HF_HOME,
-HF_HUB_CACHE), or, what comes from no hub, in the user's cache folder.
+HF_HUB_CACHE), or, what comes from no hub, in the user's cache folder and in that of torch.hub
+(TORCH_HOME).
 
 A file is held to the first hash that is known of it: the one written in the code, the one in a
 file `<name>.sha256` beside it (`sha256sum` reads and writes such files), the one by which the hub's
@@ -74,6 +75,13 @@ def _downloads() -> Path:
     return user_cache() / "weights"
 
 
+def torch_hub_cache() -> Path:
+    """Where torch.hub keeps weight files, and so where other programs may have left them."""
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    home = Path(os.environ.get("TORCH_HOME") or Path(cache) / "torch")
+    return home.expanduser() / "hub" / "checkpoints"
+
+
 def find(file: WeightFile) -> Path | None:
     """Where the file lies on this machine; None when it does not."""
     names = [name for name in (file.name, file.instead) if name]
@@ -89,8 +97,9 @@ def _folders(file: WeightFile) -> list[Path]:
         folders += [own / repository.replace("/", "--"), hub.snapshot(repository, own)]
     if own is not None:
         folders.append(own)
-    folders.append(hub.snapshot(repository, hub.hub_cache()) if repository else _downloads())
-    return folders
+    if repository:
+        return [*folders, hub.snapshot(repository, hub.hub_cache())]
+    return [*folders, _downloads(), torch_hub_cache()]
 
 
 def locate(file: WeightFile) -> Path:
@@ -145,14 +154,14 @@ def absent(files: Sequence[WeightFile]) -> list[WeightFile]:
 
 
 def fetch_command(verifier: str, python: str = "python") -> str:
-    """The command line that downloads a verifier's files to where they are looked for now."""
+    """The command line that downloads what a verifier or judge needs to where it is looked for."""
     own = weights_dir()
     folder = f" --weights_dir {shlex.quote(str(own))}" if own else ""
     return f"{python} verifier_server.py --fetch {verifier}{folder}"
 
 
 def unusable(verifier: str, path: Path, what: str) -> WeightsError:
-    """The error for a file of a verifier that is there and is not what it should be."""
+    """The error for a file of a verifier or judge that is there and is not what it should be."""
     return WeightsError(
         f"{path} {what}; delete it and get it again with: {fetch_command(verifier)}"
     )

@@ -2,14 +2,16 @@
 
 `POST /score` is a multipart form: the field `request` holds a ScoreRequest as JSON, the field
 `files` is repeated, one WAV a prompt, in the prompts' order. The answer is a ScoreResponse, or an
-ErrorBody with a 4xx or 5xx status.
+ErrorBody with a 4xx or 5xx status. `POST /texts` is a TextsRequest as JSON, its answer a
+TextsResponse.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, FiniteFloat
+from pydantic import AfterValidator, BaseModel, FailFast, Field, FiniteFloat, NonNegativeInt
 
 SCORE_PATH = "/score"
+TEXTS_PATH = "/texts"
 VERIFIERS_PATH = "/verifiers"
 HEALTH_PATH = "/health"
 READY_PATH = "/ready"
@@ -18,6 +20,16 @@ METRICS_PATH = "/metrics"
 REQUEST_FIELD = "request"
 FILES_FIELD = "files"
 REQUEST_ID_HEADER = "X-Request-ID"
+
+
+def _encodable(text: str) -> str:
+    text.encode()  # Python takes half a surrogate pair from JSON; tokenizers and answers cannot
+    return text
+
+
+Text = Annotated[str, AfterValidator(_encodable)]
+# One bad item is enough to know: a list may hold a million.
+Texts = Annotated[list[Text], FailFast(), Field(min_length=1)]
 
 
 class Checkpoint(BaseModel, frozen=True):
@@ -39,10 +51,8 @@ class Score(BaseModel, frozen=True):
 class ScoreRequest(BaseModel):
     """The JSON in the form field `request`."""
 
-    verifiers: list[str] = Field(min_length=1, examples=[["tags"]])
-    prompts: list[str] = Field(
-        min_length=1, description="one prompt per uploaded file, in the files' order"
-    )
+    verifiers: Texts = Field(examples=[["tags"]])
+    prompts: Texts = Field(description="one prompt per uploaded file, in the files' order")
 
 
 class VerifierResult(BaseModel):
@@ -57,11 +67,27 @@ class ScoreResponse(BaseModel):
     results: dict[str, VerifierResult] = Field(description="by verifier, as asked for")
 
 
+class TextsRequest(BaseModel):
+    """The body of POST /texts."""
+
+    verifiers: Texts = Field(examples=[["clap"]])
+    prompts: Texts
+
+
+class TextsResponse(BaseModel):
+    """How much of each prompt each verifier reads."""
+
+    unread: dict[str, list[NonNegativeInt]] = Field(
+        description="by verifier: tokens at a prompt's end that it does not read, one number per "
+        "prompt, in order; 0 for the whole prompt, and where prompts have no influence"
+    )
+
+
 class Limits(BaseModel):
     """What one request may hold; a client splits what is larger."""
 
     max_body_bytes: int = Field(default=128 * 1024 * 1024, description="of the whole form")
-    max_files: int = Field(default=256, description="WAVs in one request")
+    max_files: int = Field(default=256, description="WAVs, or prompts, in one request")
     max_seconds: float = Field(default=60.0, description="of one WAV")
     max_total_seconds: float = Field(
         default=3_600.0, description="of all files of a request together"

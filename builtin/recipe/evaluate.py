@@ -28,7 +28,7 @@ from builtin.recipe.train_codec import MelLoss
 from src.audio import read_audio
 from src.builtin import BUILTIN_DIR, load_codec
 from src.generator import load_generator
-from src.prompts import load_prompts
+from src.prompts import Selection, load_prompts
 from src.stats import paired_interval
 from src.tagger import Tagger, load_tagger
 from src.vocabulary import named_tags
@@ -96,7 +96,7 @@ def main() -> None:
     figures: dict[str, object] = {}
     if (options.work / "audio.npy").exists():
         figures["codec"] = evaluate_codec(options.work, tagger, 64)
-    prompts = load_prompts("builtin", options.prompts, Path())
+    prompts = load_prompts("builtin", Selection(options.prompts), Path())
     attributes = json.loads((BUILTIN_DIR / "prompts.json").read_text())
     generator = load_generator("builtin")
     odds = []

@@ -27,7 +27,10 @@ class PromptUnusable(ValueError):
 
 
 class Adapter(ABC):
-    """One model as a verifier. All but `name`, `missing` and `check` is used by one thread only."""
+    """One model as a verifier.
+
+    All but `name`, `missing`, `check` and `unread_tokens` is used by one thread only.
+    """
 
     summary: ClassVar[str]
     licence: ClassVar[str]
@@ -57,6 +60,13 @@ class Adapter(ABC):
 
     def check(self, prompt: str) -> None:  # noqa: B027 (most verifiers take any prompt)
         """Raise PromptUnusable for a prompt that has no score. Quick, and needs no weights."""
+
+    def unread_tokens(self, prompt: str) -> int:  # noqa: ARG002 (some read any prompt whole)
+        """How many tokens at the prompt's end have no influence on its scores: it is too long.
+
+        Asked once `load` is done, by any thread, also while another one scores. Quick.
+        """
+        return 0
 
     @abstractmethod
     def score(self, clips: Sequence[np.ndarray], prompts: Sequence[str]) -> list[Score]:

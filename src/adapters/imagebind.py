@@ -13,7 +13,6 @@ product of its two outputs. What is done otherwise here, and why:
   softmax. Here both are unit vectors again and their product is the cosine, -1 to 1.
 """
 
-import logging
 import sys
 import warnings
 import zipfile
@@ -32,8 +31,6 @@ from src.wire import Checkpoint, Score
 if TYPE_CHECKING:
     import torch
     from torch import nn
-
-logger = logging.getLogger(__name__)
 
 # As in imagebind.data.load_and_transform_audio_data.
 WINDOW = 32_000  # samples: 2 s
@@ -61,7 +58,7 @@ class ImageBindVerifier(Adapter):
     patches leave out the last 25 ms of each window.
 
     Prompts are cut to 77 tokens, of which the first and the last mark the start and the end of the
-    text: words after the 75th token have no influence, and the log says so.
+    text: words after the 75th token have no influence.
     """
 
     summary = "cosine of clip and prompt (ImageBind)"
@@ -118,6 +115,11 @@ class ImageBindVerifier(Adapter):
         text = torch.stack([self._text(prompt) for prompt in prompts])
         return [finite_score(cosine, {}) for cosine in (audio * text).sum(dim=1).tolist()]
 
+    def unread_tokens(self, prompt: str) -> int:
+        marks = 2  # of the start and the end
+        read = self._tokenizer.context_length - marks
+        return max(0, len(self._tokenizer.encode(prompt)) - read)
+
     def _audio_embeddings(self, clips: Sequence[np.ndarray]) -> "torch.Tensor":
         """float32 [clips, D], unit length."""
         import torch
@@ -141,9 +143,6 @@ class ImageBindVerifier(Adapter):
         from torch.nn.functional import normalize
 
         tokens = self._tokenizer(prompt)  # int64 [77]: start, at most 75 tokens, end, zeros
-        over = len(self._tokenizer.encode(prompt)) + 2 - self._tokenizer.context_length
-        if over > 0:
-            logger.warning("%s: the last %d tokens of %.60r are not heard", self.name, over, prompt)
         with computing(self._device, self._dtype):
             embedding = self._model({"text": tokens[None].to(self._device)})["text"][0]
         return normalize(embedding.float(), dim=0)

@@ -1,7 +1,7 @@
 """MuQ-MuLan: cosine similarity of the clip's and the prompt's embeddings."""
 
 import json
-import logging
+import threading
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import lru_cache
@@ -25,8 +25,6 @@ from src.wire import Checkpoint, Score
 
 if TYPE_CHECKING:
     import torch
-
-logger = logging.getLogger(__name__)
 
 WINDOWS_PER_FORWARD = 8
 SHORTEST = 2_400  # samples: 0.1 s; the spectrogram's first frame needs 0.04 s
@@ -55,7 +53,7 @@ class MuqVerifier(Adapter):
     composed. A clip shorter than 10 s goes in as upstream has it: followed by its own start, once.
 
     A prompt is embedded alone, because upstream does not mask the padding of a batch. One that is
-    longer than the text model's 512 tokens is cut there, and the log says so; upstream raises.
+    longer than the text model's 512 tokens is cut there; upstream raises.
 
     MuLan's own weight file holds its two backbones too. Of those, only the configurations and the
     tokenizer are read, where upstream's constructor would load 2.4 GB to overwrite them.
@@ -76,6 +74,7 @@ class MuqVerifier(Adapter):
         _load_weights(model, path)
         if model.sr != self.sample_rate:
             raise _unusable(_CONFIG, f"is for {model.sr} Hz, not {self.sample_rate}")
+        self._tokenizer: _Tokenizer = model.mulan.text.tokenizer
         self._window = int(model.sr * model.clip_secs)  # samples
         # Loading leaves the model in training mode, where dropout makes every score another.
         self._model = model.eval().requires_grad_(False).to(device)
@@ -97,6 +96,9 @@ class MuqVerifier(Adapter):
             audio = self._audio_embeddings(clips)
             text = torch.stack([self._text(prompt) for prompt in prompts])
         return [finite_score(cosine, {}) for cosine in (audio * text).sum(dim=1).tolist()]
+
+    def unread_tokens(self, prompt: str) -> int:
+        return self._tokenizer.unread(prompt)
 
     def _audio_embeddings(self, clips: Sequence[np.ndarray]) -> "torch.Tensor":
         """float32 [clips, D], unit length."""
@@ -180,7 +182,10 @@ def _build() -> Any:
 
 
 class _Tokenizer:
-    """XLM-RoBERTa's tokenizer, which cuts what is longer than the model's positions."""
+    """XLM-RoBERTa's tokenizer, which cuts what is longer than the model's positions.
+
+    For any thread: the library keeps in the tokenizer where to cut, and sets that in each call.
+    """
 
     def __init__(self, text: dict[str, Any]) -> None:
         """text: the model's configuration. Raises WeightsError."""
@@ -191,17 +196,20 @@ class _Tokenizer:
             self._tokenizer = XLMRobertaTokenizerFast(tokenizer_file=str(path))
         except Exception as error:  # the tokenizers library raises bare Exceptions
             raise _unusable(_TOKENIZER, "is no tokenizer of the tokenizers library") from error
+        self._turn = threading.Lock()
         # Positions are numbered from the one after the padding's.
         self.max_tokens = text["max_position_embeddings"] - text.get("pad_token_id", 1) - 1
 
     def __call__(self, texts: list[str], **options: Any) -> Any:
-        tokens = self._tokenizer(
-            texts, **options, truncation=True, max_length=self.max_tokens, verbose=False
-        )
-        for prompt, encoding in zip(texts, tokens.encodings, strict=True):
-            if encoding.overflowing:
-                logger.warning("only %d tokens of %.60r are heard", self.max_tokens, prompt)
-        return tokens
+        with self._turn:
+            return self._tokenizer(
+                texts, **options, truncation=True, max_length=self.max_tokens, verbose=False
+            )
+
+    def unread(self, text: str) -> int:
+        """How many tokens are cut off."""
+        rest = self([text]).encodings[0].overflowing  # as often as needed, marked like the whole
+        return sum(encoding.special_tokens_mask.count(0) for encoding in rest)
 
 
 def _configuration(file: WeightFile, *needed: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from src.audio import read_audio
 from src.builtin import BUILTIN_DIR, as_compression_model, load_codec, load_config
 from src.codec import Codec, CodecConfig
 from src.generator import load_generator
-from src.prompts import load_prompts
+from src.prompts import Selection, load_prompts
 
 LM_FIELDS = LMConfig.__dataclass_fields__
 
@@ -120,7 +120,7 @@ def test_codec_keeps_what_a_reference_sounds_like():
 
 
 def test_prompts_are_held_out_and_have_references():
-    prompts = load_prompts("builtin", 64, BUILTIN_DIR)
+    prompts = load_prompts("builtin", Selection(64), BUILTIN_DIR)
     attributes = json.loads((BUILTIN_DIR / "prompts.json").read_text())
     assert len({p.id for p in prompts}) == len(prompts) == 64
     assert all(p.reference and p.reference.exists() for p in prompts)

@@ -1,110 +1,241 @@
-"""Prompt sets: what is read, what is refused, and ids and keys that do not move."""
+"""Prompt sets: what `--prompts` means, and which prompts of a set are used."""
 
+import json
+import logging
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from src.prompts import MAX_CAPTION, PromptError, digest_of, load_prompts, single_prompt
+from src import prompts
+from src.prompts import (
+    Prompt,
+    PromptError,
+    Selection,
+    digest_of,
+    load_prompts,
+    read_ids,
+    single_prompt,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+HEADER = "ytid,caption,is_balanced_subset,is_audioset_eval"
 
 
-def write(folder: Path, text: str, name: str = "prompts.csv") -> str:
-    path = folder / name
-    path.write_text(text, encoding="utf-8")
+@pytest.fixture
+def table(tmp_path: Path) -> str:
+    """40 rows; every second is balanced, every third in the eval split, every fifth has a WAV."""
+    rows = [f"-id{i:02},caption {i},{i % 2 == 0},{i % 3 == 0}" for i in range(40)]
+    for i in range(0, 40, 5):
+        (tmp_path / f"-id{i:02}.wav").touch()
+    path = tmp_path / "table.csv"
+    path.write_text("\n".join([HEADER, *rows]) + "\n")
     return str(path)
 
 
-def test_musiccaps_columns_are_understood(tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "-abc_DEF123.wav").touch()
-    table = write(
-        tmp_path,
-        "ytid,start_s,end_s,audioset_positive_labels,aspect_list,caption,author_id\n"
-        '-abc_DEF123,30,40,"/m/0140xf","[\'slow\', \'piano\']","A slow, sad piano.",4\n'
-        "zzz,0,10,,,Fast drums.,4\n",
+def ids(source: str, folder: Path, **selection: object) -> list[str]:
+    return [p.id for p in load_prompts(source, Selection(**selection), folder)]
+
+
+def numbers(source: str, folder: Path, **selection: object) -> list[int]:
+    """The rows of the table that are selected."""
+    return [int(name.removeprefix("-id")) for name in ids(source, folder, **selection)]
+
+
+def id_file(folder: Path, content: str) -> Path:
+    path = folder / "ids.txt"
+    path.write_bytes(content.encode())
+    return path
+
+
+def test_the_first_rows_are_taken_and_a_short_set_is_used_whole(table: str, tmp_path: Path) -> None:
+    assert numbers(table, tmp_path, limit=3) == [0, 1, 2]
+    assert numbers(table, tmp_path) == list(range(10))
+    assert numbers(table, tmp_path, limit=1_000) == list(range(40))
+
+
+def test_a_subset_is_what_its_column_says(table: str, tmp_path: Path) -> None:
+    assert numbers(table, tmp_path, subset="balanced", limit=3) == [0, 2, 4]
+    assert numbers(table, tmp_path, subset="eval", limit=99) == list(range(0, 40, 3))
+
+
+def test_a_set_without_the_subsets_column_says_so(tmp_path: Path) -> None:
+    (tmp_path / "own.csv").write_text("caption\none\n")
+    for source, name in [(str(tmp_path / "own.csv"), "own.csv"), ("slow piano", "the prompt")]:
+        with pytest.raises(PromptError, match=f"{name} has no column is_audioset_eval.*ask for"):
+            load_prompts(source, Selection(subset="eval"), tmp_path)
+
+
+def test_a_draw_is_the_same_on_every_machine(table: str, tmp_path: Path) -> None:
+    drawn = numbers(table, tmp_path, pick="random", limit=6)
+    assert drawn == [0, 1, 10, 11, 12, 23]  # as sha256sum and sort have it
+    assert numbers(table, tmp_path, pick="random", limit=6, pick_seed=1) != drawn
+
+
+def test_a_larger_draw_holds_the_smaller_ones_in_the_tables_order(
+    table: str, tmp_path: Path
+) -> None:
+    draws = [numbers(table, tmp_path, pick="random", limit=n) for n in range(1, 42)]
+    assert all(draw == sorted(draw) for draw in draws)
+    assert all(set(less) < set(more) for less, more in pairwise(draws[:40]))
+    assert draws[-1] == draws[-2] == list(range(40))
+
+
+def test_a_draw_does_not_depend_on_what_else_is_in_the_table(table: str, tmp_path: Path) -> None:
+    drawn = numbers(table, tmp_path, pick="random", limit=6)
+    rows = Path(table).read_text().splitlines()
+    (tmp_path / "turned.csv").write_text("\n".join([rows[0], *rows[:0:-1]]) + "\n")
+    turned = numbers(str(tmp_path / "turned.csv"), tmp_path, pick="random", limit=6)
+    assert turned == drawn[::-1]
+
+
+def test_every_row_is_about_as_likely_to_be_drawn(table: str, tmp_path: Path) -> None:
+    counts = dict.fromkeys(range(40), 0)
+    for seed in range(300):
+        for number in numbers(table, tmp_path, pick="random", limit=10, pick_seed=seed):
+            counts[number] += 1
+    assert all(45 < count < 110 for count in counts.values())  # 75 expected, deviation 7.5
+
+
+def test_an_ids_file_may_hold_comments_blank_lines_and_windows_marks(
+    table: str, tmp_path: Path
+) -> None:
+    path = id_file(
+        tmp_path, "\ufeff# of interest\r\n-id07\r\n\r\n  -id03  # twice\r\n-id03\r\n-id21"
     )
-    first, second = load_prompts(table, 10, tmp_path / "data")
-    assert (first.id, first.key, first.text) == ("-abc_DEF123", "-abc_DEF123", "A slow, sad piano.")
-    assert (first.start_s, first.end_s) == (30, 40)
-    assert first.reference == tmp_path / "data" / "-abc_DEF123.wav"
-    assert second.reference is None
+    assert read_ids(path) == {"-id07", "-id03", "-id21"}
+    assert numbers(table, tmp_path, ids=path) == [3, 7, 21]
 
 
-def test_a_reference_path_is_relative_to_its_table(tmp_path: Path) -> None:
-    table = write(tmp_path, "id,caption,path\na,Piano.,references/a.ogg\n")
-    assert load_prompts(table, 1, tmp_path)[0].reference == tmp_path / "references" / "a.ogg"
-
-
-def test_the_first_rows_are_taken_and_a_short_table_is_used_whole(tmp_path: Path) -> None:
-    table = write(tmp_path, "caption\none\ntwo\nthree\n")
-    assert [p.text for p in load_prompts(table, 2, tmp_path)] == ["one", "two"]
-    assert len(load_prompts(table, 10, tmp_path)) == 3
-
-
-def test_ids_and_keys_depend_on_the_text_alone(tmp_path: Path) -> None:
-    forwards = load_prompts(write(tmp_path, "caption\none\ntwo\n"), 9, tmp_path)
-    backwards = load_prompts(write(tmp_path, "caption\ntwo\none\n"), 9, tmp_path)
-    assert forwards == backwards[::-1]
-    assert single_prompt("one") == forwards[0]
-
-
-def test_the_same_text_twice_is_two_prompts_with_noise_of_their_own(tmp_path: Path) -> None:
-    first, second = load_prompts(write(tmp_path, "caption\nsame\nsame\n"), 9, tmp_path)
-    assert first.text == second.text
-    assert first.id != second.id
-    assert first.key != second.key
-
-
-def test_what_is_no_file_is_a_prompt_itself(tmp_path: Path) -> None:
-    (prompt,) = load_prompts("  a slow   violin melody ", 10, tmp_path)
-    assert prompt.text == "a slow violin melody"
-    assert prompt.id.startswith("a-slow-violin-melody-")
-
-
-@pytest.mark.parametrize("text", ["Ünïcödé ♫ only", "♫♫♫", "x" * 500])
-def test_ids_made_from_texts_can_name_files(text: str) -> None:
-    assert single_prompt(text).id.replace("-", "").isalnum()
-    assert single_prompt(text).id.isascii()
-    assert len(single_prompt(text).id) < 64
+def test_unknown_ids_are_told_all_at_once(table: str, tmp_path: Path) -> None:
+    path = id_file(tmp_path, "-id07\nnope\n-ID08\n")
+    with pytest.raises(
+        PromptError, match=r"ids\.txt: 2 of its 3 ids are not in .*table\.csv.* -ID08, nope$"
+    ):
+        ids(table, tmp_path, ids=path)
+    path = id_file(tmp_path, "\n".join(f"x{i:04}" for i in range(5_000)))
+    with pytest.raises(PromptError, match=r"x0019 and 4980 more$"):
+        ids(table, tmp_path, ids=path)
 
 
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        ("text\nhello\n", "no `caption` column .its columns: text."),
-        ("", "no `caption` column .its columns: none."),
-        ("caption\n", "no rows"),
-        ("caption,id\nfine,a\n  ,b\n", "line 3: the caption is empty"),
-        (f"caption\n{'x' * (MAX_CAPTION + 1)}\n", "line 2: the caption has 2001 characters"),
-        ("caption,id\none,../up\n", "line 2: the id '../up' names files"),
-        ("caption,ytid\none,abc\ntwo,ABC\n", "differ in more than their case.*abc"),
-        ("caption,start_s\none,soon\n", "line 2: start_s and end_s are seconds"),
+        (b"", "names no ids"),
+        (b"# nothing\n\n", "names no ids"),
+        (b"fine\nhttps://youtu.be/x\n", "line 2: 'https://youtu.be/x' is no id"),
+        (b"\xff\xfea\x00", "cannot be read as text in UTF-8"),
     ],
 )
-def test_tables_that_cannot_be_used_say_where_and_why(
-    tmp_path: Path, content: str, complaint: str
+def test_an_ids_file_that_cannot_be_used_is_named(
+    tmp_path: Path, content: bytes, complaint: str
 ) -> None:
-    with pytest.raises(PromptError, match=complaint):
-        load_prompts(write(tmp_path, content), 10, tmp_path)
+    path = tmp_path / "ids.txt"
+    path.write_bytes(content)
+    with pytest.raises(PromptError, match=rf"ids\.txt.*{complaint}"):
+        read_ids(path)
+    with pytest.raises(PromptError, match=r"no file of ids .*gone\.txt"):
+        read_ids(tmp_path / "gone.txt")
 
 
-def test_a_table_that_is_not_there_or_not_text_is_named(tmp_path: Path) -> None:
-    with pytest.raises(PromptError, match=r"no prompt table .*gone\.csv"):
-        load_prompts(str(tmp_path / "gone.csv"), 10, tmp_path)
-    (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00caption")
-    with pytest.raises(PromptError, match="cannot be read as a CSV file in UTF-8"):
-        load_prompts(str(tmp_path / "binary.csv"), 10, tmp_path)
+def test_only_prompts_whose_reference_is_there_are_used(table: str, tmp_path: Path) -> None:
+    assert numbers(table, tmp_path, referenced=True, limit=4) == [0, 5, 10, 15]
+    (tmp_path / "own.csv").write_text("id,caption,path\na,one,gone.wav\nb,two,-id00.wav\n")
+    assert ids(str(tmp_path / "own.csv"), tmp_path) == ["a", "b"]
+    assert ids(str(tmp_path / "own.csv"), tmp_path, referenced=True) == ["b"]
 
 
-def test_a_byte_order_mark_and_captions_over_several_lines_are_read(tmp_path: Path) -> None:
-    path = tmp_path / "excel.csv"
-    path.write_text('caption\n"two\nlines"\n', encoding="utf-8-sig")
-    assert load_prompts(str(path), 1, tmp_path)[0].text == "two lines"
+def test_what_is_combined_is_left_out_before_some_are_picked(table: str, tmp_path: Path) -> None:
+    path = id_file(tmp_path, "\n".join(f"-id{i:02}" for i in range(1, 40)))
+    both = {"subset": "balanced", "referenced": True, "ids": path}
+    assert numbers(table, tmp_path, **both) == [10, 20, 30]
+    assert numbers(table, tmp_path, **both, limit=2) == [10, 20]
+    draws = {
+        tuple(numbers(table, tmp_path, **both, limit=2, pick="random", pick_seed=seed))
+        for seed in range(20)
+    }
+    assert draws == {(10, 20), (10, 30), (20, 30)}
 
 
-def test_musiccaps_by_name_says_what_to_do_instead(tmp_path: Path) -> None:
-    with pytest.raises(PromptError, match="CSV"):
-        load_prompts("musiccaps", 1, tmp_path)
+def test_a_selection_that_leaves_nothing_says_what_was_asked_for(
+    table: str, tmp_path: Path
+) -> None:
+    path = id_file(tmp_path, "-id01\n")
+    with pytest.raises(
+        PromptError, match=r"no prompt of .*table\.csv is in the subset 'eval' and named in .*ids"
+    ):
+        ids(table, tmp_path, subset="eval", ids=path)
+    with pytest.raises(PromptError, match="the prompt is with its reference audio there"):
+        load_prompts("slow piano", Selection(referenced=True), tmp_path)
+    with pytest.raises(PromptError, match="1 or more, not 0"):
+        ids(table, tmp_path, limit=0)
+
+
+def test_musiccaps_is_the_table_in_the_data_folder_or_a_word_on_how_to_get_it(
+    table: str, tmp_path: Path
+) -> None:
+    with pytest.raises(PromptError, match=r"musiccaps\.csv, is not there: download_data\.py gets"):
+        load_prompts("musiccaps", Selection(), tmp_path)
+    Path(table).rename(tmp_path / "musiccaps.csv")
+    assert numbers("musiccaps", tmp_path, subset="eval", referenced=True) == [0, 15, 30]
+
+
+@pytest.fixture
+def two_cases(tmp_path: Path) -> str:
+    path = tmp_path / "cases.csv"
+    path.write_text("ytid,caption\nabc,one\nother,two\nABC,three\n")
+    return str(path)
+
+
+def test_ids_that_differ_in_case_alone_are_used_and_warned_of(
+    two_cases: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert ids(two_cases, tmp_path, limit=2) == ["abc", "other"]
+        assert not caplog.records
+        assert ids(two_cases, tmp_path) == ["abc", "other", "ABC"]
+    assert "abc and ABC; write to a file system that tells them apart" in caplog.text
+
+
+def test_ids_that_differ_in_case_alone_are_refused_where_their_files_would_be_one(
+    two_cases: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "prompts.csv").touch()
+    (tmp_path / "PROMPTS.CSV").touch()  # as a file system that ignores case answers
+    monkeypatch.setattr(prompts, "BUILTIN_TABLE", tmp_path / "prompts.csv")
+    with pytest.raises(PromptError, match="abc and ABC; this file system takes them for one"):
+        ids(two_cases, tmp_path)
+    assert ids(two_cases, tmp_path, limit=2) == ["abc", "other"]
+
+
+def test_what_is_no_file_is_a_prompt_itself(tmp_path: Path) -> None:
+    (prompt,) = load_prompts("  a slow   violin melody ", Selection(), tmp_path)
+    assert prompt.text == "a slow violin melody"
+    assert prompt.id.startswith("a-slow-violin-melody-")
+
+
+@pytest.mark.parametrize("text", ["Ünïcödé ♫ only", "♫" * 200, "x" * 500, "a\0null"])
+def test_ids_made_from_texts_can_name_files(text: str, tmp_path: Path) -> None:
+    (prompt,) = load_prompts(text, Selection(), tmp_path)
+    assert prompt.id.replace("-", "").isalnum()
+    assert prompt.id.isascii()
+    assert len(prompt.id) < 64
+
+
+def test_a_prompt_that_no_table_could_hold_is_refused(tmp_path: Path) -> None:
+    for text, complaint in [("  ", "empty"), ("x" * 2001, "2001 char"), ("\udcff", "not text")]:
+        with pytest.raises(PromptError, match=f"the prompt: the caption .*{complaint}"):
+            load_prompts(text, Selection(), tmp_path)
 
 
 def test_an_edited_caption_changes_the_sets_digest() -> None:
     assert digest_of([single_prompt("a")]) != digest_of([single_prompt("b")])
+
+
+def test_the_sets_digest_is_that_of_runs_made_before() -> None:
+    manifest = json.loads((ROOT / "results" / "builtin" / "manifest.json").read_text())
+    builtin = load_prompts("builtin", Selection(limit=64), ROOT)
+    assert manifest["identity"]["prompts"]["sha256"] == digest_of(builtin)
+    assert digest_of([Prompt("a", "text", "key", ROOT, 1, 2, frozenset({"eval"}))]) == digest_of(
+        [Prompt("a", "text", "key")]
+    )

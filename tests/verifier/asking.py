@@ -46,6 +46,13 @@ def post(
     )
 
 
+def post_texts(
+    server: ServerProcess, prompts: list[str], verifiers: tuple[str, ...] = ("fake",), **how: Any
+) -> requests.Response:
+    asked = {"verifiers": list(verifiers), "prompts": prompts}
+    return requests.post(server.url + "/texts", json=asked, timeout=20, **how)
+
+
 def values(response: requests.Response, verifier: str = "fake") -> list[float]:
     assert response.status_code == 200, response.text
     return [score["value"] for score in response.json()["results"][verifier]["scores"]]

@@ -2,10 +2,11 @@
 
     envs/verifier/.venv/bin/python -m tests.verifier.clap_weights FOLDER [--naive]
 
-Writes FOLDER/weights, a folder for CURATOR_WEIGHTS: the checkpoint, with the full audio model
-(HTSAT-base) and a text model of one layer whose tokens are bytes, and RoBERTa's files. With --naive
-also FOLDER/naive.json: what laion_clap gives when it is called as its documentation says, in this
-process, which never imports the adapter. Seeded: two runs write the same weights.
+Runs in both environments. Writes FOLDER/weights, a folder for CURATOR_WEIGHTS: the checkpoint, with
+the full audio model (HTSAT-base) and a text model of one layer whose tokens are bytes, and
+RoBERTa's files; and FOLDER/hub home, an HF_HOME with which the library itself can be imported. With
+--naive also FOLDER/naive.json: what laion_clap gives when it is called as its documentation says in
+this process, which never imports the adapter. Seeded: two runs write the same weights.
 
 The tests of one process share one such folder, and one loaded verifier.
 """
@@ -238,7 +239,7 @@ def surroundings() -> dict[str, Any]:
         "torch": torch.get_rng_state().tolist(),
         "sys.path": list(sys.path),
         "root logger": list(logging.root.handlers),
-        "safe globals": list(torch.serialization.get_safe_globals()),
+        "default dtype": torch.get_default_dtype(),
         "patched": [c.__name__ for c in classes if "from_pretrained" in vars(c)],
     }
 

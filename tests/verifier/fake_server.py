@@ -1,7 +1,8 @@
 """The real server with a small adapter of the tests' own: `python -m tests.verifier.fake_server`.
 
 The fake models' behaviour is told by a prompt, so that each test can ask for what it needs:
-"sleep 0.5" takes that long, "nan" has no finite score, "crash" raises, "nothing" is refused.
+"sleep 0.5" takes that long, "nan" has no finite score, "crash" raises, "nothing" is refused. Of a
+prompt three words are read.
 """
 
 import sys
@@ -25,8 +26,7 @@ class Fake(Adapter):
     def load(self, device: str, dtype: str = "float32") -> Checkpoint:
         if self.name == "broken":
             raise RuntimeError("the weights are torn")
-        if self.name == "slow_to_load":
-            time.sleep(1)
+        time.sleep({"slow_to_load": 1, "never_loaded": 3600}.get(self.name, 0))
         return Checkpoint(name=self.name, sha256="00")
 
     def vocabulary(self) -> tuple[str, ...]:
@@ -35,6 +35,13 @@ class Fake(Adapter):
     def check(self, prompt: str) -> None:
         if prompt == "nothing":
             raise PromptUnusable("names no tag", self.vocabulary())
+
+    def unread_tokens(self, prompt: str) -> int:
+        if prompt.startswith("sleep"):
+            time.sleep(float(prompt.split()[1]))
+        if prompt == "crash":
+            raise RuntimeError("out of luck")
+        return max(0, len(prompt.split()) - 3)
 
     def score(self, clips: Sequence[np.ndarray], prompts: Sequence[str]) -> list[Score]:
         scores = []
@@ -51,10 +58,13 @@ class Fake(Adapter):
 class Fake48(Fake):
     sample_rate = 48_000
 
+    def unread_tokens(self, prompt: str) -> int:
+        return 0
+
 
 # The fakes need no torch, and importing it is most of a server's start.
 verifier_server.configure_torch = lambda settings, models: "cpu"
-VERIFIERS.update(fake=Fake, fake48=Fake48, broken=Fake, slow_to_load=Fake)
+VERIFIERS.update(fake=Fake, fake48=Fake48, broken=Fake, slow_to_load=Fake, never_loaded=Fake)
 
 if __name__ == "__main__":
     sys.exit(verifier_server.main())

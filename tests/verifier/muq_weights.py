@@ -28,6 +28,7 @@ from transformers import (
 )
 
 from src import hub
+from src.adapters.muq import MuqVerifier
 
 MULAN, MUQ, ROBERTA = "OpenMuQ/MuQ-MuLan-large", "OpenMuQ/MuQ-large-msd-iter", "xlm-roberta-base"
 RATE = 24_000
@@ -59,6 +60,11 @@ def tones(seconds: float, seed: int, rate: int = RATE) -> np.ndarray:
         np.sin(2 * np.pi * f * time) for f in np.random.default_rng(seed).uniform(99, 4e3, 4)
     )
     return (0.1 * tones * np.exp(-(time % 0.5) * 6)).astype(np.float32)
+
+
+def score(verifier: MuqVerifier, audio: np.ndarray, prompt: str = "slow piano") -> float:
+    """One clip's score."""
+    return verifier.score([audio], [prompt])[0].value
 
 
 def _repository(cache: Path, name: str) -> Path:

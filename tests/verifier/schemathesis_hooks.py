@@ -1,4 +1,4 @@
-"""What the OpenAPI document cannot say about POST /score, for tests/verifier/test_openapi.py.
+"""What the OpenAPI document cannot say about requests, for tests/verifier/test_openapi.py.
 
 That there are as many prompts as files, which verifiers are hosted, and what a WAV is. Requests
 that schemathesis meant to be wrong stay as they are.
@@ -10,7 +10,9 @@ from typing import Any
 
 import schemathesis
 
-from src.wire import SCORE_PATH
+from src.wire import SCORE_PATH, TEXTS_PATH
+
+FAKES = ["fake", "fake48"]
 
 # schemathesis takes a body with octets in it for one that breaks the schema; this WAV is ASCII.
 SAMPLES = "aZ" * 30
@@ -22,9 +24,13 @@ WAV = (
 
 @schemathesis.hook
 def before_call(ctx: Any, case: Any, kwargs: Any) -> None:
-    if case.path != SCORE_PATH or not case.meta.generation.mode.is_positive:
+    if not case.meta.generation.mode.is_positive:
         return
-    files = len(case.body["files"])
-    prompts = [str(case.body["request"])[:2_000]] * files
-    asked = {"verifiers": ["fake", "fake48"], "prompts": prompts}
-    case.body = {"request": json.dumps(asked), "files": [WAV] * files}
+    if case.path == TEXTS_PATH:
+        prompts = [prompt[:2_000] for prompt in case.body["prompts"]]
+        case.body = {"verifiers": FAKES, "prompts": prompts}
+    if case.path == SCORE_PATH:
+        files = len(case.body["files"])
+        prompts = [str(case.body["request"])[:2_000]] * files
+        asked = {"verifiers": FAKES, "prompts": prompts}
+        case.body = {"request": json.dumps(asked), "files": [WAV] * files}

@@ -3,7 +3,8 @@
 The library was called in another process, as its documentation says; see clap_weights.py.
 """
 
-from collections.abc import Iterator
+# ruff: noqa: F811 (fixtures are imported, then they are arguments)
+
 from typing import Any
 
 import numpy as np
@@ -14,17 +15,9 @@ from src.adapters import clap
 from src.adapters.base import ScoreError
 from src.adapters.clap import ClapVerifier
 from src.audio import Clip, resample, to_mono
-from src.verifier_weights import WEIGHTS_VARIABLE
 from tests.verifier import clap_weights
-from tests.verifier.clap_weights import (
-    LONG_PROMPTS,
-    PROMPTS,
-    RATE,
-    WINDOW,
-    shared_folder,
-    shared_naive,
-    shared_verifier,
-)
+from tests.verifier.clap_fixtures import environment, loaded, naive  # noqa: F401
+from tests.verifier.clap_weights import LONG_PROMPTS, PROMPTS, RATE, WINDOW, Loaded
 
 pytestmark = pytest.mark.slow  # the libraries' imports and the weights take half a minute
 
@@ -32,25 +25,9 @@ PROMPT = PROMPTS[0]
 LENGTHS = (2, 10, 17, 30)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The user's own folder of weights, and a hub cache with nothing in it."""
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setenv(WEIGHTS_VARIABLE, str(shared_folder() / "weights"))
-        monkeypatch.setenv("HF_HOME", str(tmp_path_factory.mktemp("empty hub")))
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        monkeypatch.delenv("HF_HUB_CACHE", raising=False)
-        yield
-
-
 @pytest.fixture(scope="module")
-def naive() -> dict[str, Any]:
-    return shared_naive()
-
-
-@pytest.fixture(scope="module")
-def verifier(environment: None) -> ClapVerifier:
-    return shared_verifier().verifier
+def verifier(loaded: Loaded) -> ClapVerifier:
+    return loaded.verifier
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +134,8 @@ def test_the_library_cuts_prompts_at_77_tokens_and_the_verifier_keeps_that(
     assert naive["long prompts are one"]
     first, second = verifier.score([clips[0], clips[0]], LONG_PROMPTS)
     assert first == second
+    # of a token a byte, 75 are read, between the marks of start and end
+    assert [verifier.unread_tokens("a" * n) for n in (0, 75, 76, 80)] == [0, 0, 1, 5]
 
 
 def test_bfloat16_is_near_float32_with_a_spectrogram_that_is_exact(

@@ -1,58 +1,29 @@
 """How the `clap` verifier loads: what it needs, what it refuses, and what it leaves behind."""
 
+# ruff: noqa: F811 (fixtures are imported, then they are arguments)
+
 import pickle
 import shutil
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from src.adapters.clap import ClapVerifier, _fill, read_checkpoint
+from src.adapters.clap import ClapVerifier
+from src.clap_model import fill, read_checkpoint
 from src.verifier_weights import WEIGHTS_VARIABLE, WeightsError, sha256
 from src.wire import Checkpoint
-from tests.verifier.clap_weights import (
-    CHECKPOINT,
-    PROMPTS,
-    Loaded,
-    Surprise,
-    clip,
-    shared_folder,
-    shared_naive,
-    shared_verifier,
-    surroundings,
+from tests.verifier.clap_fixtures import (  # noqa: F401
+    environment,
+    loaded,
+    made,
+    naive,
 )
+from tests.verifier.clap_weights import CHECKPOINT, PROMPTS, Loaded, Surprise, clip, surroundings
 
 pytestmark = pytest.mark.slow  # the libraries' imports and the weights take half a minute
-
-
-@pytest.fixture(scope="module", autouse=True)
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The user's own folder of weights, and a hub cache with nothing in it."""
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setenv(WEIGHTS_VARIABLE, str(shared_folder() / "weights"))
-        monkeypatch.setenv("HF_HOME", str(tmp_path_factory.mktemp("empty hub")))
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        monkeypatch.delenv("HF_HUB_CACHE", raising=False)
-        yield
-
-
-@pytest.fixture(scope="module")
-def naive() -> dict[str, Any]:
-    return shared_naive()
-
-
-@pytest.fixture(scope="module")
-def made() -> Path:
-    """weights/ and bare/."""
-    return shared_folder()
-
-
-@pytest.fixture(scope="module")
-def loaded(environment: None) -> Loaded:
-    return shared_verifier()
 
 
 def test_a_load_says_which_weights_it_loaded(loaded: Loaded, made: Path) -> None:
@@ -182,7 +153,7 @@ def test_another_models_weights_are_refused_and_none_is_loaded_in_part(
         (other, r"1 weights of another shape \(audio_projection.0.weight"),
     ):
         with pytest.raises(WeightsError, match=reason):
-            _fill(model, wrong, tmp_path / CHECKPOINT)
+            fill(model, wrong, tmp_path / CHECKPOINT)
     assert model.logit_scale_a.item() == logit_scale
 
 
@@ -190,9 +161,9 @@ def test_another_models_weights_are_refused_and_none_is_loaded_in_part(
     ("name", "text", "reason"),
     [
         ("vocab.json", "{", "cannot be read"),
-        ("vocab.json", '{"a": 0, "<pad>": 300}', "not of one RoBERTa"),
-        ("config.json", '{"vocab_size": 9}', "not of one RoBERTa"),
-        ("config.json", '{"pad_token_id": 3}', "not of one RoBERTa"),
+        ("vocab.json", '{"a": 0, "<pad>": 300}', "not of the same RoBERTa"),
+        ("config.json", '{"vocab_size": 9}', "not of the same RoBERTa"),
+        ("config.json", '{"pad_token_id": 3}', "not of the same RoBERTa"),
     ],
 )
 def test_another_models_tokenizer_is_refused(

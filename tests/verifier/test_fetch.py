@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from src import download, fetch, hub
+from src.judges.passt import CHECKPOINT, PasstListener
 from src.verifier_core import VERIFIERS, NotHosted
 from src.verifier_weights import find, locate
 from tests.verifier.fetching import CONTENT, LARGE, PLAIN, SMALL, Host, file, sha256
@@ -194,9 +195,23 @@ def test_a_repository_that_was_updated_meanwhile_is_whole_and_nothing_comes_twic
     assert mirror.downloads(LARGE) == []
 
 
+def test_what_a_judge_needs_is_fetched_by_the_judges_name(
+    mirror: HubServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    for name in ("kld_pq", "kld_qp", "kld_both"):
+        assert fetch.wanted(name).files == (CHECKPOINT,)
+    assert fetch.wanted("clap_score").files == VERIFIERS["clap"]("clap").files
+    monkeypatch.setattr(PasstListener, "files", (file(PLAIN),))
+    assert fetch.fetch(["kld_pq", "kld_both"]) == 0
+    assert locate(file(PLAIN)).read_bytes() == CONTENT[PLAIN]
+    assert len(mirror.downloads(PLAIN)) == 1
+    assert "kld_pq: licence: Apache-2.0" in caplog.text
+
+
 def test_names_are_checked_and_at_least_one_is_needed(mirror: HubServer) -> None:
     for names, reason in [((), "which?"), (("clap", "nope"), "nope: no such verifier")]:
-        with pytest.raises(NotHosted, match=f"{reason}.*clap, quality"):
+        with pytest.raises(NotHosted, match=f"{reason}.*clap, quality.*judges clap_score, kld_pq"):
             fetch.fetch(names)
     assert mirror.requests == []
 

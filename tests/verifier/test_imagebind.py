@@ -4,9 +4,10 @@ The library's side is its documented way: WAV files, imagebind.data's loaders, t
 forward pass.
 """
 
+# ruff: noqa: F811 (fixtures are imported, then they are arguments)
+
 import copy
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,41 +20,16 @@ from src.adapters import imagebind
 from src.adapters.base import ScoreError
 from src.adapters.imagebind import ImageBindVerifier
 from src.audio import Clip, resample, to_mono, write_wav
-from src.verifier_weights import WEIGHTS_VARIABLE
+from tests.verifier.imagebind_fixtures import upstream, verifier, weights  # noqa: F401
 from tests.verifier.imagebind_weights import (
     PROMPT,
     RATE,
     load_small,
     noisy_tones,
     score,
-    small_imagebind,
-    write_imagebind_weights,
 )
 
 PROMPTS = ["solo piano", "fast drums and bass", "a violin, no guitar", "a quiet flute"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The file, where the adapter finds it."""
-    torch.set_num_threads(1)
-    path = write_imagebind_weights(tmp_path_factory.mktemp("weights"))
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setenv(WEIGHTS_VARIABLE, str(path.parent))
-        yield path
-
-
-@pytest.fixture(scope="module")
-def verifier(weights: Path) -> ImageBindVerifier:
-    return load_small()
-
-
-@pytest.fixture(scope="module")
-def upstream(weights: Path) -> nn.Module:
-    """The whole model, loaded as upstream loads it."""
-    model = small_imagebind()
-    model.load_state_dict(torch.load(weights, weights_only=True))
-    return model.eval()
 
 
 @torch.inference_mode()
@@ -256,19 +232,13 @@ def test_a_model_left_in_training_mode_would_drop_paths_at_random(
     assert not verifier._model.training
 
 
-def test_a_prompt_of_more_than_77_tokens_is_cut_keeps_its_end_mark_and_is_logged(
-    verifier: ImageBindVerifier,
-    upstream: nn.Module,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
+def test_a_prompt_of_more_than_77_tokens_is_cut_and_keeps_its_end_mark(
+    verifier: ImageBindVerifier, upstream: nn.Module, tmp_path: Path
 ) -> None:
     fits = " ".join(["piano"] * 75)
     clip = noisy_tones(2, 13)
-    with caplog.at_level(logging.WARNING):
-        fitting = score(verifier, clip, fits)
-        assert "not heard" not in caplog.text
-        assert score(verifier, clip, fits + " and drums") == fitting
-    assert "the last 2 tokens" in caplog.text
+    fitting = score(verifier, clip, fits)
+    assert score(verifier, clip, fits + " and drums") == fitting
     assert score(verifier, clip, " ".join(["piano"] * 74)) != fitting
     audio = upstream_audio(upstream, tmp_path, clip)
     expected = cosine(audio, upstream_text(upstream, fits + " and drums"))
@@ -276,6 +246,19 @@ def test_a_prompt_of_more_than_77_tokens_is_cut_keeps_its_end_mark_and_is_logged
     from imagebind.data import load_and_transform_text
 
     assert load_and_transform_text([fits + " and drums"], "cpu")[0, -1] == 49_407
+
+
+@pytest.mark.parametrize(("words", "unread"), [(0, 0), (1, 0), (75, 0), (76, 1), (400, 325)])
+def test_tokens_beyond_the_75th_are_counted_as_unread(
+    verifier: ImageBindVerifier, words: int, unread: int
+) -> None:
+    from imagebind.data import return_bpe_path
+    from imagebind.models.multimodal_preprocessors import SimpleTokenizer
+
+    prompt = " ".join(["piano"] * words)
+    encoded = SimpleTokenizer(bpe_path=return_bpe_path()).encode(prompt)
+    assert len(encoded) == words
+    assert verifier.unread_tokens(prompt) == unread
 
 
 def test_a_prompts_embedding_is_computed_once(

@@ -1,8 +1,10 @@
 """What the `imagebind` verifier loads, what it refuses to load, and what loading leaves behind."""
 
+# ruff: noqa: F811 (fixtures are imported, then they are arguments)
+
 import pickle
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,36 +18,13 @@ from src.adapters import imagebind
 from src.adapters.imagebind import ImageBindVerifier, import_imagebind
 from src.verifier_core import VERIFIERS
 from src.verifier_weights import WEIGHTS_VARIABLE, WeightsError, sha256
+from tests.verifier.imagebind_fixtures import upstream, verifier, weights  # noqa: F401
 from tests.verifier.imagebind_weights import (
     load_small,
     noisy_tones,
     score,
     small_imagebind,
-    write_imagebind_weights,
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The file, where the adapter finds it."""
-    torch.set_num_threads(1)
-    path = write_imagebind_weights(tmp_path_factory.mktemp("weights"))
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setenv(WEIGHTS_VARIABLE, str(path.parent))
-        yield path
-
-
-@pytest.fixture(scope="module")
-def verifier(weights: Path) -> ImageBindVerifier:
-    return load_small()
-
-
-@pytest.fixture(scope="module")
-def upstream(weights: Path) -> nn.Module:
-    """The whole model, loaded as upstream loads it."""
-    model = small_imagebind()
-    model.load_state_dict(torch.load(weights, weights_only=True))
-    return model.eval()
 
 
 def test_a_missing_file_is_named_with_its_source(

@@ -1,6 +1,8 @@
 """MuQ-MuLan's scores, against the library called as its README does it."""
 
-from collections.abc import Iterator
+# ruff: noqa: F811 (fixtures are imported, then they are arguments)
+
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,32 +13,10 @@ from muq import MuQMuLan
 from src.adapters.base import ScoreError
 from src.adapters.muq import MuqVerifier
 from src.audio import Clip, decode_wav, encode_wav, resample, to_mono
-from tests.verifier.muq_weights import RATE, TEXT_TOKENS, make_hub_cache, tones, upstream
+from tests.verifier.muq_fixtures import cache, library, muq  # noqa: F401
+from tests.verifier.muq_weights import RATE, TEXT_TOKENS, score, tones, upstream
 
 LONG_PROMPT = "a piano and loud drums " * TEXT_TOKENS
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    torch.set_num_threads(1)
-    place = tmp_path_factory.mktemp("hub")
-    make_hub_cache(place)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CURATOR_WEIGHTS", str(place))
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield place
-
-
-@pytest.fixture(scope="module")
-def muq(cache: Path) -> MuqVerifier:
-    verifier = MuqVerifier("muq")
-    verifier.load("cpu")
-    return verifier
-
-
-@pytest.fixture(scope="module")
-def library(cache: Path) -> MuQMuLan:
-    return upstream(cache, strict=True).eval()
 
 
 def similarity(library: MuQMuLan, audio: np.ndarray, prompt: str) -> float:
@@ -46,10 +26,6 @@ def similarity(library: MuQMuLan, audio: np.ndarray, prompt: str) -> float:
         texts = library(texts=[prompt])
         unit = latents / latents.norm()
         return float(library.calc_similarity(unit, texts))
-
-
-def score(verifier: MuqVerifier, audio: np.ndarray, prompt: str = "slow piano") -> float:
-    return verifier.score([audio], [prompt])[0].value
 
 
 @pytest.mark.parametrize("seconds", [2, 7.3, 10, 20, 30])
@@ -168,13 +144,12 @@ def test_the_mean_over_windows_is_renormalised(muq: MuqVerifier, library: MuQMuL
 
 
 def test_a_prompt_over_the_text_models_length_is_cut_and_not_an_error(
-    muq: MuqVerifier, library: MuQMuLan, caplog: pytest.LogCaptureFixture
+    muq: MuqVerifier, library: MuQMuLan
 ) -> None:
     with pytest.raises(RuntimeError, match="size"):
         library(texts=[LONG_PROMPT])
     muq.check(LONG_PROMPT)
     value = score(muq, tones(2, 12), LONG_PROMPT)
-    assert f"only {TEXT_TOKENS} tokens" in caplog.text
     tokens = library.mulan.text.tokenizer(LONG_PROMPT)["input_ids"]
     kept = torch.tensor([[*tokens[: TEXT_TOKENS - 1], tokens[-1]]])
     with torch.no_grad():
@@ -183,6 +158,31 @@ def test_a_prompt_over_the_text_models_length_is_cut_and_not_an_error(
         audio = library(wavs=torch.tensor(tones(2, 12))[None])[0]
         expected = float(torch.nn.functional.normalize(text[0], dim=0) @ audio)
     assert value == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("over", [-1, 0, 1, TEXT_TOKENS - 2, TEXT_TOKENS - 1, 500])
+def test_tokens_over_the_text_models_length_are_counted_as_unread(
+    muq: MuqVerifier, library: MuQMuLan, over: int
+) -> None:
+    prompt = " ".join(["piano"] * (TEXT_TOKENS - 2 + over))  # and the marks of start and end
+    assert len(library.mulan.text.tokenizer(prompt)["input_ids"]) == TEXT_TOKENS + over
+    assert muq.unread_tokens(prompt) == max(0, over)
+
+
+def test_tokens_are_counted_in_any_thread_while_prompts_are_scored(muq: MuqVerifier) -> None:
+    prompts = [" ".join(["drums"] * length) for length in range(TEXT_TOKENS, TEXT_TOKENS + 200)]
+
+    def count(_: int) -> list[int]:
+        return [muq.unread_tokens(prompt) for prompt in prompts]
+
+    def embed(_: int) -> list[int]:
+        with torch.no_grad():
+            return [len(muq._model(texts=[f"{prompt} x"])[0]) for prompt in prompts[:60]]
+
+    with ThreadPoolExecutor(4) as threads:
+        counts = threads.map(count, range(3))
+        assert threads.submit(embed, 0).result() == [16] * 60
+        assert list(counts) == [list(range(2, 202))] * 3
 
 
 def test_a_prompt_is_embedded_once(muq: MuqVerifier, monkeypatch: pytest.MonkeyPatch) -> None:

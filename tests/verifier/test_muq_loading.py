@@ -1,10 +1,11 @@
 """What the `muq` verifier loads, what it refuses to load, and what loading leaves behind."""
 
+# ruff: noqa: F811 (fixtures are imported, then they are arguments)
+
 import json
 import os
 import random
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +17,17 @@ from safetensors.torch import load_file, save_file
 
 from src.adapters.muq import MuqVerifier
 from src.verifier_weights import WeightsError
+from tests.verifier.muq_fixtures import cache, muq  # noqa: F401
 from tests.verifier.muq_weights import (
     MULAN,
     MUQ,
     ROBERTA,
     TEXT_TOKENS,
     folder,
-    make_hub_cache,
+    score,
     tones,
     upstream,
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    torch.set_num_threads(1)
-    place = tmp_path_factory.mktemp("hub")
-    make_hub_cache(place)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CURATOR_WEIGHTS", str(place))
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield place
 
 
 @pytest.fixture
@@ -46,17 +37,6 @@ def own(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(cache, place)
     monkeypatch.setenv("CURATOR_WEIGHTS", str(place))
     return place
-
-
-@pytest.fixture(scope="module")
-def muq(cache: Path) -> MuqVerifier:
-    verifier = MuqVerifier("muq")
-    verifier.load("cpu")
-    return verifier
-
-
-def score(verifier: MuqVerifier, audio: np.ndarray, prompt: str = "slow piano") -> float:
-    return verifier.score([audio], [prompt])[0].value
 
 
 def test_neither_loading_nor_scoring_touches_the_global_random_states(cache: Path) -> None:

@@ -36,14 +36,17 @@ def passed(output: str) -> int:
 
 
 def test_schemathesis_finds_nothing(server: ServerProcess, tmp_path: Path) -> None:
-    scored = 'curator_request_seconds_count{path="/score",status="200"}'
-    refused = 'curator_request_seconds_count{path="/score",status="400"}'
-    before = server.metric(scored), server.metric(refused)
+    counts = [
+        f'curator_request_seconds_count{{path="{path}",status="{status}"}}'
+        for path in ("/score", "/texts")
+        for status in (200, 400)
+    ]
+    before = [server.metric(count) for count in counts]
     output = schemathesis_run(server.url, tmp_path)
-    assert "5 selected / 5 total" in output
+    assert "6 selected / 6 total" in output
     assert passed(output) > 100
-    assert server.metric(scored) - before[0] > 10
-    assert server.metric(refused) - before[1] > 10
+    for count, earlier in zip(counts, before, strict=True):
+        assert server.metric(count) - earlier > 10, count
 
 
 def test_schemathesis_finds_nothing_where_a_token_is_asked_for(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Audiobox Aesthetics' scores, against the library's own AesPredictor."""
 
-from collections.abc import Iterator
+# ruff: noqa: F811 (fixtures are imported, then they are arguments)
+
 from pathlib import Path
 from typing import Any
 
@@ -14,39 +15,14 @@ from src.adapters.base import ScoreError
 from src.adapters.quality import WINDOWS_PER_FORWARD, QualityVerifier
 from src.audio import Clip, decode_wav, encode_wav, resample, to_mono
 from src.wire import Score
+from tests.verifier.quality_fixtures import library, quality, weights  # noqa: F401
 from tests.verifier.quality_weights import (
     PUBLISHED_WAVLM,
     RATE,
-    SMALL_WAVLM,
     axes,
     make_checkpoint,
-    save_checkpoint,
     tones,
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    torch.set_num_threads(1)
-    place = tmp_path_factory.mktemp("weights")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(aes, "DEFAULT_AUDIO_CFG", SMALL_WAVLM)
-        patch.setenv("CURATOR_WEIGHTS", str(place))
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        save_checkpoint(place / "checkpoint.pt")
-        yield place
-
-
-@pytest.fixture(scope="module")
-def quality(weights: Path) -> QualityVerifier:
-    verifier = QualityVerifier("quality")
-    verifier.load("cpu")
-    return verifier
-
-
-@pytest.fixture(scope="module")
-def library(weights: Path) -> AesPredictor:
-    return AesPredictor(checkpoint_pth=str(weights / "checkpoint.pt"))
 
 
 def score(verifier: QualityVerifier, audio: np.ndarray) -> Score:
@@ -116,6 +92,10 @@ def test_the_prompt_has_no_influence(quality: QualityVerifier) -> None:
     scores = quality.score([tones(2, 6)] * 3, ["piano", "", "no piano"])
     assert len(set(values(scores))) == 1
     assert not quality.needs_text
+
+
+def test_of_a_prompt_that_has_no_influence_nothing_is_unread(quality: QualityVerifier) -> None:
+    assert quality.unread_tokens("piano " * 300) == 0
 
 
 def test_stereo_and_other_rates_come_through_the_servers_own_path(

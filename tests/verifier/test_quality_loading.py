@@ -1,8 +1,9 @@
 """What the `quality` verifier loads, what it refuses to load, and what loading leaves behind."""
 
+# ruff: noqa: F811 (fixtures are imported, then they are arguments)
+
 import os
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from safetensors.torch import save_file
 
 from src.adapters.quality import QualityVerifier
 from src.verifier_weights import WeightsError
+from tests.verifier.quality_fixtures import weights  # noqa: F401
 from tests.verifier.quality_weights import (
     SMALL_WAVLM,
     axes,
@@ -23,18 +25,6 @@ from tests.verifier.quality_weights import (
     save_checkpoint,
     tones,
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    torch.set_num_threads(1)
-    place = tmp_path_factory.mktemp("weights")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(aes, "DEFAULT_AUDIO_CFG", SMALL_WAVLM)
-        patch.setenv("CURATOR_WEIGHTS", str(place))
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        save_checkpoint(place / "checkpoint.pt")
-        yield place
 
 
 @pytest.fixture

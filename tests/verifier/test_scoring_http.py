@@ -107,6 +107,14 @@ MALFORMED: dict[str, tuple[int, str, dict[str, Any]]] = {
         "bad_request",
         {"data": {"request": '["tags"]'}, "files": {"files": wav()}},
     ),
+    "a million bad prompts": (
+        400,
+        "bad_request",
+        {
+            "data": {"request": '{"verifiers": ["fake"], "prompts": [' + "[]," * 1_000_000 + "0]}"},
+            "files": {"files": wav()},
+        },
+    ),
     "broken multipart": (
         400,
         "bad_request",
@@ -129,6 +137,7 @@ def test_a_malformed_request_is_told_what_is_wrong(server: ServerProcess, case: 
     response = requests.post(server.url + "/score", timeout=20, **request)
     assert (response.status_code, response.json()["error"]) == (status, error)
     assert response.json()["request_id"] == response.headers["X-Request-ID"]
+    assert len(response.content) < 1_000
 
 
 def test_counts_that_differ_are_refused(server: ServerProcess) -> None:

@@ -66,6 +66,12 @@ def test_a_prompt_that_names_no_tag_is_refused_with_the_vocabulary(name: str) ->
     verifier.check(f"some {caught.value.vocabulary[0]} music")
 
 
+def test_a_prompt_is_read_to_its_end(tags: TaggerVerifier) -> None:
+    prompt = "la " * 600 + "violin"
+    assert set(tags.score([clip(3, 1)], [prompt])[0].components) == {"violin"}
+    assert tags.unread_tokens(prompt) == 0
+
+
 def test_the_vocabulary_is_the_networks(tags: TaggerVerifier) -> None:
     assert tags.vocabulary() == tags.tagger.tags
 

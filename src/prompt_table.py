@@ -1,0 +1,203 @@
+"""One row of a prompt set, and the CSV files that hold such rows."""
+
+import csv
+import hashlib
+import math
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+MAX_CAPTION = 2000  # characters; MusicCaps' longest caption has about a thousand
+SECTION = 10.0  # seconds of the source that a row describes, unless it says otherwise
+ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+Subset = Literal["all", "balanced", "eval"]
+# As MusicCaps names them: the rows with balanced genres, those of AudioSet's evaluation split.
+SUBSET_COLUMNS: Mapping[Subset, str] = {
+    "balanced": "is_balanced_subset",
+    "eval": "is_audioset_eval",
+}
+TRUE, FALSE = ("true", "1", "1.0"), ("false", "0", "0.0", "")
+
+
+class PromptError(ValueError):
+    """A prompt set that cannot be used; the message names the file, the row and what to change."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One thing to generate.
+
+    id: names its files; unique in its set (MusicCaps' ytid where there is one).
+    text: the caption that conditions the generator and that verifiers score against.
+    key: noise key. It depends on the row alone, so a prompt's candidates are the same in any
+    subset. reference: audio file that the caption describes, if there is one. start_s, end_s: the
+    section of the source that the caption describes, in seconds. subsets: MusicCaps' subsets that
+    it is in.
+    """
+
+    id: str
+    text: str
+    key: str
+    reference: Path | None = None
+    start_s: float = 0.0
+    end_s: float = SECTION
+    subsets: frozenset[Subset] = frozenset()
+
+
+def read_table(path: Path, data_dir: Path) -> tuple[list[Prompt], list[str]]:
+    """A CSV file's prompts and its columns: `caption`, and where they are there `ytid` or `id`,
+    `path`, `start_s`, `end_s`, `is_balanced_subset`, `is_audioset_eval`.
+
+    `path` is relative to the table's folder; without it the reference is <data_dir>/<id>.wav. A row
+    without an id gets one from its text. Raises PromptError for a missing column, an empty caption,
+    an id that cannot name a file, a repeated id, a field that cannot be read.
+    """
+    columns, rows = _read_rows(path)
+    if "caption" not in columns:
+        raise PromptError(
+            f"{path} has no `caption` column (its columns: {', '.join(columns) or 'none'}). "
+            "The first line of a prompt table names its columns, separated by commas."
+        )
+    if not rows:
+        raise PromptError(f"{path} has no rows below its header")
+    audio = _files_in(data_dir)
+    prompts = [_prompt(path, line, row, data_dir, audio) for line, row in rows]
+    if "ytid" not in columns and "id" not in columns:
+        return _number_repeats(prompts), columns
+    lines = defaultdict(list)
+    for (line, _), prompt in zip(rows, prompts, strict=True):
+        lines[prompt.id].append(line)
+    if repeated := {name: at for name, at in lines.items() if len(at) > 1}:
+        which = [f"{name} (lines {', '.join(map(str, at))})" for name, at in repeated.items()]
+        raise PromptError(f"{path}: ids name files, so each row needs its own: {some_of(which, 5)}")
+    return prompts, columns
+
+
+def clean_caption(text: str, where: str) -> str:
+    """The caption on one line. Raises PromptError, which says `where`."""
+    text = " ".join(text.split())
+    if not text:
+        raise PromptError(f"{where}: the caption is empty")
+    if len(text) > MAX_CAPTION:
+        raise PromptError(
+            f"{where}: the caption has {len(text)} characters; at most {MAX_CAPTION} "
+            "(in a table, a double quote that is not closed takes in what follows)"
+        )
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise PromptError(f"{where}: the caption is not text in UTF-8 ({error})") from error
+    return text
+
+
+def id_of_text(text: str) -> str:
+    """A name for files, from the text alone."""
+    slug = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40].strip("-") or "prompt"
+    return f"{slug}-{digest(text)[:6]}"
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def some_of(names: Iterable[str], count: int) -> str:
+    """The first `count` names, and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + more
+
+
+def _read_rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """The columns; and of each row the line that it begins on, and its fields by column."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, skipinitialspace=True)
+            columns = [name.strip() for name in next(reader, [])]
+            rows, line = [], reader.line_num + 1
+            for fields in reader:
+                if fields:
+                    if any(fields[len(columns) :]):
+                        raise PromptError(
+                            f"{path}, line {line}: {len(fields)} fields, but {len(columns)} "
+                            "columns; put a caption with commas in double quotes"
+                        )
+                    rows.append((line, dict(zip(columns, fields, strict=False))))
+                line = reader.line_num + 1
+    except FileNotFoundError:
+        raise PromptError(f"there is no prompt table {path}") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise PromptError(f"{path} cannot be read as a CSV file in UTF-8: {error}") from error
+    return columns, rows
+
+
+def _prompt(
+    path: Path, line: int, row: Mapping[str, str], data_dir: Path, audio: Collection[str]
+) -> Prompt:
+    where = f"{path}, line {line}"
+    text = clean_caption(row.get("caption", ""), where)
+    name = (row.get("ytid") or row.get("id") or "").strip()
+    if name and not ID.fullmatch(name):
+        raise PromptError(
+            f"{where}: the id {name!r} names files, so it is made of letters, digits, - and _ "
+            "(up to 64)"
+        )
+    start, end = _section(row, where)
+    reference = None
+    if row.get("path"):
+        reference = path.parent / row["path"]
+    elif name and f"{name}.wav" in audio:
+        reference = data_dir / f"{name}.wav"
+    return Prompt(
+        id=name or id_of_text(text),
+        text=text,
+        key=name or digest(text),
+        reference=reference,
+        start_s=start,
+        end_s=end,
+        subsets=frozenset(s for s, column in SUBSET_COLUMNS.items() if _truth(row, column, where)),
+    )
+
+
+def _section(row: Mapping[str, str], where: str) -> tuple[float, float]:
+    try:
+        start = float(row.get("start_s") or 0.0)
+        end = float(row.get("end_s") or start + SECTION)
+    except ValueError as error:
+        raise PromptError(f"{where}: start_s and end_s are seconds: {error}") from error
+    if not 0 <= start < end < math.inf:
+        raise PromptError(
+            f"{where}: start_s and end_s are seconds, the start first; not {start:g} and {end:g}"
+        )
+    return start, end
+
+
+def _truth(row: Mapping[str, str], column: str, where: str) -> bool:
+    value = row.get(column, "").strip().lower()
+    if value not in TRUE + FALSE:
+        raise PromptError(f"{where}: {column} is True or False, not {row[column]!r}")
+    return value in TRUE
+
+
+def _files_in(folder: Path) -> set[str]:
+    """Names as they are written there: a file system may take another id's for the same."""
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries if entry.is_file()}
+    except OSError:
+        return set()
+
+
+def _number_repeats(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """The same text twice is two prompts, with noise of their own."""
+    seen: Counter[str] = Counter()
+    numbered = []
+    for p in prompts:
+        seen[p.id] += 1
+        suffix = f"-{seen[p.id]}" if seen[p.id] > 1 else ""
+        numbered.append(replace(p, id=p.id + suffix, key=p.key + suffix))
+    return numbered

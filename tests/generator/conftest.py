@@ -1,0 +1,20 @@
+"""Fixtures that several test files of this folder share."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from src.verifier import ServerClient
+from tests.generator.stub_server import StubServer
+
+
+@pytest.fixture
+def stub() -> Iterator[StubServer]:
+    server = StubServer()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def client(stub: StubServer) -> ServerClient:
+    return ServerClient(stub.url, unreachable_seconds=0.5, total_seconds=5)
