@@ -39,6 +39,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def benchmark(settings: "BenchmarkSettings", prompts: Sequence["Prompt"]) -> int:
     """Run what is left of a run and report it. Returns the exit code."""
+    from src.judging import judge_again
     from src.parts import ENDS, build
 
     with ExitStack() as stack:
@@ -46,6 +47,7 @@ def benchmark(settings: "BenchmarkSettings", prompts: Sequence["Prompt"]) -> int
         try:
             parts = build(settings, stack)
             run = stack.enter_context(open_run(settings, prompts, parts))
+            judge_again(run, prompts, parts.judges)
             search_all(settings, prompts, run, parts)
             return report(run)
         except tuple(ENDS) as error:
@@ -63,7 +65,8 @@ def benchmark(settings: "BenchmarkSettings", prompts: Sequence["Prompt"]) -> int
 
 def open_run(settings: "BenchmarkSettings", prompts: Sequence["Prompt"], parts: "Parts") -> "Run":
     """The run's folder; its name carries a hash of all that decides the results."""
-    from src.parts import identity, machine, measures
+    from src.judging import measures, unread_captions
+    from src.parts import identity, machine
     from src.records import Run
 
     title = (
@@ -75,7 +78,11 @@ def open_run(settings: "BenchmarkSettings", prompts: Sequence["Prompt"], parts: 
         settings.output,
         f"benchmark-{settings.profile}-{settings.verifier}-n{settings.candidates}",
         identity("benchmark", settings, prompts, parts),
-        {"title": title, "measures": measures(parts)},
+        {
+            "title": title,
+            "measures": measures(parts.verifier, parts.judges),
+            "unread": unread_captions(prompts, parts.verifier, parts.judges, parts.client),
+        },
         {"max_rows": settings.max_rows, **machine()},
     )
 
@@ -87,9 +94,8 @@ def search_all(
     from tqdm import tqdm
     from tqdm.contrib.logging import logging_redirect_tqdm
 
-    from src.audio import write_wav
     from src.budget import make_plan
-    from src.parts import judged
+    from src.judging import finish
     from src.search import search
     from src.tree import Failure
 
@@ -108,14 +114,15 @@ def search_all(
             plan = make_plan(method, frame_rate=rate, **settings.search_settings())
             size = max(1, settings.max_rows // plan.candidates)
             for group in (left[at : at + size] for at in range(0, len(left), size)):
-                for result in search(plan, group, parts.generator, parts.verifier, settings.seed):
+                for result in search(
+                    *(plan, group, parts.generator, parts.verifier, settings.seed),
+                    keep_leaves=settings.save_audio == "all",
+                ):
                     if isinstance(result, Failure):
                         record = result.as_record()
                         log.warning("%s %s: %s", method, result.prompt.id, result.reason)
                     else:
-                        record = judged(result, parts.judges)
-                        record["audio"] = f"audio/{method}/{result.prompt.id}.wav"
-                        write_wav(run.folder / record["audio"], result.winner.clip)
+                        record = finish(result, parts.judges, run.folder, settings.save_audio)
                     run.append(record)
                     bar.update()
 
@@ -123,13 +130,16 @@ def search_all(
 def report(run: "Run") -> int:
     """Table, CSV and figure of a finished run. Returns the exit code."""
     from src.plots import save_benchmark
-    from src.report import summarise, text_table, write_summary
+    from src.report import summarise, text_table, write_per_clip, write_summary
 
     summary = summarise(run.folder)
     write_summary(summary, run.folder / "summary.csv")
+    write_per_clip(summary, run.folder / "per_clip.csv")
     print(text_table(summary))
-    figure = f", {save_benchmark(run.folder).name}" if summary.methods else ""
-    print(f"\n{run.folder}: audio/, records.jsonl, summary.csv{figure}, manifest.json")
+    if summary.methods:
+        save_benchmark(run.folder, summary)
+    written = sorted(path for path in run.folder.iterdir() if not path.name.startswith("."))
+    print(f"\n{run.folder}: {', '.join(p.name + '/' * p.is_dir() for p in written)}")
     return Exit.PROMPTS_FAILED if summary.failed else Exit.DONE
 
 

@@ -12,9 +12,7 @@ audiocraft's `state_dict.bin` and `compression_state_dict.bin`. It knows nothing
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +27,7 @@ from torch import Tensor
 from src import hub
 from src.audio import Clip
 from src.decoding import Decoder, Decoding, Sampling
+from src.verifier_weights import sha256
 from src.weights import CODEC_FILE, LM_FILE
 from src.wire import Checkpoint
 
@@ -173,29 +172,8 @@ def files_of(model: str) -> list[Path]:
 
 
 def hash_of(files: Sequence[Path]) -> str:
-    """One sha256 over the files' own, in order.
-
-    Hashing gigabytes at every start would cost more than loading them, so a large file's hash is
-    kept in the user's cache for as long as its path, size and time of change stay the same.
-    """
-    whole = hashlib.sha256()
-    for path in files:
-        stat = path.stat()
-        known = json.dumps([str(path.resolve()), stat.st_size, stat.st_mtime_ns])
-        name = hashlib.sha256(known.encode()).hexdigest()
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        kept = base / "curator" / "sha256" / name
-        large = stat.st_size > 100_000_000
-        if large and kept.is_file():
-            digest = kept.read_text().strip()
-        else:
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            if large:
-                kept.parent.mkdir(parents=True, exist_ok=True)
-                kept.write_text(digest)
-        whole.update(digest.encode())
-    return whole.hexdigest()
+    """One sha256 over the files' own, in order."""
+    return hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest()
 
 
 class _NoClap(MetaPathFinder):

@@ -12,6 +12,9 @@ torch is imported until a judge is used.
 """
 
 from src.judges.base import ClipJudge, Judge, JudgeError, SetJudge
+from src.judges.clap_score import ClapScore
+from src.judges.fad import FadClap, FadMsd
+from src.judges.passt import KldBoth, KldPq, KldQp
 from src.judges.tags import MsdKld, MsdVggKld, MttVgg, bernoulli_kl, instrument_heard
 
 __all__ = [
@@ -24,4 +27,10 @@ __all__ = [
     "instrument_heard",
 ]
 
-JUDGES: dict[str, type[Judge]] = {judge.name: judge for judge in (MsdKld, MttVgg, MsdVggKld)}
+JUDGES: dict[str, type[Judge]] = {
+    judge.name: judge
+    for judge in (
+        *(MsdKld, MttVgg, MsdVggKld, FadMsd),
+        *(ClapScore, KldPq, KldQp, KldBoth, FadClap),
+    )
+}

@@ -8,18 +8,17 @@ from typing import Any
 
 import torch
 
-from src.budget import timed
 from src.calibration import CalibrationError, load_calibration
 from src.generator import Generator, GeneratorError, load_generator
+from src.judging import build_judges, served
 from src.local_server import local_server
-from src.metrics import JUDGES, ClipJudge, JudgeError
+from src.metrics import Judge
 from src.preflight import Exit
 from src.prompts import Prompt, digest_of
 from src.records import RunFolderError
 from src.sampling import Sampling
 from src.settings import BenchmarkSettings, Settings, UsageError, server_token
 from src.transformer import UnsupportedModel
-from src.tree import SearchResult
 from src.verifier import (
     PERPLEXITY,
     ServerClient,
@@ -28,6 +27,7 @@ from src.verifier import (
     build_verifier,
     components,
 )
+from src.verifier_weights import WeightsError
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +39,7 @@ ENDS: dict[type[BaseException], Exit] = {
     torch.cuda.OutOfMemoryError: Exit.USAGE,
     GeneratorError: Exit.MISSING,
     CalibrationError: Exit.MISSING,
+    WeightsError: Exit.MISSING,
     VerifierError: Exit.SERVER,
     RunFolderError: Exit.FOLDER,
     KeyboardInterrupt: Exit.INTERRUPTED,
@@ -47,9 +48,12 @@ ENDS: dict[type[BaseException], Exit] = {
 
 @dataclass(frozen=True)
 class Parts:
+    """client: of the server, where something is remote."""
+
     generator: Generator
     verifier: Verifier
-    judges: Sequence[ClipJudge]
+    judges: Sequence[Judge]
+    client: ServerClient | None = None
 
 
 def build(settings: BenchmarkSettings, stack: ExitStack) -> Parts:
@@ -57,12 +61,14 @@ def build(settings: BenchmarkSettings, stack: ExitStack) -> Parts:
 
     What it raises is in ENDS.
     """
-    remote = [name for name in components(settings.verifier) if name != PERPLEXITY]
-    generator, client = load(settings, remote, stack)
+    scoring = [name for name in components(settings.verifier) if name != PERPLEXITY]
+    judging = served(settings.judges or ())
+    generator, client = load(settings, list(dict.fromkeys([*scoring, *judging])), stack)
     constants = load_calibration(generator.checkpoint, settings.output / "calibration")
     verifier = build_verifier(settings.verifier, generator.checkpoint, client, constants)
-    judges = [JUDGES[name](generator.device) for name in settings.judges or ()]
-    return Parts(generator, verifier, judges)
+    own_client = ServerClient(client.url, server_token()) if client and judging else None
+    judges = build_judges(settings.judges or (), generator.device, own_client)
+    return Parts(generator, verifier, judges, client)
 
 
 def load(
@@ -110,41 +116,3 @@ def machine() -> dict[str, Any]:
         "torch_threads": torch.get_num_threads(),
         "gpus": [torch.cuda.get_device_name(number) for number in gpus],
     }
-
-
-def measures(parts: Parts) -> list[dict[str, Any]]:
-    """What each clip is measured by: the selector, then judges.
-
-    The first judge is the primary one, unless it was trained on what the selector was trained on.
-    """
-    listed: list[dict[str, Any]] = [
-        {"name": parts.verifier.name, "role": "selector", "higher_is_better": True, "note": ""}
-    ]
-    for judge in parts.judges:
-        shared = sorted(set(judge.shares_data_with) & set(parts.verifier.checkpoints))
-        notes = [f"not independent of {', '.join(shared)}: same training data"] if shared else []
-        notes += [judge.note] if judge.note else []
-        listed.append(
-            {
-                "name": judge.name,
-                "role": "primary judge" if judge is parts.judges[0] and not shared else "judge",
-                "higher_is_better": judge.higher_is_better,
-                "note": "; ".join(notes),
-            }
-        )
-    return listed
-
-
-def judged(result: SearchResult, judges: Sequence[ClipJudge]) -> dict[str, Any]:
-    """A search's record with what the judges say of its winner.
-
-    A judge that has no number for this clip leaves it unjudged, with its reason.
-    """
-    values, unjudged = {}, {}
-    with timed({0: result.ledger}, "judge"):
-        for judge in judges:
-            try:
-                (values[judge.name],) = judge.judge([result.winner.clip], [result.prompt])
-            except JudgeError as error:
-                unjudged[judge.name] = str(error)
-    return result.as_record() | {"judges": values, "unjudged": unjudged}

@@ -3,7 +3,9 @@
 python -m src.plots results/benchmark-builtin-tags-n8-1a2b3c4d
 """
 
+import math
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +16,21 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from src.records import records_digest
-from src.report import (
+from src.report import difference_text
+from src.summary import (
     BASELINE,
     Cell,
     CostPerPrompt,
     Measure,
+    SetDifference,
     Summary,
     interval,
     summarise,
 )
 
 FIGURE = "benchmark.png"
+PANELS_IN_A_ROW = 5
+CAPTION_WIDTH = 42  # characters under one panel
 DIGEST_KEY = "Records-SHA256"
 # Okabe and Ito's colours, told apart by all kinds of colour vision.
 COLOURS = {
@@ -46,10 +52,10 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def save_benchmark(folder: Path) -> Path:
-    """Draw a run's figure into its folder."""
+def save_benchmark(folder: Path, summary: Summary | None = None) -> Path:
+    """Draw a run's figure into its folder. summary: where it is made already."""
     path = folder / FIGURE
-    figure = benchmark_figure(summarise(folder))
+    figure = benchmark_figure(summary or summarise(folder))
     figure.savefig(path, metadata={DIGEST_KEY: records_digest(folder), "Software": "Curator"})
     return path
 
@@ -58,32 +64,69 @@ def benchmark_figure(summary: Summary) -> Figure:
     """A panel a measure, better to the right, and one of costs.
 
     With a baseline: each prompt's difference to it (dots), their mean and 95% interval. Without:
-    the clips' own values, their mean and interval.
+    the clips' own values, their mean and interval. A measure of sets has one number and no dots.
     """
     paired = BASELINE in summary.methods and len(summary.methods) > 1
-    rows = [m for m in summary.methods if not (paired and m == BASELINE)]
-    panels = len(summary.measures)
+    methods = [m for m in summary.methods if not (paired and m == BASELINE)]
+    panels = len(summary.measures) + 1
+    rows = math.ceil(panels / PANELS_IN_A_ROW)
+    columns = math.ceil(panels / rows)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(2.1 * panels + 2.4, 1.5 + 0.45 * len(rows)), layout="constrained")
+        size = (2.1 * columns + 0.3, rows * (1.5 + 0.45 * len(methods)))
+        figure = Figure(figsize=size, layout="constrained")
         FigureCanvasAgg(figure)
-        axes = figure.subplots(
-            1, panels + 1, sharey=True, squeeze=False, width_ratios=[1.0] * panels + [1.1]
-        )[0]
+        grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
+        axes = list(grid.flat)
         for ax, measure in zip(axes, summary.measures, strict=False):
-            for y, method in enumerate(rows):
-                _points(ax, y, COLOURS[method], summary.cells[method, measure.name], paired)
             _dress(ax, measure, paired)
-        _costs(axes[-1], rows, summary.costs)
+            for y, method in enumerate(methods):
+                cell = summary.cells[method, measure.name]
+                if measure.kind == "set":
+                    _one_number(ax, y, COLOURS[method], summary, measure, cell, paired)
+                else:
+                    _points(ax, y, COLOURS[method], cell, paired)
+        _costs(axes[panels - 1], methods, summary.costs)
         if paired:
             spent = _spent(summary.costs[BASELINE])
-            axes[-1].set_xlabel(f"frames generated\nbaseline: {spent}", fontsize=6)
-        axes[0].set_yticks(range(len(rows)), rows)
-        axes[0].set_ylim(len(rows) - 0.5, -0.5)
+            axes[panels - 1].set_xlabel(f"frames generated\nbaseline: {spent}", fontsize=6)
+        axes[0].set_yticks(range(len(methods)), methods)
+        axes[0].set_ylim(len(methods) - 0.5, -0.5)
+        for ax in axes[panels:]:
+            ax.remove()
         figure.suptitle(summary.title, fontsize=8, x=0.01, ha="left")
-        notes = [f"† {m.name}: {m.note}." for m in summary.measures if m.note]
-        caption = "Dots: prompts. Bars: mean with 95% bootstrap interval over prompts."
-        figure.supxlabel("  ".join([caption, *notes]), fontsize=6, x=0.01, ha="left")
+        caption = _caption(summary, CAPTION_WIDTH * columns)
+        figure.supxlabel(caption, fontsize=6, x=0.01, ha="left")
     return figure
+
+
+def _caption(summary: Summary, width: int) -> str:
+    lines = ["Dots: prompts. Bars: mean with 95% bootstrap interval over prompts."]
+    if any(m.kind == "set" for m in summary.measures):
+        lines[0] += " Diamonds: one number for all clips; p of a paired permutation test."
+    notes = [f"† {m.name}: {m.note}." for m in summary.measures if m.note]
+    made_with = [f"{m.name}: {m.checkpoint}" for m in summary.measures if m.checkpoint]
+    lines += ["  ".join(notes)] if notes else []
+    lines += ["Weights: " + "; ".join(made_with)] if made_with else []
+    return "\n".join(part for line in lines for part in textwrap.wrap(line, width))
+
+
+def _one_number(
+    ax: Axes,
+    y: int,
+    colour: str,
+    summary: Summary,
+    measure: Measure,
+    cell: Cell,
+    paired: bool,
+) -> None:
+    value = cell.shift if paired else cell.value
+    if value is None:
+        return
+    ax.plot(value, y, "D", color=colour, markersize=5, markeredgecolor="white")
+    if isinstance(cell.difference, SetDifference):
+        text = difference_text(summary, measure, cell.difference)
+        ax.annotate(text, (value, y), (0, 7), textcoords="offset points", fontsize=6, ha="center")
+    ax.margins(x=0.4)
 
 
 def _points(ax: Axes, y: int, colour: str, cell: Cell, paired: bool) -> None:
@@ -109,18 +152,20 @@ def _points(ax: Axes, y: int, colour: str, cell: Cell, paired: bool) -> None:
 
 
 def _dress(ax: Axes, measure: Measure, paired: bool) -> None:
-    if measure.role == "selector":
-        ax.set_title(f"{measure.name}\nselector: own verifier", style="italic")
+    noted = " †" if measure.note else ""
+    if not measure.is_evidence:
+        role = "selector: own verifier" if measure.role == "selector" else "own verifier"
+        ax.set_title(f"{measure.name}{noted}\n{role}", style="italic")
         ax.patch.set(facecolor="#F0F0F0", hatch="////", edgecolor="#E0E0E0", linewidth=0)
     else:
         weight = "bold" if measure.role == "primary judge" else "normal"
-        noted = " †" if measure.note else ""
         ax.set_title(f"{measure.name}{noted}\n{measure.role}", weight=weight)
     if paired:
         ax.axvline(0, color=COLOURS[BASELINE], linewidth=0.8, linestyle="--", zorder=0)
     if not measure.higher_is_better:
         ax.invert_xaxis()
-    ax.set_xlabel(f"{'difference to baseline' if paired else 'mean'}\nbetter →")
+    own = "value" if measure.kind == "set" else "mean"
+    ax.set_xlabel(f"{'difference to baseline' if paired else own}\nbetter →")
     ax.tick_params(axis="y", length=0)
 
 

@@ -1,191 +1,104 @@
-"""What a run found, from its records alone: means, paired differences, costs, and plain words.
+"""How a run's results are written: a table and sentences for people, CSV files for programs.
 
-    summary = summarise(Path("results/benchmark-builtin-tags-n8-1a2b3c4d"))
-    print(text_table(summary))
+    python -m src.report results/benchmark-builtin-tags-n8-1a2b3c4d
 
-The selector (the verifier that chose the clips) and the judges (which no search saw) are told apart
-everywhere: a selector's own number says that the search worked, not that the music is better.
+prints the table of a finished run and writes its summary.csv and per_clip.csv anew.
 """
 
 import csv
 import io
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+import sys
+import textwrap
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
+from src.records import write_whole
+from src.stats import PERMUTATIONS
+from src.summary import (
+    ALPHA,
+    BASELINE,
+    MIN_PROMPTS,
+    Cell,
+    Difference,
+    Measure,
+    SetDifference,
+    Summary,
+    summarise,
+    value_of,
+)
 
-from src.records import Record, read_manifest, read_records, write_whole
-from src.stats import Interval, paired_interval
+__all__ = [
+    "decimals",
+    "difference_text",
+    "findings",
+    "summarise",
+    "text_table",
+    "write_per_clip",
+    "write_summary",
+]
 
-Role = Literal["selector", "primary judge", "judge"]
-BASELINE = "baseline"
-MIN_PROMPTS = 2  # fewer have no interval
+WIDTH = 100  # columns of text
+LONGEST_REASON = 200  # characters; records.jsonl and per_clip.csv have it whole
 FEW_PROMPTS = 10  # a bootstrap over fewer gives intervals that are too narrow
 CSV_COLUMNS = (
-    *("method", "measure", "role", "higher_is_better", "prompts", "mean"),
-    *("paired_prompts", "difference", "low", "high", "frames", "clips", "seconds"),
+    *("method", "measure", "role", "kind", "higher_is_better", "checkpoint"),
+    *("prompts", "windows", "mean", "paired_prompts", "difference", "low", "high", "p"),
+    *("frames", "clips", "seconds"),
 )
 
 
-@dataclass(frozen=True)
-class Measure:
-    """A number that each clip has. note: what to know when reading it."""
-
-    name: str
-    role: Role
-    higher_is_better: bool
-    note: str = ""
-
-    @property
-    def arrow(self) -> str:
-        return "↑" if self.higher_is_better else "↓"
-
-    def direction(self, difference: Interval) -> Literal["better", "worse", "unclear"]:
-        """Which side of zero the whole interval lies on, by what this measure calls better."""
-        if difference.low <= 0 <= difference.high:
-            return "unclear"
-        return "better" if (difference.low > 0) == self.higher_is_better else "worse"
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One method under one measure. values: by prompt id. difference: paired, to the baseline."""
-
-    values: dict[str, float]
-    paired: dict[str, float]
-    difference: Interval | None
-
-    @property
-    def mean(self) -> float | None:
-        """None when no clip has a value."""
-        return float(np.mean(list(self.values.values()))) if self.values else None
-
-
-@dataclass(frozen=True)
-class CostPerPrompt:
-    """Means over the finished prompts, and how many those are."""
-
-    prompts: int
-    frames: float
-    clips: float
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Summary:
-    """A run's results.
-
-    methods: those with a finished prompt, in the order they were asked for. unjudged: by judge, why
-    a clip has no number.
-    """
-
-    title: str
-    methods: tuple[str, ...]
-    measures: tuple[Measure, ...]
-    cells: dict[tuple[str, str], Cell]
-    costs: dict[str, CostPerPrompt]
-    failed: tuple[Record, ...]
-    unjudged: dict[str, tuple[str, ...]]
-
-    @property
-    def primary(self) -> Measure | None:
-        return next((m for m in self.measures if m.role == "primary judge"), None)
-
-
-def summarise(folder: Path) -> Summary:
-    """Read a run's folder. Raises RunFolderError."""
-    manifest = read_manifest(folder)
-    records = list(read_records(folder).values())
-    done = [record for record in records if record["status"] == "ok"]
-    asked = manifest["identity"]["settings"]["method"]
-    methods = tuple(m for m in asked if any(record["method"] == m for record in done))
-    measures = tuple(Measure(**entry) for entry in manifest["measures"])
-    cells, costs = {}, {}
-    for method in methods:
-        own = [record for record in done if record["method"] == method]
-        costs[method] = _cost(own)
-        for measure in measures:
-            values = _values(own, measure)
-            base = _values([r for r in done if r["method"] == BASELINE], measure)
-            paired = {key: x - base[key] for key, x in values.items() if key in base}
-            cells[method, measure.name] = Cell(
-                values, paired, None if method == BASELINE else interval(list(paired.values()))
-            )
-    failed = tuple(record for record in records if record["status"] != "ok")
-    unjudged = {
-        m.name: tuple(r["unjudged"][m.name] for r in done if m.name in r["unjudged"])
-        for m in measures
-        if m.role != "selector"
-    }
-    return Summary(manifest["title"], methods, measures, cells, costs, failed, unjudged)
-
-
-def interval(values: Sequence[float]) -> Interval | None:
-    """The mean of per-prompt values with its bootstrap interval; None for too few prompts."""
-    return paired_interval(values) if len(values) >= MIN_PROMPTS else None
-
-
 def text_table(summary: Summary) -> str:
-    """Rows of methods; under each mean its paired difference to the baseline."""
+    """Under each measure the methods with their differences to the baseline; then what each cost.
+
+    Not over 100 columns, but for names that are longer.
+    """
     if not summary.methods:
-        return "\n".join([summary.title, "No prompt is finished.", *findings(summary)])
-    rows: list[list[str]] = [
-        ["", *(f"{m.name} {m.arrow}" for m in summary.measures), "frames", "clips", "seconds", ""],
-        ["", *(_label(m) for m in summary.measures), *["/prompt"] * 3, "prompts"],
-    ]
-    for method in summary.methods:
-        cost, means, differences = summary.costs[method], [], []
-        for measure in summary.measures:
+        return "\n".join([summary.title, "No prompt is finished.", *_wrapped(findings(summary))])
+    rows: list[tuple[str, ...]] = []
+    headings: dict[int, str] = {}
+    for measure in summary.measures:
+        headings[len(rows)] = f"{measure.name} {measure.arrow}  {_label(measure)}"
+        for method in summary.methods:
             cell = summary.cells[method, measure.name]
-            digits = decimals(summary, measure)
-            means.append("-" if cell.mean is None else f"{cell.mean:.{digits}f}")
-            differences.append(_difference(summary, measure, cell.difference))
-        spent = [
-            f"{cost.frames:,.0f}",
-            f"{cost.clips:,.0f}",
-            f"{cost.seconds:.1f}",
-            f"{cost.prompts}",
-        ]
-        rows.append([method, *means, *spent])
-        if any(differences):
-            rows.append(["", *differences, "", "", "", ""])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            text.ljust(width) if i <= len(summary.measures) else text.rjust(width)
-            for i, (text, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
+            rows.append(
+                (
+                    *(method, f"{cell.clips}", _number(summary, measure, cell.value)),
+                    difference_text(summary, measure, cell.difference),
+                )
+            )
+    aligned = _columns([("", "clips", "value", "to the baseline"), *rows], left=(0, 3))
+    lines = aligned[:1]
+    for index, line in enumerate(aligned[1:]):
+        if index in headings:
+            lines += ["", headings[index]]
+        lines.append(line)
+    spent = [
+        (m, f"{c.prompts}", f"{c.frames:,.0f}", f"{c.clips:,.0f}", f"{c.seconds:.1f}")
+        for m, c in ((method, summary.costs[method]) for method in summary.methods)
     ]
+    header = ("cost per prompt", "prompts", "frames", "clips scored", "seconds")
+    lines += ["", *_columns([header, *spent], left=(0,))]
     rule = "-" * max(map(len, lines))
-    return "\n".join([summary.title, rule, *lines[:2], rule, *lines[2:], rule, *findings(summary)])
+    notes = [*weights(summary), *findings(summary)]
+    return "\n".join([summary.title, rule, *lines, rule, *_wrapped(notes)])
+
+
+def weights(summary: Summary) -> list[str]:
+    """Which weights each measure is made with."""
+    named = [f"  {m.name}: {m.checkpoint}" for m in summary.measures if m.checkpoint]
+    return ["Weights, and how their SHA-256 begins:", *named] if named else []
 
 
 def findings(summary: Summary) -> list[str]:
     """What the table shows and does not, in sentences."""
-    lines = []
-    searched = [method for method in summary.methods if method != BASELINE]
-    if searched and BASELINE not in summary.methods:
-        lines.append(
-            "No differences are given: baseline is not among the methods (--method baseline ..)."
-        )
-    elif any(cell.difference for cell in summary.cells.values()):
-        lines.append("Differences to the baseline, over the same prompts, with 95% intervals.")
-        fewest = min(cost.prompts for cost in summary.costs.values())
-        if fewest < FEW_PROMPTS:
-            lines.append(f"{fewest} prompts are too few to rely on these intervals.")
-    elif searched:
-        lines.append(f"No intervals are given: they need {MIN_PROMPTS} finished prompts or more.")
-    for method in searched:
-        lines += _verdict(summary, method)
+    lines = _of_differences(summary)
+    for method in summary.methods:
+        if method != BASELINE:
+            lines += _verdict(summary, method)
     for measure in summary.measures:
-        if measure.note:
-            lines.append(f"{measure.name}: {measure.note}.")
-        if reasons := summary.unjudged.get(measure.name):
-            lines.append(f"{measure.name}: no number for {len(reasons)} clip(s): {reasons[0]}")
+        lines += _to_know(summary, measure)
     if summary.failed:
         lines.append(f"Failed: {len(summary.failed)} (method and prompt, see records.jsonl):")
         lines += [
@@ -196,71 +109,111 @@ def findings(summary: Summary) -> list[str]:
 
 
 def decimals(summary: Summary, measure: Measure) -> int:
-    """Digits after the point that show three of the measure's largest difference (else mean)."""
+    """Digits after the point that show three of the measure's largest difference (else value)."""
     cells = [summary.cells[method, measure.name] for method in summary.methods]
-    sizes = [abs(cell.difference.mean) for cell in cells if cell.difference]
-    largest = max(sizes or [abs(cell.mean) for cell in cells if cell.mean is not None] or [0])
+    sizes = [abs(cell.shift) for cell in cells if cell.shift is not None]
+    largest = max(sizes or [abs(cell.value) for cell in cells if cell.value is not None] or [0])
     return min(6, max(0, 2 - math.floor(math.log10(largest)))) if largest else 2
 
 
-def write_summary(summary: Summary, path: Path) -> None:
-    """The table as CSV, one row per method and measure."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
-    for method in summary.methods:
-        cost = summary.costs[method]
-        for measure in summary.measures:
-            cell = summary.cells[method, measure.name]
-            d = cell.difference
-            writer.writerow(
-                [method, measure.name, measure.role, measure.higher_is_better]
-                + [len(cell.values), "" if cell.mean is None else f"{cell.mean:.6g}"]
-                + [len(cell.paired) if d else ""]
-                + ([f"{x:.6g}" for x in (d.mean, d.low, d.high)] if d else ["", "", ""])
-                + [f"{cost.frames:g}", f"{cost.clips:g}", f"{cost.seconds:.3f}"]
-            )
-    write_whole(path, text.getvalue())
-
-
-def _values(records: Sequence[Record], measure: Measure) -> dict[str, float]:
-    if measure.role == "selector":
-        return {r["prompt_id"]: float(r["winner"]["score"]["value"]) for r in records}
-    judged = [r for r in records if measure.name in r["judges"]]
-    return {r["prompt_id"]: float(r["judges"][measure.name]) for r in judged}
-
-
-def _cost(records: Sequence[Record]) -> CostPerPrompt:
-    def mean(of: Any) -> float:
-        return float(np.mean([of(record["ledger"]) for record in records]))
-
-    return CostPerPrompt(
-        prompts=len(records),
-        frames=mean(lambda ledger: ledger["frames"]),
-        clips=mean(lambda ledger: ledger["clips"]),
-        seconds=mean(
-            lambda ledger: sum(s for stage, s in ledger["seconds"].items() if stage != "judge")
-        ),
-    )
-
-
-def _label(measure: Measure) -> str:
-    return "own verifier (selector)" if measure.role == "selector" else measure.role
-
-
-def _difference(summary: Summary, measure: Measure, difference: Interval | None) -> str:
+def difference_text(summary: Summary, measure: Measure, difference: Difference | None) -> str:
+    """Such as "+0.650 [+0.500, +0.813]", of a measure of sets "-0.41, p = 0.012"."""
     if difference is None:
         return ""
     digits = decimals(summary, measure)
-    numbers = (difference.mean, difference.low, difference.high)
-    mean, low, high = (f"{x:+.{digits}f}" for x in numbers)
+    if isinstance(difference, SetDifference):
+        return f"{difference.value:+.{digits}f}, p = {difference.p:.3f}"
+    mean, low, high = (f"{x:+.{digits}f}" for x in difference)
     return f"{mean} [{low}, {high}]"
+
+
+def write_summary(summary: Summary, path: Path) -> None:
+    """The table as CSV, one row per method and measure. `mean`: of a measure of sets its number."""
+    rows: list[Sequence[Any]] = [CSV_COLUMNS]
+    for method in summary.methods:
+        cost = summary.costs[method]
+        for m in summary.measures:
+            cell = summary.cells[method, m.name]
+            made_from = [cell.clips, cell.windows if m.kind == "set" else ""]
+            value = "" if cell.value is None else f"{cell.value:.6g}"
+            paired = cell.paired_clips if cell.difference else ""
+            rows.append(
+                [
+                    *(method, m.name, m.role, m.kind, m.higher_is_better, m.checkpoint),
+                    *(*made_from, value, paired, *_numbers(cell)),
+                    *(f"{cost.frames:g}", f"{cost.clips:g}", f"{cost.seconds:.3f}"),
+                ]
+            )
+    _write_csv(path, rows)
+
+
+def write_per_clip(summary: Summary, path: Path) -> None:
+    """Every clip's number under every measure that clips have one of, and why one is lacking.
+
+    Columns: method, prompt_id, status ("ok" or "failed"), the measures, unjudged (reasons, also of
+    measures of sets; of a failed prompt, why it failed).
+    """
+    measures = [m for m in summary.measures if m.kind == "clip"]
+    rows: list[Sequence[Any]] = [
+        ["method", "prompt_id", "status", *(m.name for m in measures), "unjudged"]
+    ]
+    for record in summary.done:
+        values = [value_of(record, measure) for measure in measures]
+        reasons = [f"{name}: {reason}" for name, reason in record["unjudged"].items()]
+        rows.append([record["method"], record["prompt_id"], "ok", *values, "; ".join(reasons)])
+    for record in summary.failed:
+        nothing = [""] * len(measures)
+        rows.append([record["method"], record["prompt_id"], "failed", *nothing, record["reason"]])
+    _write_csv(path, rows)
+
+
+def _numbers(cell: Cell) -> list[str]:
+    """difference, low, high, p: what of them there is."""
+    d = cell.difference
+    if d is None:
+        return [""] * 4
+    if isinstance(d, SetDifference):
+        return [f"{d.value:.6g}", "", "", f"{d.p:.6g}"]
+    return [*(f"{x:.6g}" for x in d), ""]
+
+
+def _number(summary: Summary, measure: Measure, value: float | None) -> str:
+    return "-" if value is None else f"{value:.{decimals(summary, measure)}f}"
+
+
+def _label(measure: Measure) -> str:
+    if measure.role == "selector":
+        return "own verifier (selector)"
+    if measure.role == "own verifier":
+        return "own verifier (no evidence)"
+    return measure.role + (", one number for a method's clips" if measure.kind == "set" else "")
+
+
+def _of_differences(summary: Summary) -> list[str]:
+    searched = [method for method in summary.methods if method != BASELINE]
+    if searched and BASELINE not in summary.methods:
+        return [
+            "No differences are given: baseline is not among the methods (--method baseline ..)."
+        ]
+    differences = [cell.difference for cell in summary.cells.values() if cell.difference]
+    if not differences:
+        few = f"No intervals are given: they need {MIN_PROMPTS} finished prompts or more."
+        return [few] if searched else []
+    lines = ["Differences to the baseline, over the same prompts, with 95% intervals."]
+    if any(isinstance(difference, SetDifference) for difference in differences):
+        lines.append(
+            "p: of a measure of sets, how often a difference as large comes about when the two "
+            f"clips of each prompt change places by chance ({PERMUTATIONS:,} times)."
+        )
+    fewest = min(cost.prompts for cost in summary.costs.values())
+    if fewest < FEW_PROMPTS:
+        lines.append(f"{fewest} prompts are too few to rely on these intervals.")
+    return lines
 
 
 def _verdict(summary: Summary, method: str) -> list[str]:
     """Whether the primary judge follows the selector."""
-    selector = next(m for m in summary.measures if m.role == "selector")
-    primary = summary.primary
+    selector, primary = summary.selector, summary.primary
     if primary is None:
         lacking = "was asked" if len(summary.measures) == 1 else "is independent of it"
         return [
@@ -271,7 +224,8 @@ def _verdict(summary: Summary, method: str) -> list[str]:
     judged = summary.cells[method, primary.name].difference
     if own is None or judged is None:
         return []
-    by = _difference(summary, primary, judged)
+    by = difference_text(summary, primary, judged)
+    unclear = f"over {ALPHA:g}" if isinstance(judged, SetDifference) else "includes zero"
     chosen = {
         "better": f"{method} beats the baseline on {selector.name}, which chose its clips",
         "worse": f"{method} is below the baseline on {selector.name}, which chose its clips",
@@ -280,7 +234,70 @@ def _verdict(summary: Summary, method: str) -> list[str]:
     follows = {
         "better": f"the judge {primary.name} agrees: better by {by}",
         "worse": f"the judge {primary.name} disagrees: worse by {by}",
-        "unclear": f"the judge {primary.name} does not follow: {by} includes zero",
+        "unclear": f"the judge {primary.name} does not follow: {by} {unclear}",
     }[primary.direction(judged)]
     link = "; and" if selector.direction(own) == primary.direction(judged) == "better" else "; but"
     return [f"{chosen}{link} {follows}."]
+
+
+def _to_know(summary: Summary, measure: Measure) -> list[str]:
+    """What to know when reading one measure."""
+    name, lines = measure.name, []
+    if measure.role == "own verifier":
+        lines.append(
+            f"{name}: its number is that of {summary.selector.name}, which chose these clips, "
+            "or of a part of it: no evidence."
+        )
+    if measure.kind == "set":
+        made = {m: summary.cells[m, name] for m in summary.methods}
+        counts = {m: f"{cell.clips} clips ({cell.windows} windows)" for m, cell in made.items()}
+        if len(set(counts.values())) > 1:
+            lines.append(f"{name}: from {', '.join(f'{m} {n}' for m, n in counts.items())}.")
+        elif counts:
+            lines.append(f"{name}: from {next(iter(counts.values()))} of each method.")
+        if any(cell.value is None for cell in made.values()):
+            lines.append(f"{name}: no distance for fewer than {MIN_PROMPTS} clips of a method.")
+    if measure.note:
+        lines.append(f"{name}: {measure.note}.")
+    if reasons := summary.unjudged.get(name):
+        reason = textwrap.shorten(reasons[0], LONGEST_REASON, placeholder=" ..")
+        lines.append(f"{name}: no number for {len(reasons)} clip(s): {reason}")
+    if left := summary.unread.get(name):
+        lines.append(
+            f"{name} reads only the start of {left['captions']} of {left['of']} captions "
+            f"({left['tokens']} tokens unread)."
+        )
+    return lines
+
+
+def _columns(rows: Sequence[Sequence[str]], left: tuple[int, ...]) -> list[str]:
+    """Rows as lines of aligned text; `left`: the columns that are not aligned to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            text.ljust(width) if i in left else text.rjust(width)
+            for i, (text, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _wrapped(sentences: Iterable[str]) -> list[str]:
+    wrapper = textwrap.TextWrapper(
+        WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+    )
+    return [line for sentence in sentences for line in wrapper.wrap(sentence)]
+
+
+def _write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_whole(path, text.getvalue())
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    found = summarise(folder)
+    write_summary(found, folder / "summary.csv")
+    write_per_clip(found, folder / "per_clip.csv")
+    sys.stdout.write(text_table(found) + "\n")

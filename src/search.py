@@ -66,16 +66,22 @@ class Generator(Protocol):
 
 
 def search(
-    plan: Plan, prompts: Sequence[Prompt], generator: Generator, verifier: Verifier, seed: int
+    plan: Plan,
+    prompts: Sequence[Prompt],
+    generator: Generator,
+    verifier: Verifier,
+    seed: int,
+    keep_leaves: bool = False,
 ) -> list[SearchResult | Failure]:
     """Search one group of prompts by the plan's method; results are in the prompts' order.
 
+    keep_leaves: give the clips of all candidates of the last step, not the winner's alone.
     A prompt that the verifier refuses becomes a Failure and the others go on. Raises BudgetError
     when the cost is not the plan's, and VerifierError when the verifier itself fails.
     """
     group = Group(plan, prompts, generator, verifier, seed)
     METHODS[plan.method](group)
-    return group.results()
+    return group.results(keep_leaves)
 
 
 def best_of_n(group: "Group") -> None:
@@ -196,13 +202,14 @@ class Group:
             self.candidates.select(rows)
         self.step += 1
 
-    def results(self) -> list[SearchResult | Failure]:
+    def results(self, keep_leaves: bool = False) -> list[SearchResult | Failure]:
         """Each prompt's best leaf, its cost held against the plan."""
         best = {prompt: self._ranked(prompt)[0] for prompt in self.live}
         rows = {prompt: self._row(prompt, node.slot) for prompt, node in best.items()}
         missing = [row for row in rows.values() if row not in self.clips]
         if missing:
             self.clips |= self._render(missing)
+        leaves = self._leaves() if keep_leaves else {}
         tokens = self.candidates.tokens()
         results: list[SearchResult | Failure] = []
         for index, prompt in enumerate(self.prompts):
@@ -220,9 +227,29 @@ class Group:
                 clip=self.clips[row],
             )
             results.append(
-                SearchResult(prompt, self.plan.method, winner, self.nodes[index], self.live[index])
+                SearchResult(
+                    prompt=prompt,
+                    method=self.plan.method,
+                    winner=winner,
+                    nodes=self.nodes[index],
+                    ledger=self.live[index],
+                    leaves=leaves.get(index, {}),
+                )
             )
         return results
+
+    def _leaves(self) -> dict[int, dict[int, Clip]]:
+        """Each prompt's candidates of the last step, by slot: no cost of the search."""
+        slots = range(self.plan.candidates)
+        rows = {prompt: [self._row(prompt, slot) for slot in slots] for prompt in self.live}
+        unheard = [row for own in rows.values() for row in own if row not in self.clips]
+        if unheard:
+            rendered = self.generator.render(self.candidates.tokens()[unheard])
+            self.clips |= dict(zip(unheard, rendered, strict=True))
+        return {
+            prompt: {slot: self.clips[row] for slot, row in zip(slots, own, strict=True)}
+            for prompt, own in rows.items()
+        }
 
     def _row(self, prompt: int, slot: int) -> int:
         return prompt * self.plan.candidates + slot

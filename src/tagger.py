@@ -149,8 +149,8 @@ class Musicnn(nn.Module):
         self.penultimate = nn.Linear(2 * (561 + 3 * 64), 200)
         self.output = nn.Linear(200, tags)
 
-    def forward(self, mel: Tensor) -> Tensor:
-        """mel: float32 [W, 96, 187] -> logits float32 [W, tags]."""
+    def embed(self, mel: Tensor) -> Tensor:
+        """The layer before the last, rectified: float32 [W, 96, 187] -> float32 [W, 200]."""
         x = mel[:, None] * self.input_scale + self.input_shift
         front = torch.cat([block(x) for block in (*self.timbral, *self.temporal)], 1)
         first = self.middle[0](front)
@@ -158,7 +158,11 @@ class Musicnn(nn.Module):
         third = self.middle[2](second) + second
         features = torch.cat([front, first, second, third], 1)
         pooled = torch.cat([features.amax(2), features.mean(2)], 1)
-        return self.output(F.relu(self.penultimate(pooled)))
+        return F.relu(self.penultimate(pooled))
+
+    def forward(self, mel: Tensor) -> Tensor:
+        """mel: float32 [W, 96, 187] -> logits float32 [W, tags]."""
+        return self.output(self.embed(mel))
 
 
 class Vgg(nn.Module):
@@ -179,10 +183,14 @@ class Vgg(nn.Module):
         # Twice as fast on a CPU, for the pools. (Typed wrongly in torch 2.1's stubs.)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
+    def embed(self, mel: Tensor) -> Tensor:
+        """The layer before the last: float32 [W, 96, 187] -> float32 [W, 256]."""
+        x = mel[:, None] * self.input_scale + self.input_shift
+        return self.blocks(x).flatten(1)
+
     def forward(self, mel: Tensor) -> Tensor:
         """mel: float32 [W, 96, 187] -> logits float32 [W, tags]."""
-        x = mel[:, None] * self.input_scale + self.input_shift
-        return self.output(self.blocks(x).flatten(1))
+        return self.output(self.embed(mel))
 
 
 class Tagger(nn.Module):
@@ -194,7 +202,8 @@ class Tagger(nn.Module):
         self.tags = tuple(tags)
         self.sha256 = sha256
         self.mel = LogMel()
-        self.network = Vgg(len(self.tags)) if name.endswith("vgg") else Musicnn(len(self.tags))
+        network = Vgg if name.endswith("vgg") else Musicnn
+        self.network: Vgg | Musicnn = network(len(self.tags))
 
     def windows(self, samples: Tensor) -> Tensor:
         """The windows that cover a clip: float32 [T] at 16 kHz -> float32 [W, 96, 187].
@@ -221,10 +230,16 @@ class Tagger(nn.Module):
     @torch.inference_mode()
     def window_posteriors(self, windows: Tensor) -> Tensor:
         """The network's sigmoid outputs: float32 [W, 96, 187] -> float32 [W, 50]."""
-        at_once = WINDOWS_AT_ONCE if windows.is_cuda else WINDOWS_AT_ONCE_CPU
-        # TF32, which convolutions take on CUDA unless told not to, moves outputs as float16 does.
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            return torch.cat([self.network(part).sigmoid() for part in windows.split(at_once)])
+        return _few_at_once(lambda part: self.network(part).sigmoid(), windows)
+
+    @torch.inference_mode()
+    def embeddings(self, clip: Tensor) -> Tensor:
+        """What the network makes of each window before it names tags.
+
+        clip: float32 [T], 16 kHz mono -> float32 [W, 200] (Vgg: [W, 256]) on the CPU. Raises
+        TaggerError, as `windows`.
+        """
+        return _few_at_once(self.network.embed, self.windows(clip)).cpu()
 
     @torch.inference_mode()
     def posteriors(self, clips: Sequence[Tensor]) -> Tensor:
@@ -240,6 +255,13 @@ class Tagger(nn.Module):
     def logits(self, clips: Sequence[Tensor]) -> Tensor:
         """Tag log-odds, ln p/(1-p) of `posteriors` with p kept within EPSILON of 0 and 1."""
         return torch.logit(self.posteriors(clips), eps=EPSILON)
+
+
+def _few_at_once(network: Callable[[Tensor], Tensor], windows: Tensor) -> Tensor:
+    at_once = WINDOWS_AT_ONCE if windows.is_cuda else WINDOWS_AT_ONCE_CPU
+    # TF32, which convolutions take on CUDA unless told not to, moves outputs as float16 does.
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        return torch.cat([network(part) for part in windows.split(at_once)])
 
 
 def load_tagger(name: str, directory: Path = WEIGHTS_DIR) -> Tagger:

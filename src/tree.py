@@ -1,7 +1,7 @@
 """What a search returns: its winner, its whole tree and its cost; and how that is written down."""
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -53,13 +53,17 @@ class Winner:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """One prompt's search: its winner, its whole tree, and its share of the cost."""
+    """One prompt's search: its winner, its whole tree, and its share of the cost.
+
+    leaves: the clips of the last step's candidates by slot, where they were asked for.
+    """
 
     prompt: Prompt
     method: Method
     winner: Winner
     nodes: list[Node]
     ledger: Ledger
+    leaves: dict[int, Clip] = field(default_factory=dict)
 
     def as_record(self) -> dict[str, Any]:
         return {

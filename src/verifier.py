@@ -40,6 +40,7 @@ __all__ = [
     "build_verifier",
     "components",
     "score_or_refuse",
+    "server_checkpoints",
 ]
 
 PERPLEXITY = "perplexity"
@@ -228,10 +229,7 @@ def build_verifier(
     if remote:
         if server is None:
             raise VerifierError(f"{', '.join(remote)}: needs a verifier server (--server)")
-        for name, info in server.infos(remote).items():
-            if info.checkpoint is None:
-                raise ServerError(f"{server.url} does not say which weights {name} has")
-            checkpoints[name] = info.checkpoint
+        checkpoints |= server_checkpoints(server, remote)
     if len(weights) == 1 and "*" not in expression:
         if not remote:
             return PerplexityVerifier(checkpoints[PERPLEXITY])
@@ -242,6 +240,16 @@ def build_verifier(
     checkpoints = {name: checkpoints[name] for name in weights}
     scales = (calibration or Calibration(generator=generator)).scales(generator, checkpoints)
     return SumVerifier(expression, weights, scales, checkpoints, server)
+
+
+def server_checkpoints(server: ServerClient, names: Sequence[str]) -> dict[str, Checkpoint]:
+    """The weights of the server's verifiers `names`, once they are loaded. Raises ServerError."""
+    checkpoints = {}
+    for name, info in server.infos(names).items():
+        if info.checkpoint is None:
+            raise ServerError(f"{server.url} does not say which weights {name} has")
+        checkpoints[name] = info.checkpoint
+    return checkpoints
 
 
 def _weight(text: str | None, expression: str) -> float:

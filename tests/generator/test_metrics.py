@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from src.audio import Clip, read_audio, resample
-from src.metrics import JUDGES, JudgeError, bernoulli_kl, instrument_heard
+from src.metrics import JUDGES, ClipJudge, JudgeError, bernoulli_kl, instrument_heard
 from src.prompts import Prompt
 from src.settings import PROFILE_JUDGES
 from src.tagger import load_tagger
@@ -29,18 +29,34 @@ def prompt(text: str, reference: str | None = None) -> Prompt:
     return Prompt(id=f"p-{reference}", text=text, key="k", reference=path)
 
 
-def test_the_judges_of_the_built_in_profile_exist_and_the_primary_one_comes_first() -> None:
-    assert set(PROFILE_JUDGES["builtin"]) == set(JUDGES)
+def judge_named(name: str) -> ClipJudge:
+    judge = JUDGES[name]()
+    assert isinstance(judge, ClipJudge)
+    return judge
+
+
+BUILT_IN = ("msd_kld", "mtt_vgg", "msd_vgg_kld", "fad_msd")
+
+
+def test_the_judges_of_the_profiles_exist_and_the_primary_one_comes_first() -> None:
+    assert set(PROFILE_JUDGES["builtin"]) <= set(BUILT_IN)
+    assert set(PROFILE_JUDGES["paper"]) <= set(JUDGES)
     assert PROFILE_JUDGES["builtin"][0] == "msd_kld"
 
 
-def test_judges_say_their_direction_their_weights_and_what_they_depend_on() -> None:
-    for name, judge_class in JUDGES.items():
-        judge = judge_class()
+def test_every_judge_is_known_by_its_name_and_says_its_direction() -> None:
+    for name, judge in JUDGES.items():
         assert judge.name == name
-        assert judge.higher_is_better == (name == "mtt_vgg")
-        assert judge.needs_reference == name.endswith("kld")
-        assert len(judge.checkpoint.sha256) == 64
+        assert judge.higher_is_better == (name in ("mtt_vgg", "clap_score"))
+        assert judge.needs_reference == ("kld" in name or "fad" in name)
+        assert bool(judge.listener_class.files) == (name not in BUILT_IN)
+        if judge.listener_class.files:
+            assert judge.licence
+
+
+def test_built_in_judges_have_their_weights_and_say_what_they_depend_on() -> None:
+    for name in BUILT_IN:
+        assert len(JUDGES[name]().checkpoint.sha256) == 64
     assert "tags" in JUDGES["mtt_vgg"].shares_data_with
     assert JUDGES["msd_kld"]().checkpoint.name == "MSD_musicnn"
     assert "tags" not in JUDGES["msd_kld"].shares_data_with
@@ -48,7 +64,7 @@ def test_judges_say_their_direction_their_weights_and_what_they_depend_on() -> N
 
 @pytest.mark.parametrize("name", ["msd_kld", "msd_vgg_kld"])
 def test_a_divergence_is_zero_from_itself_and_larger_from_other_music(name: str) -> None:
-    judge = JUDGES[name]()
+    judge = judge_named(name)
     prompts = [prompt("choir", "choir")] * 3
     same, guitar, synth = judge.judge([clip("choir"), clip("guitar"), clip("synth")], prompts)
     assert same == 0
@@ -56,7 +72,7 @@ def test_a_divergence_is_zero_from_itself_and_larger_from_other_music(name: str)
 
 
 def test_a_divergence_hears_channels_as_mono_and_any_rate() -> None:
-    judge = JUDGES["msd_kld"]()
+    judge = judge_named("msd_kld")
     mono = clip("guitar")
     stereo = resample(Clip(np.concatenate([mono.samples, mono.samples]), mono.rate), 44_100)
     (value,) = judge.judge([stereo], [prompt("guitar", "guitar")])
@@ -64,14 +80,14 @@ def test_a_divergence_hears_channels_as_mono_and_any_rate() -> None:
 
 
 def test_a_reference_is_heard_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    judge = JUDGES["msd_kld"]()
+    judge = judge_named("msd_kld")
     judge.judge([clip("guitar")], [prompt("guitar", "choir")])
     monkeypatch.setattr("src.judges.base.read_audio", lambda path: pytest.fail("read again"))
     judge.judge([clip("violin")], [prompt("violin", "choir")])
 
 
 def test_tag_log_odds_follow_the_prompt() -> None:
-    judge = JUDGES["mtt_vgg"]()
+    judge = judge_named("mtt_vgg")
     texts = ["a choir", "an acoustic guitar", "fast synth, techno", "no choir"]
     values = judge.judge([clip("choir")] * 4, [prompt(text) for text in texts])
     assert values[0] > max(values[1:3]) + 2
@@ -79,7 +95,7 @@ def test_tag_log_odds_follow_the_prompt() -> None:
 
 
 def test_tag_log_odds_are_the_mean_of_the_wanted_less_that_of_the_unwanted() -> None:
-    judge = JUDGES["mtt_vgg"]()
+    judge = judge_named("mtt_vgg")
     tagger = load_tagger("MTT_vgg")
     samples = torch.from_numpy(clip("piano").samples[0])
     row = dict(zip(tagger.tags, tagger.logits([samples])[0].tolist(), strict=True))
@@ -90,7 +106,7 @@ def test_tag_log_odds_are_the_mean_of_the_wanted_less_that_of_the_unwanted() -> 
 
 def test_a_judge_is_deterministic_whatever_else_it_judged() -> None:
     clips, prompts = [clip("synth"), clip("flute")], [prompt("synth"), prompt("flute")]
-    judge = JUDGES["mtt_vgg"]()
+    judge = judge_named("mtt_vgg")
     together = judge.judge(clips, prompts)
     apart = [judge.judge([c], [p])[0] for c, p in zip(clips, prompts, strict=True)]
     assert together == apart
@@ -106,14 +122,14 @@ def test_a_judge_is_deterministic_whatever_else_it_judged() -> None:
 )
 def test_a_prompt_that_cannot_be_judged_is_an_error(name: str, asked: Prompt, message: str) -> None:
     with pytest.raises(JudgeError, match=message):
-        JUDGES[name]().judge([clip("guitar")], [asked])
+        judge_named(name).judge([clip("guitar")], [asked])
 
 
 @pytest.mark.parametrize("samples", [np.zeros((1, 0)), np.full((1, 16000), np.nan)])
 def test_a_clip_that_cannot_be_heard_is_an_error(samples: np.ndarray) -> None:
     broken = Clip(samples.astype(np.float32), 16000)
     with pytest.raises(JudgeError, match="clip of p-None"):
-        JUDGES["mtt_vgg"]().judge([broken], [prompt("guitar")])
+        judge_named("mtt_vgg").judge([broken], [prompt("guitar")])
 
 
 def test_bernoulli_kl_is_the_sum_over_tags_in_nats() -> None:

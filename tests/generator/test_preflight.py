@@ -82,6 +82,8 @@ def find(*args: str) -> tuple[Sequence[Prompt], list[str]]:
 
 
 def look(*args: str) -> preflight.Ready:
+    if "--judges" not in args and "--profile" not in args:
+        args = ("--judges", "none", *args)
     args = ("--prompts", "a piano", *args)
     return preflight.look(parse(BenchmarkSettings, args, prog="benchmark.py"))
 
@@ -90,13 +92,15 @@ def test_everything_missing_is_listed_at_once_with_source_licence_and_remedy() -
     settings = parse(BenchmarkSettings, ("--verifier", "clap"), prog="benchmark.py")
     text = preflight.message(preflight.look(settings).missing)
     for part in (
-        "5 thing(s) missing",
+        "6 thing(s) missing",
         "state_dict.bin, compression_state_dict.bin",
         "https://huggingface.co/facebook/musicgen-small; licence CC-BY-NC 4.0",
         "t5-base",
         "hf download",
-        "MusicCaps",
+        "the table of MusicCaps",
         "CC-BY-SA 4.0",
+        "judge kld_pq",
+        "--fetch kld_pq",
         "http://127.0.0.1:8000",
         "verifier_server.py",
         "music_audioset_epoch_15_esc_90.14.pt",
@@ -280,10 +284,76 @@ def test_default_judges_without_references_are_left_out_and_said(
     builtin = ("--profile", "builtin", "--model", "facebook/musicgen-small")
     ready = look(*builtin, "--prompts", "p.csv")
     assert (ready.settings.judges, ready.missing) == (("mtt_vgg",), [])
-    assert "left out, for want of references: judges msd_kld, msd_vgg_kld" in caplog.text
+    assert "judges left out: msd_kld (no prompt has reference audio)" in caplog.text
     (tmp_path / "a.ogg").touch()
     assert look(*builtin, "--prompts", "p.csv").settings.judges == PROFILE_JUDGES["builtin"]
     assert look(*builtin, "--prompts", "p.csv", "--judges", "none").settings.judges == ()
+
+
+@pytest.mark.usefixtures("_model_is_there")
+def test_weights_of_judges_are_missing_once_for_each_network_with_the_command() -> None:
+    texts = find("--judges", "kld_pq", "kld_qp", "clap_score", "mtt_vgg", "--prompts", TABLE)[1]
+    passt, clap = texts
+    assert "judge kld_qp: passt" in passt
+    assert "--fetch kld_qp" in passt
+    assert "judge clap_score: music_audioset_epoch_15_esc_90.14.pt (2.4 GB" in clap
+    assert "--judges none" in clap
+
+
+TABLE = str(ROOT / "builtin" / "prompts.csv")
+
+
+@pytest.mark.usefixtures("_model_is_there")
+def test_default_judges_of_the_paper_profile_are_those_that_say_something(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    paper = ("--profile", "paper", "--prompts")
+    assert look(*paper, TABLE).settings.judges == ("kld_pq", "clap_score")
+    assert look(*paper, "a piano").settings.judges == ("clap_score",)
+    assert "kld_pq (no prompt has reference audio)" in caplog.text
+    selected = look(*paper, TABLE, "--verifier", "clap+perplexity", "--server", "auto")
+    assert selected.settings.judges == ("kld_pq",)
+    assert "clap_score (its number is that of clap, which selects)" in caplog.text
+
+
+@pytest.mark.usefixtures("_model_is_there")
+def test_verifiers_that_judge_must_be_hosted_like_the_one_that_selects(online: dict) -> None:
+    url = hosting(online, tags="ready", tags_msd="loading")
+    ask = ("--verifier", "tags", "--server", url, "--judges", "tags_msd")
+    assert find(*ask)[1] == []
+    assert look(*ask).settings.judges == ("tags_msd",)
+    (text,) = find(*ask, "clap")[1]
+    assert "verifier clap on the server" in text
+    assert "Start it with --models tags tags_msd clap, or choose another --judges" in text
+
+
+@pytest.mark.usefixtures("_model_is_there")
+def test_a_judge_by_the_name_of_the_selector_is_left_to_the_selectors_column(
+    online: dict, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = hosting(online, tags="ready", clap="ready")
+    ready = look("--verifier", "clap", "--server", url, "--judges", "clap", "tags")
+    assert (ready.settings.judges, ready.missing) == (("tags",), [])
+    assert "clap selects: its own number is shown as the selector's" in caplog.text
+
+
+@pytest.mark.usefixtures("_model_is_there")
+def test_musiccaps_is_read_from_the_data_folder_and_cut_to_what_is_asked(tmp_path: Path) -> None:
+    columns = "ytid,start_s,end_s,caption,is_balanced_subset,is_audioset_eval"
+    rows = [f"-id{n},30,40,caption {n},{n % 2 == 0},True" for n in range(6)]
+    (tmp_path / "music_data").mkdir()
+    (tmp_path / "music_data" / "musiccaps.csv").write_text("\n".join([columns, *rows]))
+    ask = ("--prompts", "musiccaps", "--judges", "none")
+    assert [p.id for p in look(*ask, "--num_samples", "2").prompts] == ["-id0", "-id1"]
+    balanced = look(*ask, "--subset", "balanced").prompts
+    assert [p.id for p in balanced] == ["-id0", "-id2", "-id4"]
+    (tmp_path / "ids.txt").write_text("-id5\n-id3\n")
+    assert {p.id for p in look(*ask, "--ids", "ids.txt").prompts} == {"-id3", "-id5"}
+    assert find(*ask, "--referenced")[1]
+    (tmp_path / "music_data" / "-id4.wav").touch()
+    assert [p.id for p in look(*ask, "--referenced").prompts] == ["-id4"]
+    drawn = look(*ask, "--pick", "random", "--pick_seed", "3", "--num_samples", "3").prompts
+    assert len(drawn) == 3
 
 
 @pytest.mark.usefixtures("_model_is_there")

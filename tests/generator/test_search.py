@@ -281,3 +281,20 @@ def test_bytes_and_seconds_are_shared_among_the_group() -> None:
         assert result.ledger.uploaded_bytes == 400
         assert result.ledger.seconds["http"] == pytest.approx(1 / 3)
         assert result.ledger.seconds["decode"] > 0
+
+
+@pytest.mark.parametrize("method", ["baseline", "best_of_n", "sbs", "lookahead"])
+def test_all_leaves_are_given_where_they_are_asked_for_and_cost_nothing(method: str) -> None:
+    p, generator = plan(method), FakeGenerator()
+    verifier = PerplexityVerifier(generator.checkpoint)
+    without = search(p, PROMPTS, FakeGenerator(), verifier, SEED)
+    with_leaves = search(p, PROMPTS, generator, verifier, SEED, keep_leaves=True)
+    for bare, full in zip(without, with_leaves, strict=True):
+        assert isinstance(bare, SearchResult)
+        assert isinstance(full, SearchResult)
+        assert bare.leaves == {}
+        assert sorted(full.leaves) == list(range(p.candidates))
+        assert full.leaves[full.winner.slot] is full.winner.clip
+        assert (bare.ledger.frames, bare.ledger.clips) == (full.ledger.frames, full.ledger.clips)
+        lengths = {clip.samples.shape for clip in full.leaves.values()}
+        assert lengths == {full.winner.clip.samples.shape}

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from src.stats import (
     expected_maximum,
     kl_bound,
     paired_interval,
+    permutation_p,
     within_prompt_std,
 )
 
@@ -141,6 +143,45 @@ def test_many_prompts_are_resampled_in_parts(monkeypatch: pytest.MonkeyPatch) ->
 def test_what_has_no_interval_is_an_error(values: list[float]) -> None:
     with pytest.raises(StatsError):
         paired_interval(values)
+
+
+def mean_difference(differences: np.ndarray) -> Callable[[np.ndarray], float]:
+    """As a function of which prompts are swapped, in the form that a permutation test takes."""
+    return lambda swapped: float(np.where(swapped, -differences, differences).mean())
+
+
+def test_p_is_the_share_of_all_exchanges_that_give_as_large_a_difference() -> None:
+    differences = np.array([1.0, 0.5, -0.2, 2.0, 0.7])
+    found = abs(differences.mean())
+    signs = itertools.product((1, -1), repeat=5)
+    exact = np.mean([abs((differences * s).mean()) >= found - 1e-12 for s in signs])
+    p = permutation_p(mean_difference(differences), 5, permutations=20_000)
+    assert p == pytest.approx(exact, abs=0.01)
+
+
+def test_p_is_never_zero_and_one_where_nothing_differs() -> None:
+    assert permutation_p(mean_difference(np.full(60, 3.0)), 60, permutations=99) == 0.01
+    assert permutation_p(mean_difference(np.zeros(60)), 60, permutations=99) == 1.0
+
+
+def test_p_is_as_small_as_it_says_as_often_as_it_says() -> None:
+    random = np.random.default_rng(8)
+    samples = random.normal(size=(400, 12))
+    values = [permutation_p(mean_difference(row), 12, seed, 99) for seed, row in enumerate(samples)]
+    assert 0.05 < np.mean(np.array(values) <= 0.1) < 0.15
+
+
+def test_p_is_the_same_every_time_and_another_with_another_seed() -> None:
+    difference = mean_difference(np.random.default_rng(9).normal(0.3, 1, size=20))
+    assert permutation_p(difference, 20, seed=1) == permutation_p(difference, 20, seed=1)
+    assert permutation_p(difference, 20, seed=1) != permutation_p(difference, 20, seed=2)
+
+
+def test_one_prompt_or_a_difference_that_is_not_finite_has_no_p() -> None:
+    with pytest.raises(StatsError, match="two prompts"):
+        permutation_p(mean_difference(np.ones(1)), 1)
+    with pytest.raises(StatsError, match="not finite"):
+        permutation_p(lambda swapped: math.nan, 4, permutations=3)
 
 
 def test_agreement_is_taken_within_prompts_only() -> None:

@@ -1,0 +1,124 @@
+"""CLAP score, as audiocraft computes it for MusicGen: does the clip sound like its caption?"""
+
+from collections import deque
+from collections.abc import Sequence
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from src import clap_model
+from src.adapters.base import window_starts
+from src.audio import Clip
+from src.judges.base import CLIPS_KEPT, ClipJudge, JudgeError, Listener
+from src.judges.published import (
+    at_published_loudness,
+    at_rate,
+    computing_as_published,
+    speaking_of,
+)
+from src.prompts import Prompt
+from src.wire import Checkpoint
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class ClapListener(Listener):
+    """LAION-CLAP's audio embeddings, unit vectors, float32 [windows, 512].
+
+    A clip of up to 10 s is one window, which the library fills with whole repeats and zeros. A
+    longer one is cut into fixed windows of 10 s that cover it, the last one ending with it, as for
+    the verifier `clap`. A generated clip (`hear`) is first brought to audiocraft's loudness; a
+    reference is heard as it is.
+    """
+
+    files = clap_model.FILES
+
+    def __init__(self, device: str = "cpu") -> None:
+        super().__init__(device)
+        self._normalised: deque[tuple[Clip, Clip]] = deque(maxlen=CLIPS_KEPT)
+        self.embed_text = lru_cache(maxsize=1024)(self._embed_text)
+
+    @cached_property
+    def _loaded(self) -> tuple[Any, Checkpoint]:
+        return clap_model.load_clap(self.device)
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        return self._loaded[1]
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """RoBERTa's; needs no checkpoint. Raises WeightsError."""
+        return clap_model.load_tokenizer()
+
+    def hear(self, clip: Clip, name: str) -> NDArray[np.float32]:
+        return super().hear(self._at_loudness(clip, name), name)
+
+    def _at_loudness(self, clip: Clip, name: str) -> Clip:
+        for known, normalised in self._normalised:
+            if known is clip:
+                return normalised
+        with speaking_of(name):
+            normalised = at_published_loudness(clip)
+        self._normalised.append((clip, normalised))
+        return normalised
+
+    def listen(self, clip: Clip) -> NDArray[np.float32]:
+        samples = at_rate(clip, clap_model.SAMPLE_RATE)
+        library, window = self._loaded[0], clap_model.WINDOW
+        starts = window_starts(len(samples), window)
+        with computing_as_published(self.device):
+            embeddings = [
+                library.get_audio_embedding_from_data(
+                    samples[None, start : start + window], use_tensor=True
+                )[0]
+                for start in starts
+            ]
+        return np.stack([clap_model.unit(embedding).cpu().numpy() for embedding in embeddings])
+
+    def _embed_text(self, text: str) -> "Tensor":
+        """Float32 [512], on the CPU. The library cuts texts at RoBERTa's 77th token."""
+        with computing_as_published(self.device):
+            return self._loaded[0].get_text_embedding([text], use_tensor=True)[0].cpu()
+
+
+class ClapScore(ClipJudge):
+    """Cosine similarity of the clip's and the caption's LAION-CLAP embeddings, -1 to 1.
+
+    As audiocraft's CLAPTextConsistencyMetric computes it for MusicGen's published figures, with the
+    checkpoint music_audioset_epoch_15_esc_90.14.pt, HTSAT-base, no fusion: on the
+    loudness-normalised clip, in float samples (the verifier `clap` passes them through 16 bits),
+    resampled and then mixed to mono by audiocraft. It differs for clips of over 10 s alone: there
+    the library hears 10 s that it crops at random by numpy's global generator, and here the
+    normalised mean over fixed windows is taken (`ClapListener`), so that a clip has one score.
+    """
+
+    name = "clap_score"
+    higher_is_better = True
+    needs_reference = False
+    is_verifier = ("clap",)
+    note = "its checkpoint was trained on AudioSet, from which MusicCaps' clips come"
+    licence = clap_model.LICENCE
+    listener_class = ClapListener
+
+    def judge(self, clips: Sequence[Clip], prompts: Sequence[Prompt]) -> list[float]:
+        return [self._one(clip, prompt) for clip, prompt in zip(clips, prompts, strict=True)]
+
+    def _one(self, clip: Clip, prompt: Prompt) -> float:
+        import torch
+
+        assert isinstance(self.listener, ClapListener)
+        windows = torch.from_numpy(self.listener.hear(clip, f"the clip of {prompt.id}"))
+        text = self.listener.embed_text(prompt.text)
+        value = torch.nn.functional.cosine_similarity(windows.mean(0), text, dim=0).item()
+        if not np.isfinite(value):
+            raise JudgeError(f"the clip of {prompt.id}: CLAP gave no finite number")
+        return value
+
+    def unread(self, prompt: Prompt) -> int:
+        """Tokens of the caption beyond the 77 that CLAP reads. Raises WeightsError."""
+        assert isinstance(self.listener, ClapListener)
+        return clap_model.unread_tokens(self.listener.tokenizer, prompt.text)

@@ -1,0 +1,117 @@
+"""What the judges of published figures share: clips and arithmetic as in audiocraft's evaluation.
+
+audiocraft's MusicGenSolver.evaluate_audio_generation (1.3.0, solvers/musicgen.py) normalises each
+generated clip with the settings of `generate.audio` before every measure, and leaves references as
+they are. The installed package has no configuration files; the settings are those of
+config/solver/musicgen/default.yaml in its repository (strategy loudness, headroom 14 dB, at the
+clip's rate), the rest audiocraft's own defaults (no compressor). Here audiocraft's own functions do
+the work.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from src.adapters.base import random_states_kept
+from src.audio import Clip
+from src.clap_model import float32_default, without_warnings
+from src.judges.base import JudgeError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+HEADROOM = 14.0  # dB below full scale, LKFS by ITU-R BS.1770-4
+# audiocraft's resampler holds a filter for each phase: gigabytes for rates with no common factor.
+LARGEST_FILTERS = 2**26  # numbers
+
+
+def at_published_loudness(clip: Clip) -> Clip:
+    """The clip at -14 LKFS, cut off at full scale, as audiocraft evaluates it.
+
+    What is quieter than an RMS of 0.002 stays as it is, silence with it. Raises JudgeError for
+    samples that are not finite and for a clip whose loudness has no value: one under 0.4 s, or one
+    that moves only below what is heard.
+    """
+    import torch
+
+    from src.generator import audiocraft_without_clap
+
+    with audiocraft_without_clap():
+        from audiocraft.data.audio_utils import normalize_audio
+
+    must_be_heard(clip)
+    samples = torch.from_numpy(clip.samples.copy())  # it cuts off in place
+    try:
+        with computing_as_published("cpu"):
+            samples = normalize_audio(
+                samples, strategy="loudness", sample_rate=clip.rate, loudness_headroom_db=HEADROOM
+            )
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise JudgeError(
+            f"its loudness cannot be measured ({clip.seconds:.2f} s, {clip.channels} channels): "
+            "it takes 0.4 s of audible sound and at most 5 channels"
+        ) from error
+    return Clip(samples.numpy(), clip.rate)
+
+
+def at_rate(clip: Clip, rate: int) -> "Tensor":
+    """The clip as audiocraft converts it: float32 [T] at `rate` Hz, resampled, then mixed to mono.
+
+    Raises JudgeError for samples that are not finite, and for rates that it cannot resample.
+    """
+    import torch
+
+    from src.generator import audiocraft_without_clap
+
+    with audiocraft_without_clap():
+        from audiocraft.data.audio_utils import convert_audio
+
+    must_be_heard(clip)
+    common = math.gcd(clip.rate, rate)
+    if (clip.rate // common) * (rate // common) > LARGEST_FILTERS:
+        raise JudgeError(f"its rate of {clip.rate} Hz does not fit: resample it to {rate} Hz")
+    samples = torch.from_numpy(clip.samples)
+    with computing_as_published("cpu"):
+        converted = convert_audio(samples, from_rate=clip.rate, to_rate=rate, to_channels=1)[0]
+    if not converted.numel():
+        raise JudgeError(f"{clip.samples.shape[1]} samples are nothing at {rate} Hz")
+    return converted
+
+
+def must_be_heard(clip: Clip) -> None:
+    """Raise JudgeError for a clip without samples, or with some that are not finite."""
+    if not clip.samples.size:
+        raise JudgeError("it has no samples")
+    if not np.isfinite(clip.samples).all():
+        raise JudgeError("it holds NaN or infinite samples")
+
+
+@contextmanager
+def speaking_of(name: str) -> Iterator[None]:
+    """Let a JudgeError raised within say what it is about."""
+    try:
+        yield
+    except JudgeError as error:
+        raise JudgeError(f"{name}: {error}") from error
+
+
+@contextmanager
+def computing_as_published(device: str) -> Iterator[None]:
+    """Without gradients, in float32, whatever the defaults are; leaving the random states alone.
+
+    PaSST warns of every clip that is not 20 s long, and of its own use of torch: not here.
+    """
+    import torch
+
+    kind = torch.device(device).type
+    with (
+        torch.inference_mode(),
+        torch.autocast(kind, enabled=False),
+        float32_default(),
+        random_states_kept(),
+        without_warnings(),
+    ):
+        yield

@@ -1,0 +1,140 @@
+"""The Frechet distance against closed forms, a published implementation and the definition."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.linalg import sqrtm
+from torchmetrics.image.fid import _compute_fid
+
+from src.frechet import References, distance, p_of_difference
+from src.stats import StatsError
+
+
+def correlated(random: np.random.Generator, n: int, dimensions: int) -> np.ndarray:
+    mixing = random.normal(size=(dimensions, dimensions))
+    return random.normal(size=(n, dimensions)) @ mixing + random.normal(size=dimensions)
+
+
+def by_definition(a: np.ndarray, b: np.ndarray) -> float:
+    """As it is written: the root of the product of the covariances, by scipy."""
+    (m1, s1), (m2, s2) = ((x.mean(0), np.cov(x, rowvar=False)) for x in (a, b))
+    root = sqrtm(s1 @ s2)
+    return float(((m1 - m2) ** 2).sum() + np.trace(s1 + s2 - 2 * root.real))
+
+
+def by_torchmetrics(a: np.ndarray, b: np.ndarray) -> float:
+    (m1, s1), (m2, s2) = (
+        (torch.from_numpy(x.mean(0)), torch.from_numpy(np.cov(x, rowvar=False))) for x in (a, b)
+    )
+    return float(_compute_fid(m1, s1, m2, s2))
+
+
+# With fewer vectors than dimensions singular values are taken, else eigenvalues.
+@pytest.mark.parametrize(("n", "m"), [(26, 30), (200, 60), (60, 200), (1000, 1000)])
+def test_the_distance_is_that_of_torchmetrics_and_of_the_definition(n: int, m: int) -> None:
+    random = np.random.default_rng(n + m)
+    a, b = correlated(random, n, 25), correlated(random, m, 25)
+    assert distance(a, b) == pytest.approx(by_torchmetrics(a, b), rel=1e-6)
+    assert distance(a, b) == pytest.approx(by_definition(a, b), rel=1e-6)
+
+
+@pytest.mark.parametrize(("n", "m"), [(2, 2), (10, 15), (10, 300), (300, 10)])
+def test_the_distance_is_exact_where_covariances_are_singular(n: int, m: int) -> None:
+    random = np.random.default_rng(n * m)
+    a, b = correlated(random, n, 40), correlated(random, m, 40)
+    s1, s2 = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    # tr((S1 S2)^(1/2)) = tr((S1^(1/2) S2 S1^(1/2))^(1/2)), whose matrices are symmetric.
+    values, vectors = np.linalg.eigh(s1)
+    half = (vectors * np.sqrt(values.clip(0))) @ vectors.T
+    middle = np.linalg.eigvalsh(half @ s2 @ half)
+    root = np.sqrt(middle[middle > middle.max() * 1e-11]).sum()
+    shift = ((a.mean(0) - b.mean(0)) ** 2).sum()
+    expected = shift + np.trace(s1) + np.trace(s2) - 2 * root
+    assert distance(a, b) == pytest.approx(expected, rel=1e-6)
+
+
+def test_dimensions_that_never_move_add_nothing() -> None:
+    random = np.random.default_rng(8)
+    a, b = correlated(random, 90, 6), correlated(random, 90, 6)
+    dead = np.zeros((90, 30))
+    expected = distance(a, b)
+    assert distance(np.hstack([a, dead]), np.hstack([b, dead])) == pytest.approx(expected, rel=1e-6)
+
+
+def test_on_gaussian_samples_it_converges_to_the_closed_form() -> None:
+    random = np.random.default_rng(0)
+    scales, shift = np.array([1.0, 2.0, 0.5, 3.0]), np.array([1.0, 0.0, -1.0, 0.5])
+    closed = (shift**2).sum() + ((scales - 1) ** 2).sum()
+    errors = []
+    for n in (100, 10_000, 1_000_000):
+        a, b = random.normal(size=(n, 4)) * scales + shift, random.normal(size=(n, 4))
+        errors.append(abs(distance(a, b) - closed))
+    assert errors[0] > 5 * errors[1]
+    assert errors[2] < 0.003 * closed
+
+
+def test_few_vectors_of_one_distribution_are_further_apart_than_many() -> None:
+    random = np.random.default_rng(1)
+    few, many = (distance(*random.normal(size=(2, n, 16))) for n in (40, 4000))
+    assert few > 20 * many > 0
+
+
+def test_a_set_is_at_no_distance_from_itself_in_any_order_and_both_ways_are_the_same() -> None:
+    random = np.random.default_rng(2)
+    for n in (8, 300):
+        a, b = correlated(random, n, 20), correlated(random, n, 20)
+        assert distance(a, a[::-1]) == pytest.approx(0, abs=1e-9 * np.trace(np.cov(a.T)))
+        assert distance(a, b) == pytest.approx(distance(b, a))
+
+
+def test_a_shift_counts_by_its_square() -> None:
+    a = correlated(np.random.default_rng(3), 50, 6)
+    assert distance(a + np.array([3.0, 4, 0, 0, 0, 0]), a) == pytest.approx(25)
+
+
+def test_float32_embeddings_are_computed_in_float64() -> None:
+    a = correlated(np.random.default_rng(4), 60, 10).astype(np.float32)
+    assert distance(a, a[:30]) == distance(a.astype(np.float64), a[:30].astype(np.float64))
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "message"),
+    [
+        (np.zeros((1, 3)), np.zeros((5, 3)), "two vectors"),
+        (np.zeros((5, 3)), np.zeros((1, 3)), "two vectors"),
+        (np.zeros(5), np.zeros((5, 3)), "two vectors"),
+        (np.zeros((5, 4)), np.zeros((5, 3)), "4 and of 3 dimensions"),
+        (np.full((5, 3), np.nan), np.zeros((5, 3)), "not finite"),
+    ],
+)
+def test_what_has_no_distance_is_an_error(a: np.ndarray, b: np.ndarray, message: str) -> None:
+    with pytest.raises(StatsError, match=message):
+        distance(a, b)
+
+
+def clips(random: np.random.Generator, prompts: int, shift: float) -> list[np.ndarray]:
+    return [random.normal(size=(2, 5)) + shift for _ in range(prompts)]
+
+
+def test_a_method_that_is_nearer_to_the_references_is_told_from_the_baseline() -> None:
+    random = np.random.default_rng(5)
+    references = References(np.concatenate(clips(random, 40, 0.0)))
+    near, far = clips(random, 40, 0.1), clips(random, 40, 1.0)
+    assert p_of_difference(near, far, references, permutations=199) == 1 / 200
+
+
+def test_p_is_spread_evenly_where_the_methods_do_not_differ() -> None:
+    random = np.random.default_rng(6)
+    values = []
+    for _ in range(100):
+        references = References(np.concatenate(clips(random, 12, 0.0)))
+        first, second = clips(random, 12, 0.5), clips(random, 12, 0.5)
+        values.append(p_of_difference(first, second, references, permutations=49))
+    assert np.mean(np.array(values) <= 0.1) < 0.2
+    assert 0.4 < np.mean(values) < 0.6
+
+
+def test_the_same_clips_are_no_evidence_of_a_difference() -> None:
+    random = np.random.default_rng(7)
+    references, same = References(random.normal(size=(9, 5))), clips(random, 6, 0.0)
+    assert p_of_difference(same, same, references, permutations=20) == 1.0

@@ -1,0 +1,208 @@
+"""What a run does with its judges: roles, numbers, reasons, files, and judging again."""
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from src.audio import Clip, read_audio
+from src.budget import Ledger
+from src.judging import finish, judge_again, judge_clip, measures, served, unread_captions
+from src.prompts import Prompt
+from src.records import Run, read_records
+from src.tree import SearchResult, Winner
+from src.verifier import VerifierError
+from src.wire import Checkpoint, Score
+from tests.generator.fake_judges import FakeJudge, FakeSetJudge
+from tests.generator.made_up_run import record
+
+PROMPT = Prompt(id="a", text="a slow piano", key="a")
+
+
+def selector(*names: str) -> SimpleNamespace:
+    checkpoints = {name: Checkpoint(name=f"{name}.pt", sha256="1" * 64) for name in names}
+    return SimpleNamespace(name="+".join(names), checkpoints=checkpoints)
+
+
+def clip(level: float) -> Clip:
+    return Clip(np.full((1, 10), level, dtype=np.float32), 10)
+
+
+def result(level: float = 0.5, method: str = "baseline") -> SearchResult:
+    winner = Winner(0, Score(value=1.0), -1.0, np.zeros((4, 5), dtype=np.int16), clip(level))
+    leaves = {0: clip(level), 1: clip(level / 2)}
+    return SearchResult(PROMPT, method, winner, [], Ledger(frames=5, clips=1), leaves)  # type: ignore[arg-type]
+
+
+def roles(*judges: FakeJudge, verifiers: tuple[str, ...] = ("tags",)) -> list[tuple[str, str]]:
+    return [(m["name"], m["role"]) for m in measures(selector(*verifiers), judges)][1:]  # type: ignore[arg-type]
+
+
+def test_the_first_judge_is_primary_unless_it_shares_the_selectors_data() -> None:
+    independent, dependent = FakeJudge("far"), FakeJudge("near", ("tags",))
+    assert roles(independent, dependent) == [("far", "primary judge"), ("near", "judge")]
+    assert roles(dependent, independent) == [("near", "judge"), ("far", "judge")]
+
+
+def test_a_judge_whose_number_a_part_of_the_selector_has_is_no_judge_but_its_own_verifier() -> None:
+    own, other = FakeJudge("clap", own=("clap",)), FakeJudge("muq", own=("muq",))
+    assert roles(own, other, verifiers=("clap", "quality")) == [
+        ("clap", "own verifier"),
+        ("muq", "judge"),
+    ]
+    assert roles(other, own, verifiers=("clap",)) == [
+        ("muq", "primary judge"),
+        ("clap", "own verifier"),
+    ]
+
+
+def test_a_judge_is_marked_only_beside_a_selector_that_it_shares_data_with() -> None:
+    judge = FakeJudge("near", ("tags",))
+    marked = measures(selector("tags"), [judge])[1]  # type: ignore[arg-type]
+    assert marked["note"] == "not independent of tags: same training data"
+    beside_another = measures(selector("perplexity"), [judge])[1]  # type: ignore[arg-type]
+    assert (beside_another["note"], beside_another["role"]) == ("", "primary judge")
+
+
+def test_every_measure_names_its_checkpoint_and_its_kind() -> None:
+    listed = measures(selector("tags", "clap"), [FakeJudge("one"), FakeSetJudge()])  # type: ignore[arg-type]
+    assert [m["checkpoint"] for m in listed] == [
+        "tags.pt (11111111), clap.pt (11111111)",
+        "fake (22222222)",
+        "fake (22222222)",
+    ]
+    assert [m["kind"] for m in listed] == ["clip", "clip", "set"]
+
+
+def test_a_clip_that_a_judge_has_no_number_for_keeps_the_others_and_the_reason(
+    tmp_path: Path,
+) -> None:
+    judges = [FakeJudge("one"), FakeJudge("two", problem="no reference")]
+    written = finish(result(), judges, tmp_path, "none")
+    assert written["status"] == "ok"
+    assert written["judges"] == {"one": 0.5}
+    assert written["unjudged"] == {"two": "no reference"}
+    assert written["ledger"]["seconds"]["judge"] > 0
+
+
+def test_a_lost_server_ends_the_run_instead_of_leaving_clips_unjudged(tmp_path: Path) -> None:
+    class Lost(FakeJudge):
+        def judge(self, clips, prompts) -> list[float]:
+            raise VerifierError("gone")
+
+    with pytest.raises(VerifierError):
+        judge_clip(clip(1), PROMPT, "baseline", [Lost("lost")], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("choice", "files"),
+    [
+        ("none", []),
+        ("winners", ["audio/sbs/a.wav"]),
+        ("all", ["audio/sbs/a.wav", "audio/sbs/a/000.wav", "audio/sbs/a/001.wav"]),
+    ],
+)
+def test_audio_is_saved_as_asked(choice, files: list[str], tmp_path: Path) -> None:
+    written = finish(result(method="sbs"), [], tmp_path, choice)
+    assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.wav")) == files
+    assert written.get("audio") == (files[0] if files else None)
+    if choice == "all":
+        leaf = read_audio(tmp_path / written["candidates"] / "001.wav")
+        assert np.array_equal(leaf.samples, clip(0.25).samples)
+
+
+def test_a_set_judge_leaves_the_embeddings_of_clip_and_reference(tmp_path: Path) -> None:
+    written = finish(result(), [FakeSetJudge()], tmp_path, "none")
+    assert written["judges"] == {}
+    embedding = np.load(tmp_path / "embeddings/fake_set/baseline/a.npy")
+    assert embedding.dtype == np.float32
+    assert embedding.tolist() == [[0.5]]
+    assert np.load(tmp_path / "embeddings/fake_set/reference/a.npy").tolist() == [[0.0]]
+    assert not list(tmp_path.rglob("*.part.npy"))
+
+
+def test_without_a_reference_a_set_judge_leaves_the_clip_unjudged(tmp_path: Path) -> None:
+    prompt = replace(PROMPT, id="unreferenced")
+    heard = judge_clip(clip(1), prompt, "baseline", [FakeSetJudge()], tmp_path)
+    assert heard == {"judges": {}, "unjudged": {"fake_set": "no reference"}}
+    assert not list(tmp_path.rglob("*.npy"))
+
+
+def open_run(folder: Path) -> Run:
+    return Run(folder, "run", {"settings": {}}, {})
+
+
+def test_what_was_unjudged_is_judged_again_from_the_saved_audio(tmp_path: Path) -> None:
+    one, two = FakeJudge("one"), FakeJudge("two", problem="no reference")
+    with open_run(tmp_path) as run:
+        run.append(finish(result(level=0.123456789), [one, two], run.folder, "winners"))
+        two.problem = ""
+        assert judge_again(run, [PROMPT], [one, two]) == 1
+        assert judge_again(run, [PROMPT], [one, two]) == 0
+        (left,) = read_records(run.folder).values()
+    assert one.calls == 1, "a clip that has its number is not heard again"
+    assert left["judges"]["two"] == left["judges"]["one"] == np.float32(0.123456789)
+    assert left["unjudged"] == {}
+    assert left["winner"]["score"]["value"] == 1.0
+
+
+def test_what_still_cannot_be_judged_is_not_written_again(tmp_path: Path) -> None:
+    judge = FakeJudge("one", problem="no reference")
+    with open_run(tmp_path) as run:
+        run.append(finish(result(), [judge], run.folder, "winners"))
+        assert judge_again(run, [PROMPT], [judge]) == 0
+        assert (run.folder / "records.jsonl").read_text().count("\n") == 1
+
+
+def test_without_saved_audio_nothing_is_judged_again(tmp_path: Path) -> None:
+    judge = FakeJudge("one", problem="no reference")
+    with open_run(tmp_path) as run:
+        run.append(finish(result(), [judge], run.folder, "none"))
+        judge.problem = ""
+        assert judge_again(run, [PROMPT], [judge]) == 0
+
+
+def test_audio_that_was_deleted_is_said_and_skipped(tmp_path: Path, caplog) -> None:
+    judge = FakeJudge("one", problem="no reference")
+    with open_run(tmp_path) as run:
+        run.append(finish(result(), [judge], run.folder, "winners"))
+        (run.folder / "audio/baseline/a.wav").unlink()
+        judge.problem = ""
+        assert judge_again(run, [PROMPT], [judge]) == 0
+    assert "cannot be judged again" in caplog.text
+
+
+def test_captions_that_are_read_in_part_are_counted_by_who_reads_them() -> None:
+    class Short(FakeJudge):
+        def unread(self, prompt: Prompt) -> int:
+            return max(0, len(prompt.text) - 5)
+
+    class Client:
+        def unread(self, names, prompts) -> dict[str, list[int]]:
+            assert names == ["clap", "muq"]
+            return {"clap": [0 for _ in prompts], "muq": [7 for _ in prompts]}
+
+    prompts = [PROMPT, replace(PROMPT, id="b", text="short")]
+    muq = FakeJudge("muq", own=("muq",))  # a verifier that judges: the server counts for it
+    found = unread_captions(prompts, selector("clap", "perplexity"), [muq], Client())  # type: ignore[arg-type]
+    assert found == {"muq": {"captions": 2, "of": 2, "tokens": 14}}
+    assert unread_captions(prompts, selector("perplexity"), [muq], None) == {}  # type: ignore[arg-type]
+    local = Short("kld_pq")
+    found = unread_captions(prompts, selector("perplexity"), [local], None)  # type: ignore[arg-type]
+    assert found == {"kld_pq": {"captions": 1, "of": 2, "tokens": 7}}
+
+
+def test_judges_that_this_process_does_not_have_are_asked_of_the_server() -> None:
+    assert served(["msd_kld", "clap", "mtt_vgg", "muq"]) == ["clap", "muq"]
+
+
+def test_made_up_records_have_the_shape_of_real_ones(tmp_path: Path) -> None:
+    """What the tests of reports and figures read is what a run writes."""
+    made_up = record("baseline", "a", 1.0, {"one": 0.5})
+    written = finish(result(), [FakeJudge("one")], tmp_path, "winners")
+    assert set(made_up) <= set(written)
+    assert set(made_up["winner"]) <= set(written["winner"])
+    assert set(made_up["ledger"]) == set(written["ledger"])
+    assert set(made_up["ledger"]["seconds"]) <= set(written["ledger"]["seconds"])

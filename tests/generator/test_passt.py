@@ -1,0 +1,308 @@
+"""The judges kld_* against audiocraft's own metric, with the full PaSST, random weights.
+
+What audiocraft says was asked in another process; see published.py.
+"""
+
+# ruff: noqa: F811 (fixtures are imported, then they are arguments)
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from src.audio import Clip, resample, write_wav
+from src.generator import audiocraft_without_clap
+from src.judges.base import ClipJudge
+from src.judges.passt import CHECKPOINT, PasstListener
+from src.judges.published import at_published_loudness
+from src.metrics import JUDGES, JudgeError
+from src.prompts import Prompt
+from src.verifier_weights import WEIGHTS_VARIABLE, WeightsError, locate, sha256
+from tests.generator.published import (  # noqa: F401
+    KLD_CASES,
+    LONG_CASES,
+    nothing_left_behind,
+    reference,
+    said,
+    sound,
+    weights,
+)
+from tests.verifier.clap_weights import Surprise
+
+pytestmark = pytest.mark.slow  # the libraries' imports and the weights take half a minute
+
+NAMES = ("kld_pq", "kld_qp", "kld_both")
+SHORT = (1, 32_000, 1)
+
+
+@pytest.fixture(scope="module")
+def listener(weights: Path) -> PasstListener:
+    """What the judges of this module hear through."""
+    with audiocraft_without_clap():
+        import audiocraft.data.audio_utils  # noqa: F401
+        import torch.distributed.nn.jit.instantiator  # noqa: F401 (appends a folder to sys.path)
+
+    listener = PasstListener.shared("cpu")
+    with nothing_left_behind():
+        assert listener.checkpoint.name == CHECKPOINT.name
+    return listener
+
+
+@pytest.fixture
+def heard(listener: PasstListener, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Samples of each piece of audio that goes through the network from here on."""
+    lengths: list[int] = []
+    hear = listener._posteriors
+
+    def spy(samples: torch.Tensor) -> np.ndarray:
+        lengths.append(len(samples))
+        return hear(samples)
+
+    monkeypatch.setattr(listener, "_posteriors", spy)
+    return lengths
+
+
+def asked(folder: Path, clip: Clip | None, name: str = "r.wav") -> Prompt:
+    """A prompt with that reference."""
+    if clip is not None:
+        write_wav(folder / name, clip)
+    return Prompt(id="p", text="x", key="k", reference=folder / name)
+
+
+def values(clip: Clip, prompt: Prompt) -> list[float]:
+    """kld_pq, kld_qp, kld_both."""
+    return [one(name).judge([clip], [prompt])[0] for name in NAMES]
+
+
+def one(name: str = "kld_pq") -> ClipJudge:
+    judge = JUDGES[name]()
+    assert isinstance(judge, ClipJudge)
+    return judge
+
+
+def first(clip: Clip, seconds: float) -> Clip:
+    return Clip(clip.samples[:, : round(seconds * clip.rate)].copy(), clip.rate)
+
+
+@pytest.mark.parametrize("case", KLD_CASES)
+def test_divergences_are_those_of_audiocrafts_own_metric(
+    listener: PasstListener, said: dict[str, Any], tmp_path: Path, case: str
+) -> None:
+    prompt = asked(tmp_path, reference(*KLD_CASES[case]))
+    expected = [said["kld"][case][name] for name in NAMES]
+    assert values(sound(*KLD_CASES[case]), prompt) == pytest.approx(expected, abs=1e-5)
+    assert abs(expected[0] - expected[1]) > 0.01
+    assert expected[2] == pytest.approx(expected[0] + expected[1])
+
+
+@pytest.mark.parametrize(("case", "pieces"), [("two pieces", 2), ("a piece skipped", 1)])
+def test_a_clip_of_over_20_s_is_the_mean_over_its_pieces_as_in_audiocraft(
+    listener: PasstListener,
+    said: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    case: str,
+    pieces: int,
+) -> None:
+    network = listener._loaded[0].model.net
+    monkeypatch.setitem(network._modules, "blocks", network.blocks[:1])  # as audiocraft was asked
+    clip, prompt = sound(*LONG_CASES[case]), asked(tmp_path, reference(*LONG_CASES[case]))
+    expected = [said["kld"][case][name] for name in NAMES]
+    assert values(clip, prompt) == pytest.approx(expected, abs=1e-5)
+    posteriors, _ = listener.hear_pair(clip, prompt)
+    assert posteriors.shape == (pieces, 527)
+    assert posteriors.sum(1) == pytest.approx(1, abs=1e-5)
+
+
+def test_judging_leaves_the_process_as_it_was_and_computes_in_float32(
+    listener: PasstListener, said: dict[str, Any], tmp_path: Path
+) -> None:
+    prompt = asked(tmp_path, reference(*KLD_CASES["low"]))
+    with nothing_left_behind():
+        found = values(sound(*KLD_CASES["low"]), prompt)
+    assert found == pytest.approx([said["kld"]["low"][name] for name in NAMES], abs=1e-5)
+
+
+def test_a_clip_like_its_reference_is_near_zero_at_any_loudness_of_the_clip_alone(
+    listener: PasstListener, tmp_path: Path
+) -> None:
+    clip = sound(*SHORT)
+    quiet = Clip(clip.samples * np.float32(0.25), clip.rate)
+    loud = asked(tmp_path, at_published_loudness(clip), "loud.wav")
+    assert max(values(clip, loud) + values(quiet, loud)) < 1e-3
+    assert np.array_equal(clip.samples, sound(*SHORT).samples)
+    # the reference is not normalised
+    assert values(quiet, asked(tmp_path, quiet, "quiet.wav"))[0] > 0.01
+
+
+def test_a_short_clip_is_compared_with_its_references_first_seconds(
+    listener: PasstListener, tmp_path: Path
+) -> None:
+    clip, long = sound(*SHORT), reference(2, 32_000, 1)
+    expected = values(clip, asked(tmp_path, first(long, 1), "first.wav"))
+    assert values(clip, asked(tmp_path, long, "long.wav")) == expected
+    whole = first(sound(2, 32_000, 1), 2)
+    assert values(whole, asked(tmp_path, long, "long.wav"))[0] != pytest.approx(expected[0])
+
+
+def test_of_a_clip_that_outlasts_its_reference_the_rest_is_not_heard(
+    listener: PasstListener, tmp_path: Path
+) -> None:
+    clip, prompt = sound(2, 32_000, 1), asked(tmp_path, reference(*SHORT))
+    loud = Clip(clip.samples.copy(), clip.rate)
+    loud.samples[:, 32_000:] = 1  # nor does it count for the loudness
+    assert values(loud, prompt) == values(first(clip, 1), prompt)
+
+
+@pytest.mark.parametrize(
+    ("samples", "rate", "other"), [(44_101, 44_100, 32_000), (32_001, 32_000, 44_100)]
+)
+def test_clips_of_another_rate_are_compared_over_the_same_time(
+    listener: PasstListener, heard: list[int], tmp_path: Path, samples: int, rate: int, other: int
+) -> None:
+    clip = resample(sound(1.2, 32_000, 2), rate)
+    clip = Clip(clip.samples[:, :samples].copy(), rate)
+    prompt = asked(tmp_path, resample(reference(1.5, 32_000, 1), other))
+    assert all(np.isfinite(values(clip, prompt)))
+    assert heard == [32_000, 32_000]  # one of them came out a sample longer
+
+
+def test_three_judges_hear_a_clip_once_and_all_clips_of_a_prompt_its_reference_once(
+    listener: PasstListener, heard: list[int], tmp_path: Path
+) -> None:
+    prompt = asked(tmp_path, reference(*SHORT))
+    clips = [sound(*SHORT), sound(*SHORT, seed=5)]
+    found = [values(clip, prompt) for clip in clips]
+    assert len(heard) == 3
+    assert found[0][0] != found[1][0]
+    other = asked(tmp_path, reference(2, 32_000, 1), "other.wav")
+    assert values(clips[0], other)[0] == pytest.approx(found[0][0], abs=1)  # another pair
+    assert len(heard) == 5
+
+
+def test_silence_has_a_divergence(listener: PasstListener, tmp_path: Path) -> None:
+    silence = Clip(np.zeros((1, 32_000), np.float32), 32_000)
+    assert max(values(silence, asked(tmp_path, silence, "silence.wav"))) < 1e-4
+    for clip, other in ((silence, reference(*SHORT)), (sound(*SHORT), silence)):
+        found = values(clip, asked(tmp_path, other))
+        assert all(np.isfinite(found))
+        assert min(found) > 0.01
+
+
+@pytest.mark.parametrize(
+    ("samples", "reason"),
+    [
+        (np.full((1, 32_000), np.nan), "NaN"),
+        (np.zeros((1, 0)), "no samples"),
+        (np.zeros((1, 4_800)), "0.15 s is too short"),
+        (0.5 * np.sin(np.arange(9_000))[None], "loudness .*0.28 s"),
+    ],
+)
+def test_a_clip_that_cannot_be_heard_is_an_error_that_names_it(
+    listener: PasstListener, tmp_path: Path, samples: np.ndarray, reason: str
+) -> None:
+    prompt = asked(tmp_path, reference(*SHORT))
+    with pytest.raises(JudgeError, match=f"the clip of p: .*{reason}"):
+        one().judge([Clip(samples.astype(np.float32), 32_000)], [prompt])
+
+
+def test_a_reference_that_is_missing_or_broken_is_an_error_that_names_it(
+    listener: PasstListener, tmp_path: Path
+) -> None:
+    nan = Clip(np.full((1, 32_000), np.nan, np.float32), 32_000)
+    (tmp_path / "text.wav").write_text("not audio")
+    for prompt, reason in (
+        (Prompt(id="p", text="x", key="k"), "prompt p has no reference audio"),
+        (asked(tmp_path, None, "gone.wav"), "reference of p: .*gone.wav"),
+        (asked(tmp_path, None, "text.wav"), "reference of p: .*text.wav"),
+        (asked(tmp_path, nan, "nan.wav"), "reference of p: .*nan.wav: it holds NaN"),
+    ):
+        with pytest.raises(JudgeError, match=reason):
+            one().judge([sound(*SHORT)], [prompt])
+
+
+def test_a_number_that_is_not_finite_is_an_error(
+    listener: PasstListener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nan = np.full((1, 527), np.nan, np.float32)
+    monkeypatch.setattr(listener, "_posteriors", lambda samples: nan)
+    with pytest.raises(JudgeError, match="the clip of p: PaSST gave no finite number"):
+        one().judge([sound(*SHORT)], [asked(tmp_path, reference(*SHORT))])
+
+
+def test_judges_say_their_weights_and_what_they_depend_on(
+    listener: PasstListener, weights: Path
+) -> None:
+    for name in NAMES:
+        judge = one(name)
+        assert judge.listener is listener
+        assert judge.checkpoint.sha256 == sha256(weights / CHECKPOINT.name)
+        assert not judge.higher_is_better
+        assert "AudioSet" in judge.note
+        assert judge.licence == "Apache-2.0"
+
+
+# Weights
+
+
+def test_the_file_is_found_where_torch_hub_keeps_it(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(WEIGHTS_VARIABLE)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(WeightsError, match=r"is missing.*github\.com/kkoutini"):
+        locate(CHECKPOINT)
+    for home in (tmp_path / "torch", tmp_path / "own"):
+        file = home / "hub" / "checkpoints" / CHECKPOINT.name
+        file.parent.mkdir(parents=True)
+        file.symlink_to(weights / CHECKPOINT.name)
+        assert locate(CHECKPOINT) == file
+        monkeypatch.setenv("TORCH_HOME", str(tmp_path / "own"))
+
+
+def test_a_missing_file_is_an_error_and_is_not_downloaded(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[object] = []
+    monkeypatch.setattr(socket.socket, "connect", lambda self, address: tries.append(address))
+    monkeypatch.setenv(WEIGHTS_VARIABLE, str(tmp_path))
+    with pytest.raises(WeightsError, match=f"{CHECKPOINT.name} is missing"):
+        _ = PasstListener().checkpoint
+    assert tries == []
+
+
+def test_a_file_that_is_torn_hostile_or_another_models_is_an_error_of_one_line(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(WEIGHTS_VARIABLE, str(tmp_path))
+    path = tmp_path / CHECKPOINT.name
+
+    def refusal() -> str:
+        with pytest.raises(WeightsError) as refused:
+            _ = PasstListener().checkpoint
+        text = str(refused.value)
+        assert text.startswith(f"{path} ")
+        assert "--fetch kld_pq" in text
+        assert "\n" not in text
+        return text
+
+    with (weights / CHECKPOINT.name).open("rb") as whole:
+        torn = whole.read(100_000)
+    for data in (b"", b"<html>not found</html>", torn):
+        path.write_bytes(data)
+        assert "cannot be read" in refusal()
+    torch.save({"head.0.weight": Surprise(tmp_path / "made")}, path)
+    assert "mkdir" in refusal()
+    assert not (tmp_path / "made").exists()
+    torch.save({"epoch": 3}, path)
+    assert "holds no weights" in refusal()
+    state = torch.load(str(weights / CHECKPOINT.name), weights_only=True, mmap=True)
+    torch.save({name: state[name] for name in ("cls_token", "patch_embed.proj.weight")}, path)
+    assert "weights missing (" in refusal()
+    # the network for 10 s
+    state["time_new_pos_embed"] = state["time_new_pos_embed"][..., :99].clone()
+    torch.save(state, path)
+    assert "1 weights of another shape (time_new_pos_embed, ..)" in refusal()
