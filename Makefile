@@ -25,6 +25,7 @@ serve: setup ## the verifier server on port 8000
 	@$(verifier) verifier_server.py
 
 test: setup ## every test, each suite in its environment (PYTEST="-x -k wire" for some)
+	@envs/setup.sh downloader
 	@$(generator) tests/run.py $(PYTEST)
 
 lint: setup ## ruff, its formatting and mypy

@@ -19,7 +19,7 @@ download_size() {
   case $1 in
     generator) echo "about 3.3 GB" ;;
     verifier) echo "about 3.2 GB" ;;
-    downloader) echo "about 90 MB" ;;
+    downloader) echo "about 220 MB" ;;
     training) echo "about 3.4 GB" ;;
     *) echo "an unmeasured amount" ;;
   esac

@@ -1,0 +1,109 @@
+"""A host of audio that yt-dlp's generic extractor reads, with ranges, and faults on demand."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import PurePosixPath
+
+TYPES = {".webm": "audio/webm", ".m4a": "audio/mp4", ".wav": "audio/wav", ".bin": "audio/webm"}
+
+
+@dataclass
+class MediaServer:
+    """Files by name. Faults, by name of the file."""
+
+    url: str = ""
+    files: dict[str, bytes] = field(default_factory=dict)
+    status: dict[str, list[int]] = field(default_factory=dict)  # answered in turn; the last stays
+    media_status: dict[str, int] = field(default_factory=dict)  # to ffmpeg, not to yt-dlp
+    retry_after: dict[str, int] = field(default_factory=dict)  # seconds
+    patchy: set[str] = field(default_factory=set)  # each connection breaks after 60 kB
+    cut: dict[str, int] = field(default_factory=dict)  # every connection breaks at this byte
+    slow: dict[str, float] = field(default_factory=dict)  # seconds before each answer
+    paced: float = 0.0  # seconds between chunks of 32 kB
+    begun: Counter[str] = field(default_factory=Counter)  # times that ffmpeg began to read
+    bytes_sent: Counter[str] = field(default_factory=Counter)
+    requests: list[tuple[float, str]] = field(default_factory=list)
+    cookies: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def media_server() -> Iterator[MediaServer]:
+    media = MediaServer()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.answer()
+
+        def do_GET(self) -> None:
+            self.answer()
+
+        def answer(self) -> None:
+            name = self.path.lstrip("/")
+            # yt-dlp asks without a range, or for the first bytes; ffmpeg from a byte on
+            asked = self.headers.get("Range", "")
+            by_ffmpeg = asked.startswith("bytes=") and asked.endswith("-")
+            media.requests.append((time.monotonic(), name))
+            media.cookies.append(self.headers.get("Cookie", ""))
+            if by_ffmpeg:
+                media.begun[name] += asked == "bytes=0-"
+            time.sleep(media.slow.get(name, 0))
+            if turns := media.status.get(name):
+                status = turns.pop(0) if len(turns) > 1 else turns[0]
+                if status != 200:
+                    return self.refuse(status, name)
+            if by_ffmpeg and name in media.media_status:
+                return self.refuse(media.media_status[name], name)
+            if name not in media.files:
+                return self.refuse(404, name)
+            return self.send(name, asked)
+
+        def refuse(self, status: int, name: str) -> None:
+            self.send_response(status)
+            if name in media.retry_after:
+                self.send_header("Retry-After", str(media.retry_after[name]))
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def send(self, name: str, asked: str) -> None:
+            data = media.files[name]
+            first, _, last = asked.removeprefix("bytes=").partition("-")
+            start, end = int(first or 0), min(int(last or len(data) - 1) + 1, len(data))
+            self.send_response(206 if asked else 200)
+            self.send_header("Content-Type", TYPES[PurePosixPath(name).suffix])
+            self.send_header("Accept-Ranges", "bytes")
+            self.send_header("Content-Length", str(end - start))
+            if asked:
+                self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(data)}")
+            self.end_headers()
+            if self.command == "HEAD":
+                return
+            end = min(end, start + 60000) if name in media.patchy else end
+            end = min(end, media.cut.get(name, end))
+            self.close_connection = name in media.patchy or name in media.cut
+            for at in range(start, end, 1 << 15):
+                chunk = data[at : min(at + (1 << 15), end)]
+                self.wfile.write(chunk)
+                media.bytes_sent[name] += len(chunk)
+                time.sleep(media.paced)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, *args: object) -> None:
+            pass  # a client that goes away is part of the tests
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        media.url = f"http://127.0.0.1:{server.server_port}"
+        try:
+            yield media
+        finally:
+            server.shutdown()

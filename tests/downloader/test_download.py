@@ -1,0 +1,248 @@
+"""download_data.py end to end: real audio from a local host, read by yt-dlp and ffmpeg."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from tests.downloader.conftest import Downloads, frequency
+
+
+def change_at(samples: np.ndarray, rate: int, before: int, after: int) -> float:
+    """Seconds at which the tone goes from one frequency (Hz) to another, to about a millisecond.
+
+    The two correlations with 10 ms of each tone cross where the tone changes.
+    """
+    width = rate // 100
+    times = np.arange(width) / rate
+    strength = []
+    for tone in (before, after):
+        wave = np.exp(-2j * np.pi * tone * times)
+        strength.append(np.abs(np.convolve(samples, wave[::-1].conj(), mode="valid")))
+    crossed = np.flatnonzero(strength[1] > strength[0])
+    return float(crossed[0] + width / 2) / rate
+
+
+@pytest.mark.parametrize("ending", ["webm", "m4a", "wav"])
+def test_a_clip_is_its_section_to_milliseconds(
+    downloads: Downloads, sources: dict[str, bytes], ending: str
+) -> None:
+    downloads.ending = ending
+    downloads.table(("plain", 11.5, 21.5), ("-begins_so", 0, 10))
+    downloads.host(sources[ending], "plain", "-begins_so")
+    code, output, _ = downloads.run()
+    assert code == 0, output
+    assert "2 of 2 clips" in output
+    samples, rate = soundfile.read(downloads.data_dir / "plain.wav")
+    assert (rate, samples.shape) == (32000, (320000, 2))
+    assert soundfile.info(downloads.data_dir / "plain.wav").subtype == "PCM_16"
+    for second in (0, 8):  # the tone of second 12 begins half a second into the clip
+        window = samples[second * rate : (second + 1) * rate, 0]
+        changed = change_at(window, rate, frequency(11 + second), frequency(12 + second))
+        assert changed == pytest.approx(0.5, abs=0.004)
+    left, right = np.sqrt((samples**2).mean(axis=0))
+    assert right / left == pytest.approx(0.5, abs=0.02)
+    row = downloads.rows()["plain"]
+    data = (downloads.data_dir / "plain.wav").read_bytes()
+    assert row["sha256"] == hashlib.sha256(data).hexdigest()
+    assert (row["duration"], row["sample_rate"], row["channels"]) == (10.0, 32000, 2)
+    assert {"date", "yt_dlp", "source"} <= set(row)
+    first, _ = soundfile.read(downloads.data_dir / "-begins_so.wav")
+    assert change_at(first[:, 0], 32000, frequency(0), frequency(1)) == pytest.approx(1, abs=0.004)
+
+
+def test_little_more_than_the_section_is_transferred(
+    downloads: Downloads, sources: dict[str, bytes]
+) -> None:
+    downloads.ending = "wav"
+    downloads.table(("a", 25, 27))
+    downloads.host(sources["wav"], "a")
+    downloads.media.paced = 0.01  # else all of it fits into the buffers of the sockets
+    assert downloads.run()[0] == 0
+    assert downloads.media.bytes_sent["a.wav"] < len(sources["wav"]) / 3
+
+
+def test_every_fault_is_a_row_with_its_reason(
+    downloads: Downloads, sources: dict[str, bytes]
+) -> None:
+    names = (
+        "gone",
+        "forbidden",
+        "refused",
+        "busy",
+        "failing",
+        "cut",
+        "slow",
+        "noise",
+        "silent",
+        "patchy",
+    )
+    downloads.table(
+        ("good", 1, 11), *((n, 5, 15) for n in names), ("partly", 25, 35), ("after", 40, 50)
+    )
+    downloads.host(sources["webm"], "good", *names[1:], "partly", "after")
+    media = downloads.media
+    media.status = {"forbidden.webm": [403], "failing.webm": [500], "busy.webm": [429, 200]}
+    media.media_status = {"refused.webm": 403}
+    media.cut, media.patchy = {"cut.webm": 100_000}, {"patchy.webm"}
+    media.slow = {"slow.webm": 3.5}
+    media.files["noise.webm"] = bytes(range(256)) * 40
+    media.files["silent.webm"] = b""
+    code, output, errors = downloads.run("--timeout", 3, "--workers", 6, "--tries", 2)
+    assert code == 1, errors
+    assert downloads.reasons() == {
+        "good": "ok",
+        "gone": "removed",
+        "forbidden": "refused",
+        "refused": "refused",
+        "busy": "ok",
+        "failing": "server_error",
+        "cut": "network",
+        "patchy": "ok",
+        "slow": "network",
+        "noise": "decoding",
+        "silent": "decoding",
+        "partly": "short",
+        "after": "short",
+    }
+    assert downloads.wavs() == ["busy.wav", "good.wav", "patchy.wav"]
+    assert "3 of 13 clips" in output
+    assert "removed" in output
+    assert downloads.rows()["failing"]["tries"] == 2
+    assert "5.00 s" in downloads.rows()["partly"]["message"]
+    assert not list(downloads.data_dir.glob(".*.part"))
+
+
+def test_the_next_run_tries_what_may_pass_and_retry_everything(
+    downloads: Downloads, sources: dict[str, bytes]
+) -> None:
+    downloads.table(("good", 1, 3), ("gone", 1, 3), ("refused", 1, 3))
+    downloads.host(sources["webm"], "good", "refused")
+    downloads.media.status = {"refused.webm": [403]}
+    assert downloads.run()[0] == 1
+    downloads.host(sources["webm"], "gone")
+    downloads.media.status.clear()
+    code, output, _ = downloads.run()
+    assert (code, downloads.reasons()["gone"]) == (1, "removed")
+    assert "left alone without --retry" in output
+    assert downloads.wavs() == ["good.wav", "refused.wav"]
+    assert downloads.run("--retry")[0] == 0
+    assert downloads.wavs() == ["gone.wav", "good.wav", "refused.wav"]
+    assert downloads.media.begun["good.webm"] == 1
+    assert len(downloads.lines()) == 5
+
+
+def test_limit_split_and_ids_choose_the_clips(
+    downloads: Downloads, sources: dict[str, bytes]
+) -> None:
+    downloads.table(
+        ("a", 1, 2), ("b", 1, 2, True), ("-c", 1, 2, False, True), ("d", 1, 2, True, True)
+    )
+    downloads.host(sources["webm"], "a", "b", "-c", "d")
+    assert downloads.run("--limit", 1)[0] == 0
+    assert downloads.wavs() == ["a.wav"]
+    assert downloads.run("--split", "balanced")[0] == 0
+    assert downloads.wavs() == ["a.wav", "b.wav", "d.wav"]
+    ids = downloads.folder / "ids.txt"
+    ids.write_text("-c\n\n-c\n")
+    assert "1 of 1 clips" in downloads.run("--ids", ids)[1]
+    assert downloads.wavs() == ["-c.wav", "a.wav", "b.wav", "d.wav"]
+    ids.write_text("a\nnobody\n")
+    code, _, errors = downloads.run("--ids", ids)
+    assert code == 2
+    assert "'nobody'" in errors
+    (downloads.folder / "table.csv").unlink()
+    assert "2 of 2 clips" in downloads.run("--csv", downloads.data_dir / "musiccaps.csv",
+                                           "--split", "eval")[1]  # fmt: skip
+
+
+def test_another_sample_rate_fetches_again(downloads: Downloads, sources: dict[str, bytes]) -> None:
+    downloads.table(("a", 1, 3))
+    downloads.host(sources["webm"], "a")
+    downloads.run()
+    assert downloads.run("--sample_rate", 16000)[0] == 0
+    assert soundfile.info(downloads.data_dir / "a.wav").samplerate == 16000
+    assert soundfile.info(downloads.data_dir / "a.wav").frames == 32000
+
+
+def test_audio_that_is_there_whole_needs_no_host(
+    downloads: Downloads, sources: dict[str, bytes]
+) -> None:
+    downloads.table(("-a", 4.25, 6))
+    (downloads.folder / "whole files").mkdir()
+    (downloads.folder / "whole files" / "-a.m4a").write_bytes(sources["m4a"])
+    template = f"file://{downloads.folder}/whole files/{{ytid}}.m4a"
+    assert downloads.run("--url_template", template)[0] == 0
+    assert downloads.rows()["-a"]["duration"] == 1.75
+
+
+def test_a_run_that_is_refused_everything_stops_and_says_what_to_do(
+    downloads: Downloads, sources: dict[str, bytes]
+) -> None:
+    names = [f"clip{number}" for number in range(20)]
+    downloads.table(*((name, 1, 3) for name in names))
+    downloads.media.status = {f"{name}.webm": [403] for name in names}
+    code, output, errors = downloads.run("--workers", 2)
+    assert code == 1
+    assert "stopped early" in errors
+    assert "--cookies" in errors
+    assert 8 <= len(downloads.lines()) < 12
+    assert "to do" in output
+
+
+def test_a_host_that_asks_for_time_gets_it_from_everybody(
+    downloads: Downloads, sources: dict[str, bytes]
+) -> None:
+    downloads.table(("busy", 1, 3), ("other", 1, 3))
+    downloads.host(sources["webm"], "busy", "other")
+    downloads.media.status = {"busy.webm": [429, 200]}
+    downloads.media.retry_after = {"busy.webm": 1}
+    assert downloads.run("--workers", 1)[0] == 0
+    times = [at for at, name in downloads.media.requests if name == "busy.webm"]
+    assert times[1] - times[0] > 0.95
+
+
+def test_cookies_go_to_the_host_and_their_file_stays_as_it_is(
+    downloads: Downloads, sources: dict[str, bytes]
+) -> None:
+    downloads.table(("a", 1, 3))
+    downloads.host(sources["webm"], "a")
+    cookies = downloads.folder / "cookies.txt"
+    text = "# Netscape HTTP Cookie File\n127.0.0.1\tFALSE\t/\tFALSE\t0\tsession\tof-mine\n"
+    cookies.write_text(text)
+    cookies.chmod(0o400)
+    assert downloads.run("--cookies", cookies)[0] == 0
+    # the first is yt-dlp's; ffmpeg compares a cookie's domain with host:port, and here is a port
+    assert downloads.media.cookies[0] == "session=of-mine"
+    assert cookies.read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (["--workers", "0"], "--workers"),
+        (["--url_template", "http://host/x"], "{ytid}"),
+        (["--proxy", "socks5://x:1"], "--proxy"),
+        (["--cookies", "nothing.txt"], "nothing.txt"),
+        (["--cookies_from_browser", "lynx"], "lynx"),
+        (["--split", "train"], "split"),
+    ],
+)
+def test_wrong_usage_is_told_before_anything_is_done(
+    downloads: Downloads, options: list[str], word: str
+) -> None:
+    downloads.table(("a", 1, 3))
+    code, _, errors = downloads.run(*options)
+    assert code == 2
+    assert word in errors
+    assert downloads.media.requests == []
+
+
+def test_a_cookie_file_that_is_none_is_wrong_usage(downloads: Downloads, tmp_path: Path) -> None:
+    downloads.table(("a", 1, 3))
+    (tmp_path / "cookies.txt").write_text("{json: no}\n")
+    code, _, errors = downloads.run("--cookies", tmp_path / "cookies.txt")
+    assert code == 2
+    assert "cookies cannot be read" in errors

@@ -1,0 +1,133 @@
+"""MusicCaps' table: from the hub in both environments, from a folder, from a file."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from src import musiccaps
+from src.musiccaps import MusicCapsError, Section
+from tests.downloader.conftest import ROOT, Downloads
+from tests.downloader.dataset_hub import DatasetHub, dataset_hub
+
+TABLE = (
+    ",".join(musiccaps.COLUMNS) + "\n"
+    "-0Gj8-vB1q4,30,40,\"/m/0140xf,/m/04rlf\",\"['low quality', 'sustained']\","
+    '"The ""low"" quality recording\nfeatures a ballad.",4,False,True\n'
+    "0123456789a,0,10,/m/04rlf,['rock'],A café song.,9,True,False\n"
+).encode()
+HUB_FILES = {"musiccaps-public.csv": TABLE, "README.md": b"---\nlicense: cc-by-sa-4.0\n---\n"}
+FETCH = (
+    "import sys; from pathlib import Path; from src import musiccaps\n"
+    "try: print(musiccaps.fetch_table(Path(sys.argv[1])))\n"
+    "except musiccaps.MusicCapsError as error: sys.exit(f'MusicCapsError: {error}')"
+)
+
+
+@pytest.fixture
+def hub() -> Iterator[DatasetHub]:
+    with dataset_hub(musiccaps.REPOSITORY, HUB_FILES) as server:
+        yield server
+
+
+def outside(hub_url: str, home: Path) -> dict[str, str]:
+    """The environment of a user whose hub is at `hub_url`."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
+    return {**kept, "HF_ENDPOINT": hub_url, "HF_HOME": str(home)}
+
+
+@pytest.mark.parametrize("environment", ["downloader", "generator"])
+def test_the_hubs_table_is_kept_in_its_own_columns_by_both_environments(
+    hub: DatasetHub, tmp_path: Path, environment: str
+) -> None:
+    python = ROOT / "envs" / environment / ".venv" / "bin" / "python"
+    done = subprocess.run(
+        [str(python), "-c", FETCH, str(tmp_path / "data")],
+        cwd=ROOT,
+        env=outside(hub.url, tmp_path / "home"),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    table = tmp_path / "data" / "musiccaps.csv"
+    assert musiccaps.find_table(tmp_path / "data") == table
+    written = table.read_text("utf-8").replace('"', "")
+    assert written == TABLE.decode().replace('"', "")
+    assert musiccaps.read_sections(table) == [
+        Section("-0Gj8-vB1q4", 30, 40),
+        Section("0123456789a", 0, 10),
+    ]
+    assert [s.ytid for s in musiccaps.read_sections(table, "balanced")] == ["0123456789a"]
+    assert [s.ytid for s in musiccaps.read_sections(table, "eval")] == ["-0Gj8-vB1q4"]
+
+
+def test_a_local_folder_of_the_data_set_is_loaded_too(tmp_path: Path) -> None:
+    (tmp_path / "MusicCaps").mkdir()
+    (tmp_path / "MusicCaps" / "musiccaps-public.csv").write_bytes(TABLE)
+    table = musiccaps.fetch_table(tmp_path / "data", source=str(tmp_path / "MusicCaps"))
+    assert len(musiccaps.read_sections(table)) == 2
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("silent", "cannot be reached"),
+        ("absent", "cannot be reached"),
+        ("failing", "answered 503"),
+        ("unknown", "has no public data set"),
+        ("offline", "HF_HUB_OFFLINE is set"),
+    ],
+)
+def test_a_hub_without_the_table_is_one_sentence_within_seconds(
+    downloads: Downloads, hub: DatasetHub, tmp_path: Path, fault: str, said: str
+) -> None:
+    hub.silent = fault == "silent"
+    hub.status = {"failing": 503, "unknown": 404}.get(fault, 200)
+    environment = outside("http://127.0.0.1:9" if fault == "absent" else hub.url, tmp_path)
+    environment |= {"HF_HUB_OFFLINE": "1"} if fault == "offline" else {}
+    command = downloads.command()
+    at = command.index("--csv")
+    started = time.monotonic()
+    done = subprocess.run(
+        command[:at] + command[at + 2 :], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 3
+    assert said in done.stderr
+    assert "--csv musiccaps-public.csv" in done.stderr
+    assert done.stderr.count("\n") <= 2  # a line that it tries, and the sentence
+    assert time.monotonic() - started < 12
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("ytid,start_s\na,0\n", "no column end_s, caption"),
+        ("ytid,start_s,end_s,caption\n", "has no rows"),
+        ("ytid,start_s,end_s,caption\na,10,0,x\n", "the end after the start"),
+        ("ytid,start_s,end_s,caption\na,zero,1,x\n", "are seconds"),
+        ("ytid,start_s,end_s,caption\n../a,0,1,x\n", "no YouTube id"),
+        ("ytid,start_s,end_s,caption\na,0,1,x\na,1,2,x\n", "there twice"),
+    ],
+)
+def test_a_table_that_is_none_is_told_and_not_kept(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "table.csv").write_text(text)
+    with pytest.raises(MusicCapsError, match=said):
+        musiccaps.copy_table(tmp_path / "table.csv", tmp_path / "data")
+    assert musiccaps.find_table(tmp_path / "data") is None
+
+
+def test_a_table_without_subsets_serves_all_and_names_the_column_it_lacks(tmp_path: Path) -> None:
+    (tmp_path / "mine.csv").write_text("ytid,start_s,end_s,caption\na,0,1,x\n")
+    table = musiccaps.copy_table(tmp_path / "mine.csv", tmp_path / "data")
+    assert len(musiccaps.read_sections(table)) == 1
+    with pytest.raises(MusicCapsError, match="is_balanced_subset"):
+        musiccaps.read_sections(table, "balanced")
+
+
+def test_the_table_itself_needs_neither_datasets_nor_pandas() -> None:
+    code = "import sys, src.musiccaps; sys.exit('datasets' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

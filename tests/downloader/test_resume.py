@@ -1,0 +1,143 @@
+"""Runs that are killed, interrupted or doubled: what is done stays, the rest is done once."""
+
+import signal
+import subprocess
+import time
+
+import pytest
+
+from tests.downloader.conftest import Downloads
+
+NAMES = [f"clip{number}" for number in range(6)]
+SLOWLY = ("--workers", 1)
+
+
+def table_of_six(downloads: Downloads, audio: bytes) -> None:
+    downloads.table(*((name, 1, 3) for name in NAMES))
+    downloads.host(audio, *NAMES)
+    downloads.media.slow = {f"{name}.webm": 0.15 for name in NAMES}
+
+
+def wait_for_rows(downloads: Downloads, process: subprocess.Popen[str], count: int) -> None:
+    manifest, until = downloads.data_dir / "manifest.jsonl", time.monotonic() + 30
+    while not manifest.exists() or manifest.read_bytes().count(b"\n") < count:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def test_a_killed_run_is_gone_on_with_and_does_nothing_twice(
+    downloads: Downloads, sources: dict[str, bytes]
+) -> None:
+    table_of_six(downloads, sources["webm"])
+    process = downloads.start(*SLOWLY)
+    wait_for_rows(downloads, process, 2)
+    process.kill()
+    process.communicate(timeout=10)
+    done = [row["ytid"] for row in downloads.lines()]
+    assert 2 <= len(done) < len(NAMES)
+    assert downloads.run()[0] == 0
+    assert downloads.wavs() == [f"{name}.wav" for name in NAMES]
+    assert sorted(row["ytid"] for row in downloads.lines()) == NAMES
+    assert [downloads.media.begun[f"{name}.webm"] for name in done] == [1] * len(done)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_ends_at_once_and_is_gone_on_with(
+    downloads: Downloads, sources: dict[str, bytes], number: signal.Signals
+) -> None:
+    table_of_six(downloads, sources["webm"])
+    downloads.media.slow["clip1.webm"] = 20
+    process = downloads.start(*SLOWLY)
+    wait_for_rows(downloads, process, 1)
+    started = time.monotonic()
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=10)
+    assert time.monotonic() - started < 4
+    assert process.returncode == 130
+    assert "the same command goes on" in errors
+    assert "Traceback" not in errors
+    assert not list(downloads.data_dir.glob(".*.part"))
+    assert [row["ytid"] for row in downloads.lines()] == ["clip0"]
+    downloads.media.slow.clear()
+    assert downloads.run()[0] == 0
+    assert downloads.media.begun["clip0.webm"] == 1
+
+
+def test_a_second_process_on_the_same_folder_is_turned_away(
+    downloads: Downloads, sources: dict[str, bytes]
+) -> None:
+    table_of_six(downloads, sources["webm"])
+    process = downloads.start(*SLOWLY)
+    wait_for_rows(downloads, process, 1)
+    code, _, errors = downloads.run()
+    assert code == 5
+    assert "in use" in errors
+    assert process.communicate(timeout=30)[0]
+    assert process.returncode == 0
+
+
+def test_a_torn_last_line_is_dropped_and_its_audio_taken_in(
+    downloads: Downloads, sources: dict[str, bytes]
+) -> None:
+    downloads.table(("a", 1, 3), ("b", 1, 3))
+    downloads.host(sources["webm"], "a", "b")
+    assert downloads.run("--workers", 1)[0] == 0
+    manifest = downloads.data_dir / "manifest.jsonl"
+    manifest.write_bytes(manifest.read_bytes()[:-20])
+    (downloads.data_dir / ".b.wav.part").write_bytes(b"half")
+    assert downloads.run()[0] == 0
+    assert downloads.reasons() == {"a": "ok", "b": "ok"}
+    assert downloads.media.begun["b.webm"] == 1
+    assert not list(downloads.data_dir.glob(".*.part"))
+
+
+def test_a_damaged_manifest_is_named_by_line_and_not_overwritten(downloads: Downloads) -> None:
+    downloads.table(("a", 1, 3))
+    downloads.data_dir.mkdir()
+    text = '{"ytid": "a", "status": "failed", "reason": "removed"}\nnonsense\n'
+    (downloads.data_dir / "manifest.jsonl").write_text(text)
+    code, _, errors = downloads.run()
+    assert code == 5
+    assert "line 2" in errors
+    assert (downloads.data_dir / "manifest.jsonl").read_text() == text
+
+
+def test_a_file_of_somebody_else_is_not_overwritten(
+    downloads: Downloads, sources: dict[str, bytes]
+) -> None:
+    downloads.table(("a", 1, 3))
+    downloads.host(sources["webm"], "a")
+    downloads.data_dir.mkdir()
+    (downloads.data_dir / "a.wav").write_bytes(b"mine")
+    assert downloads.run()[0] == 1
+    assert downloads.reasons() == {"a": "in_the_way"}
+    assert (downloads.data_dir / "a.wav").read_bytes() == b"mine"
+    (downloads.data_dir / "a.wav").unlink()
+    assert downloads.run()[0] == 0
+
+
+def test_a_folder_that_cannot_be_written_is_told(downloads: Downloads) -> None:
+    downloads.table(("a", 1, 3))
+    downloads.data_dir.write_text("a file")
+    code, _, errors = downloads.run()
+    assert code == 5
+    assert "cannot be written" in errors
+
+
+def test_a_full_disk_ends_the_run_and_leaves_no_half_file(
+    downloads: Downloads, sources: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    downloads.table(("a", 1, 3))
+    downloads.host(sources["webm"], "a")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("src.clips.fetching.keep", full)
+        code, _, errors = downloads.run()
+    assert code == 5
+    assert "No space left" in errors
+    assert downloads.lines() == []
+    assert downloads.run()[0] == 0
