@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -156,7 +157,9 @@ def load_musicgen(model: str, device: str) -> tuple[LMModel, CompressionModel]:
     from audiocraft.models import MusicGen
 
     try:
-        musicgen = MusicGen.get_pretrained(model, device=device)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.nn.utils.weight_norm is deprecated")
+            musicgen = MusicGen.get_pretrained(model, device=device)
     except Exception as error:  # the hub, torch and omegaconf raise many types
         raise GeneratorError(
             f"{model} cannot be loaded ({type(error).__name__}: {error}). It should be a MusicGen "

@@ -183,5 +183,5 @@ def judge_again(run: Run, prompts: Sequence[Prompt], judges: Sequence[Judge]) ->
             run.append({**record, "judges": values, "unjudged": heard["unjudged"]})
             changed += 1
     if changed:
-        log.info("%d clips were judged again", changed)
+        log.info("judged again: %d clip%s", changed, "s" * (changed > 1))
     return changed

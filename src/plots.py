@@ -39,6 +39,7 @@ COLOURS = {
     "sbs": "#D55E00",
     "lookahead": "#009E73",
 }
+ANOTHER = "#CC79A7"  # of a method that is not among them
 STYLE: dict[Any, Any] = {
     "font.size": 8,
     "axes.titlesize": 8,
@@ -50,6 +51,10 @@ STYLE: dict[Any, Any] = {
     "ytick.major.width": 0.6,
     "figure.dpi": 200,
 }
+
+
+def colour_of(method: str) -> str:
+    return COLOURS.get(method, ANOTHER)
 
 
 def save_benchmark(folder: Path, summary: Summary | None = None) -> Path:
@@ -82,9 +87,9 @@ def benchmark_figure(summary: Summary) -> Figure:
             for y, method in enumerate(methods):
                 cell = summary.cells[method, measure.name]
                 if measure.kind == "set":
-                    _one_number(ax, y, COLOURS[method], summary, measure, cell, paired)
+                    _one_number(ax, y, colour_of(method), summary, measure, cell, paired)
                 else:
-                    _points(ax, y, COLOURS[method], cell, paired)
+                    _points(ax, y, colour_of(method), cell, paired)
         _costs(axes[panels - 1], methods, summary.costs)
         if paired:
             spent = _spent(summary.costs[BASELINE])
@@ -171,7 +176,7 @@ def _dress(ax: Axes, measure: Measure, paired: bool) -> None:
 
 def _costs(ax: Axes, rows: list[str], costs: dict[str, CostPerPrompt]) -> None:
     frames = [costs[method].frames for method in rows]
-    ax.barh(range(len(rows)), frames, height=0.5, color=[COLOURS[m] for m in rows], alpha=0.8)
+    ax.barh(range(len(rows)), frames, height=0.5, color=[colour_of(m) for m in rows], alpha=0.8)
     for y, method in enumerate(rows):
         ax.text(0, y + 0.28, f" {_spent(costs[method])}", fontsize=6, va="top")
     ax.set_title("cost\nper prompt")

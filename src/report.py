@@ -229,15 +229,20 @@ def _verdict(summary: Summary, method: str) -> list[str]:
     chosen = {
         "better": f"{method} beats the baseline on {selector.name}, which chose its clips",
         "worse": f"{method} is below the baseline on {selector.name}, which chose its clips",
-        "unclear": f"{method} is not shown to differ from the baseline on {selector.name}",
+        "unclear": f"{method} is not shown to differ from the baseline on {selector.name}, "
+        "which chose its clips",
     }[selector.direction(own)]
+    direction = primary.direction(judged)
+    if selector.direction(own) != "better":  # there is no gain to agree with
+        says = {"better": "better by", "worse": "worse by", "unclear": "no difference shown:"}
+        tail = f" {unclear}" if direction == "unclear" else ""
+        return [f"{chosen}; the judge {primary.name}: {says[direction]} {by}{tail}."]
     follows = {
-        "better": f"the judge {primary.name} agrees: better by {by}",
-        "worse": f"the judge {primary.name} disagrees: worse by {by}",
-        "unclear": f"the judge {primary.name} does not follow: {by} {unclear}",
-    }[primary.direction(judged)]
-    link = "; and" if selector.direction(own) == primary.direction(judged) == "better" else "; but"
-    return [f"{chosen}{link} {follows}."]
+        "better": f"and the judge {primary.name} agrees: better by {by}",
+        "worse": f"but the judge {primary.name} disagrees: worse by {by}",
+        "unclear": f"but the judge {primary.name} does not follow: {by} {unclear}",
+    }[direction]
+    return [f"{chosen}; {follows}."]
 
 
 def _to_know(summary: Summary, measure: Measure) -> list[str]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src.plots import DIGEST_KEY, benchmark_figure, save_benchmark
+from src.plots import COLOURS, DIGEST_KEY, benchmark_figure, save_benchmark
 from src.records import records_digest
 from src.summary import summarise
 from tests.generator.made_up_run import OWN, SET, made_up_run
@@ -54,7 +54,7 @@ def test_a_measure_of_sets_is_one_diamond_a_method_with_its_p(tmp_path: Path) ->
     diamonds = [line for line in panel.lines if line.get_marker() == "D"]
     expected = [summary.cells[method, "fad_msd"].shift for method in ("best_of_n", "sbs")]
     assert [np.ravel(line.get_xdata())[0] for line in diamonds] == expected
-    assert next(text.get_text().split(", ")[1] for text in panel.texts) == "p = 0.001"
+    assert next(text.get_text().split(", ")[1] for text in panel.texts) == "p = 0.005"
     assert not panel.collections
     assert panel.xaxis_inverted()
     assert "fad_msd: MSD_musicnn (ebd4de86)" in figure.get_supxlabel()
@@ -99,3 +99,10 @@ def test_drawing_needs_no_torch(tmp_path: Path) -> None:
         f"save_benchmark(Path({str(folder)!r})); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_method_that_has_no_colour_of_its_own_is_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(COLOURS, "sbs")
+    assert save_benchmark(made_up_run(tmp_path)).stat().st_size > 10_000

@@ -16,7 +16,7 @@ from src.records import RunFolderError
 from src.report import findings, text_table, write_per_clip, write_summary
 from src.stats import Interval
 from src.summary import Measure, SetDifference, Summary, summarise
-from tests.generator.made_up_run import OWN, SET, made_up_run
+from tests.generator.made_up_run import METHODS, OWN, SET, made_up_run
 
 UNREAD = {"of": 64, "tokens": 240}
 REPOSITORY = Path(__file__).parents[2]
@@ -74,6 +74,18 @@ def test_a_judge_that_agrees_and_one_that_does_not_follow_are_both_said(tmp_path
         r"sbs beats .*; but the judge msd_kld does not follow: .* includes zero", lines
     )
     assert "mtt_vgg: not independent." in lines
+
+
+def test_where_the_selector_gains_nothing_no_judge_is_said_to_follow_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(METHODS, "sbs", (0.0, -0.5, 2000, 24))
+    monkeypatch.setitem(METHODS, "best_of_n", (0.0, 0.0, 2000, 8))
+    lines = "\n".join(findings(summarise(made_up_run(tmp_path))))
+    nothing = "is not shown to differ from the baseline on tags, which chose its clips; the judge"
+    assert re.search(rf"sbs {nothing} msd_kld: better by -.*\]\.", lines)
+    assert re.search(rf"best_of_n {nothing} msd_kld: no difference shown: .* zero\.", lines)
+    assert "follow" not in lines
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,277 @@
+"""What the paper profile needs, made up and small, laid out as where the real files are.
+
+    envs/generator/.venv/bin/python -m tests.end_to_end.paper_stack FOLDER
+
+Writes FOLDER/hf, a hub cache (for HF_HOME) with MusicGen, its T5 and CLAP; FOLDER/cache (for
+XDG_CACHE_HOME) with PaSST; and FOLDER/data (for --data_dir), MusicCaps' table with references. The
+MusicGen has MusicGen-small's configuration with fewer and narrower layers, exported by audiocraft
+itself; the T5 has t5-base's width and one layer. Everything is random and seeded: two runs write
+the same weights.
+
+It is a process of its own, because the hub's libraries read HF_HOME when they are imported.
+"""
+
+import csv
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[2]
+MODEL, ENCODER = "facebook/musicgen-small", "t5-base"
+REFERENCE_RATE = 32_000
+
+# MusicGen-small's, but for dim (1024), num_heads (16) and num_layers (24).
+MUSICGEN: dict[str, Any] = {
+    "solver": "musicgen",
+    "sample_rate": 32_000,
+    "channels": 1,
+    "compression_model_checkpoint": "//pretrained/facebook/encodec_32khz",
+    "lm_model": "transformer_lm",
+    "codebooks_pattern": {
+        "modeling": "delay",
+        "delay": {"delays": [0, 1, 2, 3], "flatten_first": 0, "empty_initial": 0},
+    },
+    "transformer_lm": {
+        **{"n_q": 4, "card": 2048, "dim": 64, "num_heads": 4, "num_layers": 2, "hidden_scale": 4},
+        **{"dropout": 0.0, "emb_lr": None, "activation": "gelu", "norm_first": True},
+        **{"bias_ff": False, "bias_attn": False, "bias_proj": False, "past_context": None},
+        **{"causal": True, "custom": False, "memory_efficient": True},
+        **{"attention_as_float32": False, "layer_scale": None, "positional_embedding": "sin"},
+        **{"xpos": False, "checkpointing": "none", "weight_init": "gaussian"},
+        **{"depthwise_init": "current", "zero_bias_init": True, "norm": "layer_norm"},
+        **{"cross_attention": False, "qk_layer_norm": False, "qk_layer_norm_cross": False},
+        **{"attention_dropout": None, "kv_repeat": 1, "two_step_cfg": False},
+    },
+    "classifier_free_guidance": {"training_dropout": 0.3, "inference_coef": 3.0},
+    "attribute_dropout": {"args": {"active_on_eval": False}, "text": {}, "wav": {}},
+    "fuser": {
+        **{"cross_attention_pos_emb": False, "cross_attention_pos_emb_scale": 1},
+        **{"sum": [], "prepend": [], "cross": ["description"], "input_interpolate": []},
+    },
+    "conditioners": {
+        "args": {"merge_text_conditions_p": 0.25, "drop_desc_p": 0.5},
+        "description": {
+            "model": "t5",
+            "t5": {
+                "finetune": False,
+                "name": ENCODER,
+                "word_dropout": 0.3,
+                "normalize_text": False,
+            },
+        },
+    },
+    "dataset": {"segment_duration": 30},
+    "dtype": "float16",
+    "device": "cuda",
+}
+# EnCodec's at 32 kHz and 50 frames a second, but for n_filters (64) and lstm (2).
+ENCODEC: dict[str, Any] = {
+    "solver": "compression",
+    "sample_rate": 32_000,
+    "channels": 1,
+    "compression_model": "encodec",
+    "encodec": {
+        **{"autoencoder": "seanet", "quantizer": "rvq", "sample_rate": 32_000, "channels": 1},
+        **{"causal": False, "renormalize": False},
+    },
+    "seanet": {
+        **{"dimension": 128, "channels": 1, "causal": False, "n_filters": 2},
+        **{"n_residual_layers": 1, "ratios": [8, 5, 4, 4], "activation": "ELU"},
+        **{"activation_params": {"alpha": 1.0}, "norm": "weight_norm", "norm_params": {}},
+        **{"kernel_size": 7, "residual_kernel_size": 3, "last_kernel_size": 7, "dilation_base": 2},
+        **{"pad_mode": "constant", "true_skip": True, "compress": 2, "lstm": 1, "encoder": {}},
+        "disable_norm_outer_blocks": 0,
+        "decoder": {
+            **{"trim_right_ratio": 1.0, "final_activation": None, "final_activation_params": None}
+        },
+    },
+    "rvq": {
+        **{"n_q": 4, "q_dropout": False, "bins": 2048, "decay": 0.99, "kmeans_init": True},
+        **{"kmeans_iters": 50, "threshold_ema_dead_code": 2, "orthogonal_reg_weight": 0.0},
+        **{"orthogonal_reg_active_codes_only": False, "orthogonal_reg_max_codes": None},
+    },
+    "dtype": "float32",
+    "device": "cuda",
+}
+
+# MusicCaps' columns. What stands in the captions is what trips a reader of tables: commas, quotes,
+# a caption longer than verifiers read, an id that looks like an option.
+COLUMNS = (
+    *("ytid", "start_s", "end_s", "audioset_positive_labels", "aspect_list", "caption"),
+    *("author_id", "is_balanced_subset", "is_audioset_eval"),
+)
+LONG_CAPTION = (
+    "A recording of a small band at a summer fair, taken from far behind the crowd: " * 5
+) + "a brass section plays a march, a bass drum keeps the beat, and somebody whistles along."
+CAPTIONS = {
+    "-aB3dEfGhI0": 'A "lo-fi" beat, with a soft piano, vinyl crackle, and nothing else.',
+    "longCapti0n": LONG_CAPTION,
+    "_C4nOnInD__": "Two violins, a cello: a slow canon in D; it sounds like a wedding, somehow.",
+    "dRuM5oLo123": "A drum solo.\nIt is fast, dry, and close to the microphone.",
+    "--hArP--99x": "A solo harp that plays arpeggios, with a long reverb.",
+}
+
+
+def write_musiccaps(folder: Path) -> None:
+    """MusicCaps' table in its own columns, and the references of all of its rows."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "musiccaps.csv").open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(COLUMNS)
+        for number, (ytid, caption) in enumerate(CAPTIONS.items()):
+            start, labels, aspects = 30 + number, "/m/04rlf,/m/0140xf", "['mellow', \"80's\"]"
+            flags = (number % 2 == 0, number > 0)
+            table.writerow((ytid, start, start + 10, labels, aspects, caption, number, *flags))
+    for number, ytid in enumerate(CAPTIONS):
+        write_reference(folder / f"{ytid}.wav", number)
+
+
+def write_reference(path: Path, seed: int) -> None:
+    """Ten seconds of notes with a beat, mono, 16 bits, another piece for each seed."""
+    import soundfile
+
+    generator = np.random.default_rng(seed)
+    time = np.arange(10 * REFERENCE_RATE) / REFERENCE_RATE
+    beat = (2 + seed / 2) * time
+    melody = generator.integers(0, 12, 60)[beat.astype(int)]
+    phase = 2 * np.pi * np.cumsum(220 * 2 ** (melody / 12)) / REFERENCE_RATE
+    notes = (np.sin(phase) + 0.4 * np.sin(2 * phase)) * np.exp(-3 * (beat % 1))
+    drum = generator.normal(size=time.size) * np.exp(-30 * (beat % 1))
+    samples = 0.2 * notes + 0.05 * (1 + seed % 3) * drum
+    soundfile.write(path, samples.clip(-1, 1), REFERENCE_RATE, subtype="PCM_16")
+
+
+def put_in_hub(home: Path, repository: str, files: Iterable[Path]) -> None:
+    """Move files into the hub cache of `home`, as huggingface_hub lays it out: one revision."""
+    folder = home / "hub" / f"models--{repository.replace('/', '--')}"
+    revision = hashlib.sha1(repository.encode()).hexdigest()
+    snapshot, blobs = folder / "snapshots" / revision, folder / "blobs"
+    for made in (snapshot, blobs, folder / "refs"):
+        made.mkdir(parents=True, exist_ok=True)
+    (folder / "refs" / "main").write_text(revision)
+    for file in files:
+        with file.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        shutil.move(file, blobs / digest)
+        (snapshot / file.name).symlink_to(Path("../../blobs") / digest)
+
+
+def hub_files(home: Path, repository: str) -> Path:
+    """Where the files of a repository lie in the hub cache of `home`."""
+    (snapshot,) = (
+        home / "hub" / f"models--{repository.replace('/', '--')}" / "snapshots"
+    ).iterdir()
+    return snapshot
+
+
+def write_encoder(folder: Path) -> None:
+    """The three files of t5-base that a MusicGen needs: width 768, one layer, few pieces."""
+    from transformers import T5Config, T5EncoderModel
+
+    pieces = ROOT / "builtin" / "text_encoder" / "spiece.model"
+    shutil.copy(pieces, folder / pieces.name)
+    shape = {"d_model": 768, "d_ff": 64, "d_kv": 64, "num_heads": 2, "num_layers": 1}
+    config = T5Config(vocab_size=418, decoder_start_token_id=0, **shape)  # 318 pieces, 100 extra
+    T5EncoderModel(config).save_pretrained(folder, safe_serialization=True)
+
+
+def write_musicgen(folder: Path) -> None:
+    """Both files of a MusicGen as audiocraft exports them. Its T5 must be in the hub cache."""
+    import torch
+    from omegaconf import OmegaConf
+
+    from src.generator import audiocraft_without_clap
+
+    with audiocraft_without_clap():
+        from audiocraft.models import builders
+        from audiocraft.utils.export import export_encodec, export_lm
+
+    on_cpu = {"device": "cpu", "dtype": "float32"}
+    lm = builders.get_lm_model(OmegaConf.create(MUSICGEN | on_cpu))
+    codec = builders.get_compression_model(OmegaConf.create(ENCODEC | on_cpu))
+    speak_up(codec)
+    half = {name: tensor.half() for name, tensor in lm.state_dict().items()}  # as it is released
+    with tempfile.TemporaryDirectory() as scratch:
+        trained = Path(scratch) / "checkpoint.th"
+        config = OmegaConf.create(MUSICGEN)
+        torch.save(
+            {"best_state": {"model": half}, "fsdp_best_state": {}, "xp.cfg": config}, trained
+        )
+        export_lm(trained, folder / "state_dict.bin")
+        config = OmegaConf.create(ENCODEC)
+        torch.save({"best_state": {"model": codec.state_dict()}, "xp.cfg": config}, trained)
+        export_encodec(trained, folder / "compression_state_dict.bin")
+
+
+def speak_up(codec: Any) -> None:
+    """Make a random codec's audio depend on its tokens, as music does: mean square about 0.02.
+
+    As it is initialised, it renders its biases, so that all clips sound alike.
+    """
+    for name, buffer in codec.named_buffers():
+        if name.endswith("inited"):
+            buffer.fill_(1)
+        elif name.endswith(("embed", "embed_avg")):
+            buffer.normal_()
+    for name, weights in codec.decoder.named_parameters():
+        weights.data *= {"bias": 0.0, "weight_g": 1.5}.get(name.rpartition(".")[2], 1.0)
+
+
+def write_stack(folder: Path) -> None:
+    """All of it, in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.end_to_end.paper_stack", str(folder)],
+        cwd=ROOT,
+        env=environment_of(folder),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def environment_of(folder: Path) -> dict[str, str]:
+    """The variables with which the files in a folder are found, and no others."""
+    places = {"HF_HOME": str(folder / "hf"), "XDG_CACHE_HOME": str(folder / "cache")}
+    others = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "AUDIOCRAFT_CACHE_DIR", "TORCH_HOME")
+    unset = {*others, "CURATOR_WEIGHTS", "CURATOR_TOKEN"}
+    kept = {name: value for name, value in os.environ.items() if name not in unset}
+    return kept | places | {"HF_HUB_OFFLINE": "1"}
+
+
+def main(folder: Path) -> None:
+    from tests.passt_weights import write_passt
+    from tests.verifier import clap_weights
+
+    made = folder / "made"
+    made.mkdir(parents=True)
+    clap_weights.main(made, with_naive=False)  # takes made/hub home for HF_HOME
+    home = made / "hub home"
+    for needless in home.glob("hub/models--*"):  # what the library asks for, and this program not
+        shutil.rmtree(needless)
+    put_in_hub(home, "lukewys/laion_clap", made.glob("weights/*.pt"))
+    put_in_hub(home, "roberta-base", made.glob("weights/roberta-base/*"))
+    write_encoder(made)
+    put_in_hub(
+        home,
+        ENCODER,
+        [*made.glob("*.json"), *made.glob("spiece.model"), *made.glob("*.safetensors")],
+    )
+    write_musicgen(made)
+    put_in_hub(home, MODEL, made.glob("*.bin"))
+    write_passt(folder / "cache" / "curator" / "weights")
+    write_musiccaps(folder / "data")
+    home.rename(folder / "hf")
+    shutil.rmtree(made)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
