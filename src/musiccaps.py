@@ -15,14 +15,14 @@ import csv
 import io
 import logging
 import os
-import re
 import urllib.error
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from src import hub
+from src.prompt_table import ID, SUBSET_COLUMNS, TRUE, Subset
 from src.records import write_whole
 
 log = logging.getLogger(__name__)
@@ -40,12 +40,6 @@ COLUMNS = (
     "is_balanced_subset",
     "is_audioset_eval",
 )
-Split = Literal["all", "balanced", "eval"]
-SPLIT_COLUMN: dict[Split, str | None] = {
-    "all": None,
-    "balanced": "is_balanced_subset",
-    "eval": "is_audioset_eval",
-}
 WITHOUT_THE_HUB = (
     f"Save musiccaps-public.csv from https://huggingface.co/datasets/{REPOSITORY} on a machine "
     "that reaches it, and pass it: --csv musiccaps-public.csv"
@@ -119,13 +113,13 @@ def keep_table(rows: Iterable[Mapping[str, Any]], data_dir: Path, source: str) -
     return data_dir / TABLE_NAME
 
 
-def read_sections(path: Path, split: Split = "all") -> list[Section]:
+def read_sections(path: Path, split: Subset = "all") -> list[Section]:
     """The clips of a subset, in the table's order. Raises MusicCapsError."""
     rows = _read(path)
     sections = _sections(rows, str(path))
-    column = SPLIT_COLUMN[split]
-    if column is None:
+    if split == "all":
         return sections
+    column = SUBSET_COLUMNS[split]
     if column not in rows[0]:
         raise MusicCapsError(f"{path} has no `{column}` column, so it has no subset '{split}'")
     return [s for s, row in zip(sections, rows, strict=True) if _is_true(row[column])]
@@ -172,7 +166,7 @@ def _sections(rows: list[Any], source: str) -> list[Section]:
     for number, row in enumerate(rows, start=1):
         where = f"{source}, row {number}"
         ytid = str(row["ytid"] or "")
-        if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", ytid):
+        if not ID.fullmatch(ytid):
             raise MusicCapsError(f"{where}: {ytid!r} is no YouTube id")
         if ytid in seen:
             raise MusicCapsError(f"{where}: {ytid} is there twice, and ids name files")
@@ -191,4 +185,4 @@ def _sections(rows: list[Any], source: str) -> list[Section]:
 
 
 def _is_true(value: Any) -> bool:
-    return str(value).strip().lower() in ("true", "1", "1.0")
+    return str(value).strip().lower() in TRUE

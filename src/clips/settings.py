@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from src.musiccaps import Split
+from src.prompt_table import Subset
 
 YOUTUBE = "https://www.youtube.com/watch?v={ytid}"
 
@@ -54,7 +54,7 @@ class DownloadSettings:
     data_dir: Path = Path("music_data")
     #: Clips wanted: all 5,521; balanced: 1,000 with genres in equal number; eval: those of
     #: AudioSet's evaluation set.
-    split: Split = "all"
+    split: Subset = "all"
     #: Clips wanted at most, from the top of the table.
     limit: int | None = None
     #: File of ids, one a line: only these clips.
