@@ -91,11 +91,9 @@ def search_all(
     settings: "BenchmarkSettings", prompts: Sequence["Prompt"], run: "Run", parts: "Parts"
 ) -> None:
     """Every method on every prompt that is not done, as many side by side as --max_rows holds."""
-    from tqdm import tqdm
-    from tqdm.contrib.logging import logging_redirect_tqdm
-
     from src.budget import make_plan
     from src.judging import finish
+    from src.progress import bar
     from src.search import search
     from src.tree import Failure
 
@@ -103,13 +101,9 @@ def search_all(
     total = len(settings.method) * len(prompts)
     done = total - sum(map(len, todo.values()))
     log.info("%s: %d of %d clips are finished", run.folder, done, total)
-    often = 0.1 if sys.stderr.isatty() else 15.0
-    with (
-        logging_redirect_tqdm(),
-        tqdm(total=total, initial=done, unit="clip", mininterval=often) as bar,
-    ):
+    with bar(settings.method[0], total, done, "clip") as shown:
         for method, left in todo.items():
-            bar.set_description(method)
+            shown.set_description(method)
             rate = parts.generator.frame_rate
             plan = make_plan(method, frame_rate=rate, **settings.search_settings())
             size = max(1, settings.max_rows // plan.candidates)
@@ -124,11 +118,12 @@ def search_all(
                     else:
                         record = finish(result, parts.judges, run.folder, settings.save_audio)
                     run.append(record)
-                    bar.update()
+                    shown.update()
 
 
 def report(run: "Run") -> int:
-    """Table, CSV and figure of a finished run. Returns the exit code."""
+    """Table, CSV, figure and listening page of a finished run. Returns the exit code."""
+    from src.page import write_page
     from src.plots import save_benchmark
     from src.report import summarise, text_table, write_per_clip, write_summary
 
@@ -138,6 +133,7 @@ def report(run: "Run") -> int:
     print(text_table(summary))
     if summary.methods:
         save_benchmark(run.folder, summary)
+    write_page(run.folder, summary)
     written = sorted(path for path in run.folder.iterdir() if not path.name.startswith("."))
     print(f"\n{run.folder}: {', '.join(p.name + '/' * p.is_dir() for p in written)}")
     return Exit.PROMPTS_FAILED if summary.failed else Exit.DONE

@@ -106,6 +106,10 @@ class Generator:
             self._conditions[prompt] = embedding[0]
         return self._conditions[prompt]
 
+    def forget_conditions(self) -> None:
+        """Encode texts anew from here on, as a first run does."""
+        self._conditions.clear()
+
     @torch.inference_mode()
     def render(self, tokens: Tensor) -> list[Clip]:
         """int64 [B, codebooks, frames] -> B clips of float32 [channels, frames / frame_rate s]."""

@@ -85,13 +85,18 @@ def load(
         raise
     except ValueError as error:  # a device or a dtype that this machine has not
         raise UsageError(str(error)) from error
+    return generator, connect(settings, remote, stack)
+
+
+def connect(settings: Settings, remote: Sequence[str], stack: ExitStack) -> ServerClient | None:
+    """A client of a server that hosts `remote`; None when nothing is remote."""
     if not remote:
-        return generator, None
+        return None
     url = settings.server
     if url == "auto":
         log.info("starting a verifier server for %s", ", ".join(remote))
         url = stack.enter_context(local_server(remote))
-    return generator, ServerClient(url, server_token())
+    return ServerClient(url, server_token())
 
 
 def identity(

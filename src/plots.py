@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from src.again import again
 from src.records import records_digest
 from src.report import difference_text
 from src.summary import (
@@ -189,4 +190,4 @@ def _spent(cost: CostPerPrompt) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(f"{save_benchmark(Path(sys.argv[1]))}\n")
+    sys.exit(again("src.plots", "Draw a run's figure.", lambda folder: str(save_benchmark(folder))))

@@ -61,12 +61,36 @@ class Run:
         facts: Mapping[str, Any],
         here: Mapping[str, Any] | None = None,
     ) -> None:
-        digest = hashlib.sha256(_dump(identity).encode()).hexdigest()
-        self.folder = output / f"{_slug(name)}-{digest[:8]}"
+        digest = _digest(identity)
+        self._open(output / f"{_slug(name)}-{digest[:8]}", digest, identity, facts, here or {})
+
+    @classmethod
+    def reopen(cls, folder: Path, here: Mapping[str, Any] | None = None) -> Self:
+        """The run in a folder that is there, wherever it has been moved to.
+
+        Raises RunFolderError, also where the manifest is not that of a whole run.
+        """
+        manifest = read_manifest(folder)
+        identity = manifest.get("identity")
+        if not isinstance(identity, dict) or manifest.get("hash") != _digest(identity):
+            raise RunFolderError(f"{folder / MANIFEST} was changed, or is no run's manifest")
+        run = cls.__new__(cls)
+        run._open(folder, manifest["hash"], identity, {}, here or {})
+        return run
+
+    def _open(
+        self,
+        folder: Path,
+        digest: str,
+        identity: Mapping[str, Any],
+        facts: Mapping[str, Any],
+        here: Mapping[str, Any],
+    ) -> None:
+        self.folder = folder
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(self.folder)
         try:
-            self.resumed = self._write_manifest(digest, identity, facts, here or {})
+            self.resumed = self._write_manifest(digest, identity, facts, here)
             drop_torn_line(self.folder / RECORDS)
             self._records = read_records(self.folder)
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
@@ -91,10 +115,19 @@ class Run:
         os.close(self._lock)
 
     @property
+    def manifest(self) -> dict[str, Any]:
+        """As it is on the disk."""
+        return read_manifest(self.folder)
+
+    @property
     def records(self) -> list[Record]:
         """The latest record of each method and prompt, in the order in which they were first
         made."""
         return list(self._records.values())
+
+    def latest(self, method: str, prompt_id: str) -> Record | None:
+        """The latest record of this method and prompt."""
+        return self._records.get((method, prompt_id))
 
     def is_done(self, method: str, prompt_id: str) -> bool:
         """Whether this prompt is finished; a failed one is not."""
@@ -269,6 +302,10 @@ def _lock(folder: Path) -> int:
             f"{folder} is in use by another process with the same settings: wait for it or end it"
         ) from None
     return handle
+
+
+def _digest(identity: Mapping[str, Any]) -> str:
+    return hashlib.sha256(_dump(identity).encode()).hexdigest()
 
 
 def _dump(value: Any) -> str:

@@ -5,16 +5,14 @@
 prints the table of a finished run and writes its summary.csv and per_clip.csv anew.
 """
 
-import csv
-import io
 import math
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from src.records import write_whole
+from src.again import again
 from src.stats import PERMUTATIONS
 from src.summary import (
     ALPHA,
@@ -28,6 +26,7 @@ from src.summary import (
     summarise,
     value_of,
 )
+from src.texts import columns, wrapped, write_csv
 
 __all__ = [
     "decimals",
@@ -39,7 +38,6 @@ __all__ = [
     "write_summary",
 ]
 
-WIDTH = 100  # columns of text
 LONGEST_REASON = 200  # characters; records.jsonl and per_clip.csv have it whole
 FEW_PROMPTS = 10  # a bootstrap over fewer gives intervals that are too narrow
 CSV_COLUMNS = (
@@ -55,7 +53,7 @@ def text_table(summary: Summary) -> str:
     Not over 100 columns, but for names that are longer.
     """
     if not summary.methods:
-        return "\n".join([summary.title, "No prompt is finished.", *_wrapped(findings(summary))])
+        return "\n".join([summary.title, "No prompt is finished.", *wrapped(findings(summary))])
     rows: list[tuple[str, ...]] = []
     headings: dict[int, str] = {}
     for measure in summary.measures:
@@ -68,7 +66,7 @@ def text_table(summary: Summary) -> str:
                     difference_text(summary, measure, cell.difference),
                 )
             )
-    aligned = _columns([("", "clips", "value", "to the baseline"), *rows], left=(0, 3))
+    aligned = columns([("", "clips", "value", "to the baseline"), *rows], left=(0, 3))
     lines = aligned[:1]
     for index, line in enumerate(aligned[1:]):
         if index in headings:
@@ -79,10 +77,10 @@ def text_table(summary: Summary) -> str:
         for m, c in ((method, summary.costs[method]) for method in summary.methods)
     ]
     header = ("cost per prompt", "prompts", "frames", "clips scored", "seconds")
-    lines += ["", *_columns([header, *spent], left=(0,))]
+    lines += ["", *columns([header, *spent], left=(0,))]
     rule = "-" * max(map(len, lines))
     notes = [*weights(summary), *findings(summary)]
-    return "\n".join([summary.title, rule, *lines, rule, *_wrapped(notes)])
+    return "\n".join([summary.title, rule, *lines, rule, *wrapped(notes)])
 
 
 def weights(summary: Summary) -> list[str]:
@@ -144,7 +142,7 @@ def write_summary(summary: Summary, path: Path) -> None:
                     *(f"{cost.frames:g}", f"{cost.clips:g}", f"{cost.seconds:.3f}"),
                 ]
             )
-    _write_csv(path, rows)
+    write_csv(path, rows)
 
 
 def write_per_clip(summary: Summary, path: Path) -> None:
@@ -164,7 +162,7 @@ def write_per_clip(summary: Summary, path: Path) -> None:
     for record in summary.failed:
         nothing = [""] * len(measures)
         rows.append([record["method"], record["prompt_id"], "failed", *nothing, record["reason"]])
-    _write_csv(path, rows)
+    write_csv(path, rows)
 
 
 def _numbers(cell: Cell) -> list[str]:
@@ -275,34 +273,13 @@ def _to_know(summary: Summary, measure: Measure) -> list[str]:
     return lines
 
 
-def _columns(rows: Sequence[Sequence[str]], left: tuple[int, ...]) -> list[str]:
-    """Rows as lines of aligned text; `left`: the columns that are not aligned to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            text.ljust(width) if i in left else text.rjust(width)
-            for i, (text, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-
-
-def _wrapped(sentences: Iterable[str]) -> list[str]:
-    wrapper = textwrap.TextWrapper(
-        WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
-    )
-    return [line for sentence in sentences for line in wrapper.wrap(sentence)]
-
-
-def _write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    write_whole(path, text.getvalue())
-
-
-if __name__ == "__main__":
-    folder = Path(sys.argv[1])
+def write_tables(folder: Path) -> str:
+    """Write summary.csv and per_clip.csv of a run and return its table. Raises RunFolderError."""
     found = summarise(folder)
     write_summary(found, folder / "summary.csv")
     write_per_clip(found, folder / "per_clip.csv")
-    sys.stdout.write(text_table(found) + "\n")
+    return text_table(found)
+
+
+if __name__ == "__main__":
+    sys.exit(again("src.report", "Print a run's table and write its CSV files.", write_tables))

@@ -220,6 +220,16 @@ class BenchmarkSettings(Settings):
             except PlanError as error:
                 raise UsageError(str(error)) from error
 
+    @property
+    def selectors(self) -> tuple[str, ...]:
+        """Every verifier that selects: what the preflight looks for."""
+        return (self.verifier,)
+
+    @property
+    def selector(self) -> str:
+        """The verifier whose own number judges nothing."""
+        return self.verifier
+
     def search_settings(self) -> dict[str, Any]:
         """What `budget.make_plan` needs besides the method and the model's frame rate."""
         names = ("candidates", "beam_width", "lookahead_k", "duration", "step_size")
@@ -246,7 +256,7 @@ def parse(kind: type[S], args: Sequence[str] | None = None, prog: str | None = N
 def start_logging(settings: Settings) -> None:
     """Log to stderr at the level asked for; libraries only when something is wrong."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    for name in ("src", "benchmark", "calibration"):
+    for name in ("src", "benchmark", "calibration", "verifier_experiment", "latency_experiment"):
         logging.getLogger(name).setLevel(settings.log_level.upper())
 
 

@@ -68,7 +68,8 @@ class Measure:
         if isinstance(difference, SetDifference):
             unclear, above = difference.p > ALPHA, difference.value > 0
         else:
-            unclear, above = difference.low <= 0 <= difference.high, difference.low > 0
+            # an interval without ends (one prompt) lies on neither side
+            unclear, above = not (difference.low > 0 or difference.high < 0), difference.low > 0
         if unclear:
             return "unclear"
         return "better" if above == self.higher_is_better else "worse"

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import re
 import subprocess
 import sys
@@ -97,6 +98,7 @@ def test_where_the_selector_gains_nothing_no_judge_is_said_to_follow_it(
         (-0.2, -0.1, False, "better"),
         (-0.1, 0.1, True, "unclear"),
         (0.0, 0.1, True, "unclear"),
+        (math.nan, math.nan, True, "unclear"),
     ],
 )
 def test_an_interval_counts_by_its_side_of_zero_and_the_measures_direction(

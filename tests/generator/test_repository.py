@@ -243,7 +243,7 @@ def test_the_readmes_exit_codes_are_the_scripts() -> None:
     assert shown == [int(code) for code in preflight.Exit]
 
 
-@pytest.mark.parametrize("command", readme_commands(r"^python (?:-m src|perf/)"))
+@pytest.mark.parametrize("command", readme_commands(r"^python (?:-m src|perf/|\w+_experiment)"))
 def test_the_readmes_other_commands_name_flags_that_are_there(command: str) -> None:
     words = shlex.split(command)
     program = words[1:3] if words[1] == "-m" else words[1:2]

@@ -19,15 +19,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from src import hub
 from src.weights import ROOT, Missing, hub_needed, missing_encoder, missing_model
 
 if TYPE_CHECKING:
+    from src.experiment.settings import ExperimentSettings
     from src.prompts import Prompt
     from src.settings import BenchmarkSettings
 
+S = TypeVar("S", "BenchmarkSettings", "ExperimentSettings")
+WITHOUT_DOWNLOAD = "benchmark.py --profile builtin --server auto --verifier tags"
 GENERATOR_PACKAGES = ("torch", "audiocraft", "tyro", "soundfile", "requests", "matplotlib")
 
 
@@ -44,10 +47,10 @@ class Exit(IntEnum):
 
 
 @dataclass(frozen=True)
-class Ready:
+class Ready(Generic[S]):
     """Settings with their judges, the prompts, and what is missing (empty: the run can start)."""
 
-    settings: "BenchmarkSettings"
+    settings: S
     prompts: Sequence["Prompt"]
     missing: Sequence[Missing]
 
@@ -69,20 +72,22 @@ def check_environment() -> None:
     raise SystemExit(Exit.MISSING)
 
 
-def look(settings: "BenchmarkSettings") -> Ready:
+def look(settings: S, known: Sequence["Prompt"] | None = None, decodes: bool = True) -> Ready[S]:
     """Look for everything that the run needs.
 
-    Judges by default are those of the profile that can judge these prompts. When nothing is left to
-    be downloaded, hub libraries are kept off the network from here on.
+    known: the prompts, where they are not to be looked for. decodes: whether the language model,
+    and with it its text encoder, is used. Judges by default are those of the profile that can judge
+    these prompts. When nothing is left to be downloaded, hub libraries are kept off the network
+    from here on.
     """
-    from src.preflight_judges import choose_judges
-    from src.preflight_verifiers import missing_verifiers
+    from src.preflight.judges import choose_judges
+    from src.preflight.verifiers import missing_verifiers
 
-    prompts, missing = _prompts(settings)
+    prompts, missing = _prompts(settings) if known is None else (list(known), [])
     model = str(settings.model)
     checks: list[Callable[[], list[Missing]]] = [
         lambda: missing_model(model),
-        lambda: missing_encoder(model),
+        lambda: missing_encoder(model) if decodes else [],
         lambda: missing_verifiers(settings),
     ]
     with ThreadPoolExecutor(len(checks)) as pool:
@@ -95,19 +100,19 @@ def look(settings: "BenchmarkSettings") -> Ready:
     return Ready(replace(settings, judges=judges), prompts, missing)
 
 
-def message(missing: Sequence[Missing]) -> str:
-    """One text that lists everything missing."""
+def message(missing: Sequence[Missing], without: str = WITHOUT_DOWNLOAD) -> str:
+    """One text that lists everything missing. without: the command that needs no download."""
     lines = [f"Nothing was started: {len(missing)} thing(s) missing.", ""]
     for number, item in enumerate(missing, start=1):
         source = f"{item.source}; licence {item.licence}" if item.licence else item.source
         lines += [f"{number}. {item.what}", f"   from: {source}", f"   do:   {item.how}", ""]
-    lines.append(
-        "Without any download: python benchmark.py --profile builtin --server auto --verifier tags"
-    )
+    lines.append(f"Without any download: python {without}")
     return "\n".join(lines)
 
 
-def _prompts(settings: "BenchmarkSettings") -> tuple[list["Prompt"], list[Missing]]:
+def _prompts(
+    settings: "BenchmarkSettings | ExperimentSettings",
+) -> tuple[list["Prompt"], list[Missing]]:
     from src.musiccaps import MusicCapsError, fetch_table, find_table
     from src.prompts import PromptError, load_prompts
 

@@ -17,6 +17,7 @@ from src.verifier_weights import absent, listing
 from src.weights import Missing
 
 if TYPE_CHECKING:
+    from src.experiment.settings import ExperimentSettings
     from src.prompts import Prompt
     from src.settings import BenchmarkSettings
 
@@ -26,7 +27,7 @@ FETCH = "envs/verifier/.venv/bin/python verifier_server.py --fetch"
 
 
 def choose_judges(
-    settings: "BenchmarkSettings", prompts: Sequence["Prompt"]
+    settings: "BenchmarkSettings | ExperimentSettings", prompts: Sequence["Prompt"]
 ) -> tuple[tuple[str, ...], list[Missing]]:
     """The run's judges, and what they lack. Verifiers that judge are looked for elsewhere."""
     referenced = [p for p in prompts if p.reference and p.reference.is_file()]
@@ -34,9 +35,9 @@ def choose_judges(
         chosen = _defaults(settings, not prompts or bool(referenced))
         _warn_of_absent_references(chosen, len(prompts) - len(referenced), len(prompts))
         return chosen, _weights(chosen)
-    chosen = tuple(name for name in settings.judges if name != settings.verifier)
+    chosen = tuple(name for name in settings.judges if name != settings.selector)
     if len(chosen) < len(settings.judges):
-        log.warning("%s selects: its own number is shown as the selector's", settings.verifier)
+        log.warning("%s selects: its own number is shown as the selector's", settings.selector)
     found = _unknown(chosen) + _weights(chosen)
     needing = [name for name in chosen if name in JUDGES and JUDGES[name].needs_reference]
     if needing and prompts and not referenced:
@@ -53,9 +54,11 @@ def choose_judges(
     return chosen, found
 
 
-def _defaults(settings: "BenchmarkSettings", referenced: bool) -> tuple[str, ...]:
+def _defaults(
+    settings: "BenchmarkSettings | ExperimentSettings", referenced: bool
+) -> tuple[str, ...]:
     try:
-        selecting = set(components(settings.verifier))
+        selecting = set(components(settings.selector)) if settings.selector else set()
     except ExpressionError:  # which the look at the verifiers reports
         selecting = set()
     chosen, reasons = [], []

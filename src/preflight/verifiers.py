@@ -15,17 +15,20 @@ from src.weights import ROOT, Missing
 from src.wire import VERIFIERS_PATH
 
 if TYPE_CHECKING:
+    from src.experiment.settings import ExperimentSettings
     from src.settings import BenchmarkSettings
 
 PYTHON = "envs/verifier/.venv/bin/python"
 
 
-def missing_verifiers(settings: "BenchmarkSettings") -> list[Missing]:
+def missing_verifiers(settings: "BenchmarkSettings | ExperimentSettings") -> list[Missing]:
     """Of the verifiers that select or judge, those that cannot score."""
-    try:
-        names = [name for name in components(settings.verifier) if name != PERPLEXITY]
-    except ValueError as error:
-        return [Missing(f"verifier {settings.verifier!r}", "nowhere", str(error))]
+    names: list[str] = []
+    for expression in settings.selectors:
+        try:
+            names += [name for name in components(expression) if name != PERPLEXITY]
+        except ValueError as error:
+            return [Missing(f"verifier {expression!r}", "nowhere", str(error))]
     judging = [n for n in settings.judges or () if n not in JUDGES and n in VERIFIERS]
     names = list(dict.fromkeys([*names, *judging]))
     if not names:
@@ -47,17 +50,29 @@ def missing_verifiers(settings: "BenchmarkSettings") -> list[Missing]:
             "own: --server auto",
         )
         return [server, *_weights(names)]
+    flag = "--verifier" if settings.selector else "--verifiers"
     return [
         Missing(
             f"verifier {name} on the server",
             settings.server,
             f"{hosted.get(name, 'it hosts ' + (', '.join(hosted) or 'nothing'))}. "
             f"Start it with --models {' '.join(names)}, or choose another "
-            f"{'--judges' if name in judging else '--verifier'}",
+            f"{'--judges' if name in judging else flag}",
         )
         for name in names
         if hosted.get(name) not in ("ready", "loading")
     ]
+
+
+def hosted_or_hostable(server: str) -> list[str]:
+    """All verifiers that the server has, or, with 'auto', that one on this machine could have.
+
+    Raises OSError or ValueError for a server that does not answer.
+    """
+    if server == "auto":
+        return [name for name, adapter in VERIFIERS.items() if adapter(name).missing() is None]
+    hosted = hosted_verifiers(server)
+    return [name for name, state in hosted.items() if state in ("ready", "loading")]
 
 
 def _weights(names: Sequence[str]) -> list[Missing]:

@@ -1,0 +1,37 @@
+"""How tables and sentences are laid out for people, and CSV files for programs."""
+
+import csv
+import io
+import textwrap
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from src.records import write_whole
+
+WIDTH = 100  # columns of text
+
+
+def columns(rows: Sequence[Sequence[str]], left: tuple[int, ...]) -> list[str]:
+    """Rows as lines of aligned text; `left`: the columns that are not aligned to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            text.ljust(width) if i in left else text.rjust(width)
+            for i, (text, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def wrapped(sentences: Iterable[str]) -> list[str]:
+    wrapper = textwrap.TextWrapper(
+        WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+    )
+    return [line for sentence in sentences for line in wrapper.wrap(sentence)]
+
+
+def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_whole(path, text.getvalue())
