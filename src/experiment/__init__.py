@@ -1,0 +1,1 @@
+"""Pools and sweeps: generated, scored by everybody, kept to be scored again."""

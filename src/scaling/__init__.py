@@ -1,0 +1,1 @@
+"""What pools and searches say of the compute spent: statistics, figures, tables."""

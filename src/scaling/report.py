@@ -1,0 +1,187 @@
+"""The report of a pool and of a sweep of tree searches: CSV files, figures, and a text.
+
+    python -m src.scaling.report results/pool-builtin-m32-1a2b3c4d --sweep results/sweep-..
+
+makes it again from records alone, into the pool's folder (or --output).
+"""
+
+import argparse
+import math
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from src.plots import DIGEST_KEY
+from src.records import RunFolderError, records_digest
+from src.scaling.cost import CostStudy, cost_study
+from src.scaling.cost_plot import cost_figure
+from src.scaling.cost_text import cost_text
+from src.scaling.matrices import agreement_figure, matrix_figure
+from src.scaling.plots import prefix_figure, save, scaling_figure, transfer_figure
+from src.scaling.study import Pair, Study, study_pool
+from src.scaling.text import study_text
+from src.stats import Interval, StatsError, kl_bound
+from src.texts import write_csv
+
+if TYPE_CHECKING:
+    from src.pool import Pool
+
+BUDGETS = (1, 2, 4, 8, 16)
+POOL_DIGEST_KEY = f"Pool-{DIGEST_KEY}"  # in figures of a sweep that show a pool as well
+SCALING_COLUMNS = (
+    *("selector", "measure", "n", "mean", "gain", "low", "high", "own", "prompts"),
+    *("shares_data", "higher_is_better"),
+)
+MATRIX_COLUMNS = (
+    *("selector", "measure", "n", "gain_sd", "low", "high", "own", "shares_data", "prompts"),
+)
+AGREEMENT_COLUMNS = ("a", "b", "tau", "low", "high", "prompts")
+TRANSFER_COLUMNS = (
+    *("selector", "measure", "n", "kl_bound", "sqrt_kl", "transfer", "low", "high", "reason"),
+    *("change", "change_low", "change_high", "own", "shares_data", "prompts"),
+)
+PREFIX_COLUMNS = ("verifier", "measure", "seconds", "tau", "low", "high", "prompts")
+FIT_COLUMNS = (
+    *("selector", "measure", "a", "b", "b_low", "b_high", "r2", "r2_log2", "own", "prompts"),
+)
+COST_COLUMNS = (
+    *("method", "source", "n", "beam_width", "lookahead_k", "step_size", "measure", "own"),
+    *("prompts", "seeds", "frames", "seconds", "mean", "gain", "low", "high"),
+    *("best_of_n", "over_best_of_n", "over_low", "over_high", "front_frames", "front_seconds"),
+)
+
+
+def report(pool: "Pool | None", sweep: Path | None, output: Path, budgets: Sequence[int]) -> str:
+    """Write CSV files and figures into `output`; returns the text that says what they show.
+
+    pool: scaling, matrix, agreement, transfer, prefix, fits; sweep, a folder: cost, with the pool's
+    best-of-n beside it. Raises StatsError and RunFolderError.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    parts = [] if pool is None else [pool_report(pool, output, budgets)]
+    if sweep is not None:
+        parts.append(cost_report(pool, sweep, output, budgets))
+    return "\n\n".join(parts)
+
+
+def pool_report(pool: "Pool", output: Path, budgets: Sequence[int]) -> str:
+    """What a pool says. Files: see `report`."""
+    study = study_pool(pool, budgets)
+    for name, columns, rows in (
+        ("scaling", SCALING_COLUMNS, _scaling_rows(study)),
+        ("matrix", MATRIX_COLUMNS, _matrix_rows(study)),
+        ("agreement", AGREEMENT_COLUMNS, _agreement_rows(study)),
+        ("transfer", TRANSFER_COLUMNS, _transfer_rows(study)),
+        ("prefix", PREFIX_COLUMNS, _prefix_rows(study)),
+        ("fits", FIT_COLUMNS, _fit_rows(study)),
+    ):
+        write_csv(output / f"{name}.csv", [columns, *rows])
+    digest = {DIGEST_KEY: records_digest(pool.folder)}
+    save(scaling_figure(study), output / "scaling.png", digest)
+    save(matrix_figure(study), output / "matrix.png", digest)
+    save(agreement_figure(study), output / "agreement.png", digest)
+    save(transfer_figure(study), output / "transfer.png", digest)
+    save(prefix_figure(study), output / "prefix.png", digest)
+    return study_text(study)
+
+
+def cost_report(pool: "Pool | None", sweep: Path, output: Path, budgets: Sequence[int]) -> str:
+    """What a sweep's searches give for their cost: cost.csv and cost.png."""
+    costs = cost_study(pool, sweep, budgets)
+    write_csv(output / "cost.csv", [COST_COLUMNS, *_cost_rows(costs)])
+    digests = {DIGEST_KEY: records_digest(sweep)}
+    if pool is not None:
+        digests[POOL_DIGEST_KEY] = records_digest(pool.folder)
+    save(cost_figure(costs), output / "cost.png", digests)
+    return cost_text(costs)
+
+
+def _scaling_rows(study: Study) -> Iterable[Sequence[Any]]:
+    for (s, m), pair in study.pairs.items():
+        better = study.measures[m].higher_is_better
+        for point in pair.points:
+            values = _numbers(point.mean, *point.gain)
+            own, shares = _marks(pair)
+            yield [s, m, point.n, *values, own, len(pair.prompts), shares, better]
+
+
+def _matrix_rows(study: Study) -> Iterable[Sequence[Any]]:
+    for (s, m), pair in study.pairs.items():
+        yield [s, m, study.largest, *_ends(pair.standard), *_marks(pair), len(pair.prompts)]
+
+
+def _agreement_rows(study: Study) -> Iterable[Sequence[Any]]:
+    for (a, b), found in study.agreement.items():
+        yield [a, b, *_ends(found.tau), found.prompts]
+
+
+def _transfer_rows(study: Study) -> Iterable[Sequence[Any]]:
+    for (s, m), pair in study.pairs.items():
+        for t in pair.transfers:
+            kl = _numbers(kl_bound(t.n), t.sqrt_kl)
+            marks = (*_marks(pair), len(pair.prompts))
+            yield [s, m, t.n, *kl, *_ends(t.ratio), t.reason, *_ends(pair.change), *marks]
+
+
+def _prefix_rows(study: Study) -> Iterable[Sequence[Any]]:
+    for p in study.prefixes:
+        found = p.agreement
+        yield [p.verifier, p.measure, f"{p.seconds:g}", *_ends(found.tau), found.prompts]
+
+
+def _fit_rows(study: Study) -> Iterable[Sequence[Any]]:
+    for (s, m), pair in study.pairs.items():
+        if pair.fit is not None and pair.slope is not None:
+            slope = (pair.fit.b, pair.slope.low, pair.slope.high)
+            values = _numbers(pair.fit.a, *slope, pair.fit.r2, pair.fit.r2_log2)
+            yield [s, m, *values, pair.relation == "own", len(pair.prompts)]
+
+
+def _cost_rows(costs: CostStudy) -> Iterable[Sequence[Any]]:
+    for p in costs.points:
+        cell = p.cell
+        optional = (cell.beam_width, cell.lookahead_k, cell.step_size)
+        known = ["" if value is None else f"{value:g}" for value in optional]
+        spent = _numbers(p.frames, p.seconds, p.mean)
+        yield [
+            *(cell.method, cell.source, cell.n, *known, p.measure, p.own, p.prompts, p.seeds),
+            *(*spent, *_ends(p.gain), p.matched or "", *_ends(p.over_matched), *p.on_front),
+        ]
+
+
+def _marks(pair: Pair) -> tuple[bool, bool]:
+    return pair.relation == "own", pair.relation == "shares data"
+
+
+def _ends(found: Interval | None) -> list[str]:
+    return _numbers(*found) if found is not None else [""] * 3
+
+
+def _numbers(*values: float) -> list[str]:
+    """Six digits, and nothing for what is no number."""
+    return [f"{value:.6g}" if math.isfinite(value) else "" for value in values]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    from src.pool import load_pool
+
+    parser = argparse.ArgumentParser(prog="python -m src.scaling.report", description=__doc__)
+    parser.add_argument("pool", type=Path, nargs="?", help="a pool's folder")
+    parser.add_argument("--sweep", type=Path, help="a folder of tree searches")
+    parser.add_argument("--budgets", type=int, nargs="+", default=BUDGETS, help="N, or several")
+    parser.add_argument("--output", type=Path, help="where files go (default: the pool's folder)")
+    asked = parser.parse_args(arguments)
+    if asked.pool is None and asked.sweep is None:
+        parser.error("name a pool's folder, --sweep, or both")
+    try:
+        pool = load_pool(asked.pool) if asked.pool else None
+        text = report(pool, asked.sweep, asked.output or asked.pool or asked.sweep, asked.budgets)
+    except (RunFolderError, StatsError) as error:
+        parser.exit(5, f"{error}\n")
+    sys.stdout.write(text + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

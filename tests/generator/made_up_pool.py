@@ -1,0 +1,188 @@
+"""Pools and sweeps with made-up numbers of which the answers are known, for what reads records.
+
+Everything follows from z, a standard normal for each candidate:
+tags, its selector, is z beside a level of the prompt, and its beginnings come to know z with time;
+noise knows nothing of z; copy is z again, a judge with less is better; turning follows z up to a
+point and then turns against it; kin is trained on the data of tags; again is the number of tags.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from src.records import Run
+
+Array = NDArray[np.float64]
+SHA = "0123456789abcdef" * 4
+DURATION, FRAMES = 5.0, 250
+PREFIXES = (1.0, 2.0, 4.0)
+TURNS_AT = 0.8
+# name -> (role, higher is better, is_verifier, shares_data_with)
+MeasureOf = dict[str, tuple[str, bool, list[str], list[str]]]
+MEASURES: MeasureOf = {
+    "tags": ("verifier", True, ["tags"], []),
+    "noise": ("verifier", True, ["noise"], []),
+    "copy": ("judge", False, [], []),
+    "turning": ("judge", True, [], []),
+    "kin": ("judge", True, [], ["tags"]),
+    "again": ("judge", True, ["tags"], []),
+}
+FLAT: MeasureOf = {"flat": ("verifier", True, ["flat"], [])}
+
+
+def made_up_pool(
+    output: Path,
+    prompts: int = 12,
+    size: int = 16,
+    measures: Iterable[str] = tuple(MEASURES),
+    refused: Mapping[str, Sequence[int]] | None = None,
+    seed: int = 0,
+) -> Path:
+    """A pool's folder. refused: by measure, the prompts (their numbers) without scores."""
+    rng = np.random.default_rng(seed)
+    identity = {
+        "script": "pool",
+        "candidates": size,
+        "duration": DURATION,
+        "frames": FRAMES,
+        "prompts": {"count": prompts, "sha256": SHA},
+        "checkpoints": {"generator": {"name": "made up", "sha256": SHA}},
+        **{"seed": seed, "measures": sorted(measures), "refused": dict(refused or {})},
+    }
+    facts = {"title": f"made up: {prompts} prompts, m = {size}", "source": {}}
+    with Run(output, "pool made up", identity, facts) as run:
+        (run.folder / "tokens").mkdir(exist_ok=True)
+        for number in range(prompts):
+            prompt, z = f"p{number}", rng.normal(size=size)
+            np.save(run.folder / "tokens" / f"{prompt}.npy", np.zeros((size, 4, FRAMES), np.int16))
+            log_probs = {key: values.tolist() for key, values in _beginnings(0.1 * z, rng).items()}
+            run.append(
+                {"method": "candidates", "prompt_id": prompt, "status": "ok", "prompt": prompt}
+                | {"key": prompt, "log_probs": log_probs}
+                | {"ledger": _ledger(FRAMES * size, 0, {"decode": size * 1.0, "conditions": 0.0})}
+            )
+            for name, values in _scores(z, _level(number), rng).items():
+                if name in measures:
+                    lacks = number in (refused or {}).get(name, ())
+                    run.append(_scored(name, prompt, {} if lacks else values))
+    return run.folder
+
+
+def _scores(z: Array, level: float, rng: np.random.Generator) -> dict[str, dict[str, Array]]:
+    """By measure and key. Every call draws as much, whichever measures are kept."""
+    other = rng.normal(size=z.size)
+    return {
+        "tags": _beginnings(z + level, rng),
+        "noise": _beginnings(other, rng),
+        "flat": {"whole": np.full(z.size, 0.5)},
+        "copy": {"whole": 7 - 2 * z},
+        "turning": {"whole": z - 4 * np.maximum(z - TURNS_AT, 0)},
+        "kin": {"whole": z + 0.2 * rng.normal(size=z.size)},
+        "again": {"whole": 10 * (z + level)},
+    }
+
+
+def _beginnings(whole: Array, rng: np.random.Generator) -> dict[str, Array]:
+    """Scores of beginnings that correlate with the whole's by t / duration."""
+    spread = np.std(whole)
+    found = {}
+    for at in PREFIXES:
+        part = at / DURATION
+        noise = rng.normal(scale=spread, size=whole.size)
+        found[f"{at:g}"] = part * whole + math.sqrt(1 - part**2) * noise
+    return {**found, "whole": whole}
+
+
+def _scored(name: str, prompt: str, values: dict[str, Array]) -> dict[str, Any]:
+    role, higher, is_verifier, shares = (MEASURES | FLAT)[name]
+    return {
+        "method": f"scores {name}",
+        "prompt_id": prompt,
+        "status": "ok" if values else "failed",
+        "checkpoint": {"name": name, "sha256": SHA},
+        "higher_is_better": higher,
+        "role": role,
+        "is_verifier": is_verifier,
+        "shares_data_with": shares,
+        "note": "",
+        "values": {key: x.tolist() for key, x in values.items()},
+        "seconds": dict.fromkeys(values, 0.5),
+        "reason": "" if values else f"{name}: names no tag",
+    }
+
+
+SWEEP_MEASURES = [
+    {"name": "tags", "role": "selector", "higher_is_better": True, "note": ""},
+    {"name": "copy", "role": "primary judge", "higher_is_better": False, "note": ""},
+    {"name": "kin", "role": "judge", "higher_is_better": True, "note": "not independent"},
+]
+# (search, N, M, k) -> (gain of tags and of copy in deviations of z, frames, seconds)
+CELLS: dict[tuple[str, int, int, int], tuple[float, float, int, float]] = {
+    ("sbs", 4, 2, 0): (1.5, 1.5, 1000, 4.0),
+    ("sbs", 8, 4, 0): (2.0, 0.5, 2000, 9.0),
+    ("lookahead", 4, 2, 1): (1.6, 1.6, 1900, 8.0),
+}
+
+
+def made_up_sweep(
+    output: Path,
+    prompts: int = 12,
+    seeds: Sequence[int] = (42, 43),
+    unfinished: Sequence[tuple[str, int, int, int]] = (),
+    more: Iterable[str] = (),
+    noise: float = 0.05,
+    seconds: float = DURATION,
+    checkpoint: str = "",
+) -> Path:
+    """A sweep's folder, to go with `made_up_pool`: gains are over the level that its tags have.
+
+    unfinished: cells of which two prompts are lacking. checkpoint: of its tags. more: "baseline",
+    "best_of_n" (N = 4).
+    """
+    rng = np.random.default_rng(5)
+    cells = {**CELLS}
+    cells |= {("baseline", 1, 1, 0): (0.0, 0.0, 250, 1.5)} if "baseline" in more else {}
+    cells |= {("best_of_n", 4, 1, 0): (1.0, 1.0, 1000, 6.0)} if "best_of_n" in more else {}
+    identity = {
+        "prompts": prompts,
+        "seeds": list(seeds),
+        "unfinished": [list(c) for c in unfinished],
+    }
+    identity |= {"more": sorted(more), "noise": noise, "seconds": seconds}
+    identity |= {"checkpoint": checkpoint}
+    tags, *judges = SWEEP_MEASURES
+    measures = [{**tags, "checkpoint": checkpoint}, *judges]
+    facts = {"title": "made up sweep, selector tags", "measures": measures}
+    with Run(output, "sweep made up tags", identity, facts) as run:
+        for (search, n, m, k), (own, judged, frames, spent) in cells.items():
+            for seed in seeds:
+                for number in range(prompts - 2 * ((search, n, m, k) in unfinished)):
+                    shift = rng.normal(0, noise, size=2)
+                    run.append(
+                        {
+                            "method": f"{search} n={n} m={m} k={k} step=2 seed={seed}",
+                            **{"search": search, "candidates": n, "beam_width": m},
+                            **{"lookahead_k": k, "step_size": 2.0, "seed": seed},
+                            **{"prompt_id": f"p{number}", "status": "ok", "unjudged": {}},
+                            "winner": {
+                                "score": {"value": _level(number) + own + shift[0]},
+                                "seconds": seconds,
+                            },
+                            "judges": {"copy": 7 - 2 * (judged + shift[1]), "kin": own},
+                            "ledger": _ledger(frames, 3 * n, {"decode": spent, "judge": 100.0}),
+                        }
+                    )
+    return run.folder
+
+
+def _level(number: int) -> float:
+    """Of a prompt: how high its tags are beside z."""
+    return 3 * math.sin(number)
+
+
+def _ledger(frames: int, clips: int, seconds: dict[str, float]) -> dict[str, Any]:
+    return {"frames": frames, "clips": clips, "uploaded_bytes": 0, "seconds": seconds}

@@ -1,0 +1,148 @@
+"""Each candidate is scored once by every measure, and what is there is never scored again."""
+
+from pathlib import Path
+
+import pytest
+
+from src.experiment.scoring import Measure, list_measures, score
+from src.pool import load_pool
+from src.records import RECORDS, Run
+from src.server_client import ServerUnreachable
+from tests.generator.fake_judges import FakeJudge
+from tests.generator.fake_pool import (
+    OTHER_WEIGHTS,
+    PROMPTS,
+    WEIGHTS,
+    FakeClient,
+    PoolGenerator,
+    told,
+    verifier,
+)
+from tests.generator.test_pooling import make
+
+TWO = [verifier("tags"), verifier("clap")]
+
+
+@pytest.fixture
+def run(tmp_path: Path):
+    with make(tmp_path) as run:
+        yield run
+
+
+def hears(run: Run, measures, client: FakeClient, generator: PoolGenerator | None = None) -> int:
+    return score(run, PROMPTS, measures, generator or PoolGenerator(), client)
+
+
+def judge(name: str, problem: str = "") -> Measure:
+    heard = FakeJudge(name, problem=problem)
+    return Measure(name, "judge", heard.checkpoint, False, judge=heard)
+
+
+def test_clips_are_rendered_once_a_prefix_and_sent_once_for_all_verifiers(run: Run) -> None:
+    client, generator = FakeClient(), PoolGenerator()
+    assert hears(run, [*TWO, judge("far")], client, generator) == 0
+    both = ("tags", "clap")
+    assert client.asked == [(both, p.text, frames) for p in PROMPTS for frames in (20, 5, 10)]
+    assert generator.lengths == [20, 5, 10] * len(PROMPTS)
+    pool = load_pool(run.folder)
+    assert list(pool.measures) == ["perplexity", "tags", "clap", "far"]
+    assert pool.prefixes == (0.1, 0.2)
+    assert pool.values("far", 0.1) == {}
+    # a clip's share of one request, its wait and its own model
+    assert pool.seconds("tags") == pytest.approx((4 + 0.5 + 1.5) / 4, abs=0.1)
+
+
+def test_a_new_verifier_of_an_old_pool_is_the_only_one_that_is_asked(run: Run) -> None:
+    hears(run, TWO, FakeClient())
+    before, client = run.records, FakeClient()
+    hears(run, [*TWO, verifier("muq", prefixes=())], client)
+    assert client.asked == [(("muq",), p.text, 20) for p in PROMPTS]
+    assert run.records[: len(before)] == before
+
+
+def test_a_new_prefix_is_scored_alone_and_what_was_scored_stays(run: Run) -> None:
+    hears(run, [verifier("tags")], FakeClient())
+    before, client = load_pool(run.folder), FakeClient()
+    hears(run, [verifier("tags", prefixes=(0.1, 0.3))], client)
+    assert client.asked == [(("tags",), p.text, 15) for p in PROMPTS]
+    after = load_pool(run.folder)
+    assert after.prefixes == (0.1, 0.2, 0.3)
+    assert after.seconds("tags") == before.seconds("tags")
+    for prompt, values in before.values("tags").items():
+        assert list(after.values("tags")[prompt]) == list(values)
+
+
+def test_other_weights_score_every_prompt_anew_and_are_never_mixed_with_the_old(run: Run) -> None:
+    hears(run, TWO, FakeClient())
+    new = FakeClient(lives=3, checkpoint=OTHER_WEIGHTS)
+    with pytest.raises(ServerUnreachable):
+        hears(run, [verifier("tags", OTHER_WEIGHTS)], new)
+    half = load_pool(run.folder)
+    assert list(half.values("tags")) == [PROMPTS[0].id]
+    assert half.measures["tags"].checkpoint == "fake (44444444)"
+    assert len(half.values("clap")) == len(PROMPTS)
+    hears(run, [verifier("tags", OTHER_WEIGHTS)], FakeClient(checkpoint=OTHER_WEIGHTS))
+    assert len(load_pool(run.folder).values("tags")) == len(PROMPTS)
+
+
+def test_a_prompt_that_one_verifier_refuses_is_scored_by_the_others(run: Run) -> None:
+    refusing = FakeClient(refuses=[("tags", "a jig")])
+    assert hears(run, [*TWO, judge("far")], refusing) == 1
+    record = run.latest("scores tags", "jig")
+    assert record is not None
+    assert record["status"] == "failed"
+    assert record["reason"] == "candidate 0: it names nothing that can be heard"
+    assert sum("tags" in names for names, text, _ in refusing.asked if text == "a jig") == 2
+    pool = load_pool(run.folder)
+    assert list(pool.values("tags")) == ["waltz", "reel"]
+    assert pool.seconds("clap") == pytest.approx((4 + 0.5 + 1.5) / 4, abs=0.1)
+    assert list(pool.values("clap")) == list(pool.values("far")) == [p.id for p in PROMPTS]
+
+    lines = (run.folder / RECORDS).read_bytes()
+    assert hears(run, TWO, refusing) == 1
+    assert (run.folder / RECORDS).read_bytes() == lines  # the same refusal is not told twice
+    assert hears(run, TWO, FakeClient()) == 0
+    assert len(load_pool(run.folder).values("tags")) == len(PROMPTS)
+
+
+def test_a_lost_server_loses_no_score_and_the_rest_is_as_if_it_had_stayed(
+    run: Run, tmp_path: Path
+) -> None:
+    with pytest.raises(ServerUnreachable):
+        hears(run, TWO, FakeClient(lives=4))
+    assert len(load_pool(run.folder).values("tags")) == 1
+    client = FakeClient()
+    hears(run, TWO, client)
+    assert len(client.asked) == 6
+    with make(tmp_path / "whole") as whole:
+        hears(whole, TWO, FakeClient())
+        assert told(run.records) == told(whole.records)
+
+
+def test_a_judge_without_a_number_for_a_candidate_has_none_for_the_prompt(run: Run) -> None:
+    assert hears(run, [judge("far", problem="no reference"), judge("near")], FakeClient()) == 3
+    pool = load_pool(run.folder)
+    assert list(pool.measures) == ["perplexity", "near"]
+    record = run.latest("scores far", "jig")
+    assert record is not None
+    assert record["values"] == {}
+    assert record["reason"] == "candidate 0: no reference"
+
+
+def test_a_verifier_that_judged_before_becomes_a_verifier(run: Run) -> None:
+    served = list_measures({}, {"tags": WEIGHTS}, (), "cpu")
+    hears(run, served, FakeClient())
+    assert load_pool(run.folder).measures["tags"].role == "judge"
+    client = FakeClient()
+    hears(run, [verifier("tags", prefixes=())], client)
+    assert client.asked == []
+    assert load_pool(run.folder).measures["tags"].role == "verifier"
+
+
+def test_a_verifier_that_is_asked_to_judge_too_is_listed_once_as_verifier() -> None:
+    found = list_measures({"tags": WEIGHTS}, {"clap": WEIGHTS, "tags": WEIGHTS}, (0.1,), "cpu")
+    assert [(m.name, m.role, m.prefixes) for m in found] == [
+        ("tags", "verifier", (0.1,)),
+        ("clap", "judge", ()),
+    ]
+    assert found[0].shares_data_with == ("tags_vgg",)

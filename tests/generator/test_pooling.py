@@ -1,0 +1,159 @@
+"""Pools are generated once, whole, and the same however often they are broken off."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from src.decoding import Decoder
+from src.experiment.pooling import candidates, generate, of_pool, open_pool, prompts_of, short
+from src.pool import load_pool, load_tokens
+from src.records import RECORDS, Run, RunFolderError
+from src.settings import UsageError
+from tests.generator.fake_pool import PROMPTS, PoolGenerator, settings_for, told
+from tests.generator.random_models import condition, random_lm
+
+
+class TinyGenerator:
+    """A real decoder on a random language model."""
+
+    frame_rate = 50.0
+
+    def __init__(self) -> None:
+        self.lm = random_lm()
+
+    def begin(self, prompts, keys, candidates, frames, seed):
+        conditions = [condition(self.lm, prompt) for prompt in prompts]
+        return Decoder(self.lm).begin(conditions, candidates, frames, keys, seed)
+
+    def synchronize(self) -> None:
+        pass
+
+
+def make(output: Path, generator: PoolGenerator | None = None, **changed) -> Run:
+    settings = settings_for(output, **changed)
+    generator = generator or PoolGenerator()
+    run = open_pool(settings, PROMPTS, generator)
+    generate(run, PROMPTS, generator, settings)
+    return run
+
+
+def test_pausing_at_prefixes_gives_the_tokens_of_an_unpaused_run() -> None:
+    generator = TinyGenerator()
+    paused, log_probs, ledgers = candidates(PROMPTS[:2], generator, 3, 0.4, (0.1, 0.2), 7)
+    whole, (unpaused), _ = candidates(PROMPTS[:2], generator, 3, 0.4, (), 7)
+    assert paused.shape == (2, 3, 4, 20)
+    assert paused.dtype == np.int16
+    assert np.array_equal(paused, whole)
+    assert np.array_equal(log_probs["whole"], unpaused["whole"])
+    assert list(log_probs) == ["0.1", "0.2", "whole"]
+    assert [ledger.frames for ledger in ledgers] == [60, 60]
+
+
+def test_a_prefixs_log_probability_is_that_of_a_search_paused_there() -> None:
+    generator = TinyGenerator()
+    _, log_probs, _ = candidates(PROMPTS[:2], generator, 3, 0.4, (0.1,), 7)
+    texts, keys = [p.text for p in PROMPTS[:2]], [p.key for p in PROMPTS[:2]]
+    search = generator.begin(texts, keys, 3, 20, 7)
+    search.advance(5)
+    expected = search.mean_log_prob().reshape(2, 3)
+    assert torch.equal(torch.from_numpy(log_probs["0.1"]), expected)
+
+
+def test_the_first_n_of_a_pool_are_the_pool_of_n(tmp_path: Path) -> None:
+    with make(tmp_path) as four, make(tmp_path, pool_size=2) as two:
+        assert four.folder != two.folder
+        for prompt in PROMPTS:
+            first = load_tokens(four.folder, prompt.id)[:2]
+            assert np.array_equal(first, load_tokens(two.folder, prompt.id))
+
+
+def test_a_pool_broken_off_anywhere_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    with make(tmp_path / "whole", max_rows=8) as whole:
+        expected = told(whole.records)
+    with make(tmp_path / "broken", max_rows=8) as broken:
+        path = broken.folder / RECORDS
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0] + lines[1][:50])  # killed in the middle of the first group of two
+    generator = PoolGenerator()
+    with make(tmp_path / "broken", generator, max_rows=8) as resumed:
+        assert told(resumed.records) == expected
+        for prompt in PROMPTS:
+            assert np.array_equal(
+                load_tokens(resumed.folder, prompt.id), load_tokens(whole.folder, prompt.id)
+            )
+    # in the groups of the unbroken run: shapes decide how sums are rounded
+    assert generator.begun == [("key waltz", "key jig"), ("key reel",)]
+
+
+def test_a_finished_pool_is_not_generated_again(tmp_path: Path) -> None:
+    make(tmp_path).close()
+    generator = PoolGenerator()
+    make(tmp_path, generator).close()
+    assert generator.begun == []
+
+
+@pytest.mark.parametrize(
+    "changed", [{"verifiers": ("tags",)}, {"judges": ("msd_kld",)}, {"prefixes": ("none",)}]
+)
+def test_who_scores_a_pool_does_not_make_it_another(tmp_path: Path, changed: dict) -> None:
+    with make(tmp_path) as run:
+        folder = run.folder
+    with make(tmp_path, **changed) as again:
+        assert again.folder == folder
+
+
+@pytest.mark.parametrize(
+    "changed", [{"seed": 1}, {"duration": 0.3}, {"top_k": 5}, {"pool_size": 8}, {"guidance": 1.0}]
+)
+def test_what_decides_the_candidates_makes_another_pool(tmp_path: Path, changed: dict) -> None:
+    with make(tmp_path) as run, make(tmp_path, **changed) as other:
+        assert other.folder != run.folder
+
+
+def test_an_old_pools_settings_need_not_be_repeated_and_cannot_be_changed(tmp_path: Path) -> None:
+    make(tmp_path, seed=5).close()
+    (folder,) = tmp_path.iterdir()
+    pool = load_pool(folder)
+    asked = settings_for(tmp_path, pool=folder, pool_size=None, duration=10.0, prefixes=None)
+    found = of_pool(asked, pool)
+    assert (found.duration, found.seed, found.seeds, found.candidates) == (0.4, 5, (5,), 4)
+    assert found.prefix_seconds == (0.1, 0.2)
+    with pytest.raises(UsageError, match="--duration 3"):
+        of_pool(settings_for(tmp_path, pool=folder, duration=3.0), pool)
+    with pytest.raises(UsageError, match="--budgets 8"):
+        of_pool(settings_for(tmp_path, pool=folder, budgets=(8,), pool_size=None), pool)
+    with pytest.raises(UsageError, match=r"0\.4 s is too long"):
+        of_pool(settings_for(tmp_path, pool=folder, prefixes=("0.4",)), pool)
+
+
+def test_an_old_pools_prompts_are_those_it_was_made_for(tmp_path: Path) -> None:
+    make(tmp_path).close()
+    (folder,) = tmp_path.iterdir()
+    found = prompts_of(load_pool(folder), tmp_path)
+    assert [(p.id, p.text, p.key) for p in found] == [(p.id, p.text, p.key) for p in PROMPTS]
+
+
+def test_a_folder_that_was_moved_is_reopened_and_one_that_was_changed_is_not(
+    tmp_path: Path,
+) -> None:
+    with make(tmp_path) as run:
+        records = run.records
+    moved = run.folder.rename(tmp_path / "elsewhere")
+    with Run.reopen(moved) as again:
+        assert again.records == records
+        assert len(again.manifest["starts"]) == 2
+    manifest = moved / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"duration": 0.4', '"duration": 4'))
+    with pytest.raises(RunFolderError, match="was changed"):
+        Run.reopen(moved)
+    with pytest.raises(RunFolderError, match="cannot be read"):
+        Run.reopen(tmp_path / "nowhere")
+
+
+def test_numbers_are_kept_short_without_losing_a_float32() -> None:
+    values = np.random.default_rng(0).normal(size=50).astype(np.float32)
+    kept = short(values)
+    assert np.array_equal(np.array(kept, np.float32), values)
+    assert max(len(repr(value)) for value in kept) <= 14

@@ -1,0 +1,98 @@
+"""Figures of pools and sweeps: what is drawn, and what is marked as no evidence."""
+
+from pathlib import Path
+
+import pytest
+from matplotlib.colors import to_hex
+from matplotlib.patches import Rectangle
+
+from src.pool import Pool, load_pool
+from src.scaling.cost import cost_study
+from src.scaling.cost_plot import cost_figure
+from src.scaling.matrices import OWN, matrix_figure
+from src.scaling.plots import prefix_figure, scaling_figure, transfer_figure
+from src.scaling.statistics import E_n
+from src.scaling.study import Study, study_pool
+from tests.generator.made_up_pool import made_up_pool, made_up_sweep
+
+BUDGETS = (1, 2, 4, 8)
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Pool:
+    return load_pool(made_up_pool(tmp_path_factory.mktemp("pool")))
+
+
+@pytest.fixture(scope="module")
+def study(pool: Pool) -> Study:
+    return study_pool(pool, BUDGETS)
+
+
+def test_the_axis_of_scaling_is_spaced_by_the_expected_maximum(study: Study) -> None:
+    panel = scaling_figure(study).axes[0]
+    assert list(panel.get_xticks()) == [E_n(n) for n in BUDGETS]
+    assert [label.get_text() for label in panel.get_xticklabels()] == ["1", "2", "4", "8"]
+
+
+def test_better_is_up_and_the_selectors_own_line_is_dashed(study: Study) -> None:
+    axes = scaling_figure(study).axes
+    assert [ax.get_title().split()[0] for ax in axes] == list(study.measures)
+    assert [ax.yaxis_inverted() for ax in axes] == [True, False, False, False, False, False, False]
+    styles = {
+        ax.get_title().split()[0]: [line.get_linestyle() for line in ax.lines[::2]] for ax in axes
+    }
+    assert styles["copy"] == ["-", "-", "-"]
+    assert styles["tags"] == styles["again"] == ["-", "--", "-"]
+    assert styles["kin"] == ["-", ":", "-"]
+
+
+def test_own_cells_of_the_matrix_are_grey_and_those_of_shared_data_hatched(study: Study) -> None:
+    (ax, *_) = matrix_figure(study).axes
+    cells = [patch for patch in ax.patches if isinstance(patch, Rectangle)]
+    names = {
+        (study.selectors[int(cell.get_y())], list(study.measures)[int(cell.get_x())]): cell
+        for cell in cells
+        if not cell.get_hatch()
+    }
+    grey = {pair for pair, cell in names.items() if to_hex(cell.get_facecolor()).upper() == OWN}
+    assert grey == {pair for pair, found in study.pairs.items() if found.relation == "own"}
+    assert len(grey) == 4
+    (hatched,) = (cell for cell in cells if cell.get_hatch())
+    assert (hatched.get_x(), hatched.get_y()) == (2, 1)  # kin of tags
+    shown = {text.get_text() for text in ax.texts}
+    copied = study.pairs["tags", "copy"].standard
+    assert copied is not None
+    assert f"{copied.mean:+.2f}" in shown
+
+
+def test_transfer_is_drawn_against_n_and_against_the_root_of_kl(study: Study) -> None:
+    axes = transfer_figure(study).axes
+    assert len(axes) == 2 * len(study.selectors)
+    of_tags = next(ax for ax in axes if ax.get_title() == "selector tags")
+    assert len(of_tags.containers) == 3  # copy, turning, kin; not its own number
+
+
+def test_prefixes_are_drawn_for_the_verifier_and_every_judge(study: Study) -> None:
+    axes = prefix_figure(study).axes
+    assert len(axes) == 1 + len(study.judges)
+    assert all(len(ax.containers) == len(study.selectors) for ax in axes)
+    assert len({ax.get_ylim() for ax in axes}) == 1
+
+
+def test_costs_are_drawn_against_frames_and_seconds_better_up(pool: Pool, tmp_path: Path) -> None:
+    axes = cost_figure(cost_study(pool, made_up_sweep(tmp_path), BUDGETS)).axes
+    assert [ax.get_xlabel() for ax in axes if ax.get_xlabel()] == [
+        "frames generated per prompt",
+        "seconds per prompt",
+    ]
+    assert sorted(ax.yaxis_inverted() for ax in axes) == [False, False, True, True]
+    assert all(len(ax.containers) == 4 + 3 for ax in axes)
+    grey = [ax for ax in axes if to_hex(ax.get_facecolor()) != "#ffffff"]
+    assert len(grey) == 2
+
+
+def test_figures_are_as_wide_as_two_columns_at_most(study: Study) -> None:
+    for figure in (scaling_figure(study), transfer_figure(study), prefix_figure(study)):
+        assert figure.get_size_inches()[0] <= 7.0
+        sizes = {label.get_fontsize() for ax in figure.axes for label in ax.get_xticklabels()}
+        assert sizes == {7.0}

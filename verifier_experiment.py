@@ -1,0 +1,122 @@
+"""How scores grow with N, for every verifier and judge, from one pool of candidates a prompt.
+
+    python verifier_experiment.py --profile builtin --server auto --samples 10 --duration 10
+    python verifier_experiment.py --pool results/pool-builtin-m16-0123abcd
+
+Parse, look for what is missing, build, make the pool, sweep the searches, report. `--help` has the
+flags, more examples and the exit codes. Torch is imported after the preflight only, and not at all
+when an old pool's statistics are all that is asked for.
+"""
+
+import logging
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from src import preflight
+from src.preflight import Exit
+
+if TYPE_CHECKING:
+    from src.experiment.settings import ExperimentSettings
+    from src.prompts import Prompt
+
+log = logging.getLogger("verifier_experiment")
+
+WITHOUT_DOWNLOAD = "verifier_experiment.py --profile builtin --server auto"
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    preflight.check_environment()
+    from src.experiment.preflight import look
+    from src.experiment.settings import ExperimentSettings
+    from src.records import RunFolderError
+    from src.settings import UsageError, parse, start_logging
+
+    settings = parse(ExperimentSettings, args, prog="verifier_experiment.py")
+    start_logging(settings)
+    try:
+        ready = look(settings)
+    except (UsageError, RunFolderError) as error:
+        sys.stderr.write(f"verifier_experiment.py: {error}\n")
+        return Exit.USAGE if isinstance(error, UsageError) else Exit.FOLDER
+    if ready.missing:
+        sys.stderr.write(preflight.message(ready.missing, WITHOUT_DOWNLOAD) + "\n")
+        return Exit.MISSING
+    if ready.settings.replays:
+        report(ready.settings, ready.settings.pool, [])
+        return Exit.DONE
+    return experiment(ready.settings, ready.prompts)
+
+
+def experiment(settings: "ExperimentSettings", prompts: Sequence["Prompt"]) -> int:
+    """Do what is left of the experiment and report it. Returns the exit code."""
+    from src.experiment.running import build, make_pool, sweep
+    from src.experiment.sweep import grid
+    from src.parts import ENDS
+
+    cells, skipped = grid(settings)
+    announce(settings, len(cells), skipped)
+    with ExitStack() as stack:
+        try:
+            parts = build(settings, stack)
+            folder, failed = None, 0
+            if settings.candidates:
+                folder, failed = make_pool(settings, prompts, parts)
+            sweeps = []
+            for selector in settings.selecting if cells else ():
+                swept, lost = sweep(settings, cells, prompts, parts, selector)
+                sweeps.append(swept)
+                failed += lost
+            report(settings, folder, sweeps)
+            return Exit.PROMPTS_FAILED if failed else Exit.DONE
+        except tuple(ENDS) as error:
+            code = next(code for kind, code in ENDS.items() if isinstance(error, kind))
+            sys.stderr.write(f"verifier_experiment.py: {str(error) or 'interrupted'}\n")
+    sys.stderr.write(
+        f"What is finished is kept in {settings.pool or settings.output}; the same command goes on "
+        "from there.\n"
+    )
+    return code
+
+
+def announce(settings: "ExperimentSettings", cells: int, skipped: Sequence[str]) -> None:
+    """Say beforehand what this generates, and what a run for each number would."""
+    if settings.candidates and settings.pool is None:
+        verifiers = {"perplexity", *(settings.verifiers or ())}
+        runs = len(verifiers) * sum(settings.budgets)
+        budgets = ", ".join(map(str, settings.budgets))
+        print(
+            f"One run for each of {len(verifiers)} verifiers and N = {budgets} would generate "
+            f"{runs} clips a prompt; the pool has {settings.candidates}, which every verifier "
+            "scores."
+        )
+    if settings.method:
+        print(f"Searches: {cells} cells, selected by {', '.join(settings.selecting)} in turn.")
+    for reason in skipped:
+        print(f"Left out: {reason}.")
+
+
+def report(settings: "ExperimentSettings", folder: Path | None, sweeps: Sequence[Path]) -> None:
+    """Tables, CSV files and figures of the pool and of each sweep, in their folders."""
+    from src.pool import load_pool
+    from src.scaling.report import cost_report, pool_report
+
+    pool = load_pool(folder) if folder else None
+    if pool and len(pool.prompts) < pool.asked:
+        log.warning("%s has %d of %d prompts so far", folder, len(pool.prompts), pool.asked)
+    if pool:
+        print(pool_report(pool, pool.folder, settings.budgets))
+    for swept in sweeps:
+        print(cost_report(pool, swept, swept, settings.budgets))
+    for written in (*([folder] if folder else []), *sweeps):
+        names = sorted(path for path in written.iterdir() if not path.name.startswith("."))
+        print(f"\n{written}: {', '.join(p.name + '/' * p.is_dir() for p in names)}")
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(Exit.INTERRUPTED)
