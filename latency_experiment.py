@@ -1,0 +1,146 @@
+"""What the search methods cost: seconds by stage, frames, clips scored, bytes and memory.
+
+    python latency_experiment.py --profile builtin --num_samples 5 --verifier perplexity
+
+Parse, look for what is missing, build, measure cells in shuffled order, write. `--help` has the
+flags, more examples and the exit codes. Torch is imported after the preflight only.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from src import preflight
+from src.preflight import Exit
+
+if TYPE_CHECKING:
+    from src.latency.settings import LatencySettings
+    from src.parts import Parts
+    from src.preflight import Ready
+    from src.records import Run
+    from src.settings import BenchmarkSettings
+
+log = logging.getLogger("latency_experiment")
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    preflight.check_environment()
+    load = os.getloadavg()
+    from src.latency.settings import LatencySettings
+    from src.settings import parse, start_logging
+
+    settings = parse(LatencySettings, args, prog="latency_experiment.py")
+    start_logging(settings)
+    log.setLevel(settings.log_level.upper())
+    ready = preflight.look(settings.as_benchmark())
+    if ready.missing:
+        without = "latency_experiment.py --profile builtin --verifier perplexity"
+        sys.stderr.write(preflight.message(ready.missing, without) + "\n")
+        return Exit.MISSING
+    return experiment(settings, ready, load)
+
+
+def experiment(
+    settings: "LatencySettings", ready: "Ready[BenchmarkSettings]", load: Sequence[float]
+) -> int:
+    """Measure what is left of a run and report it. load: the averages before it. Returns the exit
+    code."""
+    from src.latency.measuring import note_end, warn_if_busy
+    from src.parts import ENDS, build
+
+    warn_if_busy(load)
+    with ExitStack() as stack:
+        run = None
+        try:
+            parts = build(ready.settings, stack)
+            run = stack.enter_context(open_run(settings, ready, parts, load))
+            stack.callback(note_end, run)
+            measure(settings, ready, run, parts)
+            return report(run)
+        except tuple(ENDS) as error:
+            code = next(code for kind, code in ENDS.items() if isinstance(error, kind))
+            sys.stderr.write(f"latency_experiment.py: {str(error) or 'interrupted'}\n")
+        if run is not None:
+            done = sum(record["status"] == "ok" for record in run.records)
+            sys.stderr.write(
+                f"{done} of {total(settings, ready)} searches are measured and kept in "
+                f"{run.folder}; the same command goes on from there.\n"
+            )
+    return code
+
+
+def open_run(
+    settings: "LatencySettings",
+    ready: "Ready[BenchmarkSettings]",
+    parts: "Parts",
+    load: Sequence[float],
+) -> "Run":
+    """The run's folder; its name carries a hash of all that decides the seconds, and of the
+    machine: seconds of two are not put together."""
+    from src import records
+    from src.parts import identity, machine
+
+    decisive = identity("latency", ready.settings, ready.prompts, parts)
+    decisive["settings"] |= settings.decisive()
+    here = {name: records.machine()[name] for name in ("system", "cpu", "cpu_count")} | machine()
+    title = (
+        f"{settings.model}, {len(ready.prompts)} prompts, {settings.duration:g} s; selector "
+        f"{settings.verifier}; N = {', '.join(map(str, settings.budgets))}, "
+        f"M = {settings.beam_width}, k = {settings.lookahead_k}, step {settings.step_size:g} s, "
+        f"batch {settings.batch}, seed {settings.seed}"
+    )
+    return records.Run(
+        settings.output,
+        f"latency-{settings.profile}-{settings.verifier}",
+        decisive | {"machine": here},
+        {
+            "title": title,
+            "cells": [asdict(cell) for cell in settings.cells()],
+            "skipped": [asdict(cell) for cell in settings.skipped()],
+            "frame_rate": parts.generator.frame_rate,
+        },
+        {"max_rows": settings.max_rows, **machine(), "load_average": list(load)},
+    )
+
+
+def total(settings: "LatencySettings", ready: "Ready[BenchmarkSettings]") -> int:
+    return len(settings.cells()) * settings.repetitions * len(ready.prompts)
+
+
+def measure(
+    settings: "LatencySettings", ready: "Ready[BenchmarkSettings]", run: "Run", parts: "Parts"
+) -> None:
+    """All cells and repetitions on every prompt that is not done."""
+    from src.latency.measuring import measure_all
+    from src.progress import bar
+
+    for cell in settings.skipped():
+        log.info("skipped: %s, since M does not divide N", cell.name)
+    with bar("measuring", total(settings, ready), 0, "search") as progress:
+        measure_all(settings, ready.prompts, run, parts, progress.update)
+
+
+def report(run: "Run") -> int:
+    """Tables, CSV files and figures of a finished run. Returns the exit code."""
+    from src.latency.plots import save_figures
+    from src.latency.report import summarise, text_table, write_csvs
+
+    found = summarise(run.folder)
+    write_csvs(found, run.folder)
+    print(text_table(found))
+    if found.cells:
+        save_figures(run.folder, found)
+    written = sorted(path for path in run.folder.iterdir() if not path.name.startswith("."))
+    print(f"\n{run.folder}: {', '.join(path.name for path in written)}")
+    return Exit.PROMPTS_FAILED if found.failed else Exit.DONE
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(Exit.INTERRUPTED)

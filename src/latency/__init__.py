@@ -1,0 +1,1 @@
+"""What searches cost: measuring, what was found, figures, tables."""

@@ -1,0 +1,316 @@
+"""Measuring: the order of cells, untimed runs, clocks, stages, memory, going on after a stop."""
+
+import json
+import logging
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from src import budget
+from src.audio import Clip
+from src.budget import Cost
+from src.latency.measuring import (
+    PeakMemory,
+    first_step,
+    measure_all,
+    note_end,
+    visits,
+    warn_if_busy,
+)
+from src.latency.settings import Cell, LatencySettings
+from src.prompts import Prompt
+from src.records import Run, read_manifest
+from src.verifier import ScoreInput
+from src.wire import Score
+from tests.generator.fake_search import FakeCandidates, FakeGenerator, FakeVerifier
+
+PROMPTS = tuple(Prompt(id=name, text=name, key=name) for name in ("a", "b", "c"))
+SETTINGS = LatencySettings(
+    profile="builtin",
+    budgets=(2, 4),
+    beam_width=2,
+    duration=1.0,
+    step_size=0.5,
+    repetitions=3,
+)
+
+
+class Clock:
+    """Goes on by what the fakes below say that they take."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class TimedCandidates(FakeCandidates):
+    clock: Clock
+
+    def advance(self, frames: int, greedy: bool = False) -> None:
+        super().advance(frames, greedy)
+        self.clock.now += 0.001 * frames * self.rows
+
+    def select(self, rows: Sequence[int]) -> None:
+        super().select(rows)
+        self.clock.now += 0.01
+
+
+class TimedGenerator(FakeGenerator):
+    """Half a second to encode a text, none to remember it."""
+
+    device = "cpu"
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self.clock = clock
+        self.known: set[str] = set()
+        self.begun: list[tuple[tuple[str, ...], int, int]] = []
+
+    def begin(
+        self, prompts: Sequence[str], keys: Sequence[str], candidates: int, frames: int, seed: int
+    ) -> FakeCandidates:
+        self.begun.append((tuple(prompts), candidates, frames))
+        for prompt in prompts:
+            if prompt not in self.known:
+                self.known.add(prompt)
+                self.clock.now += 0.5
+        self.last = TimedCandidates(keys, candidates, frames, seed)
+        self.last.clock = self.clock
+        return self.last
+
+    def forget_conditions(self) -> None:
+        self.known.clear()
+
+    def render(self, tokens: torch.Tensor) -> list[Clip]:
+        self.clock.now += 0.1 * len(tokens)
+        return super().render(tokens)
+
+
+class TimedVerifier(FakeVerifier):
+    """A request takes a second; the one after `fail_after` is interrupted."""
+
+    fail_after = 10**9
+
+    def __init__(self, clock: Clock, **options: Any) -> None:
+        super().__init__(**options)
+        self.clock = clock
+        self.requests = 0
+
+    def score(self, inputs: Sequence[ScoreInput]) -> list[Score]:
+        self.requests += 1
+        if self.requests > self.fail_after:
+            raise KeyboardInterrupt
+        scores = super().score(inputs)
+        self.clock.now += 1.0
+        return scores
+
+
+class Bench:
+    """Measures `SETTINGS` in a folder with the fakes above."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
+        self.clock = Clock()
+        monkeypatch.setattr(budget, "time", SimpleNamespace(perf_counter=self.clock))
+        self.folder = folder
+        self.generator = TimedGenerator(self.clock)
+        self.verifier = TimedVerifier(self.clock, **options)
+        self.parts: Any = SimpleNamespace(generator=self.generator, verifier=self.verifier)
+        self.advanced: list[int] = []
+
+    def measure(self, settings: LatencySettings = SETTINGS) -> list[dict[str, Any]]:
+        """Returns the run's lines."""
+        with Run(self.folder, "latency", settings.decisive(), {}) as run:
+            measure_all(settings, PROMPTS, run, self.parts, self.advanced.append, self.clock)
+        return self.lines(run.folder)
+
+    def lines(self, folder: Path | None = None) -> list[dict[str, Any]]:
+        folder = folder or next(self.folder.glob("latency-*"))
+        return [json.loads(line) for line in (folder / "records.jsonl").open()]
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    return Bench(tmp_path, monkeypatch)
+
+
+def test_every_cell_comes_once_a_repetition_in_an_order_drawn_anew() -> None:
+    cells = SETTINGS.cells()
+    order = list(visits(cells, 4, seed=1))
+    by_repetition = [[cell for r, cell in order if r == repetition] for repetition in range(1, 5)]
+    assert [r for r, _ in order] == sorted(r for r, _ in order)
+    for shuffled in by_repetition:
+        assert sorted(shuffled, key=str) == sorted(cells, key=str)
+    assert len({tuple(shuffled) for shuffled in by_repetition}) == 4
+    assert order == list(visits(cells, 4, seed=1))
+    assert order != list(visits(cells, 4, seed=2))
+    assert order[: 2 * len(cells)] == list(visits(cells, 2, seed=1))
+
+
+def test_cells_are_measured_in_that_order_each_on_all_prompts(bench: Bench) -> None:
+    lines = bench.measure()
+    order = [(r["repetition"], Cell(**r["cell"])) for r in lines[:: len(PROMPTS)]]
+    assert order == list(visits(SETTINGS.cells(), 3, SETTINGS.seed))
+    assert [r["prompt_id"] for r in lines] == ["a", "b", "c"] * (len(lines) // 3)
+    assert sum(bench.advanced) == len(lines) == 7 * 3 * 3
+
+
+def test_the_clock_and_the_stages_tell_what_a_search_took(bench: Bench) -> None:
+    for record in bench.measure():
+        cell = Cell(**record["cell"])
+        cost = cell.plan(1.0, 0.5, 50).expected()
+        steps = 1 if cell.method in ("baseline", "best_of_n") else 2
+        seconds = record["ledger"]["seconds"]
+        assert seconds["conditions"] == pytest.approx(0.5)
+        assert seconds["decode"] == pytest.approx(0.001 * cost.frames)
+        assert seconds["render"] == pytest.approx(0.1 * cost.clips)
+        assert seconds["http"] == pytest.approx(1.0 * steps)
+        assert seconds["selection"] == pytest.approx(0.01 * (steps - 1))
+        assert record["wall_seconds"] == pytest.approx(sum(seconds.values()))
+
+
+def test_the_ledger_of_every_record_is_the_plans_cost(bench: Bench) -> None:
+    for record in bench.measure():
+        spent = Cost(record["ledger"]["frames"], record["ledger"]["clips"])
+        assert spent == Cell(**record["cell"]).plan(1.0, 0.5, 50).expected()
+
+
+def test_each_visit_begins_untimed_whole_at_first_and_with_one_step_later(bench: Bench) -> None:
+    lines = bench.measure()
+    visited: list[Cell] = []
+    begun = iter(bench.generator.begun)
+    for record in lines[:: len(PROMPTS)]:
+        cell = Cell(**record["cell"])
+        untimed = next(begun)
+        assert untimed == (("a",), cell.candidates, 25 if cell in visited else 50)
+        assert [next(begun) for _ in PROMPTS] == [
+            ((prompt.text,), cell.candidates, 50) for prompt in PROMPTS
+        ]
+        visited.append(cell)
+    assert next(begun, None) is None
+
+
+def test_a_text_that_was_encoded_before_is_encoded_again(bench: Bench) -> None:
+    lines = bench.measure()
+    assert [r["ledger"]["seconds"]["conditions"] for r in lines] == pytest.approx(
+        [0.5] * len(lines)
+    )
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped_and_does_nothing_twice(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.verifier.fail_after = 40
+    with pytest.raises(KeyboardInterrupt):
+        bench.measure()
+    before = bench.lines()
+    assert 0 < len(before) < 63
+
+    lines = Bench(tmp_path, monkeypatch).measure()
+    assert lines[: len(before)] == before
+    assert set(Counter((r["method"], r["prompt_id"]) for r in lines).values()) == {1}
+    assert len(lines) == 63
+    whole = Bench(tmp_path / "whole", monkeypatch).measure()
+    changing = ("time", "start", "load", "memory", "wall_seconds", "ledger")
+    strip = [[{k: v for k, v in r.items() if k not in changing} for r in x] for x in (lines, whole)]
+    assert strip[0] == strip[1]
+
+
+def test_a_finished_run_is_not_measured_again(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = bench.measure()
+    again = Bench(tmp_path, monkeypatch)
+    assert again.measure() == lines
+    assert again.generator.begun == []
+    assert sum(again.advanced) == len(lines)
+
+
+def test_a_prompt_that_is_refused_fails_alone_and_warms_nothing_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(item: ScoreInput) -> str | None:
+        return "no such tag" if item.prompt == "a" else None
+
+    bench = Bench(tmp_path, monkeypatch, refuses=refuses)
+    lines = bench.measure(replace(SETTINGS, method=("best_of_n",), repetitions=1))
+    assert {(r["prompt_id"], r["status"]) for r in lines} == {
+        ("a", "failed"),
+        ("b", "ok"),
+        ("c", "ok"),
+    }
+    assert lines[0]["reason"] == "no such tag"
+    assert [texts for texts, *_ in bench.generator.begun[:3]] == [("a",), ("b",), ("a",)]
+
+
+def test_prompts_side_by_side_share_their_groups_time(bench: Bench) -> None:
+    lines = bench.measure(replace(SETTINGS, method=("best_of_n",), budgets=(2,), batch=2))
+    assert [r["group"] for r in lines[:3]] == [2, 2, 1]
+    together, _, alone = (r["wall_seconds"] for r in lines[:3])
+    assert alone == pytest.approx(0.5 + 0.1 + 0.2 + 1)
+    assert together == pytest.approx(2 * (0.5 + 0.1 + 0.2) + 1)
+    for record in lines:
+        total = sum(record["ledger"]["seconds"].values())
+        assert total == pytest.approx(record["wall_seconds"] / record["group"])
+    untimed = [texts for texts, *_ in bench.generator.begun[:2]]
+    assert untimed == [("a", "b"), ("c",)]  # a group of each size
+
+
+def test_a_first_step_is_no_longer_than_the_clip() -> None:
+    plan = Cell("best_of_n", 4).plan(1.0, 0.5, 50)
+    assert first_step(plan, SETTINGS).steps == (25,)
+    assert first_step(plan, replace(SETTINGS, step_size=3.0)).steps == (50,)
+
+
+def test_the_peak_of_memory_is_that_since_the_reset() -> None:
+    memory = PeakMemory("cpu")
+    memory.reset()
+    if not memory.is_peak:
+        pytest.skip("this system does not let a process forget its peak")
+    before = memory.read()["resident"]
+    block = np.ones(20_000_000)  # 160 MB
+    del block
+    assert memory.read()["resident"] - before > 100e6
+    memory.reset()
+    assert memory.read()["resident"] - before < 100e6
+    assert memory.read()["gpu"] is None
+
+
+def test_the_memory_of_a_started_process_is_told_apart() -> None:
+    memory = PeakMemory("cpu")
+    memory.reset()
+    alone = memory.read()["server"] or 0
+    code = "x = bytearray(60_000_000); print(flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert memory.read()["server"] - alone > 50e6
+        process.communicate(b"\n")
+
+
+def test_a_busy_machine_is_warned_of_before_the_run(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        warn_if_busy((0.1, 3.0, 3.0))
+        assert caplog.text == ""
+        warn_if_busy((0.9, 0.1, 0.1))
+    assert "load average 0.90 before this run did anything" in caplog.text
+
+
+def test_the_manifest_has_the_load_at_the_end_of_each_start(tmp_path: Path) -> None:
+    for load in (1.0, 2.0):
+        with Run(tmp_path, "latency", {}, {}, {"load_average": [0.5, 0, 0]}) as run:
+            note_end(run, lambda: (load, 0.0, 0.0))  # noqa: B023
+    starts = read_manifest(run.folder)["starts"]
+    assert [s["load_average_at_end"][0] for s in starts] == [1, 2]
+    assert [s["load_average"][0] for s in starts] == [0.5, 0.5]
