@@ -26,6 +26,7 @@ serve: setup ## the verifier server on port 8000
 
 test: setup ## every test, each suite in its environment (PYTEST="-x -k wire" for some)
 	@envs/setup.sh downloader
+	@envs/chromium.sh >/dev/null || true
 	@$(generator) tests/run.py $(PYTEST)
 
 lint: setup ## ruff, its formatting and mypy

@@ -20,6 +20,7 @@ SUITES = {
     "tests/verifier": "verifier",
     "tests/downloader": "downloader",
     "tests/end_to_end": "generator",
+    "tests/browser": "generator",
 }
 NOTHING_COLLECTED = 5
 

@@ -1,0 +1,220 @@
+"""Playing clips on the listening page: by mouse, by keyboard, from the disk, from a server."""
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from src.page import write_page
+from src.preflight import Exit
+from tests.browser.conftest import ROOT, Open
+from tests.generator.listening_run import HOSTILE, listening_run, tone
+
+TINY = (
+    *("--profile", "builtin", "--verifier", "perplexity", "--judges", "mtt_vgg"),
+    *("--method", "baseline", "best_of_n", "sbs", "--num_samples", "2", "--duration", "2"),
+    *("--candidates", "4", "--beam_width", "2", "--step_size", "0.8", "--save_audio", "all"),
+)
+
+# Resolves as soon as the player's time goes on.
+GOES_ON = """() => new Promise((done) => {
+  const audio = document.getElementById("audio");
+  const look = () => audio.currentTime > 0.02 ? done() : setTimeout(look, 20);
+  look();
+})"""
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page that benchmark.py leaves of a hostile caption and one with a reference."""
+    folder = tmp_path_factory.mktemp("real")
+    tone(folder / "violin.wav", seconds=3)
+    caption = HOSTILE[0].replace('"', '""')
+    table = folder / "prompts.csv"
+    table.write_text(
+        f'id,caption,path\nhostile,"{caption} piano",none.wav\nviolin,a slow violin,violin.wav\n'
+    )
+    here = ("--prompts", str(table), "--output", str(folder / "results"))
+    ran = subprocess.run(
+        [sys.executable, "benchmark.py", *TINY, *here],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == Exit.DONE, ran.stderr
+    (page,) = (folder / "results").glob("*/index.html")
+    return page
+
+
+@pytest.fixture(scope="module")
+def made_up(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_page(listening_run(tmp_path_factory.mktemp("made up"), prompts=3))
+
+
+@pytest.fixture
+def served(real: Path) -> Iterator[str]:
+    """The real page's address on a plain file server."""
+    handler = partial(QuietHandler, directory=str(real.parents[2]))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    path = real.relative_to(real.parents[2])
+    yield f"http://127.0.0.1:{server.server_port}/{path}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+def play(page: Page, name: str) -> None:
+    page.get_by_role("button", name=f"Play {name}", exact=True).click()
+
+
+def expect_playing(page: Page, name: str) -> None:
+    """The clip is heard: its button pauses, and the player's time goes on."""
+    expect(page.get_by_role("button", name=f"Pause {name}", exact=True)).to_be_visible()
+    page.evaluate(GOES_ON)
+    assert page.locator("button.playing").count() == 1
+
+
+def focused(page: Page) -> str | None:
+    return page.evaluate("document.activeElement.dataset.name ?? null")
+
+
+@pytest.mark.parametrize("name", ["baseline, hostile", "sbs, violin", "reference, violin"])
+@pytest.mark.slow
+def test_clips_of_a_real_run_play_from_the_disk(real: Path, open_page: Open, name: str) -> None:
+    page = open_page(real)
+    play(page, name)
+    expect_playing(page, name)
+
+
+@pytest.mark.slow
+def test_clips_and_references_play_from_a_file_server(served: str, open_page: Open) -> None:
+    page = open_page(served)
+    for name in ("best_of_n, violin", "reference, violin"):
+        play(page, name)
+        expect_playing(page, name)
+
+
+@pytest.mark.slow
+def test_one_plays_at_a_time_and_there_is_one_audio_element(real: Path, open_page: Open) -> None:
+    page = open_page(real)
+    play(page, "baseline, violin")
+    expect_playing(page, "baseline, violin")
+    play(page, "sbs, violin")
+    expect_playing(page, "sbs, violin")
+    assert page.locator("audio").count() == 1
+    expect(page.locator("#playing")).to_have_text("sbs, violin")
+
+
+@pytest.mark.slow
+def test_a_click_on_what_plays_pauses_it(real: Path, open_page: Open) -> None:
+    page = open_page(real)
+    play(page, "baseline, violin")
+    expect_playing(page, "baseline, violin")
+    page.get_by_role("button", name="Pause baseline, violin").click()
+    expect(page.locator("button.playing")).to_have_count(0)
+    assert page.evaluate("document.getElementById('audio').paused")
+
+
+@pytest.mark.slow
+def test_candidates_of_the_last_step_play_from_the_tree(real: Path, open_page: Open) -> None:
+    page = open_page(real)
+    page.get_by_role("button", name="tree, 3 steps of sbs, violin").click()
+    leaves = page.locator(".tree button.play")
+    expect(leaves).to_have_count(4)
+    name = leaves.nth(2).get_attribute("data-name")
+    leaves.nth(2).click()
+    expect_playing(page, str(name))
+
+
+def test_everything_is_reached_and_played_without_a_mouse(made_up: Path, open_page: Open) -> None:
+    page = open_page(made_up)
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        if focused(page):
+            break
+    assert focused(page) == "baseline, p0"
+    outline = "getComputedStyle(document.activeElement).outlineStyle"
+    assert page.evaluate(outline) == "solid"
+    page.keyboard.press("Space")
+    expect_playing(page, "baseline, p0")
+    page.keyboard.press("Space")
+    expect(page.locator("button.playing")).to_have_count(0)
+
+
+def test_arrows_go_from_clip_to_clip_and_from_prompt_to_prompt(
+    made_up: Path, open_page: Open
+) -> None:
+    page = open_page(made_up)
+    page.get_by_role("button", name="Play baseline, p0", exact=True).focus()
+    seen = []
+    for key in ("ArrowUp", "ArrowDown", "ArrowRight", "ArrowDown", "ArrowLeft", "ArrowLeft"):
+        page.keyboard.press(key)
+        seen.append(focused(page))
+    assert seen == [
+        *("baseline, p0", "best_of_n, p0", "best_of_n, p1", "sbs, p1", "sbs, p0", "sbs, p0")
+    ]
+
+
+def test_arrows_skip_prompts_whose_method_failed(made_up: Path, open_page: Open) -> None:
+    page = open_page(made_up)
+    page.get_by_role("button", name="Play lookahead, p1", exact=True).focus()
+    page.keyboard.press("ArrowRight")
+    assert focused(page) == "lookahead, p1"
+
+
+@pytest.mark.slow
+def test_while_a_clip_plays_the_next_one_plays_at_once(real: Path, open_page: Open) -> None:
+    page = open_page(real)
+    play(page, "baseline, violin")
+    expect_playing(page, "baseline, violin")
+    page.keyboard.press("ArrowDown")
+    expect_playing(page, "best_of_n, violin")
+
+
+def test_fields_keep_their_keys(made_up: Path, open_page: Open) -> None:
+    page = open_page(made_up)
+    play(page, "baseline, p0")
+    page.locator("#text").focus()
+    page.keyboard.type("a b")
+    page.keyboard.press("ArrowLeft")
+    assert page.evaluate("document.activeElement.id") == "text"
+    assert page.locator("#text").input_value() == "a b"
+
+
+def test_audio_that_is_gone_since_is_told(
+    tmp_path: Path, open_page: Open, trouble: list[str]
+) -> None:
+    index = write_page(listening_run(tmp_path, prompts=1))
+    (index.parent / "audio/sbs/p0.wav").unlink()
+    page = open_page(index)
+    play(page, "sbs, p0")
+    expect(page.locator("#playing")).to_contain_text("audio/sbs/p0.wav cannot be played")
+    assert ["ERR_FILE_NOT_FOUND" in text for text in trouble] == [True]
+    trouble.clear()
+
+
+def test_hostile_captions_are_text(made_up: Path, open_page: Open) -> None:
+    page = open_page(made_up)
+    assert page.locator(".caption").all_text_contents() == list(HOSTILE)
+    assert page.evaluate("window.hacked") is None
+    assert page.locator("#clips img, #clips script").count() == 0
+
+
+def test_a_run_without_audio_has_no_player(tmp_path: Path, open_page: Open) -> None:
+    page = open_page(write_page(listening_run(tmp_path, prompts=2, save_audio="none")))
+    expect(page.locator(".note")).to_contain_text("saved no audio")
+    assert page.locator("audio, button.play, .keys").count() == 0
+    expect(page.locator("tr.clip")).to_have_count(8)

@@ -1,0 +1,277 @@
+"""The listening page as a file: what it says, and that nothing in it can do harm.
+
+How it behaves in a browser is tests/browser's.
+"""
+
+import base64
+import csv
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from src.page import HERE, embedded, write_page
+from src.preflight import Exit
+from src.records import RECORDS, Run, RunFolderError
+from tests.generator.listening_run import FAILED, HOSTILE, UNJUDGED, listening_run, tone
+from tests.generator.made_up_run import SET, made_up_run
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Reader(HTMLParser):
+    """A page's elements with their attributes, its text, and what its scripts and style hold."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.inside: dict[str, str] = {}
+        self.text = ""
+        self._open = ""
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        kind = {"script": str(dict(attrs).get("type")), "style": "style"}
+        self._open = kind.get(tag, "")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._open = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._open:
+            self.inside[self._open] = self.inside.get(self._open, "") + data
+        else:
+            self.text += re.sub(r"\s+", " ", data)
+
+    @property
+    def data(self) -> Any:
+        return json.loads(self.inside["application/json"])
+
+    def clip(self, prompt_id: str, method: str) -> dict[str, Any]:
+        (prompt,) = (p for p in self.data["prompts"] if p["id"] == prompt_id)
+        return prompt["clips"][method]
+
+
+def page_of(folder: Path) -> Reader:
+    return Reader(write_page(folder))
+
+
+def test_hostile_captions_come_back_as_they_are_and_end_no_element(tmp_path: Path) -> None:
+    page = page_of(listening_run(tmp_path))
+    assert [prompt["text"] for prompt in page.data["prompts"]][:3] == list(HOSTILE)
+    assert page.clip("p1", "sbs")["unjudged"] == {"msd_kld": UNJUDGED}
+    assert sum(tag == "script" for tag, _ in page.elements) == 2
+    assert not any(tag in ("img", "b") and "onerror" in attrs for tag, attrs in page.elements)
+    assert "made up <b>" in page.text
+
+
+def test_embedded_json_has_no_character_that_html_knows() -> None:
+    text = embedded({"</script>": "<!--", "a": "&\u2028\u2029é"})
+    assert not re.search("[<>&\u2028\u2029]", text)
+    assert text.isascii()
+    assert json.loads(text) == {"</script>": "<!--", "a": "&\u2028\u2029é"}
+
+
+def test_the_page_refers_to_nothing_outside(tmp_path: Path) -> None:
+    page = page_of(listening_run(tmp_path))
+    found = [attrs[name] for _, attrs in page.elements for name in ("src", "href") if name in attrs]
+    assert sorted(map(str, found)) == ["manifest.json", "records.jsonl"]
+    for text in page.inside.values():
+        assert not re.search(r"url\(|@import|\bimport\b|https?://(?!www\.w3\.org)", text)
+
+
+def test_the_policy_lets_only_the_pages_own_style_and_script_run(tmp_path: Path) -> None:
+    page = page_of(listening_run(tmp_path))
+    (policy,) = (a["content"] for _, a in page.elements if "http-equiv" in a)
+    for directive, text in (("style-src", "style"), ("script-src", "module")):
+        digest = base64.b64encode(hashlib.sha256(page.inside[text].encode()).digest()).decode()
+        assert f"{directive} 'sha256-{digest}'" in str(policy)
+    assert str(policy).startswith("default-src 'none';")
+
+
+def test_the_page_has_the_tables_numbers_and_tells_selector_and_judges_apart(
+    tmp_path: Path,
+) -> None:
+    page = page_of(made_up_run(tmp_path, more=[SET], failed=1))
+    for words in (
+        *("tags ↑ selector: it chose these clips, and is no evidence", "msd_kld ↓ primary judge"),
+        *("fad_msd ↓ judge; one number for all clips of a method", "p = "),
+        "best_of_n beats the baseline on tags, which chose its clips; and the judge msd_kld agrees",
+        "Failed: 1 (method and prompt, see records.jsonl): sbs f0: tags: names no tag",
+    ):
+        assert words in page.text
+    assert [m["evidence"] for m in page.data["measures"]] == [False, True, True]
+    assert page.data["prompts"][-1]["clips"] == {"sbs": {"failed": "tags: names no tag"}}
+
+
+def test_a_failed_clip_says_where_and_why(tmp_path: Path) -> None:
+    failed = page_of(listening_run(tmp_path)).clip("p2", "lookahead")
+    assert failed == {"failed": f"step 0, candidate 3, tags: {FAILED}"}
+
+
+def test_a_run_that_is_not_finished_has_a_page_that_says_so(tmp_path: Path) -> None:
+    folder = listening_run(tmp_path)
+    records = folder / RECORDS
+    records.write_bytes(b"".join(records.read_bytes().splitlines(keepends=True)[:6]) + b'{"meth')
+    assert "6 of 16 clips are finished; the same command goes on" in page_of(folder).text
+
+
+def test_a_run_with_nothing_finished_has_a_page(tmp_path: Path) -> None:
+    folder = listening_run(tmp_path)
+    (folder / RECORDS).write_bytes(b"")
+    page = page_of(folder)
+    assert "0 of 16 clips are finished" in page.text
+    assert page.data["prompts"] == []
+
+
+def test_an_older_run_without_audio_and_newer_entries_has_a_page(tmp_path: Path) -> None:
+    folder = tmp_path / "builtin"
+    shutil.copytree(ROOT / "results" / "builtin", folder)
+    page = page_of(folder)
+    assert "The audio is not in this folder" in page.text
+    assert not any(tag == "audio" for tag, _ in page.elements)
+    assert len(page.data["prompts"]) == 64
+    with (folder / "per_clip.csv").open() as file:
+        row = next(r for r in csv.DictReader(file) if (r["method"], r["prompt_id"])[0] == "sbs")
+    scores = page.clip(row["prompt_id"], "sbs")["scores"]
+    shown = [float(row[m["name"]]) for m in page.data["measures"]]
+    assert scores == pytest.approx(shown, rel=1e-5)
+
+
+def test_a_run_that_saved_no_audio_says_so(tmp_path: Path) -> None:
+    page = page_of(listening_run(tmp_path, save_audio="none"))
+    assert "The run saved no audio (--save_audio none)" in page.text
+    assert not any(tag == "audio" for tag, _ in page.elements)
+    assert page.clip("p0", "sbs")["audio"] is None
+
+
+def test_audio_that_is_gone_or_outside_is_not_offered(tmp_path: Path) -> None:
+    folder = listening_run(tmp_path, methods=("baseline",))
+    tone(tmp_path / "elsewhere.wav")
+    (folder / "audio/baseline/p0.wav").unlink()
+    text = (folder / RECORDS).read_text()
+    (folder / RECORDS).write_text(text.replace("audio/baseline/p1.wav", "../elsewhere.wav"))
+    page = page_of(folder)
+    offered = {key: page.clip(key, "baseline")["audio"] for key in ("p0", "p1", "p3")}
+    assert offered == {"p0": None, "p1": None, "p3": "audio/baseline/p3.wav"}
+    assert "The audio of 1 of 3 finished clips is in this folder." in page.text
+
+
+def test_trees_are_as_the_records_have_them_and_leaves_are_found(tmp_path: Path) -> None:
+    folder = listening_run(tmp_path, save_audio="all")
+    clip = page_of(folder).clip("p3", "sbs")
+    record = next(
+        r
+        for r in map(json.loads, (folder / RECORDS).open())
+        if (r["method"], r["prompt_id"]) == ("sbs", "p3")
+    )
+    assert clip["leaves"] == record["candidates"]
+    assert [
+        {"step": step, "slot": slot, "parent": parent, "kept": bool(kept)}
+        for step, nodes in enumerate(clip["tree"])
+        for slot, parent, _, _, kept in nodes
+    ] == [{k: node[k] for k in ("step", "slot", "parent", "kept")} for node in record["tree"]]
+
+
+@pytest.mark.parametrize(
+    ("caption", "folder", "shown"),
+    [
+        ("a slow tune number 3 for violin", "results/demo", "../../../refs/p3.wav"),
+        ("another text by now", "results/demo", None),
+        ("a slow tune number 3 for violin", "a/b/results/demo", None),
+    ],
+)
+def test_references_are_linked_when_they_are_near_and_of_the_same_text(
+    tmp_path: Path, caption: str, folder: str, shown: str | None
+) -> None:
+    table = tmp_path / "prompts.csv"
+    table.write_text(f"id,caption,path\np3,{caption},refs/p3.wav\np0,gone,refs/p0.wav\n")
+    tone(tmp_path / "refs" / "p3.wav")
+    run = listening_run(tmp_path / folder, methods=("baseline",))
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["identity"]["settings"]["prompts"] = str(table)
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    references = {p["id"]: p["reference"] for p in page_of(run).data["prompts"]}
+    assert references == {"p0": None, "p1": None, "p2": None, "p3": shown}
+
+
+def command(folder: Path) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "src.page", str(folder)], cwd=ROOT, capture_output=True, text=True
+    )
+
+
+def test_the_command_writes_the_page_and_prints_its_path(tmp_path: Path) -> None:
+    folder = listening_run(tmp_path)
+    done = command(folder)
+    assert done.returncode == Exit.DONE, done.stderr
+    assert Path(done.stdout.strip()) == folder / "index.html"
+    assert "made up" in (folder / "index.html").read_text()
+
+
+def test_a_folder_that_is_no_benchmarks_run_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    for name, facts in (("pool", {"measures": []}), ("benchmark", {})):
+        with Run(tmp_path, name, {"script": name, "settings": {}}, facts) as run:
+            pass
+        with pytest.raises(RunFolderError, match="only runs of benchmark"):
+            write_page(run.folder)
+    lost = command(tmp_path / "nothing")
+    assert lost.returncode == Exit.FOLDER
+    assert "Traceback" not in lost.stderr
+
+
+def test_making_a_page_imports_no_torch() -> None:
+    code = "import sys, src.page.__main__; print('torch' in sys.modules)"
+    shown = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert shown.stdout == "False\n"
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of #rrggbb (WCAG 2.2)."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_text_stands_out_from_its_ground_in_light_and_dark() -> None:
+    style = (HERE / "page.css").read_text()
+    light, dark = (
+        dict(re.findall(r"--(\w+): (#\w{6})", block))
+        for block in re.findall(r":root \{(.*?)\}", style, re.S)
+    )
+    for colours in (light, dark):
+        for ground in ("paper", "tint"):
+            for ink in ("ink", "soft", "accent", "better", "worse"):
+                pair = sorted([luminance(colours[ink]), luminance(colours[ground])])
+                assert (pair[1] + 0.05) / (pair[0] + 0.05) >= 4.5, (ink, ground)
+
+
+@pytest.mark.parametrize("there", [(), ("chromium",), ("google-chrome", "chromium-headless-shell")])
+def test_the_tests_browser_is_any_chromium_or_a_sentence_on_how_to_get_one(
+    tmp_path: Path, there: tuple[str, ...]
+) -> None:
+    for name in there:
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "head").symlink_to("/usr/bin/head")
+    found = subprocess.run(
+        ["/bin/bash", str(ROOT / "envs" / "chromium.sh")],
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    if there:
+        assert found.stdout == f"{tmp_path / there[-1]}\n"
+    else:
+        assert found.returncode == 1
+        assert "apt install chromium-headless-shell" in found.stderr
