@@ -125,17 +125,15 @@ def report(run: "Run") -> int:
     """Table, CSV, figure and listening page of a finished run. Returns the exit code."""
     from src.page import write_page
     from src.plots import save_benchmark
-    from src.report import summarise, text_table, write_per_clip, write_summary
+    from src.report import summarise, write_tables
+    from src.texts import listing
 
     summary = summarise(run.folder)
-    write_summary(summary, run.folder / "summary.csv")
-    write_per_clip(summary, run.folder / "per_clip.csv")
-    print(text_table(summary))
+    print(write_tables(summary, run.folder))
     if summary.methods:
         save_benchmark(run.folder, summary)
     write_page(run.folder, summary)
-    written = sorted(path for path in run.folder.iterdir() if not path.name.startswith("."))
-    print(f"\n{run.folder}: {', '.join(p.name + '/' * p.is_dir() for p in written)}")
+    print(f"\n{listing(run.folder)}")
     return Exit.PROMPTS_FAILED if summary.failed else Exit.DONE
 
 

@@ -127,15 +127,14 @@ def measure(
 def report(run: "Run") -> int:
     """Tables, CSV files and figures of a finished run. Returns the exit code."""
     from src.latency.plots import save_figures
-    from src.latency.report import summarise, text_table, write_csvs
+    from src.latency.report import summarise, write_tables
+    from src.texts import listing
 
     found = summarise(run.folder)
-    write_csvs(found, run.folder)
-    print(text_table(found))
+    print(write_tables(found, run.folder))
     if found.cells:
         save_figures(run.folder, found)
-    written = sorted(path for path in run.folder.iterdir() if not path.name.startswith("."))
-    print(f"\n{run.folder}: {', '.join(path.name for path in written)}")
+    print(f"\n{listing(run.folder)}")
     return Exit.PROMPTS_FAILED if found.failed else Exit.DONE
 
 

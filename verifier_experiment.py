@@ -102,6 +102,7 @@ def report(settings: "ExperimentSettings", folder: Path | None, sweeps: Sequence
     """Tables, CSV files and figures of the pool and of each sweep, in their folders."""
     from src.pool import load_pool
     from src.scaling.report import cost_report, pool_report
+    from src.texts import listing
 
     pool = load_pool(folder) if folder else None
     if pool and len(pool.prompts) < pool.asked:
@@ -111,8 +112,7 @@ def report(settings: "ExperimentSettings", folder: Path | None, sweeps: Sequence
     for swept in sweeps:
         print(cost_report(pool, swept, swept, settings.budgets))
     for written in (*([folder] if folder else []), *sweeps):
-        names = sorted(path for path in written.iterdir() if not path.name.startswith("."))
-        print(f"\n{written}: {', '.join(p.name + '/' * p.is_dir() for p in names)}")
+        print(f"\n{listing(written)}")
 
 
 if __name__ == "__main__":

@@ -89,10 +89,9 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def calibrate(settings: CalibrationSettings, prompts: Sequence[Prompt]) -> tuple[Calibration, Path]:
     """Make and score the pools; the generator's constants, and the file that they belong in."""
-    from tqdm import tqdm
-
     from src.budget import make_plan
     from src.parts import load
+    from src.progress import bar
     from src.search import search
     from src.stats import within_prompt_std
     from src.tree import Failure
@@ -116,10 +115,10 @@ def calibrate(settings: CalibrationSettings, prompts: Sequence[Prompt]) -> tuple
         )
         pools: dict[str, list[list[float]]] = {name: [] for name in ones}
         size = max(1, settings.max_rows // plan.candidates)
-        with tqdm(total=len(prompts), unit="prompt") as bar:
+        with bar("calibrate", len(prompts), 0, "prompt") as progress:
             for group in (prompts[at : at + size] for at in range(0, len(prompts), size)):
                 for result in search(plan, group, generator, verifier, settings.seed):
-                    bar.update()
+                    progress.update()
                     if isinstance(result, Failure):
                         log.warning("%s is left out: %s", result.prompt.id, result.reason)
                         continue

@@ -12,6 +12,7 @@ import urllib.request
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 PROBE_SECONDS = 3.0
 DEFAULT_ENCODER = "t5-base"  # of every released MusicGen
@@ -72,14 +73,15 @@ def text_encoder(checkpoint: Path) -> str:
     return found[1].decode().strip("'\" ") if found else DEFAULT_ENCODER
 
 
-def hub_problem(repository: str) -> str | None:
+def hub_problem(repository: str, kind: Literal["models", "datasets"] = "models") -> str | None:
     """Why `repository` cannot be had from the hub now; None when it can."""
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
     try:
-        fetch(f"{endpoint}/api/models/{repository}")
+        fetch(f"{endpoint}/api/{kind}/{repository}")
     except urllib.error.HTTPError as error:
         if error.code in (401, 404):
-            return f"{endpoint} has no public model of that name"
+            what = "model" if kind == "models" else "data set"
+            return f"{endpoint} has no public {what} of that name"
         return f"{endpoint} answered {error.code}"
     except OSError:
         return f"{endpoint} cannot be reached"

@@ -14,8 +14,6 @@ library is imported only to fetch: it takes seconds.
 import csv
 import io
 import logging
-import os
-import urllib.error
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +74,8 @@ def fetch_table(data_dir: Path, source: str = REPOSITORY) -> Path:
     HF_HOME, proxies and the offline variables are honoured; a hub that does not answer is told
     within hub.PROBE_SECONDS. Raises MusicCapsError.
     """
-    if not Path(source).is_dir() and not hub.is_offline() and (problem := hub_problem(source)):
+    asked = not Path(source).is_dir() and not hub.is_offline()
+    if asked and (problem := hub.hub_problem(source, "datasets")):
         raise MusicCapsError(f"MusicCaps' table cannot be had: {problem}. {WITHOUT_THE_HUB}")
     log.info("loading MusicCaps' table from %s", source)
     try:
@@ -123,20 +122,6 @@ def read_sections(path: Path, split: Subset = "all") -> list[Section]:
     if column not in rows[0]:
         raise MusicCapsError(f"{path} has no `{column}` column, so it has no subset '{split}'")
     return [s for s, row in zip(sections, rows, strict=True) if _is_true(row[column])]
-
-
-def hub_problem(name: str) -> str | None:
-    """Why the data set cannot be had from the hub now; None when it can."""
-    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-    try:
-        hub.fetch(f"{endpoint}/api/datasets/{name}")
-    except urllib.error.HTTPError as error:
-        if error.code in (401, 404):
-            return f"{endpoint} has no public data set {name}"
-        return f"{endpoint} answered {error.code}"
-    except OSError:
-        return f"{endpoint} cannot be reached"
-    return None
 
 
 def _load(source: str) -> list[Mapping[str, Any]]:

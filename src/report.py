@@ -273,13 +273,13 @@ def _to_know(summary: Summary, measure: Measure) -> list[str]:
     return lines
 
 
-def write_tables(folder: Path) -> str:
-    """Write summary.csv and per_clip.csv of a run and return its table. Raises RunFolderError."""
-    found = summarise(folder)
-    write_summary(found, folder / "summary.csv")
-    write_per_clip(found, folder / "per_clip.csv")
-    return text_table(found)
+def write_tables(summary: Summary, folder: Path) -> str:
+    """Write a run's summary.csv and per_clip.csv and return its table."""
+    write_summary(summary, folder / "summary.csv")
+    write_per_clip(summary, folder / "per_clip.csv")
+    return text_table(summary)
 
 
 if __name__ == "__main__":
-    sys.exit(again("src.report", "Print a run's table and write its CSV files.", write_tables))
+    what = "Print a run's table and write its CSV files."
+    sys.exit(again("src.report", what, lambda folder: write_tables(summarise(folder), folder)))

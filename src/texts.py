@@ -12,6 +12,12 @@ from src.records import write_whole
 WIDTH = 100  # columns of text
 
 
+def listing(folder: Path) -> str:
+    """A folder and what is in it, for the last line of a run."""
+    names = [p.name + "/" * p.is_dir() for p in folder.iterdir() if not p.name.startswith(".")]
+    return f"{folder}: {', '.join(sorted(names))}"
+
+
 def columns(rows: Sequence[Sequence[str]], left: tuple[int, ...]) -> list[str]:
     """Rows as lines of aligned text; `left`: the columns that are not aligned to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -8,7 +8,6 @@ time. A run that meets the same wall again and again ends with advice instead of
 import logging
 import queue
 import random
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -27,6 +26,7 @@ from src.clips.reasons import BUSY, REASONS, WALLS
 from src.clips.settings import DownloadSettings
 from src.clips.source import ClipError, Source, Stopped, versions
 from src.musiccaps import Section
+from src.progress import bar
 
 log = logging.getLogger(__name__)
 
@@ -94,9 +94,6 @@ def fetch_all(
     total: clips asked for, of which the others are settled already. Raises FolderError,
     KeyboardInterrupt; what is finished by then is in the manifest.
     """
-    from tqdm import tqdm
-    from tqdm.contrib.logging import logging_redirect_tqdm
-
     stop = threading.Event()
     todo: queue.SimpleQueue[Section] = queue.SimpleQueue()
     for section in sections:
@@ -107,12 +104,8 @@ def fetch_all(
         threading.Thread(target=_work, args=(settings, manifest, todo, results, pace, stop))
         for _ in range(min(settings.workers, len(sections)))
     ]
-    often = 0.1 if sys.stderr.isatty() else 30.0
     walls: list[str] = []
-    with (
-        logging_redirect_tqdm(),
-        tqdm(total=total, initial=total - len(sections), unit="clip", mininterval=often) as bar,
-    ):
+    with bar("download", total, total - len(sections), "clip") as progress:
         for worker in workers:
             worker.daemon = True  # one that waits for a host does not keep the process
             worker.start()
@@ -122,7 +115,7 @@ def fetch_all(
                 if isinstance(result, BaseException):
                     raise result
                 manifest.append(result)
-                bar.update()
+                progress.update()
                 reason = result.get("reason", "")
                 if reason:
                     log.warning("%s: %s: %s", result["ytid"], reason, result["message"])

@@ -173,13 +173,14 @@ def _three(value: Interval | None) -> list[str]:
     return [""] * 3 if value is None else [_plain(x) for x in value]
 
 
-def write_tables(folder: Path) -> str:
-    """Write a run's CSV files and return its table. Raises RunFolderError."""
-    summary = summarise(folder)
-    write_csvs(summary, folder)
-    return text_table(summary)
+def write_tables(found: LatencySummary, folder: Path) -> str:
+    """Write a run's CSV files and return its table."""
+    write_csvs(found, folder)
+    return text_table(found)
 
 
 if __name__ == "__main__":
     what = "Print what a run of latency_experiment.py found and write its CSV files."
-    sys.exit(again("src.latency.report", what, write_tables))
+    sys.exit(
+        again("src.latency.report", what, lambda folder: write_tables(summarise(folder), folder))
+    )

@@ -6,8 +6,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, urlsplit
+
+from tests.local_http import serving
 
 COMMIT = "c" * 40
 
@@ -105,20 +107,11 @@ def dataset_hub(name: str, files: dict[str, bytes]) -> Iterator[DatasetHub]:
         def log_message(self, *args: object) -> None:
             pass
 
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-
-        def handle_error(self, *args: object) -> None:
-            pass
-
-    with Server(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        hub.url = f"http://127.0.0.1:{server.server_port}"
+    with serving(Handler) as hub.url:
         try:
             yield hub
         finally:
             hub.released.set()
-            server.shutdown()
 
 
 def asked_paths(body: bytes, kind: str) -> list[str]:

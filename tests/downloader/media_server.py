@@ -1,13 +1,14 @@
 """A host of audio that yt-dlp's generic extractor reads, with ranges, and faults on demand."""
 
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import PurePosixPath
+
+from tests.local_http import serving
 
 TYPES = {".webm": "audio/webm", ".m4a": "audio/mp4", ".wav": "audio/wav", ".bin": "audio/webm"}
 
@@ -94,16 +95,5 @@ def media_server() -> Iterator[MediaServer]:
         def log_message(self, *args: object) -> None:
             pass
 
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-
-        def handle_error(self, *args: object) -> None:
-            pass  # a client that goes away is part of the tests
-
-    with Server(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        media.url = f"http://127.0.0.1:{server.server_port}"
-        try:
-            yield media
-        finally:
-            server.shutdown()
+    with serving(Handler) as media.url:
+        yield media

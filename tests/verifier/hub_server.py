@@ -5,7 +5,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+
+from tests.local_http import serving
 
 
 @dataclass
@@ -98,21 +100,11 @@ def hub_server() -> Iterator[HubServer]:
         def log_message(self, *args: object) -> None:
             pass
 
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-
-        def handle_error(self, *args: object) -> None:
-            pass  # a client that goes away is part of the tests
-
-    with Server(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-        thread.start()
-        hub.url = f"http://127.0.0.1:{server.server_port}"
+    with serving(Handler) as hub.url:
         try:
             yield hub
         finally:
             released.set()
-            server.shutdown()
 
 
 def git_blob(data: bytes) -> str:
