@@ -115,9 +115,9 @@ def fetch(
     match outcome:
         case [bytes() as body]:
             return body
-        case [OSError() as error]:
+        case [OSError() as error] if not isinstance(error, TimeoutError):
             raise error
-        case [Exception() as error]:
+        case [Exception() as error] if not isinstance(error, TimeoutError):
             raise OSError(f"not an HTTP answer: {error!r}") from error
         case _:
             raise TimeoutError(f"no answer within {PROBE_SECONDS:g} s")

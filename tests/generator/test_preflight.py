@@ -164,6 +164,18 @@ def test_a_network_that_swallows_everything_costs_seconds_only(
     assert "no answer within" in missing[2]
 
 
+def test_a_silent_server_is_told_alike_whichever_clock_runs_out_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Opener:
+        def open(self, *args: object, **options: object) -> None:
+            raise TimeoutError("timed out")
+
+    monkeypatch.setattr("urllib.request.build_opener", lambda *handlers: Opener())
+    with pytest.raises(TimeoutError, match="no answer within 3 s"):
+        hub.fetch("http://127.0.0.1:9")
+
+
 @pytest.mark.parametrize("name", ["no-such-thing", "a/b/c"])
 def test_a_model_that_is_neither_name_nor_folder_is_said(name: str) -> None:
     assert "neither 'builtin', nor a hub name" in find("--model", name)[1][0]
