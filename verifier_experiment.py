@@ -83,8 +83,10 @@ def experiment(settings: "ExperimentSettings", prompts: Sequence["Prompt"]) -> i
 
 def announce(settings: "ExperimentSettings", cells: int, skipped: Sequence[str]) -> None:
     """Say beforehand what this generates, and what a run for each number would."""
+    from src.likelihood import known
+
     if settings.candidates and settings.pool is None:
-        verifiers = {"perplexity", *(settings.verifiers or ())}
+        verifiers = {*known(settings.guidance), *(settings.verifiers or ())}
         runs = len(verifiers) * sum(settings.budgets)
         budgets = ", ".join(map(str, settings.budgets))
         print(

@@ -23,11 +23,12 @@ from src.calibration import (
     calibration_file,
     load_calibration,
 )
+from src.likelihood import LIKELIHOODS, PERPLEXITY, PMI
 from src.preflight import Exit
 from src.prompts import Prompt, digest_of
 from src.records import commit, write_whole
 from src.settings import NO_JUDGES, BenchmarkSettings, Settings, parse
-from src.verifier import PERPLEXITY, SumVerifier, VerifierError
+from src.verifier import SumVerifier, VerifierError, remote_parts
 
 log = logging.getLogger("calibration")
 
@@ -40,16 +41,20 @@ class CalibrationSettings(Settings):
     the built-in model in builtin/calibration.json), and a run with the same --output finds them.
 
     Examples:
-      python -m src.calibration --profile builtin --server auto --verifiers tags perplexity
+      python -m src.calibration --profile builtin --server auto --verifiers tags perplexity pmi
       python -m src.calibration --model facebook/musicgen-small --verifiers clap quality perplexity
     """
 
-    #: perplexity (local) and any that the server hosts.
-    verifiers: tuple[str, ...] = ("tags", PERPLEXITY)
+    #: perplexity and pmi (local) and any that the server hosts.
+    verifiers: tuple[str, ...] = ("tags", PERPLEXITY, PMI)
     #: Prompts to run, from the top of the set.
     num_samples: Annotated[int, tyro.conf.arg(aliases=["--samples"])] = 16
     #: Candidates per prompt.
     candidates: int = 16
+
+    def check(self) -> None:
+        super().check()
+        self.check_guidance(self.verifiers)
 
     def as_benchmark(self) -> BenchmarkSettings:
         """The run that makes the pools, for the preflight."""
@@ -97,13 +102,13 @@ def calibrate(settings: CalibrationSettings, prompts: Sequence[Prompt]) -> tuple
     from src.tree import Failure
 
     with ExitStack() as stack:
-        remote = [name for name in settings.verifiers if name != PERPLEXITY]
+        remote = remote_parts(settings.verifiers)
         generator, client = load(settings, remote, stack)
         folder = settings.output / "calibration"
         calibration = load_calibration(generator.checkpoint, folder)
         infos = client.infos(remote) if client else {}
         checkpoints = {name: info.checkpoint for name, info in infos.items() if info.checkpoint}
-        checkpoints[PERPLEXITY] = generator.checkpoint
+        checkpoints |= dict.fromkeys(LIKELIHOODS, generator.checkpoint)
         ones = dict.fromkeys(settings.verifiers, 1.0)
         verifier = SumVerifier(
             "+".join(ones), ones, ones, {name: checkpoints[name] for name in ones}, client

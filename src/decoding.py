@@ -96,17 +96,15 @@ class Decoder:
     def predict(self, transformer: Transformer, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """hidden [halves, rows, dim] -> log-probabilities and logits to sample from.
 
-        Both float32 [rows, codebooks, cardinality]. The log-probabilities are conditional: before
-        guidance, at temperature 1. The output layer is affine, so that guiding its input is guiding
-        its output.
+        float32 [halves, rows, codebooks, cardinality] and [rows, codebooks, cardinality]. The
+        log-probabilities are those before guidance, at temperature 1: with the text, and, if
+        guided, without it.
         """
-        told = hidden[0]
+        logits = transformer.logits(hidden.flatten(0, 1)).unflatten(0, hidden.shape[:2])
         if not self.guided:
-            logits = transformer.logits(told)
-            return logits.log_softmax(-1), logits
-        guided = torch.lerp(hidden[1], told, self.sampling.guidance)
-        own, logits = transformer.logits(torch.cat([told, guided])).chunk(2)
-        return own.log_softmax(-1), logits.contiguous()
+            return logits.log_softmax(-1), logits[0]
+        told, untold = logits
+        return logits.log_softmax(-1), torch.lerp(untold, told, self.sampling.guidance)
 
 
 class Mark(NamedTuple):
@@ -123,7 +121,8 @@ class _Part:
     transformer: the decoder's, arranged for this many rows
     caches: a layer's keys and values, [2, rows or twice as many, heads, steps, head dim]
     sequence: int64 [rows, steps, codebooks]
-    log_probs: float32 [rows, steps, codebooks], of the tokens of the sequence
+    log_probs: float32 [halves, rows, steps, codebooks], of the tokens of the sequence: with the
+    text, and, if guided, without it
     noise: float64 [rows, steps, codebooks]; a slot's own, whatever row is copied there
     """
 
@@ -154,6 +153,11 @@ class Decoding:
         delays = torch.tensor(decoder.delays, device=transformer.device)
         self._frame = step - 1 - delays
         self._open = (self._frame >= 0) & (self._frame < frames)
+
+    @property
+    def guided(self) -> bool:
+        """Whether it is known how likely the tokens are without their text."""
+        return self.decoder.guided
 
     @torch.inference_mode()
     def advance(self, frames: int, greedy: bool = False) -> None:
@@ -188,7 +192,7 @@ class Decoding:
             tokens = sample(logits, part.noise[:, step], decoder.sampling)
         tokens = torch.where(self._open[step], tokens, part.sequence[:, step])
         part.sequence[:, step] = tokens
-        part.log_probs[:, step] = _taken(log_probs, tokens)
+        part.log_probs[:, :, step] = _taken(log_probs, tokens.expand_as(log_probs[..., 0]))
 
     @torch.inference_mode()
     def select(self, rows: Sequence[int]) -> None:
@@ -205,7 +209,8 @@ class Decoding:
             return
         index = torch.tensor(rows, device=self.decoder.transformer.device)
         _reorder([part.sequence for part in self._parts], index)
-        _reorder([part.log_probs for part in self._parts], index)
+        for of_parts in zip(*(part.log_probs for part in self._parts), strict=True):
+            _reorder(of_parts, index)
         for caches in zip(*(part.caches for part in self._parts), strict=True):
             halves = [
                 cache.unflatten(1, (-1, len(part.sequence)))[..., : self._position, :]
@@ -233,15 +238,19 @@ class Decoding:
         return torch.cat([self._by_frame(part.sequence) for part in self._parts])
 
     @torch.inference_mode()
-    def mean_log_prob(self) -> Tensor:
+    def mean_log_prob(self, conditional: bool = True) -> Tensor:
         """float32 [rows]: the mean over codebooks and finished frames, in nats.
 
-        Of the conditional distribution, before guidance, at temperature 1. Raises
-        FloatingPointError where the model gave something that is not a number.
+        Of the distribution with the text or, where decoding is guided, without it; before guidance,
+        at temperature 1. Raises FloatingPointError where the model gave something that is not a
+        number, ValueError for what is not known.
         """
+        if not (conditional or self.guided):
+            raise ValueError("without guidance nothing is decoded without its text")
         if self._position < self.finished + max(self.decoder.delays) or not self.finished:
             raise ValueError("no log-probabilities yet: advance first")
-        log_probs = torch.cat([self._by_frame(part.log_probs) for part in self._parts])
+        half = 0 if conditional else 1
+        log_probs = torch.cat([self._by_frame(part.log_probs[half]) for part in self._parts])
         mean = log_probs.mean((1, 2))
         if not mean.isfinite().all():
             raise FloatingPointError(
@@ -268,7 +277,7 @@ class Decoding:
                 texts=transformer.side_by_side(texts),
                 caches=transformer.caches(rows, self._steps, self.decoder.guided),
                 sequence=torch.full(shape, transformer.cardinality, device=device),
-                log_probs=torch.zeros(shape, device=device),
+                log_probs=torch.zeros((2 if self.guided else 1, *shape), device=device),
                 noise=uniforms(noise, self._steps, codebooks, device),
             )
         )
@@ -297,10 +306,10 @@ class Decoding:
                 part.texts,
                 self.decoder.guided,
             )
-            for row, told in enumerate(hidden[0]):
-                log_probs = transformer.logits(told).log_softmax(-1)
-                steps = slice(1, 1 + given)
-                part.log_probs[row, steps] = _taken(log_probs, part.sequence[row, steps])
+            steps = slice(1, 1 + given)
+            for half, row in itertools.product(*map(range, hidden.shape[:2])):
+                log_probs = transformer.logits(hidden[half, row]).log_softmax(-1)
+                part.log_probs[half, row, steps] = _taken(log_probs, part.sequence[row, steps])
 
 
 def _reorder(tensors: Sequence[Tensor], rows: Tensor) -> None:

@@ -21,7 +21,7 @@ from src.prompts import Prompt
 from src.records import Record, Run
 from src.server_client import ServerClient
 from src.tree import SearchResult
-from src.verifier import PERPLEXITY, Verifier, server_checkpoints
+from src.verifier import LIKELIHOODS, Verifier, server_checkpoints
 from src.wire import Checkpoint
 
 log = logging.getLogger(__name__)
@@ -105,7 +105,8 @@ def unread_captions(
         if judge.name in JUDGES
     }
     if client is not None:
-        remote = {*verifier.checkpoints, *served(judge.name for judge in judges)} - {PERPLEXITY}
+        hearing = {*verifier.checkpoints, *served(judge.name for judge in judges)}
+        remote = hearing - LIKELIHOODS.keys()
         left |= client.unread(sorted(remote), [prompt.text for prompt in prompts])
     found = {
         name: {"captions": sum(t > 0 for t in tokens), "of": len(prompts), "tokens": sum(tokens)}

@@ -20,12 +20,12 @@ from src.sampling import Sampling
 from src.settings import BenchmarkSettings, Settings, UsageError, server_token
 from src.transformer import UnsupportedModel
 from src.verifier import (
-    PERPLEXITY,
     ServerClient,
     Verifier,
     VerifierError,
     build_verifier,
     components,
+    remote_parts,
 )
 from src.verifier_weights import WeightsError
 
@@ -61,7 +61,7 @@ def build(settings: BenchmarkSettings, stack: ExitStack) -> Parts:
 
     What it raises is in ENDS.
     """
-    scoring = [name for name in components(settings.verifier) if name != PERPLEXITY]
+    scoring = remote_parts(components(settings.verifier))
     judging = served(settings.judges or ())
     generator, client = load(settings, list(dict.fromkeys([*scoring, *judging])), stack)
     constants = load_calibration(generator.checkpoint, settings.output / "calibration")

@@ -9,6 +9,7 @@ In a notebook, from the repository's root (numpy only; nothing is loaded or gene
     pool.values("tags")["b00"]              # float64 [m], of the whole clips
     pool.values("tags", seconds=2.0)        # of their first two seconds
     own, seen = pool.pair("tags", "msd_kld")
+    pool.values("0.7*tags+0.3*pmi")         # a sum, each part in units of its spread in this pool
     frame = pool.table()                    # pandas: prompt_id, candidate, measure, seconds, value
 
 `python verifier_experiment.py` makes pools, and adds measures to those that are there (--pool).
@@ -17,23 +18,27 @@ In a notebook, from the repository's root (numpy only; nothing is loaded or gene
     <pool>/tokens/<prompt id>.npy           int16 [m, codebooks, frames]
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from src.likelihood import IN_COMMON, LIKELIHOODS, NEEDS_GUIDANCE
 from src.records import Record, RunFolderError, read_manifest, read_records
+from src.stats import within_prompt_std
+from src.verifier import ExpressionError, components
 
 if TYPE_CHECKING:
     import pandas
 
 CANDIDATES = "candidates"
 SCORES = "scores "  # and the measure's name: a record's method
+LOG_PROBS = "log_probs"  # mean log-probabilities of a prompt's candidates, with their text
+UNCONDITIONAL = "unconditional_log_probs"  # and without it, where decoding was guided
 WHOLE = "whole"
-PERPLEXITY = "perplexity"  # exp of the mean log-probability, which each pool has
 
 Array = NDArray[np.float64]
 
@@ -47,8 +52,9 @@ class PoolMeasure:
     """What a pool is measured by.
 
     role: "verifier" (scored at prefixes too, and may select) or "judge". checkpoint: name and hash
-    of the weights. is_verifier: verifiers whose own number it is. shares_data_with: verifiers
-    trained on the same data and labels.
+    of the weights. is_verifier: verifiers whose own number it is, or that it has a part in common
+    with. shares_data_with: verifiers trained on the same data and labels. scales: of a sum, its
+    parts, with the within-prompt deviation that each is divided by.
     """
 
     name: str
@@ -58,17 +64,20 @@ class PoolMeasure:
     is_verifier: tuple[str, ...] = ()
     shares_data_with: tuple[str, ...] = ()
     note: str = ""
+    scales: Mapping[str, float] = field(default_factory=dict)
 
 
 class Pool:
     """One prompt after the other has m candidates; measures may lack some prompts.
+
+    sums: weighted sums of its verifiers, such as tags+pmi, that are verifiers of the pool too.
 
     prompts: ids of those with candidates, in order; asked: how many it is to have when finished.
     size: m. duration: seconds of a clip; frames: of its tokens. prefixes: seconds at which some
     verifier has scored the clips' beginnings, ascending.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, sums: Sequence[str] = ()) -> None:
         manifest = read_manifest(folder)
         try:
             identity = manifest["identity"]
@@ -88,9 +97,12 @@ class Pool:
             r["prompt_id"]: r for r in ok if r["method"] == CANDIDATES
         }
         self.prompts = tuple(self.candidates)
-        own = PoolMeasure(PERPLEXITY, "verifier", True, in_short(generator), (PERPLEXITY,))
         self._scores: dict[str, dict[str, Record]] = {}
-        self.measures = {PERPLEXITY: own}
+        self.measures = {
+            name: PoolMeasure(name, "verifier", True, in_short(generator), IN_COMMON[name])
+            for name in LIKELIHOODS
+            if name not in NEEDS_GUIDANCE or any(UNCONDITIONAL in r for r in ok)
+        }
         for record in (r for r in ok if r["method"].startswith(SCORES)):
             self._add(record)
         # Verifiers, then judges, as they were asked for: the first prompt may have failed.
@@ -98,9 +110,14 @@ class Pool:
         self.measures = {
             name: self.measures[name]
             for role in ("verifier", "judge")
-            for name in dict.fromkeys([PERPLEXITY, *asked_for])
+            for name in dict.fromkeys([*LIKELIHOODS, *asked_for])
             if name in self.measures and self.measures[name].role == role
         }
+        self._sums: dict[str, PoolMeasure] = {}
+        verifiers = [name for name, m in self.measures.items() if m.role == "verifier"]
+        judges = [name for name in self.measures if name not in verifiers]
+        self.measures |= {name: self.sum_of(name) for name in sums}
+        self.measures = {n: self.measures[n] for n in (*verifiers, *sums, *judges)}
         self.prefixes = tuple(
             sorted({at for name in self.measures for at in self.seconds_of(name)})
         )
@@ -108,7 +125,8 @@ class Pool:
     def values(self, name: str, seconds: float | None = None) -> dict[str, Array]:
         """The measure's float64 [m] by prompt id, of whole clips or of their first `seconds`.
 
-        Prompts that it has no number for are left out. Raises PoolError for an unknown measure.
+        name: of `measures`, or a weighted sum of verifiers. Prompts that it has no number for are
+        left out. Raises PoolError for what the pool does not have.
         """
         key = prefix_key(seconds)
         found = self._values(name)
@@ -144,11 +162,14 @@ class Pool:
     def seconds(self, measure: str) -> float:
         """Mean wall seconds that scoring one whole clip took: rendering, sending and the model.
 
-        0 for perplexity, which comes with the tokens. Raises PoolError.
+        0 for perplexity and pmi, which come with the tokens; of a sum that of its parts together,
+        as if each were sent alone. Raises PoolError.
         """
-        if measure == PERPLEXITY:
+        if measure in LIKELIHOODS:
             return 0.0
         self._values(measure)
+        if measure not in self._scores:
+            return sum(self.seconds(part) for part in self.sum_of(measure).scales)
         return float(np.mean([r["seconds"][WHOLE] for r in self._scores[measure].values()]))
 
     def generation_seconds(self) -> float:
@@ -176,20 +197,76 @@ class Pool:
             prompt: r for prompt, r in of_prompts.items() if r["checkpoint"] == newest["checkpoint"]
         }
 
+    def sum_of(self, expression: str) -> PoolMeasure:
+        """A weighted sum of verifiers as a measure, each part in units of its spread in this pool.
+
+        The spread is the within-prompt standard deviation of whole clips over all prompts: one
+        constant a part, so that what follows of best-of-n is exact for sums too. Raises PoolError.
+        """
+        if expression not in self._sums:
+            try:
+                weights = components(expression)
+            except ExpressionError as error:
+                raise PoolError(str(error)) from error
+            for part in weights:
+                if part not in self.measures or self.measures[part].role != "verifier":
+                    raise PoolError(self._lacks(f"verifier {part!r}"))
+            parts = [self.measures[part] for part in weights]
+            scales = {}
+            for part in weights:
+                scales[part] = within_prompt_std(list(self.values(part).values()))
+                if not scales[part] > 0:
+                    raise PoolError(f"{part} does not vary within a prompt: it cannot be in a sum")
+            shown = ", ".join(f"{part} {scale:.3g}" for part, scale in scales.items())
+            self._sums[expression] = PoolMeasure(
+                name=expression,
+                role="verifier",
+                higher_is_better=True,
+                checkpoint=", ".join(part.checkpoint for part in parts),
+                is_verifier=tuple(dict.fromkeys(v for p in parts for v in p.is_verifier)),
+                shares_data_with=tuple(dict.fromkeys(v for p in parts for v in p.shares_data_with)),
+                note=f"in units of within-prompt deviations: {shown}",
+                scales=scales,
+            )
+        return self._sums[expression]
+
     def _values(self, name: str) -> dict[str, dict[str, Array]]:
         """Arrays [m] by prompt and key."""
-        if name == PERPLEXITY:
+        if name in LIKELIHOODS and name in self.measures:
             return {
-                prompt: {key: np.exp(_array(p)) for key, p in record["log_probs"].items()}
-                for prompt, record in self.candidates.items()
+                prompt: self._likelihood(name, record) for prompt, record in self.candidates.items()
             }
-        if name not in self._scores:
-            there = ", ".join(self.measures)
-            raise PoolError(f"{self.folder} has no measure {name!r}; it has {there}")
+        if name in self._scores:
+            return {
+                prompt: {key: _array(values) for key, values in record["values"].items()}
+                for prompt, record in self._scores[name].items()
+            }
+        if not set("+*") & set(name):
+            raise PoolError(self._lacks(f"measure {name!r}"))
+        scales, weights = self.sum_of(name).scales, components(name)
+        parts = {part: self._values(part) for part in weights}
+        first = next(iter(parts.values()))
         return {
-            prompt: {key: _array(values) for key, values in record["values"].items()}
-            for prompt, record in self._scores[name].items()
+            prompt: {
+                key: np.sum([w / scales[p] * parts[p][prompt][key] for p, w in weights.items()], 0)
+                for key in first[prompt]
+                if all(key in of_part[prompt] for of_part in parts.values())
+            }
+            for prompt in first
+            if all(prompt in of_part for of_part in parts.values())
         }
+
+    def _likelihood(self, name: str, record: Record) -> dict[str, Array]:
+        """By key; nothing where it is not known."""
+        without = record.get(UNCONDITIONAL, {})
+        found = {
+            key: LIKELIHOODS[name](log_prob, without.get(key))
+            for key, log_prob in record[LOG_PROBS].items()
+        }
+        return {key: values for key, values in found.items() if values is not None}
+
+    def _lacks(self, what: str) -> str:
+        return f"{self.folder} has no {what}; it has {', '.join(self.measures)}"
 
     def _rows(self) -> Iterator[tuple[str, int, str, float, float]]:
         for name in self.measures:
@@ -200,9 +277,10 @@ class Pool:
                         yield prompt, candidate, name, seconds, float(value)
 
 
-def load_pool(folder: Path) -> Pool:
-    """Raises RunFolderError for a folder that is not a pool's, or is damaged."""
-    return Pool(folder)
+def load_pool(folder: Path, sums: Sequence[str] = ()) -> Pool:
+    """Raises RunFolderError for a folder that is not a pool's, or is damaged; PoolError for sums
+    of what it does not have."""
+    return Pool(folder, sums)
 
 
 def load_tokens(folder: Path, prompt_id: str) -> NDArray[np.int16]:

@@ -35,9 +35,11 @@ class Candidates(Protocol):
     """A batch of unfinished clips, prompt-major: row = prompt * candidates + slot.
 
     `tokens()` is int64 [rows, codebooks, finished frames]; `mean_log_prob()` float32 [rows], over
-    codebooks and finished frames.
+    codebooks and finished frames: with the text or, where `guided`, without it.
     """
 
+    @property
+    def guided(self) -> bool: ...
     @property
     def rows(self) -> int: ...
     @property
@@ -47,7 +49,7 @@ class Candidates(Protocol):
     def mark(self) -> Any: ...
     def rewind(self, mark: Any) -> None: ...
     def tokens(self) -> Any: ...
-    def mean_log_prob(self) -> Any: ...
+    def mean_log_prob(self, conditional: bool = True) -> Any: ...
 
 
 class Generator(Protocol):
@@ -170,9 +172,12 @@ class Group:
         if not rows:
             return
         log_probs: list[float] = self.candidates.mean_log_prob().tolist()
+        without: list[float | None] = [None] * self.candidates.rows
+        if self.candidates.guided:
+            without = self.candidates.mean_log_prob(conditional=False).tolist()
         self.clips = self._render(rows) if self.verifier.needs_audio else {}
         inputs = [
-            ScoreInput(self._prompt_of(row).text, self.clips.get(row), log_probs[row])
+            ScoreInput(self._prompt_of(row).text, self.clips.get(row), log_probs[row], without[row])
             for row in rows
         ]
         scores = score_or_refuse(self.verifier, inputs)

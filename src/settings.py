@@ -11,8 +11,9 @@ once.
 import inspect
 import logging
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -20,6 +21,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 import tyro
 
 from src.budget import Method, PlanError, make_plan
+from src.likelihood import NEEDS_GUIDANCE
 from src.prompts import Pick, Selection, Subset
 
 Profile = Literal["paper", "builtin"]
@@ -130,6 +132,17 @@ class Settings:
         if self.server != "auto" and not self.server.startswith(("http://", "https://")):
             raise UsageError(f"--server must be 'auto' or begin with http://, not {self.server!r}")
 
+    def check_guidance(self, verifiers: Iterable[str]) -> None:
+        """Raise UsageError where one of them, or a part of a sum, needs guidance and there is
+        none."""
+        named = {part for name in verifiers for part in re.findall(r"\w+", name)}
+        needing = [name for name in NEEDS_GUIDANCE if name in named]
+        if needing and self.guidance == 1:
+            raise UsageError(
+                f"{', '.join(needing)}: how likely a clip is without its text is known under "
+                "guidance only; take a --guidance other than 1"
+            )
+
     def selection(self) -> Selection:
         """Which prompts of the set."""
         return Selection(
@@ -182,8 +195,8 @@ class BenchmarkSettings(Settings):
     #: One or several: baseline (one sample), best_of_n, sbs (beam search), lookahead (beam search
     #: that scores each candidate at the end of a greedy rollout).
     method: tuple[Method, ...] = ("baseline",)
-    #: perplexity (local); tags, clap, quality, muq, imagebind (on the server); or a weighted sum
-    #: such as tags+perplexity or 0.7*tags+0.3*perplexity.
+    #: perplexity, pmi (local); tags, clap, quality, muq, imagebind (on the server); or a weighted
+    #: sum such as tags+pmi or 0.7*tags+0.3*perplexity.
     verifier: str = "perplexity"
     #: N: candidates held at each step. The baseline has one.
     candidates: int = 16
@@ -219,6 +232,7 @@ class BenchmarkSettings(Settings):
                 make_plan(method, frame_rate=MUSICGEN_FRAME_RATE, **self.search_settings())
             except PlanError as error:
                 raise UsageError(str(error)) from error
+        self.check_guidance(self.selectors)
 
     @property
     def selectors(self) -> tuple[str, ...]:

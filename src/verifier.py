@@ -1,6 +1,6 @@
 """What a search sees of a verifier: a name, whether it hears audio, and `score`.
 
-    perplexity               local: the inverse perplexity of the candidate's own tokens
+    perplexity, pmi          local: how likely the generator finds the tokens (src/likelihood.py)
     tags, clap, ...          over HTTP, from the verifier server
     0.7*tags+0.3*perplexity  a sum, each part in units of its spread within a prompt
 
@@ -9,13 +9,14 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from src.audio import Clip
 from src.budget import Ledger
 from src.calibration import Calibration
+from src.likelihood import LIKELIHOODS
 from src.server_client import (
     PromptRefused,
     ServerClient,
@@ -26,9 +27,10 @@ from src.server_client import (
 from src.wire import Checkpoint, Score, VerifierResult
 
 __all__ = [
+    "LIKELIHOODS",
     "ExpressionError",
     "HttpVerifier",
-    "PerplexityVerifier",
+    "LikelihoodVerifier",
     "PromptRefused",
     "ScoreInput",
     "ServerClient",
@@ -39,11 +41,10 @@ __all__ = [
     "VerifierError",
     "build_verifier",
     "components",
+    "remote_parts",
     "score_or_refuse",
     "server_checkpoints",
 ]
-
-PERPLEXITY = "perplexity"
 
 _TERM = re.compile(r"\s*(?:(?P<weight>[^\s*+]+)\s*\*\s*)?(?P<name>[A-Za-z_]\w*)\s*")
 
@@ -57,12 +58,14 @@ class ScoreInput:
     """A candidate, as verifiers see it.
 
     clip: None where no verifier of the run hears audio. log_prob: mean conditional log-probability
-    over codebooks and finished frames, in nats.
+    over codebooks and finished frames, in nats; unconditional: the same without the text, None
+    where decoding is not guided.
     """
 
     prompt: str
     clip: Clip | None
     log_prob: float
+    unconditional: float | None = None
 
 
 class Verifier(Protocol):
@@ -98,30 +101,39 @@ def score_or_refuse(
     return [outcomes[index] for index in range(len(inputs))]
 
 
-class PerplexityVerifier:
-    """exp of the mean log-probability: the inverse perplexity, in (0, 1]."""
+class LikelihoodVerifier:
+    """What the generator says itself. name: of LIKELIHOODS; generator: whose probabilities."""
 
-    name = PERPLEXITY
     needs_audio = False
 
-    def __init__(self, generator: Checkpoint) -> None:
-        self.checkpoints = {PERPLEXITY: generator}
+    def __init__(self, name: str, generator: Checkpoint) -> None:
+        self.name = name
+        self.checkpoints = {name: generator}
 
     def score(self, inputs: Sequence[ScoreInput]) -> list[Score]:
+        values = [LIKELIHOODS[self.name](item.log_prob, item.unconditional) for item in inputs]
+        if any(value is None for value in values):
+            raise VerifierError(f"{self.name} needs guidance, and decoding is not guided")
         unscored = {
-            index: f"{PERPLEXITY}: the log-probability is {item.log_prob}"
-            for index, item in enumerate(inputs)
-            if not math.isfinite(item.log_prob)
+            index: f"{self.name}: the log-probabilities are {_told(inputs[index])}"
+            for index, value in enumerate(values)
+            if value is not None and not math.isfinite(value)
         }
         if unscored:
             raise PromptRefused(unscored)
         return [
-            Score(value=math.exp(item.log_prob), components={"log_prob": item.log_prob})
-            for item in inputs
+            Score(value=float(value), components=_told(item))
+            for item, value in zip(inputs, values, strict=True)
+            if value is not None
         ]
 
     def take_usage(self) -> Ledger:
         return Ledger()
+
+
+def _told(item: ScoreInput) -> dict[str, float]:
+    told = {"log_prob": item.log_prob}
+    return told if item.unconditional is None else told | {"unconditional": item.unconditional}
 
 
 class HttpVerifier:
@@ -160,16 +172,15 @@ class SumVerifier:
         self.weights = weights
         self.scales = scales
         self.checkpoints = checkpoints
-        self.needs_audio = any(part != PERPLEXITY for part in weights)
+        self.needs_audio = bool(remote_parts(weights))
         self.client = client if self.needs_audio else None
 
     def score(self, inputs: Sequence[ScoreInput]) -> list[Score]:
         parts: dict[str, list[Score]] = {}
-        if PERPLEXITY in self.weights:
-            local = PerplexityVerifier(self.checkpoints[PERPLEXITY])
-            parts[PERPLEXITY] = local.score(inputs)
+        for part in self.weights.keys() & LIKELIHOODS.keys():
+            parts[part] = LikelihoodVerifier(part, self.checkpoints[part]).score(inputs)
         if self.client is not None:
-            remote = {p: c for p, c in self.checkpoints.items() if p != PERPLEXITY}
+            remote = {part: self.checkpoints[part] for part in remote_parts(self.weights)}
             results = _ask(self.client, remote, inputs)
             parts |= {part: result.scores for part, result in results.items()}
         sums = []
@@ -208,6 +219,11 @@ def components(expression: str) -> dict[str, float]:
         at = term.end() + 1
 
 
+def remote_parts(names: Iterable[str]) -> list[str]:
+    """Those verifiers that the server has, each once."""
+    return [name for name in dict.fromkeys(names) if name not in LIKELIHOODS]
+
+
 def build_verifier(
     expression: str,
     generator: Checkpoint | None,
@@ -216,23 +232,23 @@ def build_verifier(
 ) -> Verifier:
     """The verifier that `expression` names.
 
-    generator: needed by perplexity and by sums. server: needed by all but perplexity. calibration:
+    generator: needed by perplexity, pmi and sums. server: needed by all but these. calibration:
     needed by sums. Raises ExpressionError, CalibrationError, or what the server's client raises.
     """
     weights = components(expression)
-    remote = [name for name in weights if name != PERPLEXITY]
+    remote = remote_parts(weights)
     checkpoints: dict[str, Checkpoint] = {}
-    if PERPLEXITY in weights:
+    for name in weights.keys() & LIKELIHOODS.keys():
         if generator is None:
-            raise VerifierError(f"{PERPLEXITY} needs a generator")
-        checkpoints[PERPLEXITY] = generator
+            raise VerifierError(f"{name} needs a generator")
+        checkpoints[name] = generator
     if remote:
         if server is None:
             raise VerifierError(f"{', '.join(remote)}: needs a verifier server (--server)")
         checkpoints |= server_checkpoints(server, remote)
     if len(weights) == 1 and "*" not in expression:
         if not remote:
-            return PerplexityVerifier(checkpoints[PERPLEXITY])
+            return LikelihoodVerifier(expression.strip(), checkpoints[expression.strip()])
         assert server is not None
         return HttpVerifier(server, remote[0], checkpoints[remote[0]])
     if generator is None:

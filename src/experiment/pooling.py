@@ -20,7 +20,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from src.budget import Ledger, timed
 from src.experiment.settings import GENERATING, NO_PREFIXES, ExperimentSettings
-from src.pool import CANDIDATES, PERPLEXITY, Pool, prefix_key, token_file
+from src.likelihood import PERPLEXITY
+from src.pool import CANDIDATES, LOG_PROBS, UNCONDITIONAL, Pool, prefix_key, token_file
 from src.progress import bar
 from src.prompts import Prompt, PromptError, Selection, digest_of, load_prompts
 from src.records import Run
@@ -97,7 +98,7 @@ def generate(
         for group in (prompts[at : at + size] for at in range(0, len(prompts), size)):
             if todo.isdisjoint(prompt.id for prompt in group):
                 continue
-            tokens, log_probs, ledgers = candidates(
+            tokens, likely, ledgers = candidates(
                 group, generator, m, settings.duration, settings.prefix_seconds, settings.seed
             )
             for index, prompt in enumerate(group):
@@ -111,7 +112,10 @@ def generate(
                         "status": "ok",
                         "prompt": prompt.text,
                         "key": prompt.key,
-                        "log_probs": {key: short(p[index]) for key, p in log_probs.items()},
+                        **{
+                            name: {key: short(p[index]) for key, p in found.items()}
+                            for name, found in likely.items()
+                        },
                         "ledger": asdict(ledgers[index]),
                     }
                 )
@@ -125,12 +129,13 @@ def candidates(
     duration: float,
     prefixes: Sequence[float],
     seed: int,
-) -> tuple[NDArray[np.int16], dict[str, NDArray[np.float32]], list[Ledger]]:
+) -> tuple[NDArray[np.int16], dict[str, dict[str, NDArray[np.float32]]], list[Ledger]]:
     """Whole clips of several prompts, and how likely they and their beginnings are.
 
     Decoding pauses at each of `prefixes` (seconds); tokens are those of an unpaused run. Returns
-    tokens int16 [prompts, count, codebooks, frames], mean log-probabilities in nats by prefix,
-    float32 [prompts, count] each, and every prompt's ledger.
+    tokens int16 [prompts, count, codebooks, frames]; mean log-probabilities in nats with the text
+    (LOG_PROBS) and, if guided, without it (UNCONDITIONAL), by prefix, float32 [prompts, count]
+    each; and every prompt's ledger.
     """
     rate = generator.frame_rate
     frames = round(duration * rate)
@@ -139,16 +144,19 @@ def candidates(
         texts, keys = [p.text for p in prompts], [p.key for p in prompts]
         batch = generator.begin(texts, keys, count, frames, seed)
         generator.synchronize()
-    log_probs = {}
+    likely: dict[str, dict[str, NDArray[np.float32]]] = {LOG_PROBS: {}}
+    if batch.guided:
+        likely[UNCONDITIONAL] = {}
     with timed(ledgers, "decode"):
         for seconds in (*sorted(prefixes), None):
             end = frames if seconds is None else round(seconds * rate)
             batch.advance(end - batch.finished)
-            mean = np.asarray(batch.mean_log_prob().tolist(), dtype=np.float32)
-            log_probs[prefix_key(seconds)] = mean.reshape(len(prompts), count)
+            for name, found in likely.items():
+                mean = batch.mean_log_prob(conditional=name == LOG_PROBS).tolist()
+                found[prefix_key(seconds)] = np.array(mean, np.float32).reshape(-1, count)
         generator.synchronize()
     tokens = np.asarray(batch.tokens().cpu(), dtype=np.int16)
-    return tokens.reshape(len(prompts), count, *tokens.shape[1:]), log_probs, list(ledgers.values())
+    return tokens.reshape(len(prompts), count, *tokens.shape[1:]), likely, list(ledgers.values())
 
 
 def save_tokens(path: Path, tokens: NDArray[np.int16]) -> None:

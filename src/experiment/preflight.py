@@ -5,7 +5,8 @@ from dataclasses import replace
 
 from src import preflight
 from src.experiment.settings import ExperimentSettings
-from src.pool import PERPLEXITY, load_pool
+from src.likelihood import known
+from src.pool import load_pool
 from src.preflight.verifiers import hosted_or_hostable
 from src.prompts import Prompt
 from src.settings import Profile
@@ -44,4 +45,4 @@ def _default_verifiers(settings: ExperimentSettings) -> tuple[str, ...]:
         found = hosted_or_hostable(settings.server)
     except (OSError, ValueError):
         found = []
-    return (PERPLEXITY, *(found or PROFILE_VERIFIERS[settings.profile]))
+    return (*known(settings.guidance), *(found or PROFILE_VERIFIERS[settings.profile]))

@@ -16,11 +16,18 @@ from src.generator import Generator, GeneratorError
 from src.judging import build_judges, served
 from src.metrics import JUDGES
 from src.parts import connect, load, machine
-from src.pool import CANDIDATES, PERPLEXITY, prefix_key
+from src.pool import CANDIDATES, LOG_PROBS, prefix_key
 from src.prompts import Prompt
 from src.records import Run
 from src.settings import server_token
-from src.verifier import ServerClient, build_verifier, components, server_checkpoints
+from src.verifier import (
+    LIKELIHOODS,
+    ServerClient,
+    build_verifier,
+    components,
+    remote_parts,
+    server_checkpoints,
+)
 from src.wire import Checkpoint
 
 log = logging.getLogger(__name__)
@@ -45,13 +52,12 @@ def build(settings: ExperimentSettings, stack: ExitStack) -> ExperimentParts:
     What it raises is in parts.ENDS.
     """
     scoring = [part for name in settings.selectors for part in components(name)]
-    remote = dict.fromkeys([*scoring, *served(settings.judges or ())])
-    remote.pop(PERPLEXITY, None)
+    remote = remote_parts([*scoring, *served(settings.judges or ())])
     if settings.pool is None or settings.method:
-        return ExperimentParts(*load(settings, list(remote), stack))
+        return ExperimentParts(*load(settings, remote, stack))
     log.info("loading the codec of %s", settings.model)
     renderer = load_renderer(str(settings.model), settings.device)
-    return ExperimentParts(renderer, connect(settings, list(remote), stack))
+    return ExperimentParts(renderer, connect(settings, remote, stack))
 
 
 def make_pool(
@@ -71,7 +77,7 @@ def make_pool(
             generate(run, prompts, parts.whole_generator, settings)
         else:
             _check_codec(run, parts.generator.checkpoint)
-        verifiers = [name for name in settings.verifiers or () if name != PERPLEXITY]
+        verifiers = remote_parts(settings.verifiers or ())
         judges: dict[str, Checkpoint | None] = dict.fromkeys(settings.judges or ())
         remote: dict[str, Checkpoint] = {}
         if parts.client is not None:
@@ -116,11 +122,11 @@ def sweep(
 
 
 def _tell_of_unkept_prefixes(run: Run, prefixes: Sequence[float]) -> None:
-    made = [r["log_probs"] for r in run.records if r["method"] == CANDIDATES]
+    made = [r[LOG_PROBS] for r in run.records if r["method"] == CANDIDATES]
     if lost := [at for at in prefixes if any(prefix_key(at) not in kept for kept in made)]:
         log.warning(
             "%s at %s s is not known: only generating the candidates gives it",
-            PERPLEXITY,
+            " or ".join(LIKELIHOODS),
             ", ".join(map(prefix_key, lost)),
         )
 

@@ -13,7 +13,7 @@ from src.settings import (
     Settings,
     UsageError,
 )
-from src.verifier import PERPLEXITY
+from src.verifier import components, remote_parts
 
 # Of one core, for a minute: what the system itself does stays below.
 QUIET_LOAD = 0.25
@@ -77,8 +77,8 @@ class LatencySettings(Settings):
     method: tuple[Method, ...] = METHODS
     #: Every N to measure; the baseline has one candidate whatever N is.
     budgets: tuple[int, ...] = (4, 8, 16, 32)
-    #: perplexity (local); tags, clap, quality, muq, imagebind (on the server); or a weighted sum
-    #: such as tags+perplexity.
+    #: perplexity, pmi (local); tags, clap, quality, muq, imagebind (on the server); or a weighted
+    #: sum such as tags+perplexity.
     verifier: str = "perplexity"
     #: M: children of each kept parent in a tree search. An N that it does not divide is skipped
     #: there, and listed.
@@ -95,6 +95,7 @@ class LatencySettings(Settings):
 
     def check(self) -> None:
         super().check()
+        self.check_guidance([self.verifier])
         for name in ("repetitions", "batch", "beam_width"):
             if getattr(self, name) < 1:
                 raise UsageError(f"--{name} must be 1 or more, not {getattr(self, name)}")
@@ -131,7 +132,7 @@ class LatencySettings(Settings):
     def decisive(self) -> dict[str, Any]:
         """Seconds depend on how many rows run at once and on whose server scores, too."""
         server = "auto" if self.server == "auto" else "one that ran already"
-        if self.verifier == PERPLEXITY:
+        if not remote_parts(components(self.verifier)):
             server = "none"
         return super().decisive() | {"max_rows": self.max_rows, "server": server}
 

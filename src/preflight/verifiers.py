@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from src import hub
 from src.metrics import JUDGES
 from src.settings import server_token
-from src.verifier import PERPLEXITY, components
+from src.verifier import components, remote_parts
 from src.verifier_core import VERIFIERS
 from src.verifier_weights import absent, fetch_command
 from src.weights import ROOT, Missing
@@ -26,7 +26,7 @@ def missing_verifiers(settings: "BenchmarkSettings | ExperimentSettings") -> lis
     names: list[str] = []
     for expression in settings.selectors:
         try:
-            names += [name for name in components(expression) if name != PERPLEXITY]
+            names += remote_parts(components(expression))
         except ValueError as error:
             return [Missing(f"verifier {expression!r}", "nowhere", str(error))]
     judging = [n for n in settings.judges or () if n not in JUDGES and n in VERIFIERS]

@@ -40,6 +40,8 @@ def value_of(text: str, tokens: Sequence[int]) -> float:
 
 
 class FakeCandidates:
+    guided = True
+
     def __init__(self, keys: Sequence[str], candidates: int, frames: int, seed: int) -> None:
         self.keys, self.candidates, self.frames, self.seed = keys, candidates, frames, seed
         self.histories: list[list[int]] = [[] for _ in range(len(keys) * candidates)]
@@ -76,8 +78,9 @@ class FakeCandidates:
     def tokens(self) -> torch.Tensor:
         return torch.tensor(self.histories, dtype=torch.int64)[:, None]
 
-    def mean_log_prob(self) -> torch.Tensor:
-        return torch.tensor([-(sum(h) % 97) / 97 - 0.01 for h in self.histories])
+    def mean_log_prob(self, conditional: bool = True) -> torch.Tensor:
+        by = 97 if conditional else 89
+        return torch.tensor([-(sum(h) % by) / by - 0.01 for h in self.histories])
 
 
 class FakeGenerator:

@@ -82,7 +82,7 @@ def random_lm(
     return lm.eval()
 
 
-def attributes(*prompts: str) -> list[ConditioningAttributes]:
+def attributes(*prompts: str | None) -> list[ConditioningAttributes]:
     """Prompts as audiocraft takes them."""
     return [ConditioningAttributes(text={"description": prompt}) for prompt in prompts]
 

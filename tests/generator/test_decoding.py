@@ -100,10 +100,10 @@ def test_prompts_of_different_length_side_by_side_are_what_each_is_alone(name, r
         assert torch.equal(together.tokens()[2 * row : 2 * row + 1], alone)
 
 
-def second_pass(model, tokens: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+def second_pass(model, tokens: torch.Tensor, prompts: Sequence[str | None]) -> torch.Tensor:
     """audiocraft's own mean log-probability of finished tokens, row by row: [rows].
 
-    Alone, because audiocraft's padding of texts would change its logits.
+    Alone, because audiocraft's padding of texts would change its logits. None: without a text.
     """
     means = []
     for row, prompt in zip(tokens.split(1), prompts, strict=True):
@@ -123,6 +123,31 @@ def test_log_probabilities_are_those_of_a_second_pass(name, request):
     decoding.advance(30)
     expected = second_pass(model, decoding.tokens(), (a, a, b, b))
     torch.testing.assert_close(decoding.mean_log_prob(), expected, atol=1e-5, rtol=1e-5)
+    without = decoding.mean_log_prob(conditional=False)
+    expected = second_pass(model, decoding.tokens(), [None] * 4)
+    torch.testing.assert_close(without, expected, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(without, decoding.mean_log_prob(), atol=1e-4)
+
+
+@torch.inference_mode()
+def test_log_probabilities_of_given_tokens_are_those_of_a_second_pass(lm):
+    given = torch.randint(0, lm.card, (4, lm.n_q, 9), generator=torch.manual_seed(3))
+    conditions = [condition(lm, prompt) for prompt in PROMPTS[:2]]
+    decoding = Decoder(lm).begin(conditions, 2, 20, PROMPTS[:2], 1, given)
+    decoding.advance(11)
+    of_row = [prompt for prompt in PROMPTS[:2] for _ in range(2)]
+    for conditional, prompts in ((True, of_row), (False, [None] * 4)):
+        expected = second_pass(lm, decoding.tokens(), prompts)
+        found = decoding.mean_log_prob(conditional=conditional)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_without_guidance_nothing_is_known_of_the_tokens_without_their_text(lm):
+    decoding = begin(lm, guidance=1.0)
+    decoding.advance(4)
+    assert not decoding.guided
+    with pytest.raises(ValueError, match="without guidance"):
+        decoding.mean_log_prob(conditional=False)
 
 
 @pytest.mark.parametrize("name", ["lm", "narrow_heads"])
@@ -142,8 +167,10 @@ def test_a_branch_carries_its_parents_whole_past(name, max_rows, request):
     decoding.select([3, 2, 1, 0, 7, 7, 7, 7, 8, 9, 10, 11])  # rewinding keeps their pasts swapped
     decoding.rewind(mark)
     decoding.advance(11)
-    expected = second_pass(lm, decoding.tokens(), prompts)
-    torch.testing.assert_close(decoding.mean_log_prob(), expected, atol=1e-5, rtol=1e-5)
+    for conditional, texts in ((True, prompts), (False, [None] * len(prompts))):
+        expected = second_pass(lm, decoding.tokens(), texts)
+        found = decoding.mean_log_prob(conditional=conditional)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 @torch.inference_mode()
@@ -160,7 +187,7 @@ def test_log_probability_of_a_prefix_covers_its_finished_frames_only(lm):
         # in flight tokens of later frames are conditions of the prefix' last steps: compare where
         # they play no part, the first codebook's frames and every other up to the delay
         log_probs = prediction.logits.log_softmax(-1).gather(-1, tokens[row : row + 1, ..., None])
-        ours = decoding._by_frame(decoding._parts[0].log_probs)[row]
+        ours = decoding._by_frame(decoding._parts[0].log_probs[0])[row]
         torch.testing.assert_close(ours[:, :7], log_probs[0, :, :7, 0], atol=1e-5, rtol=1e-5)
     assert torch.isfinite(prefix).all()
 

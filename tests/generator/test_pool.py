@@ -10,6 +10,7 @@ import pytest
 
 from src.pool import PoolError, load_pool
 from src.records import RECORDS, RunFolderError
+from src.stats import within_prompt_std
 from tests.generator.fake_pool import PROMPTS, FakeClient, verifier
 from tests.generator.test_pool_scoring import hears, judge
 from tests.generator.test_pooling import make
@@ -46,27 +47,77 @@ def test_a_notebook_reads_what_was_made(folder: Path) -> None:
 def test_perplexity_is_there_without_being_scored(folder: Path) -> None:
     pool = load_pool(folder)
     record = json.loads((folder / RECORDS).read_text().splitlines()[0])
-    assert pool.measures["perplexity"].is_verifier == ("perplexity",)
+    assert pool.measures["perplexity"].is_verifier == ("perplexity", "pmi")
     for key, seconds in (("whole", None), ("0.1", 0.1)):
         expected = np.exp(record["log_probs"][key])
         assert np.array_equal(pool.values("perplexity", seconds)["waltz"], expected)
-    assert pool.seconds("perplexity") == 0.0
+        without = np.array(record["unconditional_log_probs"][key])
+        expected = np.array(record["log_probs"][key]) - without
+        assert np.array_equal(pool.values("pmi", seconds)["waltz"], expected)
+    assert pool.seconds("perplexity") == pool.seconds("pmi") == 0.0
     assert pool.seconds("far") > 0
+
+
+def test_a_pool_made_without_guidance_has_no_pmi(folder: Path) -> None:
+    lines = [json.loads(line) for line in (folder / RECORDS).read_text().splitlines()]
+    for record in lines:
+        record.pop("unconditional_log_probs", None)
+    (folder / RECORDS).write_text("".join(json.dumps(record) + "\n" for record in lines))
+    pool = load_pool(folder)
+    assert list(pool.measures) == ["perplexity", "tags", "far"]
+    with pytest.raises(PoolError, match="no measure 'pmi'"):
+        pool.values("pmi")
+
+
+def test_a_sum_is_of_parts_in_units_of_their_spread_within_the_pools_prompts(folder: Path) -> None:
+    pool = load_pool(folder, ["0.5*tags+pmi"])
+    assert list(pool.measures) == ["perplexity", "pmi", "tags", "0.5*tags+pmi", "far"]
+    tags, pmi = pool.values("tags"), pool.values("pmi")
+    scales = {
+        "tags": within_prompt_std([*tags.values()]),
+        "pmi": within_prompt_std([*pmi.values()]),
+    }
+    assert pool.measures["0.5*tags+pmi"].scales == scales
+    found = pool.values("0.5*tags+pmi")
+    assert list(found) == ["waltz", "reel"]  # tags has no jig
+    for prompt, values in found.items():
+        expected = 0.5 * tags[prompt] / scales["tags"] + pmi[prompt] / scales["pmi"]
+        assert values == pytest.approx(expected, rel=1e-12)
+    # beginnings are in the units of whole clips, as a search has one constant for all steps
+    begun = pool.values("0.5*tags+pmi", 0.2)["reel"]
+    parts = [pool.values(name, 0.2)["reel"] for name in ("tags", "pmi")]
+    assert begun == pytest.approx(0.5 * parts[0] / scales["tags"] + parts[1] / scales["pmi"])
+    assert pool.values("tags+perplexity").keys() == found.keys()  # named on the spot
+    assert pool.seconds("0.5*tags+pmi") == pool.seconds("tags")
+    assert pool.measures["0.5*tags+pmi"].is_verifier == ("tags", "perplexity", "pmi")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("tags+clap", "no verifier 'clap'; it has perplexity, pmi, tags, far"),
+        ("tags+far", "no verifier 'far'"),  # a judge selects nothing
+        ("tags+", "is not a verifier or a sum"),
+    ],
+)
+def test_a_sum_of_what_is_no_verifier_of_the_pool_is_an_error(folder, text, reason) -> None:
+    with pytest.raises(PoolError, match=reason):
+        load_pool(folder, [text])
 
 
 def test_a_table_has_a_row_for_each_number(folder: Path) -> None:
     pool = load_pool(folder)
     table = pool.table()
     assert list(table.columns) == ["prompt_id", "candidate", "measure", "seconds", "value"]
-    # perplexity and tags at two prefixes and whole, the judge whole; tags has no jig
-    assert len(table) == 4 * (3 * 3 + 3 * 2 + 3)
+    # perplexity, pmi and tags at two prefixes and whole, the judge whole; tags has no jig
+    assert len(table) == 4 * (2 * 3 * 3 + 3 * 2 + 3)
     row = table.query("prompt_id == 'reel' and candidate == 2 and measure == 'tags'")
     assert list(row["seconds"]) == [0.1, 0.2, 0.4]
     assert row["value"].iloc[-1] == pool.values("tags")["reel"][2]
 
 
 def test_an_unknown_measure_is_an_error_that_lists_those_there_are(folder: Path) -> None:
-    with pytest.raises(PoolError, match="no measure 'clap'; it has perplexity, tags, far"):
+    with pytest.raises(PoolError, match="no measure 'clap'; it has perplexity, pmi, tags, far"):
         load_pool(folder).values("clap")
 
 
@@ -77,7 +128,7 @@ def test_the_first_judge_stays_the_first_though_its_first_prompt_has_no_number(
         one, two = judge("first", problem="no reference"), judge("second")
         hears(run, [one, two], FakeClient())
         hears(run, [judge("first"), two], FakeClient())
-    assert list(load_pool(run.folder).measures) == ["perplexity", "first", "second"]
+    assert list(load_pool(run.folder).measures) == ["perplexity", "pmi", "first", "second"]
 
 
 def test_a_pool_that_is_still_being_made_has_what_is_finished(folder: Path) -> None:

@@ -45,7 +45,7 @@ def test_clips_are_rendered_once_a_prefix_and_sent_once_for_all_verifiers(run: R
     assert client.asked == [(both, p.text, frames) for p in PROMPTS for frames in (20, 5, 10)]
     assert generator.lengths == [20, 5, 10] * len(PROMPTS)
     pool = load_pool(run.folder)
-    assert list(pool.measures) == ["perplexity", "tags", "clap", "far"]
+    assert list(pool.measures) == ["perplexity", "pmi", "tags", "clap", "far"]
     assert pool.prefixes == (0.1, 0.2)
     assert pool.values("far", 0.1) == {}
     # a clip's share of one request, its wait and its own model
@@ -122,7 +122,7 @@ def test_a_lost_server_loses_no_score_and_the_rest_is_as_if_it_had_stayed(
 def test_a_judge_without_a_number_for_a_candidate_has_none_for_the_prompt(run: Run) -> None:
     assert hears(run, [judge("far", problem="no reference"), judge("near")], FakeClient()) == 3
     pool = load_pool(run.folder)
-    assert list(pool.measures) == ["perplexity", "near"]
+    assert list(pool.measures) == ["perplexity", "pmi", "near"]
     record = run.latest("scores far", "jig")
     assert record is not None
     assert record["values"] == {}

@@ -8,7 +8,7 @@ import torch
 
 from src.decoding import Decoder
 from src.experiment.pooling import candidates, generate, of_pool, open_pool, prompts_of, short
-from src.pool import load_pool, load_tokens
+from src.pool import LOG_PROBS, UNCONDITIONAL, load_pool, load_tokens
 from src.records import RECORDS, Run, RunFolderError
 from src.settings import UsageError
 from tests.generator.fake_pool import PROMPTS, PoolGenerator, settings_for, told
@@ -42,12 +42,14 @@ def make(output: Path, generator: PoolGenerator | None = None, **changed) -> Run
 def test_pausing_at_prefixes_gives_the_tokens_of_an_unpaused_run() -> None:
     generator = TinyGenerator()
     paused, log_probs, ledgers = candidates(PROMPTS[:2], generator, 3, 0.4, (0.1, 0.2), 7)
-    whole, (unpaused), _ = candidates(PROMPTS[:2], generator, 3, 0.4, (), 7)
+    whole, unpaused, _ = candidates(PROMPTS[:2], generator, 3, 0.4, (), 7)
     assert paused.shape == (2, 3, 4, 20)
     assert paused.dtype == np.int16
     assert np.array_equal(paused, whole)
-    assert np.array_equal(log_probs["whole"], unpaused["whole"])
-    assert list(log_probs) == ["0.1", "0.2", "whole"]
+    assert list(log_probs) == [LOG_PROBS, UNCONDITIONAL]
+    for name, found in log_probs.items():
+        assert np.array_equal(found["whole"], unpaused[name]["whole"])
+        assert list(found) == ["0.1", "0.2", "whole"]
     assert [ledger.frames for ledger in ledgers] == [60, 60]
 
 
@@ -57,8 +59,9 @@ def test_a_prefixs_log_probability_is_that_of_a_search_paused_there() -> None:
     texts, keys = [p.text for p in PROMPTS[:2]], [p.key for p in PROMPTS[:2]]
     search = generator.begin(texts, keys, 3, 20, 7)
     search.advance(5)
-    expected = search.mean_log_prob().reshape(2, 3)
-    assert torch.equal(torch.from_numpy(log_probs["0.1"]), expected)
+    for name, found in log_probs.items():
+        expected = search.mean_log_prob(conditional=name == LOG_PROBS).reshape(2, 3)
+        assert torch.equal(torch.from_numpy(found["0.1"]), expected)
 
 
 def test_the_first_n_of_a_pool_are_the_pool_of_n(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from src.budget import METHODS, BudgetError, Cost, Plan, make_plan
 from src.prompts import Prompt
 from src.search import children, search
 from src.tree import Failure, SearchResult
-from src.verifier import PerplexityVerifier, ServerUnreachable
+from src.verifier import LikelihoodVerifier, ServerUnreachable
 from tests.generator.fake_search import (
     RATE,
     FakeGenerator,
@@ -202,7 +202,7 @@ def test_lookahead_scores_the_rollouts_end_and_notes_the_candidates_own_log_prob
 @pytest.mark.parametrize("method", METHODS)
 def test_a_verifier_that_hears_nothing_has_nothing_rendered_but_the_winners(method: str) -> None:
     generator = FakeGenerator()
-    verifier = PerplexityVerifier(generator.checkpoint)
+    verifier = LikelihoodVerifier("perplexity", generator.checkpoint)
     results = run(plan(method), verifier=verifier, generator=generator)
     assert generator.rendered == len(PROMPTS)
     for result in results:
@@ -286,7 +286,7 @@ def test_bytes_and_seconds_are_shared_among_the_group() -> None:
 @pytest.mark.parametrize("method", ["baseline", "best_of_n", "sbs", "lookahead"])
 def test_all_leaves_are_given_where_they_are_asked_for_and_cost_nothing(method: str) -> None:
     p, generator = plan(method), FakeGenerator()
-    verifier = PerplexityVerifier(generator.checkpoint)
+    verifier = LikelihoodVerifier("perplexity", generator.checkpoint)
     without = search(p, PROMPTS, FakeGenerator(), verifier, SEED)
     with_leaves = search(p, PROMPTS, generator, verifier, SEED, keep_leaves=True)
     for bare, full in zip(without, with_leaves, strict=True):

@@ -12,12 +12,12 @@ from src.generator import audiocraft_without_clap
 from src.prompts import Prompt
 from src.search import search
 from src.tree import SearchResult
-from src.verifier import PerplexityVerifier
+from src.verifier import LikelihoodVerifier
 from src.wire import Checkpoint
 
 RATE, DIM, FRAMES = 50, 16, 20
 PROMPTS = [Prompt(id=name, text=f"text {name}", key=f"key {name}") for name in ("a", "b", "c")]
-VERIFIER = PerplexityVerifier(Checkpoint(name="random", sha256="0" * 64))
+VERIFIER = LikelihoodVerifier("perplexity", Checkpoint(name="random", sha256="0" * 64))
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,13 @@ from src.calibration import Calibration, CalibrationError, Constant
 from src.verifier import (
     ExpressionError,
     HttpVerifier,
-    PerplexityVerifier,
+    LikelihoodVerifier,
     PromptRefused,
     ScoreInput,
     ServerClient,
     ServerError,
     SumVerifier,
+    VerifierError,
     build_verifier,
     components,
     score_or_refuse,
@@ -59,17 +60,29 @@ class TestExpressions:
             components(text)
 
 
-class TestPerplexity:
-    def test_is_the_exponential_of_the_mean_log_probability_and_hears_nothing(self) -> None:
-        verifier = PerplexityVerifier(GENERATOR)
+class TestLikelihood:
+    def test_perplexity_is_exp_of_the_mean_log_probability_and_hears_nothing(self) -> None:
+        verifier = LikelihoodVerifier("perplexity", GENERATOR)
         scores = verifier.score([ScoreInput("a", None, math.log(0.25))])
         assert found(scores) == pytest.approx([0.25])
         assert not verifier.needs_audio
         assert verifier.checkpoints == {"perplexity": GENERATOR}
 
+    def test_pmi_is_how_much_likelier_the_text_makes_the_clip_in_nats(self) -> None:
+        verifier = build_verifier("pmi", GENERATOR, None, None)
+        (score,) = verifier.score([ScoreInput("a", None, -2.0, -2.5)])
+        assert score.value == 0.5
+        assert score.components == {"log_prob": -2.0, "unconditional": -2.5}
+        assert verifier.checkpoints == {"pmi": GENERATOR}
+
+    def test_pmi_without_guidance_ends_the_run_and_makes_no_number_up(self) -> None:
+        verifier = LikelihoodVerifier("pmi", GENERATOR)
+        with pytest.raises(VerifierError, match="pmi needs guidance"):
+            verifier.score([ScoreInput("a", None, -2.0)])
+
     def test_is_refused_where_the_log_probability_is_not_finite(self) -> None:
         items = [ScoreInput("a", None, -1.0), ScoreInput("b", None, math.nan)]
-        outcomes = score_or_refuse(PerplexityVerifier(GENERATOR), items)
+        outcomes = score_or_refuse(LikelihoodVerifier("perplexity", GENERATOR), items)
         assert isinstance(outcomes[0], Score)
         assert isinstance(outcomes[1], PromptRefused)
 
@@ -111,7 +124,7 @@ class TestSums:
 
     def test_a_single_name_needs_no_constants(self, client: ServerClient) -> None:
         assert isinstance(build_verifier("tags", GENERATOR, client, None), HttpVerifier)
-        assert isinstance(build_verifier("perplexity", GENERATOR, None, None), PerplexityVerifier)
+        assert isinstance(build_verifier("perplexity", GENERATOR, None, None), LikelihoodVerifier)
 
     def test_absent_constants_name_the_command_that_makes_them(self, client: ServerClient) -> None:
         with pytest.raises(
