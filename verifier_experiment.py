@@ -102,17 +102,18 @@ def announce(settings: "ExperimentSettings", cells: int, skipped: Sequence[str])
 
 def report(settings: "ExperimentSettings", folder: Path | None, sweeps: Sequence[Path]) -> None:
     """Tables, CSV files and figures of the pool and of each sweep, in their folders."""
-    from src.pool import load_pool
-    from src.scaling.report import cost_report, pool_report
+    from src.pool import PoolError, load_pool
+    from src.scaling.report import report as write
     from src.texts import listing
 
-    pool = load_pool(folder) if folder else None
+    try:
+        pool = load_pool(folder, settings.sums or ()) if folder else None
+    except PoolError as error:  # a part that no prompt has a score of, or that is constant
+        log.error("--sums are left out: %s", error)
+        pool = load_pool(folder) if folder else None
     if pool and len(pool.prompts) < pool.asked:
         log.warning("%s has %d of %d prompts so far", folder, len(pool.prompts), pool.asked)
-    if pool:
-        print(pool_report(pool, pool.folder, settings.budgets))
-    for swept in sweeps:
-        print(cost_report(pool, swept, swept, settings.budgets))
+    print(write(pool, sweeps, settings.budgets))
     for written in (*([folder] if folder else []), *sweeps):
         print(f"\n{listing(written)}")
 

@@ -2,12 +2,14 @@
 
 import csv
 import io
+import math
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from src.records import write_whole
+from src.stats import Interval
 
 WIDTH = 100  # columns of text
 
@@ -41,3 +43,18 @@ def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     write_whole(path, text.getvalue())
+
+
+def brackets(found: Interval | None, digits: int = 2) -> str:
+    """Such as "+0.35 [+0.21, +0.48]"."""
+    if found is None or not math.isfinite(found.mean):
+        return "-"
+    if not math.isfinite(found.low):
+        return f"{found.mean:+.{digits}f}"
+    return f"{found.mean:+.{digits}f} [{found.low:+.{digits}f}, {found.high:+.{digits}f}]"
+
+
+def digits_of(values: Iterable[float]) -> int:
+    """Digits after the point that show three of the largest."""
+    largest = max((abs(value) for value in values), default=0)
+    return min(6, max(0, 2 - math.floor(math.log10(largest)))) if largest else 2

@@ -30,12 +30,16 @@ def look(settings: ExperimentSettings) -> preflight.Ready[ExperimentSettings]:
     if settings.pool is not None:
         pool = load_pool(settings.pool)
         settings = of_pool(settings, pool)
+        there = (name for name, m in pool.measures.items() if m.role == "verifier")
+        settings.check_parts([*there, *(settings.verifiers or ())])
         settings = replace(settings, judges=settings.judges or ())
         if settings.replays:
             return preflight.Ready(settings, (), ())
         prompts = prompts_of(pool, settings.data_dir)
-    elif settings.verifiers is None:
-        settings = replace(settings, verifiers=_default_verifiers(settings))
+    else:
+        if settings.verifiers is None:
+            settings = replace(settings, verifiers=_default_verifiers(settings))
+        settings.check_parts([*known(settings.guidance), *(settings.verifiers or ())])
     decodes = settings.pool is None or bool(settings.method)
     return preflight.look(settings, prompts, decodes)
 

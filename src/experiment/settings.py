@@ -1,6 +1,6 @@
 """The settings of verifier_experiment.py: pools, and the grid of tree searches."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -9,6 +9,7 @@ import tyro
 
 from src.budget import Method, PlanError, make_plan
 from src.settings import MUSICGEN_FRAME_RATE, NO_JUDGES, Settings, UsageError
+from src.verifier import ExpressionError, components
 
 NO_PREFIXES = "none"
 # What decides a pool's candidates, besides the weights, the prompts, the device and the dtype.
@@ -32,6 +33,8 @@ class ExperimentSettings(Settings):
       python verifier_experiment.py --profile builtin --server auto --samples 10 --duration 10
       # an old pool: statistics again, offline; or one more verifier and judge
       python verifier_experiment.py --pool results/pool-builtin-m16-0123abcd
+      # do two verifiers together select better than each alone?
+      python verifier_experiment.py --pool results/pool-builtin-m16-0123abcd --sums tags+pmi
       python verifier_experiment.py --pool results/pool-builtin-m16-0123abcd --server auto \\
           --verifiers tags_msd --judges msd_vgg_kld
       # beam search and lookahead too, selected by two verifiers in turn
@@ -48,10 +51,13 @@ class ExperimentSettings(Settings):
 
     #: N of best-of-n and of the tree searches.
     budgets: tuple[int, ...] = (1, 2, 4, 8)
-    #: Which verifiers score the pool, one by one (sums follow from their scores): perplexity
-    #: (local), and any of the server. Default: perplexity and all that the server has; with --pool
-    #: those only that are named.
+    #: Which verifiers score the pool, one by one: perplexity and pmi (local, always there), and any
+    #: of the server. Default: all that the server has; with --pool those only that are named.
     verifiers: Names = None
+    #: Weighted sums of the pool's verifiers that select as well, such as tags+pmi or
+    #: 0.7*tags+0.3*pmi, each part in units of its within-prompt deviation in the pool. They follow
+    #: from their parts' scores: nothing is scored for them.
+    sums: Names = None
     #: m: candidates a prompt, at least the largest N; 0 for no pool (tree searches alone).
     #: Default: twice the largest N.
     pool_size: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
@@ -136,6 +142,8 @@ class ExperimentSettings(Settings):
         self._check_lists()
         if self.pool_size == 0 and not self.method:
             raise UsageError("--pool_size 0 makes no pool: name searches with --method")
+        if self.pool_size == 0 and self.sums:
+            raise UsageError("--sums are of a pool's scores, and --pool_size 0 makes none")
         if self.pool_size == 0 and self.pool is not None:
             raise UsageError("--pool_size 0 asks for no pool, and --pool for an old one")
         if 0 < self.candidates < max(self.budgets):
@@ -156,9 +164,31 @@ class ExperimentSettings(Settings):
         if late := [at for at in self.prefix_seconds if at >= self.duration and not self.pool]:
             raise UsageError(f"--prefixes must end before the clip does: {late[0]:g} s is too long")
         _check_measures(self.verifiers or (), self.judges or ())
+        self._check_sums()
+        selecting = [*(self.sums or ()), *(self.sweep_verifiers or ())]
+        self.check_guidance([*(self.verifiers or ()), *selecting])
+
+    def check_parts(self, verifiers: Iterable[str]) -> None:
+        """Raise UsageError for a sum of what is not among the pool's verifiers."""
+        there = {*verifiers}
+        for name in self.sums or ():
+            if lacking := [part for part in components(name) if part not in there]:
+                raise UsageError(
+                    f"--sums {name}: the pool has no scores of {', '.join(lacking)}; name what it "
+                    f"lacks in --verifiers, or take a sum of {', '.join(sorted(there))}"
+                )
+
+    def _check_sums(self) -> None:
+        for name in self.sums or ():
+            try:
+                parts = components(name)
+            except ExpressionError as error:
+                raise UsageError(str(error).replace("--verifier ", "--sums ")) from error
+            if len(parts) < 2:
+                raise UsageError(f"--sums {name}: a sum has two parts or more, such as tags+pmi")
 
     def _check_lists(self) -> None:
-        names = ("budgets", "verifiers", "judges", "prefixes", "method", "sweep_verifiers")
+        names = ("budgets", "verifiers", "sums", "judges", "prefixes", "method", "sweep_verifiers")
         for name in (*names, "beam_widths", "lookahead_ks", "step_sizes", "seeds"):
             values: Sequence[Any] = getattr(self, name) or ()
             if len(set(values)) < len(values):
@@ -196,5 +226,6 @@ def _check_measures(verifiers: Sequence[str], judges: Sequence[str]) -> None:
         if not name.isidentifier():
             raise UsageError(
                 f"--verifiers {name!r} is no single verifier. A sum follows from its parts' scores "
-                "of the pool: name the parts. Searches take sums: --sweep_verifiers"
+                "of the pool: name the parts here and the sum in --sums. Searches take sums: "
+                "--sweep_verifiers"
             )

@@ -1,10 +1,10 @@
 """What a sweep's searches give for their cost, as a table and sentences for people."""
 
 from src.scaling.cost import CostPoint, CostStudy
-from src.scaling.text import brackets, digits_of, ruled
+from src.scaling.text import ruled
 from src.stats import Interval
 from src.summary import Measure
-from src.texts import WIDTH, columns, wrapped
+from src.texts import WIDTH, brackets, columns, digits_of, wrapped
 
 
 def cost_text(costs: CostStudy) -> str:

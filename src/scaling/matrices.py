@@ -28,9 +28,11 @@ def matrix_figure(study: Study) -> Figure:
 
     Own-verifier cells are grey, those that share training data hatched.
     """
-    columns = list(study.measures)
+    columns = list(study.shown)
     cells = {
-        (row, column): (pair.standard, pair.relation) for (row, column), pair in study.pairs.items()
+        (row, column): (pair.standard, pair.relation)
+        for (row, column), pair in study.pairs.items()
+        if column in columns
     }
     title = (
         f"{study.title}: gain of best-of-{study.largest} over one sample,\nin within-prompt "
@@ -51,7 +53,7 @@ def matrix_figure(study: Study) -> Figure:
 
 def agreement_figure(study: Study) -> Figure:
     """Kendall's tau within prompts between all measures, positive where both call better alike."""
-    names = list(study.measures)
+    names = study.shown
     cells: dict[tuple[str, str], tuple[Interval | None, Relation]] = {
         (b, a): (found.tau if found.prompts else None, "")
         for (a, b), found in study.agreement.items()

@@ -94,12 +94,12 @@ def scaling_figure(study: Study) -> Figure:
     )
     with mpl.rc_context(PAPER):
         title = f"{study.title}: score against N"
-        figure, axes = panels(len(study.measures), title, caption)
-        for ax, name in zip(axes, study.measures, strict=True):
+        figure, axes = panels(len(study.shown), title, caption)
+        for ax, name in zip(axes, study.shown, strict=True):
             for index, selector in enumerate(study.selectors):
                 if (pair := study.pairs.get((selector, name))) is not None:
                     _curve(ax, pair, *look(index))
-            _titled(ax, study, name)
+            titled(ax, study, name)
             ax.set_xticks([E_n(n) for n in study.budgets], [str(n) for n in study.budgets])
             ax.set_xlabel("N")
             if not study.measures[name].higher_is_better:
@@ -159,7 +159,7 @@ def prefix_figure(study: Study) -> Figure:
             ax.set_xlabel("seconds heard")
             ax.set_xlim(0, study.duration * 1.04)
             if name:
-                _titled(ax, study, name)
+                titled(ax, study, name)
             else:
                 ax.set_title("the verifier itself,\nwhole clip", weight="bold")
                 x = np.linspace(0, 1, 100)
@@ -255,7 +255,8 @@ def _level(axes: Sequence[Axes]) -> None:
         ax.set_ylim(low - 0.12 * (high - low), high + 0.12 * (high - low))
 
 
-def _titled(ax: Axes, study: Study, name: str) -> None:
+def titled(ax: Axes, study: Study, name: str) -> None:
+    """Name a panel after its measure and that one's role; the primary judge is bold."""
     measure = study.measures[name]
     primary = study.judges[:1] == (name,)
     role = "primary judge" if primary else measure.role

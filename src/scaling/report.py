@@ -2,7 +2,7 @@
 
     python -m src.scaling.report results/pool-builtin-m32-1a2b3c4d --sweep results/sweep-..
 
-makes it again from records alone, into the pool's folder (or --output).
+makes it again from records alone, into the pool's and the sweeps' folders (or --output).
 """
 
 import argparse
@@ -19,6 +19,7 @@ from src.scaling.cost_plot import cost_figure
 from src.scaling.cost_text import cost_text
 from src.scaling.matrices import agreement_figure, matrix_figure
 from src.scaling.plots import prefix_figure, save, scaling_figure, transfer_figure
+from src.scaling.selectors import selector_rows, selectors_figure
 from src.scaling.study import Pair, Study, study_pool
 from src.scaling.text import study_text
 from src.stats import Interval, StatsError, kl_bound
@@ -45,6 +46,7 @@ PREFIX_COLUMNS = ("verifier", "measure", "seconds", "tau", "low", "high", "promp
 FIT_COLUMNS = (
     *("selector", "measure", "a", "b", "b_low", "b_high", "r2", "r2_log2", "own", "prompts"),
 )
+SELECTOR_COLUMNS = ("judge", "n", "selector", "other", "difference", "low", "high")
 COST_COLUMNS = (
     *("method", "source", "n", "beam_width", "lookahead_k", "step_size", "measure", "own"),
     *("prompts", "seeds", "frames", "seconds", "mean", "gain", "low", "high"),
@@ -52,16 +54,19 @@ COST_COLUMNS = (
 )
 
 
-def report(pool: "Pool | None", sweep: Path | None, output: Path, budgets: Sequence[int]) -> str:
-    """Write CSV files and figures into `output`; returns the text that says what they show.
+def report(
+    pool: "Pool | None", sweeps: Sequence[Path], budgets: Sequence[int], output: Path | None = None
+) -> str:
+    """Write CSV files and figures; returns the text that says what they show.
 
-    pool: scaling, matrix, agreement, transfer, prefix, fits; sweep, a folder: cost, with the pool's
-    best-of-n beside it. Raises StatsError and RunFolderError.
+    pool: scaling, matrix, selectors, agreement, transfer, prefix, fits, into its folder; sweeps,
+    folders: cost, with the pool's best-of-n beside it, into their own. output: one folder for all.
+    Raises StatsError and RunFolderError.
     """
-    output.mkdir(parents=True, exist_ok=True)
-    parts = [] if pool is None else [pool_report(pool, output, budgets)]
-    if sweep is not None:
-        parts.append(cost_report(pool, sweep, output, budgets))
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+    parts = [] if pool is None else [pool_report(pool, output or pool.folder, budgets)]
+    parts += [cost_report(pool, sweep, output or sweep, budgets) for sweep in sweeps]
     return "\n\n".join(parts)
 
 
@@ -75,11 +80,13 @@ def pool_report(pool: "Pool", output: Path, budgets: Sequence[int]) -> str:
         ("transfer", TRANSFER_COLUMNS, _transfer_rows(study)),
         ("prefix", PREFIX_COLUMNS, _prefix_rows(study)),
         ("fits", FIT_COLUMNS, _fit_rows(study)),
+        ("selectors", SELECTOR_COLUMNS, _selector_rows(study)),
     ):
         write_csv(output / f"{name}.csv", [columns, *rows])
     digest = {DIGEST_KEY: records_digest(pool.folder)}
     save(scaling_figure(study), output / "scaling.png", digest)
     save(matrix_figure(study), output / "matrix.png", digest)
+    save(selectors_figure(study), output / "selectors.png", digest)
     save(agreement_figure(study), output / "agreement.png", digest)
     save(transfer_figure(study), output / "transfer.png", digest)
     save(prefix_figure(study), output / "prefix.png", digest)
@@ -138,6 +145,11 @@ def _fit_rows(study: Study) -> Iterable[Sequence[Any]]:
             yield [s, m, *values, pair.relation == "own", len(pair.prompts)]
 
 
+def _selector_rows(study: Study) -> Iterable[Sequence[Any]]:
+    for *compared, found in selector_rows(study):
+        yield [*compared, *_ends(found)]
+
+
 def _cost_rows(costs: CostStudy) -> Iterable[Sequence[Any]]:
     for p in costs.points:
         cell = p.cell
@@ -164,20 +176,21 @@ def _numbers(*values: float) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    from src.pool import load_pool
+    from src.pool import PoolError, load_pool
 
     parser = argparse.ArgumentParser(prog="python -m src.scaling.report", description=__doc__)
     parser.add_argument("pool", type=Path, nargs="?", help="a pool's folder")
-    parser.add_argument("--sweep", type=Path, help="a folder of tree searches")
+    parser.add_argument("--sweep", type=Path, nargs="+", default=[], help="of tree searches")
     parser.add_argument("--budgets", type=int, nargs="+", default=BUDGETS, help="N, or several")
-    parser.add_argument("--output", type=Path, help="where files go (default: the pool's folder)")
+    parser.add_argument("--sums", nargs="+", default=[], help="of the pool's verifiers: tags+pmi")
+    parser.add_argument("--output", type=Path, help="one folder for all files")
     asked = parser.parse_args(arguments)
-    if asked.pool is None and asked.sweep is None:
+    if asked.pool is None and not asked.sweep:
         parser.error("name a pool's folder, --sweep, or both")
     try:
-        pool = load_pool(asked.pool) if asked.pool else None
-        text = report(pool, asked.sweep, asked.output or asked.pool or asked.sweep, asked.budgets)
-    except (RunFolderError, StatsError) as error:
+        pool = load_pool(asked.pool, asked.sums) if asked.pool else None
+        text = report(pool, asked.sweep, asked.budgets, asked.output)
+    except (RunFolderError, PoolError, StatsError) as error:
         parser.exit(5, f"{error}\n")
     sys.stdout.write(text + "\n")
     return 0

@@ -3,8 +3,8 @@
     study = study_pool(load_pool(folder), budgets=(1, 2, 4, 8, 16))
     study.pairs["tags", "msd_kld"].standard    # the gain at the largest N, in deviations
 
-Selectors are the pool's verifiers; measures are all it has, judges and verifiers. A pair is
-computed over the prompts that both have numbers for. No torch.
+Selectors are the pool's verifiers, weighted sums of them among these; measures are all it has,
+judges and verifiers. A pair is computed over the prompts that both have numbers for. No torch.
 """
 
 from collections.abc import Sequence
@@ -75,8 +75,9 @@ class Prefix(NamedTuple):
 @dataclass(frozen=True)
 class Study:
     """What a pool says. budgets: ascending, from 1 on. measures: judges first, the primary one
-    (fixed before any result) at their head. refused: by measure, the reasons of prompts without
-    numbers. dropped: budgets that are larger than the pool."""
+    (fixed before any result) at their head. pairs: of each selector with each measure; of a sum as
+    a measure with itself alone. refused: by measure, the reasons of prompts without numbers.
+    dropped: budgets that are larger than the pool."""
 
     title: str
     prompts: int
@@ -98,6 +99,16 @@ class Study:
     @property
     def judges(self) -> tuple[str, ...]:
         return tuple(name for name, m in self.measures.items() if m.role == "judge")
+
+    @property
+    def sums(self) -> tuple[str, ...]:
+        """Selectors that are weighted sums of others."""
+        return tuple(name for name in self.selectors if self.measures[name].scales)
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """Measures to show selectors by: a sum says nothing that its parts do not."""
+        return tuple(name for name in self.measures if name not in self.sums)
 
     def primary(self, selector: str) -> str | None:
         """The first judge that is independent of the selector."""
@@ -128,6 +139,8 @@ def study_pool(pool: "Pool", budgets: Sequence[int]) -> Study:
     pairs = {}
     for s in selectors:
         for m in measures:
+            if measures[m].scales and m != s:
+                continue
             if both := tuple(p for p in pool.prompts if p in values[s] and p in values[m]):
                 pairs[s, m] = _pair(measures, s, m, both, kept, values, chosen[s])
     return Study(
@@ -155,17 +168,21 @@ def relation(measures: dict[str, "PoolMeasure"], selector: str, measure: str) ->
     return "shares data" if a & {*other.shares_data_with} or b & {*own.shares_data_with} else ""
 
 
-def difference(study: Study, measure: str, selector: str, other: str) -> Interval | None:
-    """By how much more `selector` gains than `other` at the largest budget, positive where better.
+def difference(
+    study: Study, measure: str, selector: str, other: str, budget: int | None = None
+) -> Interval | None:
+    """By how much more `selector` gains than `other` at a budget (the largest), positive where
+    better.
 
-    In the measure's unit, paired over the prompts that both have. None where there are fewer than
-    two.
+    At equal frames: both choose among as many clips. In the measure's unit, paired over the prompts
+    that both have. None where there are fewer than two.
     """
+    at = -1 if budget is None else study.budgets.index(budget)
     a, b = (study.pairs.get((s, measure)) for s in (selector, other))
     if a is None or b is None:
         return None
     first, second = (
-        dict(zip(p.prompts, p.values[:, -1] - p.values[:, 0], strict=True)) for p in (a, b)
+        dict(zip(p.prompts, p.values[:, at] - p.values[:, 0], strict=True)) for p in (a, b)
     )
     both = [first[p] - second[p] for p in first if p in second]
     sign = _sign(study.measures, measure)
@@ -228,7 +245,7 @@ def _agreements(
     measures: dict[str, "PoolMeasure"], values: dict[str, dict[str, Array]]
 ) -> dict[tuple[str, str], Agreement]:
     """Of each two measures once, positive where they call the same clips better."""
-    names = list(measures)
+    names = [name for name, measure in measures.items() if not measure.scales]
     return {
         (a, b): _tau(measures, a, values[a], b, values[b])
         for i, a in enumerate(names)
@@ -272,7 +289,7 @@ def _tau(
 def _refused(pool: "Pool", measures: dict[str, "PoolMeasure"]) -> dict[str, tuple[str, ...]]:
     records = read_records(pool.folder)
     reasons: dict[str, tuple[str, ...]] = {}
-    for name in measures:
+    for name in (name for name, measure in measures.items() if not measure.scales):
         lacking = [p for p in pool.prompts if p not in pool.values(name)]
         found = [
             records.get((f"scores {name}", p), {}).get("reason", "not scored") for p in lacking

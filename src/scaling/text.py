@@ -2,12 +2,12 @@
 
 import math
 import textwrap
-from collections.abc import Iterable
 
 from src.report import FEW_PROMPTS, LONGEST_REASON
-from src.scaling.study import Pair, Prefix, Study, difference, past_peak, relation
+from src.scaling.selectors import selector_sentences
+from src.scaling.study import Pair, Prefix, Study, past_peak, relation
 from src.stats import Interval
-from src.texts import WIDTH, columns, wrapped
+from src.texts import WIDTH, brackets, columns, digits_of, wrapped
 
 RANKS = 0.5  # a tau from which three pairs of clips in four are ordered alike
 SHOWN_BUDGETS = 6  # at most, as far as they fit the width
@@ -33,7 +33,7 @@ def findings(study: Study) -> list[str]:
         "data: trained on the selector's data, not independent."
     ]
     lines += [line for s in study.selectors if (line := _verdict(study, s))]
-    lines += _best_selector(study)
+    lines += selector_sentences(study)
     lines += _over_optimised(study)
     lines += _alike(study)
     lines += [line for v in study.selectors if (line := _prefix(study, v))]
@@ -57,7 +57,8 @@ def findings(study: Study) -> list[str]:
         )
     lines += [f"{m.name}: {m.note}." for m in study.measures.values() if m.note]
     lines.append("Weights, and how their SHA-256 begins:")
-    lines += [f"  {m.name}: {m.checkpoint}" for m in study.measures.values() if m.checkpoint]
+    weights = {name: study.measures[name].checkpoint for name in study.shown}
+    lines += [f"  {name}: {checkpoint}" for name, checkpoint in weights.items() if checkpoint]
     return lines
 
 
@@ -75,7 +76,8 @@ def _gains_at(study: Study, count: int) -> list[str]:
     budgets = [f"N={study.budgets[i]}" for i in shown]
     rows: list[tuple[str, ...]] = []
     headings: dict[int, str] = {}
-    for name, measure in study.measures.items():
+    for name in study.shown:
+        measure = study.measures[name]
         primary = study.judges[:1] == (name,)
         arrow = "↑" if measure.higher_is_better else "↓"
         headings[len(rows)] = f"{name} {arrow}  {'primary judge' if primary else measure.role}"
@@ -111,29 +113,6 @@ def _verdict(study: Study, selector: str) -> str:
     }[_direction(pair.standard)]
     link = "and" if follows == "follows" else "but"
     return f"{gained}, {link} the judge {name} {follows}: {brackets(pair.standard)}."
-
-
-def _best_selector(study: Study) -> list[str]:
-    """Which selector serves the primary judge best, and whether clearly."""
-    if not study.judges:
-        return ["No judge has scored this pool: nothing here shows that selected clips are better."]
-    judge = study.judges[0]
-    free = [
-        p
-        for s in study.selectors
-        if (p := study.pairs.get((s, judge))) and not p.relation and p.standard
-    ]
-    free.sort(key=lambda p: -p.standard.mean if p.standard else math.inf)
-    if len(free) < 2 or free[0].standard is None or free[0].standard.mean <= 0:
-        return []
-    best, second = free[0], free[1]
-    over = difference(study, judge, best.selector, second.selector)
-    clear = over is not None and over.low > 0
-    return [
-        f"Of the selectors independent of {judge}, {best.selector} serves it best; "
-        f"{'clearly' if clear else 'not clearly'} better than {second.selector}"
-        + (f" ({brackets(over, digits_of(over))} in its unit, paired)." if over else ".")
-    ]
 
 
 def _over_optimised(study: Study) -> list[str]:
@@ -238,21 +217,6 @@ def _direction(found: Interval) -> str:
     if not (found.low > 0 or found.high < 0):
         return "unclear"
     return "better" if found.low > 0 else "worse"
-
-
-def brackets(found: Interval | None, digits: int = 2) -> str:
-    """Such as "+0.35 [+0.21, +0.48]"."""
-    if found is None or not math.isfinite(found.mean):
-        return "-"
-    if not math.isfinite(found.low):
-        return f"{found.mean:+.{digits}f}"
-    return f"{found.mean:+.{digits}f} [{found.low:+.{digits}f}, {found.high:+.{digits}f}]"
-
-
-def digits_of(values: Iterable[float]) -> int:
-    """Digits after the point that show three of the largest."""
-    largest = max((abs(value) for value in values), default=0)
-    return min(6, max(0, 2 - math.floor(math.log10(largest)))) if largest else 2
 
 
 def ruled(lines: list[str]) -> list[str]:

@@ -99,9 +99,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory, server: str) -> tuple[Path, 
 @pytest.mark.slow
 def test_one_pool_is_generated_and_every_number_follows_from_it(whole: tuple[Path, str]) -> None:
     output, out = whole
-    assert "would generate 6 clips a prompt; the pool has 4" in out
+    assert "would generate 9 clips a prompt; the pool has 4" in out
     pool = pool_of(output)
-    assert list(pool.measures) == ["perplexity", "tags", "msd_kld"]
+    assert list(pool.measures) == ["perplexity", "pmi", "tags", "msd_kld"]
     assert (len(pool.prompts), pool.prefixes) == (PROMPTS, (0.8,))
     for name in pool.measures:
         values = pool.values(name)
@@ -202,7 +202,9 @@ def test_an_old_pool_is_scored_by_a_new_verifier_and_judge_without_generating(
     added = [json.loads(line)["method"] for line in after[len(before) :].splitlines()]
     assert added == ["scores tags_msd", "scores msd_vgg_kld"] * PROMPTS
     pool = load_pool(old)
-    assert list(pool.measures) == ["perplexity", "tags", "tags_msd", "msd_kld", "msd_vgg_kld"]
+    assert list(pool.measures) == [
+        *("perplexity", "pmi", "tags", "tags_msd", "msd_kld", "msd_vgg_kld")
+    ]
     assert pool.seconds_of("tags_msd") == (0.8,)
     refused = read_records(old)["scores tags_msd", pool.prompts[2]]
     assert refused["status"] == "failed"
@@ -222,7 +224,10 @@ def test_statistics_of_an_old_pool_need_neither_torch_nor_a_server(old: Path) ->
         "sys.exit(9 if 'torch' in sys.modules else code)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, "--pool", str(old), "--budgets", "1", "2", "4"],
+        [
+            *(sys.executable, "-c", code, "--pool", str(old), "--budgets", "1", "2", "4"),
+            *("--sums", "tags+pmi"),
+        ],
         cwd=ROOT,
         env=ENVIRONMENT,
         capture_output=True,
@@ -231,7 +236,17 @@ def test_statistics_of_an_old_pool_need_neither_torch_nor_a_server(old: Path) ->
     )
     assert done.returncode == Exit.DONE, done.stderr
     with (old / "scaling.csv").open() as file:
-        assert {row["n"] for row in csv.DictReader(file)} == {"1", "2", "4"}
+        rows = list(csv.DictReader(file))
+    assert {row["n"] for row in rows} == {"1", "2", "4"}
+    assert [row["measure"] for row in rows if row["selector"] == "tags+pmi"][::3] == [
+        *("msd_kld", "perplexity", "pmi", "tags", "tags+pmi")
+    ]
+    # of the only four candidates a sum chooses the one that a search would
+    pool = load_pool(old)
+    sums, judged = pool.pair("tags+pmi", "msd_kld")
+    best = np.mean([j[s.argmax()] for s, j in zip(sums, judged, strict=True)])
+    found = next(r for r in rows if (r["selector"], r["n"]) == ("tags+pmi", "4"))
+    assert float(found["mean"]) == pytest.approx(best, rel=1e-5)
     assert (old / "records.jsonl").read_bytes() == before
 
 
@@ -243,3 +258,6 @@ def test_what_is_no_pool_and_what_is_not_the_pools_is_said(old: Path, tmp_path: 
     code, _, err = run(tmp_path, "--pool", str(old), "--duration", "3")
     assert code == Exit.USAGE
     assert "has 1.6; leave it out" in err
+    code, _, err = run(tmp_path, "--pool", str(old), "--sums", "tags+clap")
+    assert code == Exit.USAGE
+    assert "the pool has no scores of clap; name what it lacks in --verifiers" in err

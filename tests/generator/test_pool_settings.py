@@ -6,7 +6,7 @@ import pytest
 
 from src.experiment.preflight import look
 from src.experiment.settings import ExperimentSettings
-from src.settings import parse
+from src.settings import UsageError, parse
 
 
 def settings(*args: str) -> ExperimentSettings:
@@ -32,6 +32,11 @@ def test_a_pool_is_twice_the_largest_budget_and_is_heard_at_every_step() -> None
         (("--pool_size", "0", "--pool", "x", "--method", "sbs"), "asks for no pool"),
         (("--judges", "fad_clap"), "compares sets of clips"),
         (("--verifiers", "tags+perplexity"), "name the parts"),
+        (("--sums", "tags"), "a sum has two parts or more"),
+        (("--sums", "tags+"), "--sums 'tags+' is not a verifier or a sum"),
+        (("--sums", "tags+pmi", "--pool_size", "0", "--method", "sbs"), "--pool_size 0 makes none"),
+        (("--sums", "tags+pmi", "--guidance", "1"), "pmi: how likely a clip is without its text"),
+        (("--sweep_verifiers", "pmi", "--guidance", "1"), "known under guidance only"),
         (("--prefixes", "soon"), "are seconds"),
         (("--prefixes", "10"), "must end before the clip does"),
         (("--prefixes", "0.01"), "whole number of frames"),
@@ -57,11 +62,23 @@ def test_sums_select_in_searches_and_what_they_need_is_looked_for() -> None:
     assert found.selecting == ("tags+clap",)
 
 
+def test_sums_are_of_what_the_pool_is_scored_by(tmp_path: Path) -> None:
+    ask = ("--server", "auto", "--output", str(tmp_path), "--verifiers", "tags")
+    assert look(settings(*ask, "--sums", "tags+pmi")).settings.sums == ("tags+pmi",)
+    with pytest.raises(UsageError, match="no scores of tags_vgg; name what it lacks in --verif"):
+        look(settings(*ask, "--sums", "tags+tags_vgg"))
+
+
 def test_by_default_all_that_a_server_on_this_machine_could_have_score(tmp_path: Path) -> None:
     found = look(settings("--server", "auto", "--output", str(tmp_path))).settings
     assert found.verifiers is not None
-    assert {"perplexity", "tags", "tags_msd"} <= set(found.verifiers)
+    assert {"perplexity", "pmi", "tags", "tags_msd"} <= set(found.verifiers)
     assert found.judges == ("msd_kld", "mtt_vgg", "msd_vgg_kld")
+
+
+def test_without_guidance_nobody_asks_for_pmi(tmp_path: Path) -> None:
+    ask = ("--server", "auto", "--output", str(tmp_path), "--guidance", "1")
+    assert "pmi" not in (look(settings(*ask)).settings.verifiers or ())
 
 
 def test_without_a_server_the_preflight_says_that_it_is_missing(tmp_path: Path) -> None:

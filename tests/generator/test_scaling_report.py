@@ -21,19 +21,20 @@ from src.scaling.text import findings, study_text
 from tests.generator.made_up_pool import FLAT, MEASURES, made_up_pool, made_up_sweep
 
 BUDGETS = (1, 2, 4, 8)
-POOL_FIGURES = ("scaling", "matrix", "agreement", "transfer", "prefix")
+POOL_FIGURES = ("scaling", "matrix", "selectors", "agreement", "transfer", "prefix")
+SUMS = ("tags+noise", "0.2*tags+noise")
 
 
 class Made:
     """A pool, a sweep, and the report of both."""
 
     def __init__(self, folder: Path) -> None:
-        self.pool: Pool = load_pool(made_up_pool(folder, refused={"kin": (3, 4)}))
+        self.pool: Pool = load_pool(made_up_pool(folder, refused={"kin": (3, 4)}), SUMS)
         self.sweep = made_up_sweep(folder)
         self.output = folder / "report"
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            self.text = report(self.pool, self.sweep, self.output, BUDGETS)
+            self.text = report(self.pool, [self.sweep], BUDGETS, self.output)
         self.sentences = " ".join(self.text.split())
 
     def rows(self, name: str) -> list[dict[str, str]]:
@@ -56,12 +57,14 @@ def study(made: Made) -> Study:
 
 
 def test_the_csv_files_have_a_row_for_every_number(made: Made) -> None:
-    pairs, measures = 3 * 7, 7
+    measures, sums = 7, 2
+    pairs = 3 * measures + sums * (measures + 1)  # a sum is measured by itself alone
     assert len(made.rows("scaling")) == pairs * 4
     assert len(made.rows("matrix")) == len(made.rows("fits")) == pairs
     assert len(made.rows("agreement")) == measures * (measures - 1) / 2
     assert len(made.rows("transfer")) == pairs * 3
-    assert len(made.rows("prefix")) == 3 * (3 * 5 + 4)  # itself and 4 judges; whole: the judges
+    assert len(made.rows("prefix")) == 5 * (3 * 5 + 4)  # itself and 4 judges; whole: the judges
+    assert len(made.rows("selectors")) == 4 * 3 * (5 * 4 / 2)  # judges, N over 1, two selectors
     assert len(made.rows("cost")) == 2 * (4 + 3)
 
 
@@ -82,9 +85,11 @@ def test_the_numbers_in_the_csv_are_those_of_the_study(made: Made, study: Study)
 def test_own_cells_and_shared_data_are_marked_in_the_csv(made: Made) -> None:
     rows = made.rows("matrix")
     own = {(r["selector"], r["measure"]) for r in rows if r["own"] == "True"}
-    assert own == {("tags", "again"), *((s, s) for s in ("perplexity", "tags", "noise"))}
+    parts = {(s, m) for s in SUMS for m in (s, "again", "tags", "noise")}
+    alone = {(s, s) for s in ("perplexity", "tags", "noise")}
+    assert own == {("tags", "again"), *alone, *parts}
     assert [(r["selector"], r["measure"]) for r in rows if r["shares_data"] == "True"] == [
-        ("tags", "kin")
+        (s, "kin") for s in ("tags", *SUMS)
     ]
     signs = {(r["selector"], r["measure"]): float(r["gain_sd"]) for r in rows}
     assert signs["tags", "copy"] == pytest.approx(signs["tags", "tags"])  # less is better
@@ -106,11 +111,11 @@ def test_the_same_records_give_the_same_files_from_the_command_line(
 ) -> None:
     folders = [str(made.pool.folder), "--sweep", str(made.sweep)]
     budgets = ["--budgets", *map(str, BUDGETS)]
-    assert main([*folders, *budgets, "--output", str(tmp_path)]) == 0
+    assert main([*folders, *budgets, "--sums", *SUMS, "--output", str(tmp_path)]) == 0
     assert capsys.readouterr().out == made.text + "\n"
     names = sorted(path.name for path in made.output.iterdir())
     assert names == sorted(path.name for path in tmp_path.iterdir())
-    assert len(names) == 13
+    assert len(names) == 15
     for name in names:
         assert (tmp_path / name).read_bytes() == (made.output / name).read_bytes(), name
 
@@ -121,15 +126,17 @@ def test_the_text_fits_and_says_what_follows_and_what_does_not(made: Made) -> No
     assert "and the judge copy follows: +1." in text
     assert "noise: best-of-8 gains" in text
     assert "but the judge copy does not follow, its interval includes zero" in text
-    assert "Of the selectors independent of copy," in text
+    assert "independent of copy, perplexity serves it best at equal frames, +1." in text
+    assert "clearly better than tags+noise, 0.2*tags+noise, noise; not clearly better than" in text
+    assert "tags+noise by copy, paired, in its unit, positive where better: -0." in text
     assert "tags to turning -" in text
     assert "More search does harm: what tags selects is best by turning at N = 2" in text
     assert "Most alike within prompts: " in text
     assert "kin: no numbers for 2 of 12 prompts" in text
     assert "tags: a beam search could start to prune at 4 s" in text
     assert "Own number: the measure is the selector's, no evidence." in text
-    assert sum(line.endswith("  own number") for line in made.text.splitlines()) == 4
-    assert sum(line.endswith("  shares data") for line in made.text.splitlines()) == 1
+    assert sum(line.endswith("  own number") for line in made.text.splitlines()) == 4 + 2 * 3
+    assert sum(line.endswith("  shares data") for line in made.text.splitlines()) == 3
     assert (
         "sbs by copy: clearly better than best-of-n with as many frames in 1 of 2 settings, "
         "clearly worse in 1." in text
@@ -163,7 +170,7 @@ def test_a_wide_table_of_costs_gives_up_intervals_rather_than_columns(made: Made
 
 def test_a_judge_is_not_praised_where_there_is_none(tmp_path: Path) -> None:
     pool = load_pool(made_up_pool(tmp_path, prompts=4, measures=("tags", "noise")))
-    text = " ".join(report(pool, None, tmp_path / "o", BUDGETS).split())
+    text = " ".join(report(pool, [], BUDGETS, tmp_path / "o").split())
     assert "No judge has scored this pool" in text
     assert "no independent judge has numbers for it" in text
     assert (tmp_path / "o" / "transfer.png").stat().st_size > 5_000
@@ -184,7 +191,7 @@ def test_poor_pools_are_reported_without_warnings(tmp_path: Path, kind: dict) ->
     pool = load_pool(made_up_pool(tmp_path, **kind))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        text = report(pool, None, tmp_path / "o", BUDGETS)
+        text = report(pool, [], BUDGETS, tmp_path / "o")
     assert "nan" not in text
     for path in (tmp_path / "o").glob("*.csv"):
         assert "nan" not in path.read_text()
