@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test lint format lock recipe
+.PHONY: help setup demo serve test lint format lock recipe results
 
 generator := envs/generator/.venv/bin/python
 verifier := envs/verifier/.venv/bin/python
@@ -46,6 +46,26 @@ lock: ## make every requirements.lock from its requirements.in (UPGRADE=--upgrad
 			--no-emit-index-url --no-header --override overrides.txt \
 			requirements.in --output-file requirements.lock) || exit 1; \
 	done
+
+RESULTS ?= results/again
+on_builtin = --profile builtin --server auto --duration 5 --output "$(RESULTS)"
+sums = tags+perplexity tags+pmi tags+tags_vgg tags+tags_vgg+pmi
+trees = --pool_size 0 --method sbs lookahead --sweep_verifiers tags
+
+# The pool ends with 1 (|| test): tags_msd and its sibling refuse prompts that name none of their tags.
+results: setup ## make the runs of results/builtin anew, in results/again (TIME_TAKEN; goes on where it stopped)
+	$(generator) benchmark.py $(on_builtin) --num_samples 64 --candidates 8 --verifier tags \
+		--method baseline best_of_n sbs lookahead --save_audio none
+	$(generator) verifier_experiment.py $(on_builtin) --num_samples 64 --pool_size 32 \
+		--budgets 1 2 4 8 16 --verifiers perplexity pmi tags tags_vgg tags_msd tags_msd_vgg \
+		--sums $(sums) || test $$? -eq 1
+	$(generator) verifier_experiment.py $(on_builtin) $(trees) --num_samples 64 \
+		--budgets 16 --beam_widths 4 --lookahead_ks 1
+	$(generator) verifier_experiment.py $(on_builtin) $(trees) --num_samples 16 \
+		--budgets 4 8 16 --beam_widths 2 4 --lookahead_ks 1 2 --seeds 42 43 44
+	$(generator) latency_experiment.py $(on_builtin) --num_samples 3 --verifier tags
+	$(generator) -m src.scaling.report "$(RESULTS)"/pool-builtin-m32-* \
+		--sums $(sums) --sweep "$(RESULTS)"/sweep-builtin-tags-p*
 
 soundfont := /usr/share/sounds/sf2/FluidR3_GM.sf2
 

@@ -127,7 +127,7 @@ def open_sweep(
         f"{settings.model}, {len(prompts)} prompts, {settings.duration:g} s; "
         f"tree searches, selector {verifier.name}"
     )
-    name = f"sweep-{settings.profile}-{verifier.name}"
+    name = f"sweep-{settings.profile}-{verifier.name}-p{len(prompts)}"
     facts = {"title": title, "measures": measures(verifier, judges)}
     return Run(settings.output, name, identity, facts, here)
 

@@ -8,9 +8,11 @@ makes it again from records alone, into the pool's and the sweeps' folders (or -
 import argparse
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from matplotlib.figure import Figure
 
 from src.plots import DIGEST_KEY
 from src.records import RunFolderError, records_digest
@@ -53,6 +55,15 @@ COST_COLUMNS = (
     *("best_of_n", "over_best_of_n", "over_low", "over_high", "front_frames", "front_seconds"),
 )
 
+POOL_FIGURES: dict[str, Callable[[Study], Figure]] = {
+    "scaling": scaling_figure,
+    "matrix": matrix_figure,
+    "selectors": selectors_figure,
+    "agreement": agreement_figure,
+    "transfer": transfer_figure,
+    "prefix": prefix_figure,
+}
+
 
 def report(
     pool: "Pool | None", sweeps: Sequence[Path], budgets: Sequence[int], output: Path | None = None
@@ -72,6 +83,15 @@ def report(
 
 def pool_report(pool: "Pool", output: Path, budgets: Sequence[int]) -> str:
     """What a pool says. Files: see `report`."""
+    study = pool_tables(pool, output, budgets)
+    digest = {DIGEST_KEY: records_digest(pool.folder)}
+    for name, draw in POOL_FIGURES.items():
+        save(draw(study), output / f"{name}.png", digest)
+    return study_text(study)
+
+
+def pool_tables(pool: "Pool", output: Path, budgets: Sequence[int]) -> Study:
+    """The CSV files of `pool_report`, and the study that they are of."""
     study = study_pool(pool, budgets)
     for name, columns, rows in (
         ("scaling", SCALING_COLUMNS, _scaling_rows(study)),
@@ -83,25 +103,26 @@ def pool_report(pool: "Pool", output: Path, budgets: Sequence[int]) -> str:
         ("selectors", SELECTOR_COLUMNS, _selector_rows(study)),
     ):
         write_csv(output / f"{name}.csv", [columns, *rows])
-    digest = {DIGEST_KEY: records_digest(pool.folder)}
-    save(scaling_figure(study), output / "scaling.png", digest)
-    save(matrix_figure(study), output / "matrix.png", digest)
-    save(selectors_figure(study), output / "selectors.png", digest)
-    save(agreement_figure(study), output / "agreement.png", digest)
-    save(transfer_figure(study), output / "transfer.png", digest)
-    save(prefix_figure(study), output / "prefix.png", digest)
-    return study_text(study)
+    return study
 
 
 def cost_report(pool: "Pool | None", sweep: Path, output: Path, budgets: Sequence[int]) -> str:
     """What a sweep's searches give for their cost: cost.csv and cost.png."""
-    costs = cost_study(pool, sweep, budgets)
-    write_csv(output / "cost.csv", [COST_COLUMNS, *_cost_rows(costs)])
+    costs = cost_tables(pool, sweep, output, budgets)
     digests = {DIGEST_KEY: records_digest(sweep)}
     if pool is not None:
         digests[POOL_DIGEST_KEY] = records_digest(pool.folder)
     save(cost_figure(costs), output / "cost.png", digests)
     return cost_text(costs)
+
+
+def cost_tables(
+    pool: "Pool | None", sweep: Path, output: Path, budgets: Sequence[int]
+) -> CostStudy:
+    """The CSV file of `cost_report`, and what it is of."""
+    costs = cost_study(pool, sweep, budgets)
+    write_csv(output / "cost.csv", [COST_COLUMNS, *_cost_rows(costs)])
+    return costs
 
 
 def _scaling_rows(study: Study) -> Iterable[Sequence[Any]]:
