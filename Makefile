@@ -50,22 +50,24 @@ lock: ## make every requirements.lock from its requirements.in (UPGRADE=--upgrad
 RESULTS ?= results/again
 on_builtin = --profile builtin --server auto --duration 5 --output "$(RESULTS)"
 sums = tags+perplexity tags+pmi tags+tags_vgg tags+tags_vgg+pmi
-trees = --pool_size 0 --method sbs lookahead --sweep_verifiers tags
+trees = --pool_size 0 --method sbs lookahead
 
-# The pool ends with 1 (|| test): tags_msd and its sibling refuse prompts that name none of their tags.
+# Latency comes first, on a machine that nothing has warmed yet. The pool's run ends with 1 (|| test):
+# tags_msd and its sibling refuse prompts that name none of their tags.
 results: setup ## make the runs of results/builtin anew, in results/again (TIME_TAKEN; goes on where it stopped)
+	$(generator) latency_experiment.py $(on_builtin) --num_samples 3 --verifier tags
 	$(generator) benchmark.py $(on_builtin) --num_samples 64 --candidates 8 --verifier tags \
 		--method baseline best_of_n sbs lookahead --save_audio none
 	$(generator) verifier_experiment.py $(on_builtin) --num_samples 64 --pool_size 32 \
 		--budgets 1 2 4 8 16 --verifiers perplexity pmi tags tags_vgg tags_msd tags_msd_vgg \
 		--sums $(sums) || test $$? -eq 1
 	$(generator) verifier_experiment.py $(on_builtin) $(trees) --num_samples 64 \
-		--budgets 16 --beam_widths 4 --lookahead_ks 1
+		--sweep_verifiers tags perplexity pmi --budgets 16 --beam_widths 4 --lookahead_ks 1
 	$(generator) verifier_experiment.py $(on_builtin) $(trees) --num_samples 16 \
-		--budgets 4 8 16 --beam_widths 2 4 --lookahead_ks 1 2 --seeds 42 43 44
-	$(generator) latency_experiment.py $(on_builtin) --num_samples 3 --verifier tags
+		--sweep_verifiers tags --budgets 4 8 16 --beam_widths 2 4 --lookahead_ks 1 2 --seeds 42 43 44
 	$(generator) -m src.scaling.report "$(RESULTS)"/pool-builtin-m32-* \
-		--sums $(sums) --sweep "$(RESULTS)"/sweep-builtin-tags-p*
+		--sums $(sums) --sweep "$(RESULTS)"/sweep-builtin-*
+	@$(generator) -m src.reproduction "$(RESULTS)" results/builtin
 
 soundfont := /usr/share/sounds/sf2/FluidR3_GM.sf2
 

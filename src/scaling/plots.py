@@ -1,6 +1,7 @@
 """Figures of a pool's study as lines: score against N, transfer, and what beginnings say of wholes.
 
-Those that are matrices are in src/scaling/matrices.py, those of cost in src/scaling/cost_plot.py.
+Those that are matrices are in src/scaling/matrices.py, that of composites in
+src/scaling/selectors.py, that of cost in src/scaling/cost_plot.py.
 Widths suit two columns of a paper; each PNG carries the SHA-256 of the records it shows.
 """
 
@@ -96,7 +97,7 @@ def scaling_figure(study: Study) -> Figure:
         title = f"{study.title}: score against N"
         figure, axes = panels(len(study.shown), title, caption)
         for ax, name in zip(axes, study.shown, strict=True):
-            for index, selector in enumerate(study.selectors):
+            for index, selector in enumerate(study.singles):
                 if (pair := study.pairs.get((selector, name))) is not None:
                     _curve(ax, pair, *look(index))
             titled(ax, study, name)
@@ -105,7 +106,7 @@ def scaling_figure(study: Study) -> Figure:
             if not study.measures[name].higher_is_better:
                 ax.invert_yaxis()
         axes[0].set_ylabel("score (better ↑)")
-        _legend(figure, study.selectors, "selector")
+        _legend(figure, study.singles, "selector")
     return figure
 
 
@@ -118,11 +119,11 @@ def transfer_figure(study: Study) -> Figure:
         "selector's data. Not drawn: own numbers, and where the selector's gain is not clearly "
         "above zero. KL: bound on KL(best-of-N || model), in nats."
     )
-    shown = study.judges or study.selectors
+    shown = study.judges or study.singles
     with mpl.rc_context(PAPER):
         title = f"{study.title}: transfer to the judges"
-        figure, axes = panels(len(study.selectors), title, caption, rows_each=2)
-        for column, selector in enumerate(study.selectors):
+        figure, axes = panels(len(study.singles), title, caption, rows_each=2)
+        for column, selector in enumerate(study.singles):
             above, below = axes[2 * column : 2 * column + 2]
             for index, name in enumerate(shown):
                 pair = study.pairs.get((selector, name))
@@ -153,7 +154,7 @@ def prefix_figure(study: Study) -> Figure:
         title = f"{study.title}: what beginnings say"
         figure, axes = panels(len(names), title, caption)
         for ax, name in zip(axes, names, strict=True):
-            for index, verifier in enumerate(study.selectors):
+            for index, verifier in enumerate(study.singles):
                 _prefixes(ax, study, verifier, name or verifier, *look(index))
             ax.axhline(0, color=GREY, linewidth=0.6, zorder=0)
             ax.set_xlabel("seconds heard")
@@ -167,7 +168,7 @@ def prefix_figure(study: Study) -> Figure:
                 ax.plot(x * study.duration, even, color=GREY, linewidth=0.8, linestyle=":")
         _level(axes)
         axes[0].set_ylabel("Kendall's tau")
-        _legend(figure, study.selectors, "verifier")
+        _legend(figure, study.singles, "verifier")
     return figure
 
 

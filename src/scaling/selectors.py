@@ -99,8 +99,8 @@ def selectors_figure(study: Study) -> Figure:
         "deviation. Hollow: trained on the judge's data, not independent. Own number: the judge is "
         "the selector's number or a part of it, no evidence."
     )
-    judges = study.judges or study.selectors
-    names = (*(s for s in study.selectors if s not in study.sums), *study.sums)
+    judges = study.judges or study.singles
+    names = (*study.singles, *study.sums)
     with mpl.rc_context(PAPER):
         title = f"{study.title}: who selects for the judges"
         height = 0.75 + ROW * len(names)
@@ -123,7 +123,7 @@ def _panel(ax: Axes, study: Study, judge: str, names: Sequence[str]) -> None:
         pair = study.pairs.get((name, judge))
         if pair is None or pair.standard is None or pair.relation == "own":
             why = OWN if pair is not None and pair.relation == "own" else "-"
-            ax.text(0, y, why, fontsize=5.5, color=GREY, ha="center", va="center")
+            ax.text(0, y, f"  {why}", fontsize=5.5, color=GREY, ha="left", va="center")
             continue
         found, is_sum = pair.standard, name in study.sums
         ends = [[max(found.mean - found.low, 0)], [max(found.high - found.mean, 0)]]

@@ -106,6 +106,11 @@ class Study:
         return tuple(name for name in self.selectors if self.measures[name].scales)
 
     @property
+    def singles(self) -> tuple[str, ...]:
+        """Selectors that are no sums: with all of them, figures of lines would be a thicket."""
+        return tuple(name for name in self.selectors if name not in self.sums)
+
+    @property
     def shown(self) -> tuple[str, ...]:
         """Measures to show selectors by: a sum says nothing that its parts do not."""
         return tuple(name for name in self.measures if name not in self.sums)

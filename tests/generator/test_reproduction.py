@@ -1,0 +1,72 @@
+"""How far two runs of the same commands agree."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from src.pool import load_pool, token_file
+from src.preflight import Exit
+from src.records import Run
+from src.reproduction import compare, main
+from src.scaling.report import pool_tables
+from src.texts import write_csv
+from tests.generator.made_up_pool import made_up_pool
+
+
+@pytest.fixture
+def pools(tmp_path: Path) -> tuple[Path, Path]:
+    """A pool with its tables, and its copy."""
+    folder = made_up_pool(tmp_path / "again", prompts=3, size=4)
+    pool_tables(load_pool(folder), folder, [1, 2, 4])
+    return folder, Path(shutil.copytree(folder, tmp_path / "kept" / folder.name))
+
+
+def test_the_same_runs_agree_wholly(pools: tuple[Path, Path]) -> None:
+    found = compare(*pools)
+    assert (found.same, found.clips) == (12, 12)
+    assert (found.furthest, found.where) == (0.0, "")
+
+
+def test_other_tokens_and_numbers_are_counted_and_placed(pools: tuple[Path, Path]) -> None:
+    folder, other = pools
+    tokens = np.load(token_file(folder, "p1"))
+    tokens[2, 3, 7] += 1
+    np.save(token_file(folder, "p1"), tokens)
+    write_csv(other / "mine.csv", [("name", "seconds", "mean"), ("a", 3, 2.0), ("b", 4, -10)])
+    write_csv(folder / "mine.csv", [("name", "seconds", "mean"), ("a", 9, 2.5), ("b", 9, -10)])
+    found = compare(folder, other)
+    assert (found.same, found.clips) == (11, 12)
+    assert found.furthest == pytest.approx(0.05)  # of 10; seconds are not compared
+    assert found.where == "mine.csv: mean"
+
+
+def test_tables_of_other_rows_are_no_small_difference(pools: tuple[Path, Path]) -> None:
+    folder, other = pools
+    write_csv(folder / "fits.csv", [("selector", "a"), ("tags", 1)])
+    found = compare(folder, other)
+    assert (found.furthest, found.where) == (float("inf"), "fits.csv: its rows")
+
+
+def test_winners_are_compared_by_their_tokens_where_both_have_one(tmp_path: Path) -> None:
+    folders = []
+    for name, hashes in (("again", "abcd"), ("kept", "abxd")):
+        with Run(tmp_path / name, "benchmark", {"script": "benchmark"}, {}) as run:
+            for number, tokens in enumerate(hashes):
+                status = "failed" if (name, number) == ("kept", 3) else "ok"
+                record = {"method": "sbs", "prompt_id": f"p{number}", "status": status}
+                run.append(record | {"winner": {"tokens_sha256": tokens}})
+        folders.append(run.folder)
+    assert compare(*folders)[1:3] == (2, 3)
+
+
+def test_the_command_prints_a_line_a_run_and_what_it_has_nothing_to_hold_against(
+    pools: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, other = pools
+    shutil.copytree(folder, folder.parent / "another run")
+    assert main([str(folder.parent), str(other.parent)]) == Exit.DONE
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split()[:4] == [folder.name, "12", "of", "12"]
+    assert lines[2] == f"another run: {other.parent} has no run of the same settings."
