@@ -8,7 +8,6 @@ import csv
 import hashlib
 import json
 import re
-import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -20,6 +19,7 @@ import pytest
 from src.page import HERE, embedded, write_page
 from src.preflight import Exit
 from src.records import RECORDS, Run, RunFolderError
+from tests.generator.first_release import first_release
 from tests.generator.listening_run import FAILED, HOSTILE, UNJUDGED, listening_run, tone
 from tests.generator.made_up_run import SET, made_up_run
 
@@ -133,8 +133,7 @@ def test_a_run_with_nothing_finished_has_a_page(tmp_path: Path) -> None:
 
 
 def test_an_older_run_without_audio_and_newer_entries_has_a_page(tmp_path: Path) -> None:
-    folder = tmp_path / "builtin"
-    shutil.copytree(ROOT / "results" / "builtin", folder)
+    folder = first_release(tmp_path)
     page = page_of(folder)
     assert "The audio is not in this folder" in page.text
     assert not any(tag == "audio" for tag, _ in page.elements)
