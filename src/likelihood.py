@@ -31,15 +31,14 @@ def inverse_perplexity(log_prob: ArrayLike, unconditional: ArrayLike | None) -> 
     return np.exp(np.asarray(log_prob, dtype=np.float64))
 
 
-def mutual_information(log_prob: ArrayLike, unconditional: ArrayLike | None) -> Array | None:
-    """The mean conditional log-probability less the unconditional one; None without guidance."""
-    if unconditional is None:
-        return None
+def mutual_information(log_prob: ArrayLike, unconditional: ArrayLike | None) -> Array:
+    """The mean conditional log-probability less the unconditional one, which has to be known."""
+    assert unconditional is not None
     return np.asarray(log_prob, dtype=np.float64) - np.asarray(unconditional, dtype=np.float64)
 
 
 # name -> its value, from mean log-probabilities in nats (of the same shape) with and without text
-LIKELIHOODS: dict[str, Callable[[ArrayLike, ArrayLike | None], Array | None]] = {
+LIKELIHOODS: dict[str, Callable[[ArrayLike, ArrayLike | None], Array]] = {
     PERPLEXITY: inverse_perplexity,
     PMI: mutual_information,
 }

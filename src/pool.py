@@ -28,7 +28,6 @@ from numpy.typing import NDArray
 
 from src.likelihood import IN_COMMON, LIKELIHOODS, NEEDS_GUIDANCE
 from src.records import Record, RunFolderError, read_manifest, read_records
-from src.stats import within_prompt_std
 from src.verifier import ExpressionError, components
 
 if TYPE_CHECKING:
@@ -113,7 +112,6 @@ class Pool:
             for name in dict.fromkeys([*LIKELIHOODS, *asked_for])
             if name in self.measures and self.measures[name].role == role
         }
-        self._sums: dict[str, PoolMeasure] = {}
         verifiers = [name for name, m in self.measures.items() if m.role == "verifier"]
         judges = [name for name in self.measures if name not in verifiers]
         self.measures |= {name: self.sum_of(name) for name in sums}
@@ -203,32 +201,34 @@ class Pool:
         The spread is the within-prompt standard deviation of whole clips over all prompts: one
         constant a part, so that what follows of best-of-n is exact for sums too. Raises PoolError.
         """
-        if expression not in self._sums:
-            try:
-                weights = components(expression)
-            except ExpressionError as error:
-                raise PoolError(str(error)) from error
-            for part in weights:
-                if part not in self.measures or self.measures[part].role != "verifier":
-                    raise PoolError(self._lacks(f"verifier {part!r}"))
-            parts = [self.measures[part] for part in weights]
-            scales = {}
-            for part in weights:
-                scales[part] = within_prompt_std(list(self.values(part).values()))
-                if not scales[part] > 0:
-                    raise PoolError(f"{part} does not vary within a prompt: it cannot be in a sum")
-            shown = ", ".join(f"{part} {scale:.3g}" for part, scale in scales.items())
-            self._sums[expression] = PoolMeasure(
-                name=expression,
-                role="verifier",
-                higher_is_better=True,
-                checkpoint=", ".join(part.checkpoint for part in parts),
-                is_verifier=tuple(dict.fromkeys(v for p in parts for v in p.is_verifier)),
-                shares_data_with=tuple(dict.fromkeys(v for p in parts for v in p.shares_data_with)),
-                note=f"in units of within-prompt deviations: {shown}",
-                scales=scales,
-            )
-        return self._sums[expression]
+        from src.stats import within_prompt_std  # brings scipy, which nothing else here needs
+
+        if expression in self.measures:
+            return self.measures[expression]
+        try:
+            weights = components(expression)
+        except ExpressionError as error:
+            raise PoolError(str(error)) from error
+        for part in weights:
+            if part not in self.measures or self.measures[part].role != "verifier":
+                raise PoolError(self._lacks(f"verifier {part!r}"))
+        parts = [self.measures[part] for part in weights]
+        scales = {}
+        for part in weights:
+            scales[part] = within_prompt_std(list(self.values(part).values()))
+            if not scales[part] > 0:
+                raise PoolError(f"{part} does not vary within a prompt: it cannot be in a sum")
+        shown = ", ".join(f"{part} {scale:.3g}" for part, scale in scales.items())
+        return PoolMeasure(
+            name=expression,
+            role="verifier",
+            higher_is_better=True,
+            checkpoint=", ".join(part.checkpoint for part in parts),
+            is_verifier=tuple(dict.fromkeys(v for p in parts for v in p.is_verifier)),
+            shares_data_with=tuple(dict.fromkeys(v for p in parts for v in p.shares_data_with)),
+            note=f"in units of within-prompt deviations: {shown}",
+            scales=scales,
+        )
 
     def _values(self, name: str) -> dict[str, dict[str, Array]]:
         """Arrays [m] by prompt and key."""
@@ -259,11 +259,11 @@ class Pool:
     def _likelihood(self, name: str, record: Record) -> dict[str, Array]:
         """By key; nothing where it is not known."""
         without = record.get(UNCONDITIONAL, {})
-        found = {
+        return {
             key: LIKELIHOODS[name](log_prob, without.get(key))
             for key, log_prob in record[LOG_PROBS].items()
+            if name not in NEEDS_GUIDANCE or key in without
         }
-        return {key: values for key, values in found.items() if values is not None}
 
     def _lacks(self, what: str) -> str:
         return f"{self.folder} has no {what}; it has {', '.join(self.measures)}"

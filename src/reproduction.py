@@ -20,8 +20,7 @@ from src.preflight import Exit
 from src.records import MANIFEST, RunFolderError, read_manifest, read_records
 from src.texts import columns
 
-# What two runs of one machine differ in; and what names no number.
-TIMED = ("second", "front_seconds")
+TIMED = "second"  # in a column's name: what no two runs share
 
 
 class Agreement(NamedTuple):
@@ -68,13 +67,13 @@ def _alike_candidates(pool: Pool, other: Pool) -> tuple[int, int]:
 
 
 def _apart(path: Path, other: Path) -> dict[str, float]:
-    """By column; infinite where the tables have other rows or texts."""
+    """By column; infinite where the tables have other rows, or one of them a number less."""
     first, second = _rows(path), _rows(other)
     if len(first) != len(second) or (first and first[0].keys() != second[0].keys()):
         return {"its rows": math.inf}
     found: dict[str, float] = {}
     for column in first[0] if first else ():
-        if any(word in column for word in TIMED):
+        if TIMED in column:
             continue
         both = zip(first, second, strict=True)
         pairs = [(_number(one[column]), _number(other[column])) for one, other in both]
@@ -84,7 +83,9 @@ def _apart(path: Path, other: Path) -> dict[str, float]:
 
 
 def _difference(a: float | None, b: float | None) -> float:
-    return 0.0 if a is None or b is None else abs(a - b)
+    if a is None or b is None:
+        return 0.0 if a is b else math.inf
+    return abs(a - b)
 
 
 def _number(text: str) -> float | None:

@@ -6,10 +6,12 @@ import math
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from src.records import write_whole
-from src.stats import Interval
+
+if TYPE_CHECKING:
+    from src.stats import Interval
 
 WIDTH = 100  # columns of text
 
@@ -45,7 +47,7 @@ def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
     write_whole(path, text.getvalue())
 
 
-def brackets(found: Interval | None, digits: int = 2) -> str:
+def brackets(found: "Interval | None", digits: int = 2) -> str:
     """Such as "+0.35 [+0.21, +0.48]"."""
     if found is None or not math.isfinite(found.mean):
         return "-"

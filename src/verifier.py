@@ -16,7 +16,7 @@ from typing import Protocol
 from src.audio import Clip
 from src.budget import Ledger
 from src.calibration import Calibration
-from src.likelihood import LIKELIHOODS
+from src.likelihood import LIKELIHOODS, NEEDS_GUIDANCE
 from src.server_client import (
     PromptRefused,
     ServerClient,
@@ -111,20 +111,20 @@ class LikelihoodVerifier:
         self.checkpoints = {name: generator}
 
     def score(self, inputs: Sequence[ScoreInput]) -> list[Score]:
-        values = [LIKELIHOODS[self.name](item.log_prob, item.unconditional) for item in inputs]
-        if any(value is None for value in values):
+        if self.name in NEEDS_GUIDANCE and any(item.unconditional is None for item in inputs):
             raise VerifierError(f"{self.name} needs guidance, and decoding is not guided")
+        value_of = LIKELIHOODS[self.name]
+        values = [float(value_of(item.log_prob, item.unconditional)) for item in inputs]
         unscored = {
             index: f"{self.name}: the log-probabilities are {_told(inputs[index])}"
             for index, value in enumerate(values)
-            if value is not None and not math.isfinite(value)
+            if not math.isfinite(value)
         }
         if unscored:
             raise PromptRefused(unscored)
         return [
-            Score(value=float(value), components=_told(item))
+            Score(value=value, components=_told(item))
             for item, value in zip(inputs, values, strict=True)
-            if value is not None
         ]
 
     def take_usage(self) -> Ledger:

@@ -30,9 +30,7 @@ def matrix_figure(study: Study) -> Figure:
     """
     columns = list(study.shown)
     cells = {
-        (row, column): (pair.standard, pair.relation)
-        for (row, column), pair in study.pairs.items()
-        if column in columns
+        (row, column): (pair.standard, pair.relation) for (row, column), pair in study.pairs.items()
     }
     title = (
         f"{study.title}: gain of best-of-{study.largest} over one sample,\nin within-prompt "

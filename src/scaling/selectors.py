@@ -78,7 +78,7 @@ def _over_parts(study: Study, name: str) -> str:
 
 
 def selector_rows(study: Study) -> list[list[Any]]:
-    """judge, N, selector, other, difference with its interval, prompts: each two selectors once."""
+    """judge, N, selector, other, and by how much more the first gains: each two selectors once."""
     rows = []
     for judge in study.judges or study.shown:
         for n in study.budgets[1:]:

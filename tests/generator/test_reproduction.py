@@ -47,6 +47,10 @@ def test_tables_of_other_rows_are_no_small_difference(pools: tuple[Path, Path]) 
     write_csv(folder / "fits.csv", [("selector", "a"), ("tags", 1)])
     found = compare(folder, other)
     assert (found.furthest, found.where) == (float("inf"), "fits.csv: its rows")
+    write_csv(folder / "fits.csv", [("selector", "a"), ("tags", 1)])
+    write_csv(other / "fits.csv", [("selector", "a"), ("tags", "")])
+    found = compare(folder, other)
+    assert (found.furthest, found.where) == (float("inf"), "fits.csv: a")
 
 
 def test_winners_are_compared_by_their_tokens_where_both_have_one(tmp_path: Path) -> None:
