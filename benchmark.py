@@ -12,21 +12,21 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from src import preflight
-from src.preflight import Exit
+from src.runs import preflight
+from src.runs.preflight import Exit
 
 if TYPE_CHECKING:
-    from src.parts import Parts
-    from src.prompts import Prompt
-    from src.records import Run
-    from src.settings import BenchmarkSettings
+    from src.data.prompts import Prompt
+    from src.runs.build import Parts
+    from src.runs.records import Run
+    from src.runs.settings import BenchmarkSettings
 
 log = logging.getLogger("benchmark")
 
 
 def main(args: Sequence[str] | None = None) -> int:
     preflight.check_environment()
-    from src.settings import BenchmarkSettings, parse, start_logging
+    from src.runs.settings import BenchmarkSettings, parse, start_logging
 
     settings = parse(BenchmarkSettings, args, prog="benchmark.py")
     start_logging(settings)
@@ -39,8 +39,8 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def benchmark(settings: "BenchmarkSettings", prompts: Sequence["Prompt"]) -> int:
     """Run what is left of a run and report it. Returns the exit code."""
-    from src.judging import judge_again
-    from src.parts import ENDS, build
+    from src.runs.build import ENDS, build
+    from src.runs.evaluation import judge_again
 
     with ExitStack() as stack:
         run = None
@@ -65,9 +65,9 @@ def benchmark(settings: "BenchmarkSettings", prompts: Sequence["Prompt"]) -> int
 
 def open_run(settings: "BenchmarkSettings", prompts: Sequence["Prompt"], parts: "Parts") -> "Run":
     """The run's folder; its name carries a hash of all that decides the results."""
-    from src.judging import measures, unread_captions
-    from src.parts import identity, machine
-    from src.records import Run
+    from src.runs.build import identity, machine
+    from src.runs.evaluation import measures, unread_captions
+    from src.runs.records import Run
 
     title = (
         f"{settings.model}, {len(prompts)} prompts, {settings.duration:g} s; selector "
@@ -92,8 +92,8 @@ def search_all(
 ) -> None:
     """Every method on every prompt that is not done, as many side by side as --max_rows holds."""
     from src.budget import make_plan
-    from src.judging import finish
-    from src.progress import bar
+    from src.data.progress import bar
+    from src.runs.evaluation import finish
     from src.search import search
     from src.tree import Failure
 
@@ -123,10 +123,10 @@ def search_all(
 
 def report(run: "Run") -> int:
     """Table, CSV, figure and listening page of a finished run. Returns the exit code."""
-    from src.page import write_page
-    from src.plots import save_benchmark
-    from src.report import summarise, write_tables
-    from src.texts import listing
+    from src.reports.benchmark_figure import save_benchmark
+    from src.reports.benchmark_tables import summarise, write_tables
+    from src.reports.page import write_page
+    from src.reports.text import listing
 
     summary = summarise(run.folder)
     print(write_tables(summary, run.folder))

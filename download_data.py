@@ -15,12 +15,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from src.preflight import Exit
+from src.runs.preflight import Exit
 
 if TYPE_CHECKING:
-    from src.clips.manifest import Manifest
-    from src.clips.settings import DownloadSettings
-    from src.musiccaps import Section
+    from src.data.downloads.manifest import Manifest
+    from src.data.downloads.settings import DownloadSettings
+    from src.data.musiccaps import Section
 
 log = logging.getLogger("download_data")
 
@@ -30,10 +30,10 @@ PYTHON = "envs/downloader/.venv/bin/python"
 
 def main(args: Sequence[str] | None = None) -> int:
     check_environment()
-    from src.clips.manifest import FolderError, Manifest
-    from src.clips.settings import parse
-    from src.clips.source import CookiesError
-    from src.musiccaps import MusicCapsError
+    from src.data.downloads.manifest import FolderError, Manifest
+    from src.data.downloads.settings import parse
+    from src.data.downloads.source import CookiesError
+    from src.data.musiccaps import MusicCapsError
 
     settings = parse(args)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
@@ -62,11 +62,11 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def run(settings: "DownloadSettings", manifest: "Manifest", sections: "Sequence[Section]") -> int:
     """Fetch or check these clips and say how it went. Returns the exit code."""
-    from src.clips.checking import check, summary
-    from src.clips.fetching import fetch_all, wanted
-    from src.clips.manifest import is_there
-    from src.clips.reasons import WALLS
-    from src.clips.source import Source
+    from src.data.downloads.checking import check, summary
+    from src.data.downloads.fetching import fetch_all, wanted
+    from src.data.downloads.manifest import is_there
+    from src.data.downloads.reasons import WALLS
+    from src.data.downloads.source import Source
 
     if settings.check:
         problems, good = check(manifest, sections)
@@ -88,8 +88,8 @@ def run(settings: "DownloadSettings", manifest: "Manifest", sections: "Sequence[
 
 def sections_of(settings: "DownloadSettings") -> "list[Section]":
     """The clips asked for. Raises MusicCapsError; exits 2 for an id that the table lacks."""
-    from src import musiccaps
-    from src.prompts import read_ids
+    from src.data import musiccaps
+    from src.data.prompts import read_ids
 
     if settings.csv is not None:
         table = musiccaps.copy_table(settings.csv, settings.data_dir)

@@ -14,15 +14,15 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from src import preflight
-from src.preflight import Exit
+from src.runs import preflight
+from src.runs.preflight import Exit
 
 if TYPE_CHECKING:
-    from src.latency.settings import LatencySettings
-    from src.parts import Parts
-    from src.preflight import Ready
-    from src.records import Run
-    from src.settings import BenchmarkSettings
+    from src.experiments.latency_settings import LatencySettings
+    from src.runs.build import Parts
+    from src.runs.preflight import Ready
+    from src.runs.records import Run
+    from src.runs.settings import BenchmarkSettings
 
 log = logging.getLogger("latency_experiment")
 
@@ -30,8 +30,8 @@ log = logging.getLogger("latency_experiment")
 def main(args: Sequence[str] | None = None) -> int:
     preflight.check_environment()
     load = os.getloadavg()
-    from src.latency.settings import LatencySettings
-    from src.settings import parse, start_logging
+    from src.experiments.latency_settings import LatencySettings
+    from src.runs.settings import parse, start_logging
 
     settings = parse(LatencySettings, args, prog="latency_experiment.py")
     start_logging(settings)
@@ -49,8 +49,8 @@ def experiment(
 ) -> int:
     """Measure what is left of a run and report it. load: the averages before it. Returns the exit
     code."""
-    from src.latency.measuring import note_end, warn_if_busy
-    from src.parts import ENDS, build
+    from src.experiments.latency import note_end, warn_if_busy
+    from src.runs.build import ENDS, build
 
     warn_if_busy(load)
     with ExitStack() as stack:
@@ -81,8 +81,8 @@ def open_run(
 ) -> "Run":
     """The run's folder; its name carries a hash of all that decides the seconds, and of the
     machine: seconds of two are not put together."""
-    from src import records
-    from src.parts import identity, machine
+    from src.runs import records
+    from src.runs.build import identity, machine
 
     decisive = identity("latency", ready.settings, ready.prompts, parts)
     decisive["settings"] |= settings.decisive()
@@ -115,8 +115,8 @@ def measure(
     settings: "LatencySettings", ready: "Ready[BenchmarkSettings]", run: "Run", parts: "Parts"
 ) -> None:
     """All cells and repetitions on every prompt that is not done."""
-    from src.latency.measuring import measure_all
-    from src.progress import bar
+    from src.data.progress import bar
+    from src.experiments.latency import measure_all
 
     for cell in settings.skipped():
         log.info("skipped: %s, since M does not divide N", cell.name)
@@ -126,9 +126,9 @@ def measure(
 
 def report(run: "Run") -> int:
     """Tables, CSV files and figures of a finished run. Returns the exit code."""
-    from src.latency.plots import save_figures
-    from src.latency.report import summarise, write_tables
-    from src.texts import listing
+    from src.reports.latency_figures import save_figures
+    from src.reports.latency_tables import summarise, write_tables
+    from src.reports.text import listing
 
     found = summarise(run.folder)
     print(write_tables(found, run.folder))

@@ -15,12 +15,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from src import preflight
-from src.preflight import Exit
+from src.runs import preflight
+from src.runs.preflight import Exit
 
 if TYPE_CHECKING:
-    from src.experiment.settings import ExperimentSettings
-    from src.prompts import Prompt
+    from src.data.prompts import Prompt
+    from src.experiments.scaling_settings import ExperimentSettings
 
 log = logging.getLogger("verifier_experiment")
 
@@ -29,10 +29,10 @@ WITHOUT_DOWNLOAD = "verifier_experiment.py --profile builtin --server auto"
 
 def main(args: Sequence[str] | None = None) -> int:
     preflight.check_environment()
-    from src.experiment.preflight import look
-    from src.experiment.settings import ExperimentSettings
-    from src.records import RunFolderError
-    from src.settings import UsageError, parse, start_logging
+    from src.experiments.scaling_preflight import look
+    from src.experiments.scaling_settings import ExperimentSettings
+    from src.runs.records import RunFolderError
+    from src.runs.settings import UsageError, parse, start_logging
 
     settings = parse(ExperimentSettings, args, prog="verifier_experiment.py")
     start_logging(settings)
@@ -52,9 +52,9 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def experiment(settings: "ExperimentSettings", prompts: Sequence["Prompt"]) -> int:
     """Do what is left of the experiment and report it. Returns the exit code."""
-    from src.experiment.running import build, make_pool, sweep
-    from src.experiment.sweep import grid
-    from src.parts import ENDS
+    from src.experiments.scaling import build, make_pool, sweep
+    from src.experiments.sweep import grid
+    from src.runs.build import ENDS
 
     cells, skipped = grid(settings)
     announce(settings, len(cells), skipped)
@@ -102,9 +102,9 @@ def announce(settings: "ExperimentSettings", cells: int, skipped: Sequence[str])
 
 def report(settings: "ExperimentSettings", folder: Path | None, sweeps: Sequence[Path]) -> None:
     """Tables, CSV files and figures of the pool and of each sweep, in their folders."""
-    from src.pool import PoolError, load_pool
-    from src.scaling.report import report as write
-    from src.texts import listing
+    from src.reports.pool_report import report as write
+    from src.reports.text import listing
+    from src.runs.pool import PoolError, load_pool
 
     try:
         pool = load_pool(folder, settings.sums or ()) if folder else None

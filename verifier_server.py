@@ -25,11 +25,11 @@ from dataclasses import replace
 
 import tyro
 
-from src import hub
-from src.adapters.base import Adapter
-from src.server_settings import LOCAL_HOSTS, ServerSettings, SettingsError, configure_torch
+from src.data import hub
+from src.models.adapter import Adapter
+from src.server.settings import LOCAL_HOSTS, ServerSettings, SettingsError, configure_torch
 from src.verifier_core import NotHosted, choose
-from src.verifier_weights import is_non_commercial
+from src.weights.files import is_non_commercial
 
 logger = logging.getLogger("verifier_server")
 
@@ -63,7 +63,7 @@ def main() -> int:
 
 
 def fetch(names: Sequence[str]) -> int:
-    from src.fetch import fetch
+    from src.runs.fetch import fetch
 
     try:
         return fetch(names)
@@ -85,7 +85,7 @@ def serve(adapters: Sequence[Adapter], settings: ServerSettings) -> int:
     """Host the adapters until a signal asks to stop."""
     import uvicorn
 
-    from src.server import create_app
+    from src.server.app import create_app
 
     app = create_app(adapters, settings)
     server = uvicorn.Server(

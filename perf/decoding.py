@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from tqdm import tqdm
 
-from src.decoding import Decoder, Sampling
+from src.decoding.decoder import Decoder, Sampling
 from src.generator import audiocraft_without_clap
 from tests.generator.random_models import attributes, condition, random_lm
 
@@ -36,7 +36,7 @@ def load(model: str) -> torch.nn.Module:
     so that its length can be chosen."""
     if model == "small":
         return random_lm(**SMALL)
-    from src.builtin import load_config, load_lm
+    from src.decoding.builtin import load_config, load_lm
 
     config = load_config()["lm"]
     lm = random_lm(config["dim"], config["num_layers"], config["num_heads"], config["card"])

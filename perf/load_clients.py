@@ -23,7 +23,7 @@ import numpy as np
 import requests
 import soundfile
 
-from src.audio import Clip, encode_wav
+from src.data.audio import Clip, encode_wav
 
 MODELS = ("tags", "tags_msd", "tags_vgg")
 PROMPTS = ("fast guitar rock", "ambient electronic dance", "metal guitar", "country pop")

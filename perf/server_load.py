@@ -52,7 +52,8 @@ from perf.load_clients import (
     scores,
     send,
 )
-from src.records import commit, machine, versions, write_whole
+from src.data.files import write_whole
+from src.runs.records import commit, machine, versions
 from tests.verifier.asking import wait_until_ready
 from tests.verifier.server_process import ServerProcess
 

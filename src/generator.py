@@ -25,12 +25,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from src import hub
-from src.audio import Clip
-from src.decoding import Decoder, Decoding, Sampling
-from src.verifier_weights import sha256
-from src.weights import CODEC_FILE, LM_FILE
-from src.wire import Checkpoint
+from src.data import hub
+from src.data.audio import Clip
+from src.decoding.decoder import Decoder, Decoding, Sampling
+from src.protocol import Checkpoint
+from src.weights.files import sha256
+from src.weights.musicgen import CODEC_FILE, LM_FILE
 
 if TYPE_CHECKING:
     from audiocraft.models.encodec import CompressionModel
@@ -146,7 +146,7 @@ def load_generator(
     with audiocraft_without_clap():
         import audiocraft.models  # noqa: F401
     if model == "builtin":
-        from src.builtin import WEIGHT_FILES, load_builtin
+        from src.decoding.builtin import WEIGHT_FILES, load_builtin
 
         lm, codec = load_builtin(device)
         checkpoint = Checkpoint(name="builtin", sha256=hash_of(WEIGHT_FILES))

@@ -24,9 +24,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from src.audio import Clip
 from src.budget import Ledger, Method, Plan, Stage, timed
-from src.prompts import Prompt
+from src.data.audio import Clip
+from src.data.prompts import Prompt
 from src.tree import Failure, Node, SearchResult, Winner
 from src.verifier import PromptRefused, ScoreInput, Verifier, score_or_refuse
 

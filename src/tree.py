@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from src.audio import Clip
 from src.budget import Ledger, Method
-from src.prompts import Prompt
-from src.wire import Score
+from src.data.audio import Clip
+from src.data.prompts import Prompt
+from src.protocol import Score
 
 
 @dataclass

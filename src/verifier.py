@@ -13,18 +13,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from src.audio import Clip
 from src.budget import Ledger
-from src.calibration import Calibration
-from src.likelihood import LIKELIHOODS, NEEDS_GUIDANCE
-from src.server_client import (
+from src.client.server_client import (
     PromptRefused,
     ServerClient,
     ServerError,
     ServerUnreachable,
     VerifierError,
 )
-from src.wire import Checkpoint, Score, VerifierResult
+from src.data.audio import Clip
+from src.data.scales import Calibration
+from src.likelihood import LIKELIHOODS, NEEDS_GUIDANCE
+from src.protocol import Checkpoint, Score, VerifierResult
 
 __all__ = [
     "LIKELIHOODS",

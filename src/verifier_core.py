@@ -1,18 +1,18 @@
 """The verifiers that a server can host: the registry of their adapters.
 
-An adapter (src/adapters/base.py) says what it is, loads lazily and scores clips against prompts. To
-add a verifier, write one class in src/adapters and add one line to VERIFIERS. Heavy libraries are
+An adapter (src/models/adapter.py) says what it is, loads lazily and scores clips against prompts.
+To add a verifier, write one class in src/models and add one line to VERIFIERS. Heavy libraries are
 imported in `load`, so that a server that hosts one model needs only that model's library.
 """
 
 from collections.abc import Callable, Sequence
 
-from src.adapters.base import Adapter
-from src.adapters.clap import ClapVerifier
-from src.adapters.imagebind import ImageBindVerifier
-from src.adapters.muq import MuqVerifier
-from src.adapters.quality import QualityVerifier
-from src.adapters.tags import TaggerVerifier
+from src.models.adapter import Adapter
+from src.models.clap import ClapVerifier
+from src.models.imagebind import ImageBindVerifier
+from src.models.muq import MuqVerifier
+from src.models.quality import QualityVerifier
+from src.models.tags import TaggerVerifier
 
 
 class NotHosted(ValueError):

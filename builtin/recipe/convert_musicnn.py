@@ -74,7 +74,7 @@ def numbered(name: str, index: int) -> str:
 
 
 def block(variables: dict[str, np.ndarray], conv: str, norm: int) -> dict[str, np.ndarray]:
-    """A src.tagger.Block; kernels [time, bands, in, out] become [out, in, bands, time]."""
+    """A src.models.tagger.Block; kernels [time, bands, in, out] become [out, in, bands, time]."""
     scale, shift = batch_norm(variables, norm)
     sign = np.where(scale < 0, -1.0, 1.0)
     return {
@@ -86,7 +86,7 @@ def block(variables: dict[str, np.ndarray], conv: str, norm: int) -> dict[str, n
 
 
 def convert_musicnn(variables: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The state dict of src.tagger.Musicnn, float64."""
+    """The state dict of src.models.tagger.Musicnn, float64."""
     names = [f"timbral.{i}" for i in range(2)]
     names += [f"temporal.{i}.1" for i in range(3)]
     names += [f"middle.{i}" for i in range(3)]
@@ -109,7 +109,7 @@ def convert_musicnn(variables: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def convert_vgg(variables: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The state dict of src.tagger.Vgg, float64."""
+    """The state dict of src.models.tagger.Vgg, float64."""
     state: dict[str, np.ndarray] = {}
     state["input_scale"], state["input_shift"] = batch_norm(variables, 0)
     for i in range(5):

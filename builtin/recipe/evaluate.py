@@ -25,13 +25,13 @@ from tqdm import tqdm
 
 from builtin.recipe.captions import INSTRUMENT_WORDS
 from builtin.recipe.train_codec import MelLoss
-from src.audio import read_audio
-from src.builtin import BUILTIN_DIR, load_codec
+from src.data.audio import read_audio
+from src.data.prompts import Selection, load_prompts
+from src.decoding.builtin import BUILTIN_DIR, load_codec
 from src.generator import load_generator
-from src.prompts import Selection, load_prompts
-from src.stats import paired_interval
-from src.tagger import Tagger, load_tagger
-from src.vocabulary import named_tags
+from src.models.tagger import Tagger, load_tagger
+from src.models.vocabulary import named_tags
+from src.stats.best_of_n import paired_interval
 
 log = logging.getLogger("evaluate")
 INSTRUMENTS = tuple(INSTRUMENT_WORDS)

@@ -19,7 +19,7 @@ from transformers import T5Tokenizer
 
 from builtin.recipe.language_model import LMConfig
 from builtin.recipe.train_lm import text_encoder
-from src.codec import CodecConfig
+from src.decoding.codec import CodecConfig
 
 
 def half(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

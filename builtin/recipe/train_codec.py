@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from src.codec import Codec, CodecConfig
+from src.decoding.codec import Codec, CodecConfig
 
 log = logging.getLogger("train_codec")
 MEL_WINDOWS = ((64, 8), (128, 16), (256, 32), (512, 64), (1024, 80), (2048, 96))

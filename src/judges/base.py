@@ -14,10 +14,10 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from src.audio import AudioError, Clip, read_audio
-from src.prompts import Prompt
-from src.verifier_weights import WeightFile
-from src.wire import Checkpoint
+from src.data.audio import AudioError, Clip, read_audio
+from src.data.prompts import Prompt
+from src.protocol import Checkpoint
+from src.weights.files import WeightFile
 
 # What is heard of a clip is kept for the judges that come next; a clip is judged by all in turn.
 CLIPS_KEPT = 4
@@ -133,7 +133,7 @@ class ClipJudge(Judge):
 class SetJudge(Judge):
     """A judge with one number for all clips of a method, from an embedding of each.
 
-    The run keeps the embeddings; `distance` (src/frechet.py) makes the number from them.
+    The run keeps the embeddings; `distance` (src/stats/frechet.py) makes the number from them.
     """
 
     higher_is_better = False

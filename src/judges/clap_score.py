@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from src import clap_model
-from src.adapters.base import window_starts
-from src.audio import Clip
+from src.data.audio import Clip
+from src.data.prompts import Prompt
 from src.judges.base import CLIPS_KEPT, ClipJudge, JudgeError, Listener
 from src.judges.published import (
     at_published_loudness,
@@ -18,8 +17,9 @@ from src.judges.published import (
     computing_as_published,
     speaking_of,
 )
-from src.prompts import Prompt
-from src.wire import Checkpoint
+from src.models import clap_network as clap_model
+from src.models.adapter import window_starts
+from src.protocol import Checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor

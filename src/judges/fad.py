@@ -1,18 +1,19 @@
 """Frechet audio distance of a method's clips to their prompts' references, on two embeddings.
 
 Neither is the published FAD of MusicGen, which takes VGGish embeddings and the references of a
-whole data set. A run keeps the embeddings; src/summary.py makes the distances (src/frechet.py).
+whole data set. A run keeps the embeddings, from which its report makes the
+distances (src/stats/frechet.py).
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-from src import clap_model
-from src.audio import Clip
+from src.data.audio import Clip
 from src.judges.base import JudgeError, Listener, SetJudge
 from src.judges.clap_score import ClapListener
 from src.judges.tags import MsdMusicnn, tagger_samples
-from src.wire import Checkpoint
+from src.models import clap_network as clap_model
+from src.protocol import Checkpoint
 
 TO_KNOW = (
     "biased upwards for few clips: compare equal numbers of them only, and not with the published "
@@ -28,7 +29,7 @@ class MsdEmbedding(Listener):
         return MsdMusicnn.shared(self.device).checkpoint
 
     def listen(self, clip: Clip) -> NDArray[np.float32]:
-        from src.tagger import TaggerError
+        from src.models.tagger import TaggerError
 
         tagger = MsdMusicnn.shared(self.device).tagger
         try:

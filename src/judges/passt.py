@@ -16,10 +16,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from src import verifier_weights
-from src.adapters.base import random_states_kept
-from src.audio import AudioError, Clip, read_audio
-from src.clap_model import float32_default, without_warnings
+from src.data.audio import AudioError, Clip, read_audio
+from src.data.prompts import Prompt
 from src.judges.base import CLIPS_KEPT, ClipJudge, JudgeError, Listener
 from src.judges.published import (
     at_published_loudness,
@@ -27,10 +25,12 @@ from src.judges.published import (
     computing_as_published,
     speaking_of,
 )
-from src.prompts import Prompt
-from src.unpickling import first_sentence, misfits, read_tensors
-from src.verifier_weights import WeightFile, locate, unusable
-from src.wire import Checkpoint
+from src.models.adapter import random_states_kept
+from src.models.clap_network import float32_default, without_warnings
+from src.protocol import Checkpoint
+from src.weights import files as verifier_weights
+from src.weights.files import WeightFile, locate, unusable
+from src.weights.unpickling import first_sentence, misfits, read_tensors
 
 if TYPE_CHECKING:
     import torch

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from src.adapters.base import random_states_kept
-from src.audio import Clip
-from src.clap_model import float32_default, without_warnings
+from src.data.audio import Clip
 from src.judges.base import JudgeError
+from src.models.adapter import random_states_kept
+from src.models.clap_network import float32_default, without_warnings
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,14 +10,14 @@ long it waits, and the search's count becomes the cost of a method, which judgin
 from collections.abc import Sequence
 from functools import cache
 
-from src.audio import Clip
+from src.client.server_client import ServerClient
+from src.data.audio import Clip
+from src.data.prompts import Prompt
 from src.judges.base import ClipJudge, JudgeError
-from src.prompts import Prompt
-from src.server_client import ServerClient
+from src.protocol import Checkpoint
 from src.verifier import PromptRefused, ScoreInput, SumVerifier
-from src.wire import Checkpoint
 
-# Networks of another architecture trained on the same data and labels (src/weights.py, TAGGERS).
+# Networks of another architecture trained on the same data and labels (TAGGERS).
 SHARED_DATA = {
     "tags": ("tags_vgg",),
     "tags_vgg": ("tags",),

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from src.audio import Clip, resample, to_mono
+from src.data.audio import Clip, resample, to_mono
+from src.data.prompts import Prompt
 from src.judges.base import ClipJudge, JudgeError, Listener
-from src.prompts import Prompt
-from src.vocabulary import NoTagNamed, named_tags
-from src.wire import Checkpoint
+from src.models.vocabulary import NoTagNamed, named_tags
+from src.protocol import Checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from src.tagger import Tagger
+    from src.models.tagger import Tagger
 
 # Posteriors are kept this far from 0 and 1 in a divergence, so that no tag weighs over ln 1e6.
 EPSILON = 1e-6
@@ -29,7 +29,7 @@ class TagListener(Listener):
 
     @cached_property
     def tagger(self) -> "Tagger":
-        from src.tagger import load_tagger
+        from src.models.tagger import load_tagger
 
         return load_tagger(self.tagger_name).to(self.device)
 
@@ -38,7 +38,7 @@ class TagListener(Listener):
         return Checkpoint(name=self.tagger.name, sha256=self.tagger.sha256)
 
     def listen(self, clip: Clip) -> NDArray[np.float32]:
-        from src.tagger import TaggerError
+        from src.models.tagger import TaggerError
 
         try:
             return self.tagger.posteriors([tagger_samples(clip)])[0].numpy()
@@ -141,6 +141,6 @@ def tagger_samples(clip: Clip) -> "Tensor":
     """The clip as the taggers take it: float32 [T], mono, 16 kHz."""
     import torch
 
-    from src.tagger import SAMPLE_RATE
+    from src.models.tagger import SAMPLE_RATE
 
     return torch.from_numpy(resample(to_mono(clip), SAMPLE_RATE).samples[0])

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from src.page import write_page
-from src.preflight import Exit
+from src.reports.page import write_page
+from src.runs.preflight import Exit
 from tests.browser.conftest import ROOT, Open
 from tests.generator.listening_run import HOSTILE, listening_run, tone
 

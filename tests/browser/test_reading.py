@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from src.page import write_page
-from src.records import RECORDS
+from src.reports.page import write_page
+from src.runs.records import RECORDS
 from tests.browser.conftest import Open
 from tests.generator.listening_run import FAILED, METHODS, UNJUDGED, listening_run
 

@@ -18,8 +18,8 @@ import pytest
 import soundfile
 
 import download_data
-from src.clips.source import ffmpeg_path
-from src.musiccaps import COLUMNS
+from src.data.downloads.source import ffmpeg_path
+from src.data.musiccaps import COLUMNS
 from tests.downloader.media_server import MediaServer, media_server
 
 ROOT = Path(__file__).resolve().parents[2]

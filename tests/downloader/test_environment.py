@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from src.clips.settings import DownloadSettings
-from src.clips.source import ClipError, Source, ffmpeg_path
-from src.musiccaps import Section
+from src.data.downloads.settings import DownloadSettings
+from src.data.downloads.source import ClipError, Source, ffmpeg_path
+from src.data.musiccaps import Section
 from tests.downloader.conftest import ROOT, Downloads
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from src import musiccaps
-from src.musiccaps import MusicCapsError, Section
+from src.data import musiccaps
+from src.data.musiccaps import MusicCapsError, Section
 from tests.downloader.conftest import ROOT, Downloads
 from tests.downloader.dataset_hub import DatasetHub, dataset_hub
 
@@ -22,7 +22,7 @@ TABLE = (
 ).encode()
 HUB_FILES = {"musiccaps-public.csv": TABLE, "README.md": b"---\nlicense: cc-by-sa-4.0\n---\n"}
 FETCH = (
-    "import sys; from pathlib import Path; from src import musiccaps\n"
+    "import sys; from pathlib import Path; from src.data import musiccaps\n"
     "try: print(musiccaps.fetch_table(Path(sys.argv[1])))\n"
     "except musiccaps.MusicCapsError as error: sys.exit(f'MusicCapsError: {error}')"
 )
@@ -129,5 +129,5 @@ def test_a_table_without_subsets_serves_all_and_names_the_column_it_lacks(tmp_pa
 
 
 def test_the_table_itself_needs_neither_datasets_nor_pandas() -> None:
-    code = "import sys, src.musiccaps; sys.exit('datasets' in sys.modules)"
+    code = "import sys, src.data.musiccaps; sys.exit('datasets' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -2,7 +2,7 @@
 
 import pytest
 
-from src.clips.reasons import BUSY, REASONS, WALLS, by_message
+from src.data.downloads.reasons import BUSY, REASONS, WALLS, by_message
 
 # As YouTube words them, and yt-dlp passes them on.
 MESSAGES = {

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from src.audio import read_audio
 from src.budget import Cost, make_plan
-from src.local_server import local_server
-from src.preflight import Exit
-from src.records import read_manifest, read_records
+from src.client.local_server import local_server
+from src.data.audio import read_audio
+from src.runs.preflight import Exit
+from src.runs.records import read_manifest, read_records
 
 ROOT = Path(__file__).parents[2]
 METHODS = ("baseline", "best_of_n", "sbs", "lookahead")

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from src.local_server import PYTHON
-from src.preflight import Exit
-from src.records import read_manifest
+from src.client.local_server import PYTHON
+from src.runs.preflight import Exit
+from src.runs.records import read_manifest
 
 ROOT = Path(__file__).parents[2]
 CHECKPOINT = "music_audioset_epoch_15_esc_90.14.pt"

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from src.budget import Cost
-from src.latency.settings import Cell
-from src.plots import DIGEST_KEY
-from src.preflight import Exit
-from src.records import read_manifest, records_digest
+from src.experiments.latency_settings import Cell
+from src.reports.benchmark_figure import DIGEST_KEY
+from src.runs.preflight import Exit
+from src.runs.records import read_manifest, records_digest
 
 ROOT = Path(__file__).parents[2]
 TINY = (

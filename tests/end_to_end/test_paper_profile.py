@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from src.audio import read_audio
-from src.local_server import local_server
-from src.preflight import Exit
-from src.records import read_manifest, read_records
+from src.client.local_server import local_server
+from src.data.audio import read_audio
+from src.runs.preflight import Exit
+from src.runs.records import read_manifest, read_records
 from tests.end_to_end.paper_stack import (
     CAPTIONS,
     MODEL,

@@ -17,12 +17,12 @@ import pytest
 import requests
 import torch
 
-from src.audio import Clip, resample
-from src.local_server import local_server
-from src.server_client import ServerClient, ServerUnreachable
-from src.tagger import load_tagger
+from src.client.local_server import local_server
+from src.client.server_client import ServerClient, ServerUnreachable
+from src.data.audio import Clip, resample
+from src.models.tagger import load_tagger
+from src.protocol import Score
 from src.verifier import PromptRefused, ScoreInput, build_verifier, score_or_refuse
-from src.wire import Score
 
 ROOT = Path(__file__).resolve().parents[2]
 FAKE_SERVER = ("-m", "tests.verifier.fake_server")
@@ -133,7 +133,7 @@ def test_the_server_ends_with_the_block_even_when_it_raises() -> None:
 def test_the_server_ends_with_the_process_that_started_it_however_that_ends() -> None:
     code = f"""
         import time
-        from src.local_server import local_server
+        from src.client.local_server import local_server
         with local_server(["fake"], server={FAKE_SERVER!r}) as url:
             print(url, flush=True)
             time.sleep(60)

@@ -18,10 +18,10 @@ import pytest
 import torch
 
 import verifier_experiment
-from src.local_server import local_server
-from src.pool import Pool, load_pool
-from src.preflight import Exit
-from src.records import read_records
+from src.client.local_server import local_server
+from src.runs.pool import Pool, load_pool
+from src.runs.preflight import Exit
+from src.runs.records import read_records
 
 ROOT = Path(__file__).parents[2]
 PROMPTS, POOL = 3, 4

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from src.audio import Clip
-from src.metrics import ClipJudge, JudgeError, SetJudge
-from src.prompts import Prompt
-from src.wire import Checkpoint
+from src.data.audio import Clip
+from src.data.prompts import Prompt
+from src.judges.registry import ClipJudge, JudgeError, SetJudge
+from src.protocol import Checkpoint
 
 
 class FakeJudge(ClipJudge):

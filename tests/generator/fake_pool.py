@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from src.audio import Clip
 from src.budget import Ledger
-from src.experiment.scoring import Measure
-from src.experiment.settings import ExperimentSettings
-from src.prompts import Prompt
-from src.server_client import PromptRefused, ServerUnreachable
-from src.wire import Checkpoint, Score, VerifierResult
+from src.client.server_client import PromptRefused, ServerUnreachable
+from src.data.audio import Clip
+from src.data.prompts import Prompt
+from src.experiments.pool_scoring import Measure
+from src.experiments.scaling_settings import ExperimentSettings
+from src.protocol import Checkpoint, Score, VerifierResult
 from tests.generator.fake_search import FakeGenerator, value_of
 
 PROMPTS = [

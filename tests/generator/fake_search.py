@@ -11,10 +11,10 @@ from functools import cache
 import numpy as np
 import torch
 
-from src.audio import Clip
 from src.budget import Ledger
+from src.data.audio import Clip
+from src.protocol import Checkpoint, Score
 from src.verifier import PromptRefused, ScoreInput
-from src.wire import Checkpoint, Score
 
 RATE = 50
 

@@ -4,7 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
-from src.records import MANIFEST, RECORDS, Record
+from src.runs.records import MANIFEST, RECORDS, Record
 
 ROOT = Path(__file__).resolve().parents[2]
 (COMMITTED,) = (ROOT / "results" / "builtin").glob("benchmark-builtin-tags-n8-*")

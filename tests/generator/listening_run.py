@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from src.audio import Clip, write_wav
-from src.records import Run
+from src.data.audio import Clip, write_wav
+from src.runs.records import Run
 
 METHODS = ("baseline", "best_of_n", "sbs", "lookahead")
 MEASURES = [

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from src.budget import STAGES
-from src.latency.measuring import record_key
-from src.latency.settings import Cell
-from src.records import RECORDS, Run
+from src.experiments.latency import record_key
+from src.experiments.latency_settings import Cell
+from src.runs.records import RECORDS, Run
 
 CELLS = (
     Cell("baseline", 1),

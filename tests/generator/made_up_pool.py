@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from src.records import Run
+from src.runs.records import Run
 
 Array = NDArray[np.float64]
 SHA = "0123456789abcdef" * 4

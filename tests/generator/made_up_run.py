@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from src import embeddings
-from src.records import Run
+from src.runs import embeddings
+from src.runs.records import Run
 
 MEASURES = [
     {"name": "tags", "role": "selector", "higher_is_better": True, "note": ""},

@@ -28,9 +28,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from src.audio import Clip
+from src.data.audio import Clip
 from src.judges import base
-from src.verifier_weights import WEIGHTS_VARIABLE
+from src.weights.files import WEIGHTS_VARIABLE
 from tests.passt_weights import write_passt
 from tests.verifier import clap_weights
 

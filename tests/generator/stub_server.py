@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from src.audio import Clip, decode_wav
+from src.data.audio import Clip, decode_wav
+from src.protocol import TEXTS_PATH, Checkpoint, Limits, Score, VerifierInfo, VerifierList
 from src.verifier import HttpVerifier, ScoreInput, ServerClient
-from src.wire import TEXTS_PATH, Checkpoint, Limits, Score, VerifierInfo, VerifierList
 
 GENERATOR = Checkpoint(name="builtin", sha256="11" * 32)
 TAGS = Checkpoint(name="MTT_musicnn", sha256="22" * 32)

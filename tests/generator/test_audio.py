@@ -10,7 +10,7 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.audio import (
+from src.data.audio import (
     AudioError,
     AudioLimits,
     Clip,

@@ -8,11 +8,11 @@ import torch
 
 from builtin.recipe.captions import STYLE_WORDS, Attributes, caption
 from builtin.recipe.language_model import LanguageModel, LMConfig, delayed
-from src.audio import read_audio
-from src.builtin import BUILTIN_DIR, as_compression_model, load_codec, load_config
-from src.codec import Codec, CodecConfig
+from src.data.audio import read_audio
+from src.data.prompts import Selection, load_prompts
+from src.decoding.builtin import BUILTIN_DIR, as_compression_model, load_codec, load_config
+from src.decoding.codec import Codec, CodecConfig
 from src.generator import load_generator
-from src.prompts import Selection, load_prompts
 
 LM_FIELDS = LMConfig.__dataclass_fields__
 

@@ -9,20 +9,20 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from src import calibration
-from src.audio import Clip
 from src.budget import Ledger
-from src.calibrate import CalibrationSettings, calibrate
-from src.calibration import (
+from src.data import scales as calibration
+from src.data.audio import Clip
+from src.data.prompts import Prompt
+from src.data.scales import (
     Calibration,
     CalibrationError,
     Constant,
     calibration_file,
     load_calibration,
 )
-from src.prompts import Prompt
+from src.experiments.calibration import CalibrationSettings, calibrate
+from src.protocol import Checkpoint, Score, VerifierInfo, VerifierResult
 from src.verifier import PromptRefused
-from src.wire import Checkpoint, Score, VerifierInfo, VerifierResult
 from tests.generator.fake_search import FakeGenerator
 
 MUSICGEN = Checkpoint(name="facebook/musicgen-small", sha256="ab" * 32)
@@ -73,7 +73,7 @@ def client(monkeypatch: pytest.MonkeyPatch) -> FakeClient:
     client, generator = FakeClient(), FakeGenerator()
     generator.dtype = "float32"  # type: ignore[attr-defined]
     parts = SimpleNamespace(load=lambda settings, remote, stack: (generator, client))
-    monkeypatch.setitem(sys.modules, "src.parts", parts)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "src.runs.build", parts)  # type: ignore[arg-type]
     return client
 
 

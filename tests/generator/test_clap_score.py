@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from src.audio import Clip, write_wav
+from src.data.audio import Clip, write_wav
+from src.data.prompts import Prompt
 from src.generator import audiocraft_without_clap
 from src.judges.clap_score import ClapListener, ClapScore
 from src.judges.published import at_published_loudness
-from src.metrics import JUDGES, JudgeError
-from src.prompts import Prompt
-from src.verifier_weights import WEIGHTS_VARIABLE, WeightsError, sha256
+from src.judges.registry import JUDGES, JudgeError
+from src.weights.files import WEIGHTS_VARIABLE, WeightsError, sha256
 from tests.generator.published import (  # noqa: F401
     CLAP_CASES,
     PROMPT,

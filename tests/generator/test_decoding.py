@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from src.decoding import Decoder, Decoding, Sampling, UnsupportedModel
+from src.decoding.decoder import Decoder, Decoding, Sampling, UnsupportedModel
+from src.decoding.layers import Linear
 from src.generator import load_generator
-from src.layers import Linear
 from tests.generator.random_models import attributes, condition, random_lm
 
 GREEDY = Sampling(top_k=0)

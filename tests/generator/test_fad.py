@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from src.audio import Clip, read_audio, resample
-from src.frechet import distance
+from src.data.audio import Clip, read_audio, resample
+from src.data.prompts import Prompt
 from src.judges.base import JudgeError
 from src.judges.clap_score import ClapListener
 from src.judges.fad import FadMsd
-from src.metrics import JUDGES
-from src.prompts import Prompt
-from src.tagger import load_tagger
+from src.judges.registry import JUDGES
+from src.models.tagger import load_tagger
+from src.stats.frechet import distance
 
 DATA = Path(__file__).parent / "data" / "tagger"
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from src.clips import settings as download_settings
-from src.settings import BenchmarkSettings, parse
+from src.data.downloads import settings as download_settings
+from src.runs.settings import BenchmarkSettings, parse
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 GUIDES = ("musiccaps.md", "published.md")

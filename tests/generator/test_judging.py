@@ -7,14 +7,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from src.audio import Clip, read_audio
 from src.budget import Ledger
-from src.judging import finish, judge_again, judge_clip, measures, served, unread_captions
-from src.prompts import Prompt
-from src.records import Run, read_records
+from src.data.audio import Clip, read_audio
+from src.data.prompts import Prompt
+from src.protocol import Checkpoint, Score
+from src.runs.evaluation import finish, judge_again, judge_clip, measures, served, unread_captions
+from src.runs.records import Run, read_records
 from src.tree import SearchResult, Winner
 from src.verifier import VerifierError
-from src.wire import Checkpoint, Score
 from tests.generator.fake_judges import FakeJudge, FakeSetJudge
 from tests.generator.made_up_run import record
 

@@ -16,9 +16,10 @@ import pytest
 import torch
 
 from src import budget
-from src.audio import Clip
 from src.budget import Cost
-from src.latency.measuring import (
+from src.data.audio import Clip
+from src.data.prompts import Prompt
+from src.experiments.latency import (
     PeakMemory,
     first_step,
     measure_all,
@@ -26,11 +27,10 @@ from src.latency.measuring import (
     visits,
     warn_if_busy,
 )
-from src.latency.settings import Cell, LatencySettings
-from src.prompts import Prompt
-from src.records import Run, read_manifest
+from src.experiments.latency_settings import Cell, LatencySettings
+from src.protocol import Score
+from src.runs.records import Run, read_manifest
 from src.verifier import ScoreInput
-from src.wire import Score
 from tests.generator.fake_search import FakeCandidates, FakeGenerator, FakeVerifier
 
 PROMPTS = tuple(Prompt(id=name, text=name, key=name) for name in ("a", "b", "c"))

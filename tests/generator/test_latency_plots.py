@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from src.latency.plots import cost_figure, latency_figure, save_figures
-from src.latency.summary import summarise
-from src.plots import DIGEST_KEY
-from src.records import records_digest
+from src.reports.benchmark_figure import DIGEST_KEY
+from src.reports.latency_figures import cost_figure, latency_figure, save_figures
+from src.reports.latency_summary import summarise
+from src.runs.records import records_digest
 from tests.generator.made_up_latency import made_up_latency, noisy
 
 

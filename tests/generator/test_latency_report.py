@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from src.budget import STAGES
-from src.latency.findings import findings, verdict
-from src.latency.plots import save_figures
-from src.latency.report import text_table, write_csvs
-from src.latency.settings import Cell
-from src.latency.summary import summarise
+from src.experiments.latency_settings import Cell
+from src.reports.latency_figures import save_figures
+from src.reports.latency_findings import findings, verdict
+from src.reports.latency_summary import summarise
+from src.reports.latency_tables import text_table, write_csvs
 from tests.generator.made_up_latency import CELLS, made_up_latency, noisy, per_frame
 
 BEST, SBS, AHEAD = Cell("best_of_n", 8), Cell("sbs", 8, 4), Cell("lookahead", 8, 4, 1)
@@ -284,8 +284,9 @@ def test_without_a_spread_no_verdict_is_given(tmp_path: Path) -> None:
 def test_reading_a_run_needs_no_torch(tmp_path: Path) -> None:
     folder = made_up_latency(tmp_path)
     code = (
-        "import sys; from pathlib import Path; from src.latency.plots import save_figures;"
-        "from src.latency.report import summarise, text_table;"
+        "import sys; from pathlib import Path; from src.reports.latency_figures "
+        "import save_figures;"
+        "from src.reports.latency_tables import summarise, text_table;"
         f"f = Path({str(folder)!r}); save_figures(f); text_table(summarise(f));"
         "sys.exit('torch' in sys.modules)"
     )

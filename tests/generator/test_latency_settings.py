@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from src.latency.settings import LatencySettings
-from src.settings import parse
+from src.experiments.latency_settings import LatencySettings
+from src.runs.settings import parse
 
 SETTINGS = LatencySettings(profile="builtin", budgets=(2, 4), beam_width=2)
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from src.latency.stats import (
+from src.stats.timing import (
     crossing,
     fit,
     interpolated,

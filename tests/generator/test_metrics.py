@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from src.audio import Clip, read_audio, resample
-from src.metrics import JUDGES, ClipJudge, JudgeError, bernoulli_kl, instrument_heard
-from src.prompts import Prompt
-from src.settings import PROFILE_JUDGES
-from src.tagger import load_tagger
+from src.data.audio import Clip, read_audio, resample
+from src.data.prompts import Prompt
+from src.judges.registry import JUDGES, ClipJudge, JudgeError, bernoulli_kl, instrument_heard
+from src.models.tagger import load_tagger
+from src.runs.settings import PROFILE_JUDGES
 
 DATA = Path(__file__).parent / "data" / "tagger"
 REPOSITORY = Path(__file__).parents[2]
@@ -153,5 +153,5 @@ def test_the_instrument_heard_is_the_first_among_the_candidates() -> None:
 
 
 def test_judges_are_listed_without_importing_torch() -> None:
-    code = "import sys; from src.metrics import JUDGES; sys.exit('torch' in sys.modules)"
+    code = "import sys; from src.judges.registry import JUDGES; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY).returncode == 0

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from src.page import HERE, embedded, write_page
-from src.preflight import Exit
-from src.records import RECORDS, Run, RunFolderError
+from src.reports.page import HERE, embedded, write_page
+from src.runs.preflight import Exit
+from src.runs.records import RECORDS, Run, RunFolderError
 from tests.generator.first_release import first_release
 from tests.generator.listening_run import FAILED, HOSTILE, UNJUDGED, listening_run, tone
 from tests.generator.made_up_run import SET, made_up_run
@@ -204,7 +204,10 @@ def test_references_are_linked_when_they_are_near_and_of_the_same_text(
 
 def command(folder: Path) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, "-m", "src.page", str(folder)], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "src.reports.page", str(folder)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
 
 
@@ -228,7 +231,7 @@ def test_a_folder_that_is_no_benchmarks_run_is_refused_in_a_sentence(tmp_path: P
 
 
 def test_making_a_page_imports_no_torch() -> None:
-    code = "import sys, src.page.__main__; print('torch' in sys.modules)"
+    code = "import sys, src.reports.page.__main__; print('torch' in sys.modules)"
     shown = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )

@@ -4,12 +4,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from src.parts import ENDS, Parts, identity
-from src.preflight import Exit
-from src.prompts import Prompt
-from src.settings import BenchmarkSettings, parse
+from src.data.prompts import Prompt
+from src.protocol import Checkpoint
+from src.runs.build import ENDS, Parts, identity
+from src.runs.preflight import Exit
+from src.runs.settings import BenchmarkSettings, parse
 from src.verifier import ServerUnreachable
-from src.wire import Checkpoint
 from tests.generator.fake_judges import FakeJudge
 
 PROMPT = Prompt(id="a", text="a slow piano", key="a")

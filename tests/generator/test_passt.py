@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 import torch
 
-from src.audio import Clip, resample, write_wav
+from src.data.audio import Clip, resample, write_wav
+from src.data.prompts import Prompt
 from src.generator import audiocraft_without_clap
 from src.judges.base import ClipJudge
 from src.judges.passt import CHECKPOINT, PasstListener
 from src.judges.published import at_published_loudness
-from src.metrics import JUDGES, JudgeError
-from src.prompts import Prompt
-from src.verifier_weights import WEIGHTS_VARIABLE, WeightsError, locate, sha256
+from src.judges.registry import JUDGES, JudgeError
+from src.weights.files import WEIGHTS_VARIABLE, WeightsError, locate, sha256
 from tests.generator.published import (  # noqa: F401
     KLD_CASES,
     LONG_CASES,

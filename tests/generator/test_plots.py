@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src.plots import COLOURS, DIGEST_KEY, benchmark_figure, save_benchmark
-from src.records import records_digest
-from src.summary import summarise
+from src.reports.benchmark_figure import COLOURS, DIGEST_KEY, benchmark_figure, save_benchmark
+from src.reports.benchmark_summary import summarise
+from src.runs.records import records_digest
 from tests.generator.made_up_run import OWN, SET, made_up_run
 
 
@@ -95,7 +95,8 @@ def test_runs_without_a_baseline_judges_or_intervals_are_drawn_too(
 def test_drawing_needs_no_torch(tmp_path: Path) -> None:
     folder = made_up_run(tmp_path)
     code = (
-        "import sys; from pathlib import Path; from src.plots import save_benchmark;"
+        "import sys; from pathlib import Path; from src.reports.benchmark_figure "
+        "import save_benchmark;"
         f"save_benchmark(Path({str(folder)!r})); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

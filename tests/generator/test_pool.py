@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.pool import PoolError, load_pool
-from src.records import RECORDS, RunFolderError
-from src.stats import within_prompt_std
+from src.runs.pool import PoolError, load_pool
+from src.runs.records import RECORDS, RunFolderError
+from src.stats.best_of_n import within_prompt_std
 from tests.generator.fake_pool import PROMPTS, FakeClient, verifier
 from tests.generator.test_pool_scoring import hears, judge
 from tests.generator.test_pooling import make
@@ -152,7 +152,7 @@ def test_what_is_no_pool_or_lacks_its_tokens_is_said(folder: Path, tmp_path: Pat
 
 def test_reading_a_pool_imports_no_torch(folder: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from src.pool import load_pool;"
+        "import sys; from pathlib import Path; from src.runs.pool import load_pool;"
         "load_pool(Path(sys.argv[1])).pair('tags', 'far'); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code, str(folder)], cwd=ROOT).returncode == 0

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from src.experiment.renderer import load_renderer
+from src.experiments.renderer import load_renderer
 from src.generator import GeneratorError, audiocraft_without_clap, load_generator
 
 CODEC = {

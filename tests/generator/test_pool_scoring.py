@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from src.experiment.scoring import Measure, list_measures, score
-from src.pool import load_pool
-from src.records import RECORDS, Run
-from src.server_client import ServerUnreachable
+from src.client.server_client import ServerUnreachable
+from src.experiments.pool_scoring import Measure, list_measures, score
+from src.runs.pool import load_pool
+from src.runs.records import RECORDS, Run
 from tests.generator.fake_judges import FakeJudge
 from tests.generator.fake_pool import (
     OTHER_WEIGHTS,

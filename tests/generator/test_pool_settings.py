@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from src.experiment.preflight import look
-from src.experiment.settings import ExperimentSettings
-from src.settings import UsageError, parse
+from src.experiments.scaling_preflight import look
+from src.experiments.scaling_settings import ExperimentSettings
+from src.runs.settings import UsageError, parse
 
 
 def settings(*args: str) -> ExperimentSettings:

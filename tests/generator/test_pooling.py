@@ -6,11 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from src.decoding import Decoder
-from src.experiment.pooling import candidates, generate, of_pool, open_pool, prompts_of, short
-from src.pool import LOG_PROBS, UNCONDITIONAL, load_pool, load_tokens
-from src.records import RECORDS, Run, RunFolderError
-from src.settings import UsageError
+from src.decoding.decoder import Decoder
+from src.experiments.pool_generation import (
+    candidates,
+    generate,
+    of_pool,
+    open_pool,
+    prompts_of,
+    short,
+)
+from src.runs.pool import LOG_PROBS, UNCONDITIONAL, load_pool, load_tokens
+from src.runs.records import RECORDS, Run, RunFolderError
+from src.runs.settings import UsageError
 from tests.generator.fake_pool import PROMPTS, PoolGenerator, settings_for, told
 from tests.generator.random_models import condition, random_lm
 

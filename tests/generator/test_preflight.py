@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from src import hub, preflight
-from src.prompts import Prompt
-from src.settings import PROFILE_JUDGES, BenchmarkSettings, parse
+from src.data import hub
+from src.data.prompts import Prompt
+from src.runs import preflight
+from src.runs.settings import PROFILE_JUDGES, BenchmarkSettings, parse
 
 ROOT = Path(__file__).parents[2]
 WHOLE_MODEL = ("state_dict.bin", "compression_state_dict.bin")

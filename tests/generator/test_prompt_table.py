@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from src.prompt_table import MAX_CAPTION, Prompt, PromptError, read_table
-from src.prompts import single_prompt
+from src.data.prompt_table import MAX_CAPTION, Prompt, PromptError, read_table
+from src.data.prompts import single_prompt
 
 
 def write(folder: Path, text: str, name: str = "prompts.csv") -> Path:

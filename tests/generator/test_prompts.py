@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from src import prompts
-from src.prompts import (
+from src.data import prompts
+from src.data.prompts import (
     Prompt,
     PromptError,
     Selection,

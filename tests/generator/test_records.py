@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from src.records import (
+from src.data.files import write_whole
+from src.runs.records import (
     MANIFEST,
     RECORDS,
     Run,
@@ -18,7 +19,6 @@ from src.records import (
     read_manifest,
     read_records,
     records_digest,
-    write_whole,
 )
 
 IDENTITY = {"seed": 42, "method": ["baseline"]}
@@ -125,7 +125,9 @@ def test_another_commit_is_said_and_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     for commit in ("aaa", "bbb"):
-        monkeypatch.setattr("src.records.commit", lambda c=commit: {"commit": c, "dirty": False})
+        monkeypatch.setattr(
+            "src.runs.records.commit", lambda c=commit: {"commit": c, "dirty": False}
+        )
         with open_run(tmp_path) as run:
             pass
     assert [s["commit"] for s in read_manifest(run.folder)["starts"]] == ["aaa", "bbb"]
@@ -158,7 +160,7 @@ def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
 
 def test_a_process_killed_while_it_appends_leaves_whole_lines_only(tmp_path: Path) -> None:
     code = (
-        "import itertools, sys; from pathlib import Path; from src.records import Run\n"
+        "import itertools, sys; from pathlib import Path; from src.runs.records import Run\n"
         f"run = Run(Path({str(tmp_path)!r}), 'killed', {{}}, {{}})\n"
         "for i in itertools.count():\n"
         "    run.append({'method': 'm', 'prompt_id': str(i), 'status': 'ok', 'x': 'y' * 5000})\n"

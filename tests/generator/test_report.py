@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src import embeddings
-from src.frechet import distance
-from src.records import RunFolderError
-from src.report import findings, text_table, write_per_clip, write_summary
-from src.stats import Interval
-from src.summary import Measure, SetDifference, Summary, summarise
+from src.reports.benchmark_summary import Measure, SetDifference, Summary, summarise
+from src.reports.benchmark_tables import findings, text_table, write_per_clip, write_summary
+from src.runs import embeddings
+from src.runs.records import RunFolderError
+from src.stats.best_of_n import Interval
+from src.stats.frechet import distance
 from tests.generator.first_release import COMMITTED, first_release
 from tests.generator.made_up_run import METHODS, OWN, SET, made_up_run
 
@@ -365,7 +365,7 @@ def test_a_run_of_the_first_release_is_read_as_it_was(tmp_path: Path) -> None:
 
 def test_the_module_prints_and_writes_a_runs_results(tmp_path: Path) -> None:
     folder = made_up_run(tmp_path)
-    command = [sys.executable, "-m", "src.report", str(folder)]
+    command = [sys.executable, "-m", "src.reports.benchmark_tables", str(folder)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout == text_table(summarise(folder)) + "\n"
     assert (folder / "summary.csv").exists()

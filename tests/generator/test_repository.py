@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from src import preflight
-from src.settings import BenchmarkSettings, parse
+from src.runs import preflight
+from src.runs.settings import BenchmarkSettings, parse
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENTS = ("generator", "verifier", "downloader", "training")

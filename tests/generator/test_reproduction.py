@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.pool import load_pool, token_file
-from src.preflight import Exit
-from src.records import Run
-from src.reproduction import compare, main
-from src.scaling.report import pool_tables
-from src.texts import write_csv
+from src.reports.pool_report import pool_tables
+from src.reports.reproduction import compare, main
+from src.reports.text import write_csv
+from src.runs.pool import load_pool, token_file
+from src.runs.preflight import Exit
+from src.runs.records import Run
 from tests.generator.made_up_pool import made_up_pool
 
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from src import report
-from src.latency import report as latency_report
-from src.latency.summary import summarise as summarise_latency
-from src.plots import DIGEST_KEY
-from src.pool import Pool, load_pool
-from src.records import MANIFEST, read_manifest, read_records, records_digest
-from src.scaling.report import POOL_DIGEST_KEY, cost_tables, pool_tables
+from src.reports import benchmark_tables as report
+from src.reports import latency_tables as latency_report
+from src.reports.benchmark_figure import DIGEST_KEY
+from src.reports.latency_summary import summarise as summarise_latency
+from src.reports.pool_report import POOL_DIGEST_KEY, cost_tables, pool_tables
+from src.runs.pool import Pool, load_pool
+from src.runs.records import MANIFEST, read_manifest, read_records, records_digest
 
 RESULTS = Path(__file__).resolve().parents[2] / "results" / "builtin"
 RUNS = sorted(path.parent for path in RESULTS.glob(f"*/{MANIFEST}"))

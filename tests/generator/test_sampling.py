@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from src.sampling import NoiseKey, Sampling, philox, sample, uniforms
+from src.decoding.sampling import NoiseKey, Sampling, philox, sample, uniforms
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,15 @@ import warnings
 import numpy as np
 import pytest
 
-from src.scaling.intervals import Bootstrap, bootstrap
-from src.scaling.statistics import (
+from src.stats.best_of_n import (
+    Interval,
+    StatsError,
+    expected_maximum,
+    paired_interval,
+    within_prompt_std,
+)
+from src.stats.bootstrap import Bootstrap, bootstrap
+from src.stats.scaling import (
     CONSTANT,
     NO_GAIN,
     Point,
@@ -21,7 +28,6 @@ from src.scaling.statistics import (
     tau,
     transfer,
 )
-from src.stats import Interval, StatsError, expected_maximum, paired_interval, within_prompt_std
 
 BUDGETS = (1, 2, 4, 8, 16)
 NOTHING = Interval(0.0, 0.0, 0.0)

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.pool import Pool, load_pool
-from src.records import RunFolderError
-from src.scaling.cells import Cell
-from src.scaling.cost import CostPoint, CostStudy, cost_study, pareto
-from src.stats import best_of_n, paired_interval
+from src.reports.cost_cells import Cell
+from src.reports.cost_study import CostPoint, CostStudy, cost_study, pareto
+from src.runs.pool import Pool, load_pool
+from src.runs.records import RunFolderError
+from src.stats.best_of_n import best_of_n, paired_interval
 from tests.generator.made_up_pool import CELLS, made_up_pool, made_up_sweep
 
 BUDGETS = (1, 2, 4, 8)

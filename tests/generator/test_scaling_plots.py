@@ -6,13 +6,13 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 
-from src.pool import Pool, load_pool
-from src.scaling.cost import cost_study
-from src.scaling.cost_plot import cost_figure
-from src.scaling.matrices import OWN, matrix_figure
-from src.scaling.plots import prefix_figure, scaling_figure, transfer_figure
-from src.scaling.statistics import E_n
-from src.scaling.study import Study, study_pool
+from src.reports.cost_figure import cost_figure
+from src.reports.cost_study import cost_study
+from src.reports.pool_figures import prefix_figure, scaling_figure, transfer_figure
+from src.reports.pool_matrices import OWN, matrix_figure
+from src.reports.pool_study import Study, study_pool
+from src.runs.pool import Pool, load_pool
+from src.stats.scaling import E_n
 from tests.generator.made_up_pool import made_up_pool, made_up_sweep
 
 BUDGETS = (1, 2, 4, 8)

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from src.plots import DIGEST_KEY
-from src.pool import Pool, load_pool
-from src.records import records_digest
-from src.scaling.cost import cost_study
-from src.scaling.cost_text import cost_text
-from src.scaling.report import POOL_DIGEST_KEY, main, report
-from src.scaling.study import Study, study_pool
-from src.scaling.text import findings, study_text
+from src.reports.benchmark_figure import DIGEST_KEY
+from src.reports.cost_study import cost_study
+from src.reports.cost_text import cost_text
+from src.reports.pool_report import POOL_DIGEST_KEY, main, report
+from src.reports.pool_study import Study, study_pool
+from src.reports.pool_text import findings, study_text
+from src.runs.pool import Pool, load_pool
+from src.runs.records import records_digest
 from tests.generator.made_up_pool import FLAT, MEASURES, made_up_pool, made_up_sweep
 
 BUDGETS = (1, 2, 4, 8)
@@ -207,9 +207,9 @@ def test_a_pool_of_constant_scores_says_so(tmp_path: Path) -> None:
 
 def test_reporting_needs_no_torch(made: Made, tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from src.scaling.report import main;"
+        "import sys; from pathlib import Path; from src.reports.pool_report import main;"
         f"main(['--sweep', {str(made.sweep)!r}, '--output', {str(tmp_path)!r}]);"
-        "from src.pool import load_pool; from src.scaling.study import study_pool;"
+        "from src.runs.pool import load_pool; from src.reports.pool_study import study_pool;"
         f"study_pool(load_pool(Path({str(made.pool.folder)!r})), [2]);"
         "sys.exit('torch' in sys.modules)"
     )

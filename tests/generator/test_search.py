@@ -6,7 +6,7 @@ import math
 import pytest
 
 from src.budget import METHODS, BudgetError, Cost, Plan, make_plan
-from src.prompts import Prompt
+from src.data.prompts import Prompt
 from src.search import children, search
 from src.tree import Failure, SearchResult
 from src.verifier import LikelihoodVerifier, ServerUnreachable

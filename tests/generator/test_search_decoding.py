@@ -5,15 +5,15 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from src.audio import Clip
 from src.budget import Cost, make_plan
-from src.decoding import Decoder, Decoding
+from src.data.audio import Clip
+from src.data.prompts import Prompt
+from src.decoding.decoder import Decoder, Decoding
 from src.generator import audiocraft_without_clap
-from src.prompts import Prompt
+from src.protocol import Checkpoint
 from src.search import search
 from src.tree import SearchResult
 from src.verifier import LikelihoodVerifier
-from src.wire import Checkpoint
 
 RATE, DIM, FRAMES = 50, 16, 20
 PROMPTS = [Prompt(id=name, text=f"text {name}", key=f"key {name}") for name in ("a", "b", "c")]

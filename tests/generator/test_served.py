@@ -5,13 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from src.audio import Clip
 from src.budget import Ledger
+from src.client.server_client import PromptRefused, ServerClient, ServerError, ServerUnreachable
+from src.data.audio import Clip
+from src.data.prompts import Prompt
 from src.judges.base import JudgeError
 from src.judges.served import ServedJudge
-from src.prompts import Prompt
-from src.server_client import PromptRefused, ServerClient, ServerError, ServerUnreachable
-from src.wire import Checkpoint, Score, VerifierResult
+from src.protocol import Checkpoint, Score, VerifierResult
 
 NAMES = ("clap", "muq", "tags")
 LEVEL = {"clap": 1.0, "muq": 10.0, "tags": 100.0}

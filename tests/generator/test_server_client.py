@@ -7,6 +7,7 @@ import time
 import pytest
 
 from src.budget import Ledger
+from src.protocol import Limits, Score
 from src.verifier import (
     PromptRefused,
     ScoreInput,
@@ -15,7 +16,6 @@ from src.verifier import (
     ServerUnreachable,
     score_or_refuse,
 )
-from src.wire import Limits, Score
 from tests.generator.stub_server import (
     GENERATOR,
     Answer,

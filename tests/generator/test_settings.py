@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from src.settings import PROFILE_JUDGES, BenchmarkSettings, parse, server_token
+from src.runs.settings import PROFILE_JUDGES, BenchmarkSettings, parse, server_token
 
 
 def settings(*args: str) -> BenchmarkSettings:
@@ -121,5 +121,6 @@ def test_the_command_line_needs_no_torch() -> None:
     import subprocess
     import sys
 
-    code = "import sys, src.settings, src.prompts, src.records; sys.exit('torch' in sys.modules)"
+    modules = "src.runs.settings, src.data.prompts, src.runs.records"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

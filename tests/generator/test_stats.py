@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from src.stats import (
+from src.stats.best_of_n import (
     StatsError,
     agreement,
     best_of_n,
@@ -135,7 +135,7 @@ def test_an_interval_is_the_same_every_time_and_another_with_another_seed() -> N
 def test_many_prompts_are_resampled_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(5).normal(size=20)
     whole = paired_interval(values)
-    monkeypatch.setattr("src.stats.RESAMPLED_AT_ONCE", 999)
+    monkeypatch.setattr("src.stats.best_of_n.RESAMPLED_AT_ONCE", 999)
     assert paired_interval(values) == whole
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from src.budget import make_plan
-from src.experiment.sweep import Cell, grid, open_sweep, search_cells
-from src.records import RECORDS, Run
+from src.experiments.sweep import Cell, grid, open_sweep, search_cells
+from src.runs.records import RECORDS, Run
 from src.search import search
 from tests.generator.fake_judges import FakeJudge
 from tests.generator.fake_pool import PROMPTS, PoolGenerator, settings_for, told

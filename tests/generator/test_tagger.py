@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from src.tagger import (
+from src.models.tagger import (
     EPSILON,
     TAGGERS,
     WEIGHTS_DIR,

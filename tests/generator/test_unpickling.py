@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from src.unpickling import misfits, read_tensors
+from src.weights.unpickling import misfits, read_tensors
 from tests.verifier.clap_weights import Surprise
 
 CONTENT: dict[str, Any] = {

@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from src.calibration import Calibration, CalibrationError, Constant
+from src.data.scales import Calibration, CalibrationError, Constant
+from src.protocol import Checkpoint, Score
 from src.verifier import (
     ExpressionError,
     HttpVerifier,
@@ -19,7 +20,6 @@ from src.verifier import (
     components,
     score_or_refuse,
 )
-from src.wire import Checkpoint, Score
 from tests.generator.stub_server import GENERATOR, TAGS, found, inputs
 
 
@@ -129,7 +129,7 @@ class TestSums:
     def test_absent_constants_name_the_command_that_makes_them(self, client: ServerClient) -> None:
         with pytest.raises(
             CalibrationError,
-            match=r"python -m src\.calibration --profile builtin --verifiers tags perplexity",
+            match=r"src\.experiments\.calibration --profile builtin --verifiers tags perplexity",
         ):
             build_verifier("tags+perplexity", GENERATOR, client, self.calibration(perplexity=0.1))
 

@@ -5,8 +5,8 @@ import json
 import pytest
 from safetensors import safe_open
 
-from src.tagger import TAGGERS, WEIGHTS_DIR
-from src.vocabulary import (
+from src.models.tagger import TAGGERS, WEIGHTS_DIR
+from src.models.vocabulary import (
     NOT_TAGS,
     OPPOSITES,
     SYNONYMS,

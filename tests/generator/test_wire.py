@@ -5,7 +5,7 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from src.wire import Checkpoint, Score, ScoreRequest, ScoreResponse, VerifierResult
+from src.protocol import Checkpoint, Score, ScoreRequest, ScoreResponse, VerifierResult
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), None, "high"])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import requests
 
-from src.audio import Clip, encode_wav
+from src.data.audio import Clip, encode_wav
 from tests.verifier.server_process import ServerProcess
 
 BEARER = {"Authorization": "Bearer hunter2"}

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from src.verifier_weights import WEIGHTS_VARIABLE
+from src.weights.files import WEIGHTS_VARIABLE
 from tests.verifier.clap_weights import Loaded, shared_folder, shared_naive, shared_verifier
 
 

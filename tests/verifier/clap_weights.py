@@ -29,8 +29,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from src.adapters.clap import ClapVerifier
-    from src.wire import Checkpoint
+    from src.models.clap import ClapVerifier
+    from src.protocol import Checkpoint
 
 RATE = 48_000
 WINDOW = 10 * RATE
@@ -220,7 +220,7 @@ class Loaded:
 @cache
 def shared_verifier() -> Loaded:
     """CURATOR_WEIGHTS must name the shared folder's weights."""
-    from src.adapters.clap import ClapVerifier
+    from src.models.clap import ClapVerifier
 
     verifier, before = ClapVerifier("clap"), surroundings()
     return Loaded(verifier, verifier.load("cpu"), before, surroundings())

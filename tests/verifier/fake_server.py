@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 
 import verifier_server
-from src.adapters.base import Adapter, PromptUnusable, finite_score
+from src.models.adapter import Adapter, PromptUnusable, finite_score
+from src.protocol import Checkpoint, Score
 from src.verifier_core import VERIFIERS
-from src.wire import Checkpoint, Score
 
 
 class Fake(Adapter):

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src import download
-from src.adapters.base import Adapter
+from src.models.adapter import Adapter
 from src.verifier_core import VERIFIERS
-from src.verifier_weights import WeightFile
+from src.weights import download
+from src.weights.files import WeightFile
 from tests.verifier.hub_server import HubServer, hub_server
 
 Host = Callable[..., None]

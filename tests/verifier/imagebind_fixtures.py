@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from src.adapters.imagebind import ImageBindVerifier
-from src.verifier_weights import WEIGHTS_VARIABLE
+from src.models.imagebind import ImageBindVerifier
+from src.weights.files import WEIGHTS_VARIABLE
 from tests.verifier.imagebind_weights import load_small, small_imagebind, write_imagebind_weights
 
 

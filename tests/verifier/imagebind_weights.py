@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from src.adapters.imagebind import ImageBindVerifier, import_imagebind
+from src.models.imagebind import ImageBindVerifier, import_imagebind
 
 RATE = ImageBindVerifier.sample_rate
 PROMPT = "a slow piano piece with soft strings"

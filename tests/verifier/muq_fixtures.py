@@ -7,7 +7,7 @@ import pytest
 import torch
 from muq import MuQMuLan
 
-from src.adapters.muq import MuqVerifier
+from src.models.muq import MuqVerifier
 from tests.verifier.muq_weights import make_hub_cache, upstream
 
 

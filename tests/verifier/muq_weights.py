@@ -27,8 +27,8 @@ from transformers import (
     XLMRobertaTokenizerFast,
 )
 
-from src import hub
-from src.adapters.muq import MuqVerifier
+from src.data import hub
+from src.models.muq import MuqVerifier
 
 MULAN, MUQ, ROBERTA = "OpenMuQ/MuQ-MuLan-large", "OpenMuQ/MuQ-large-msd-iter", "xlm-roberta-base"
 RATE = 24_000

@@ -8,7 +8,7 @@ import torch
 from audiobox_aesthetics.infer import AesPredictor
 from audiobox_aesthetics.model import aes
 
-from src.adapters.quality import QualityVerifier
+from src.models.quality import QualityVerifier
 from tests.verifier.quality_weights import SMALL_WAVLM, save_checkpoint
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import schemathesis
 
-from src.wire import SCORE_PATH, TEXTS_PATH
+from src.protocol import SCORE_PATH, TEXTS_PATH
 
 FAKES = ["fake", "fake48"]
 

@@ -7,9 +7,17 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pytest
 
-from src.adapters.base import Adapter, finite_score
-from src.batching import BatchSettings, ClipFailed, Job, Metrics, ModelFailed, QueueFull, Worker
-from src.wire import Checkpoint, Score
+from src.models.adapter import Adapter, finite_score
+from src.protocol import Checkpoint, Score
+from src.server.batching import (
+    BatchSettings,
+    ClipFailed,
+    Job,
+    Metrics,
+    ModelFailed,
+    QueueFull,
+    Worker,
+)
 
 
 class Recorder(Adapter):

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from src.adapters import clap
-from src.adapters.base import ScoreError
-from src.adapters.clap import ClapVerifier
-from src.audio import Clip, resample, to_mono
+from src.data.audio import Clip, resample, to_mono
+from src.models import clap
+from src.models.adapter import ScoreError
+from src.models.clap import ClapVerifier
 from tests.verifier import clap_weights
 from tests.verifier.clap_fixtures import environment, loaded, naive  # noqa: F401
 from tests.verifier.clap_weights import LONG_PROMPTS, PROMPTS, RATE, WINDOW, Loaded

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from src.adapters.clap import ClapVerifier
-from src.clap_model import fill, read_checkpoint
-from src.verifier_weights import WEIGHTS_VARIABLE, WeightsError, sha256
-from src.wire import Checkpoint
+from src.models.clap import ClapVerifier
+from src.models.clap_network import fill, read_checkpoint
+from src.protocol import Checkpoint
+from src.weights.files import WEIGHTS_VARIABLE, WeightsError, sha256
 from tests.verifier.clap_fixtures import (  # noqa: F401
     environment,
     loaded,

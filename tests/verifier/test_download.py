@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from src import fetch
-from src.verifier_weights import WeightsError, find, locate, record_of
+from src.runs import fetch
+from src.weights.files import WeightsError, find, locate, record_of
 from tests.verifier.fetching import CONTENT, LARGE, PLAIN, SMALL, Host, file, sha256
 from tests.verifier.hub_server import HubServer
 

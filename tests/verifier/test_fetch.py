@@ -13,10 +13,12 @@ import huggingface_hub
 import numpy as np
 import pytest
 
-from src import download, fetch, hub
+from src.data import hub
 from src.judges.passt import CHECKPOINT, PasstListener
+from src.runs import fetch
 from src.verifier_core import VERIFIERS, NotHosted
-from src.verifier_weights import find, locate
+from src.weights import download
+from src.weights.files import find, locate
 from tests.verifier.fetching import CONTENT, LARGE, PLAIN, SMALL, Host, file, sha256
 from tests.verifier.hub_server import HubServer
 

@@ -16,10 +16,10 @@ import torch
 from torch import nn
 from torch.nn.functional import normalize
 
-from src.adapters import imagebind
-from src.adapters.base import ScoreError
-from src.adapters.imagebind import ImageBindVerifier
-from src.audio import Clip, resample, to_mono, write_wav
+from src.data.audio import Clip, resample, to_mono, write_wav
+from src.models import imagebind
+from src.models.adapter import ScoreError
+from src.models.imagebind import ImageBindVerifier
 from tests.verifier.imagebind_fixtures import upstream, verifier, weights  # noqa: F401
 from tests.verifier.imagebind_weights import (
     PROMPT,

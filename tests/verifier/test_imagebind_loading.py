@@ -14,10 +14,10 @@ import pytest
 import torch
 from torch import nn
 
-from src.adapters import imagebind
-from src.adapters.imagebind import ImageBindVerifier, import_imagebind
+from src.models import imagebind
+from src.models.imagebind import ImageBindVerifier, import_imagebind
 from src.verifier_core import VERIFIERS
-from src.verifier_weights import WEIGHTS_VARIABLE, WeightsError, sha256
+from src.weights.files import WEIGHTS_VARIABLE, WeightsError, sha256
 from tests.verifier.imagebind_fixtures import upstream, verifier, weights  # noqa: F401
 from tests.verifier.imagebind_weights import (
     load_small,

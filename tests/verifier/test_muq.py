@@ -10,9 +10,9 @@ import pytest
 import torch
 from muq import MuQMuLan
 
-from src.adapters.base import ScoreError
-from src.adapters.muq import MuqVerifier
-from src.audio import Clip, decode_wav, encode_wav, resample, to_mono
+from src.data.audio import Clip, decode_wav, encode_wav, resample, to_mono
+from src.models.adapter import ScoreError
+from src.models.muq import MuqVerifier
 from tests.verifier.muq_fixtures import cache, library, muq  # noqa: F401
 from tests.verifier.muq_weights import RATE, TEXT_TOKENS, score, tones, upstream
 

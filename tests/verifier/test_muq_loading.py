@@ -15,8 +15,8 @@ import torch
 from muq import MuQ
 from safetensors.torch import load_file, save_file
 
-from src.adapters.muq import MuqVerifier
-from src.verifier_weights import WeightsError
+from src.models.muq import MuqVerifier
+from src.weights.files import WeightsError
 from tests.verifier.muq_fixtures import cache, muq  # noqa: F401
 from tests.verifier.muq_weights import (
     MULAN,

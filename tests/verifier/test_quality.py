@@ -11,10 +11,10 @@ import torch
 from audiobox_aesthetics.infer import AesPredictor
 from audiobox_aesthetics.model import aes
 
-from src.adapters.base import ScoreError
-from src.adapters.quality import WINDOWS_PER_FORWARD, QualityVerifier
-from src.audio import Clip, decode_wav, encode_wav, resample, to_mono
-from src.wire import Score
+from src.data.audio import Clip, decode_wav, encode_wav, resample, to_mono
+from src.models.adapter import ScoreError
+from src.models.quality import WINDOWS_PER_FORWARD, QualityVerifier
+from src.protocol import Score
 from tests.verifier.quality_fixtures import library, quality, weights  # noqa: F401
 from tests.verifier.quality_weights import (
     PUBLISHED_WAVLM,

@@ -15,8 +15,8 @@ from audiobox_aesthetics.infer import AesPredictor
 from audiobox_aesthetics.model import aes
 from safetensors.torch import save_file
 
-from src.adapters.quality import QualityVerifier
-from src.verifier_weights import WeightsError
+from src.models.quality import QualityVerifier
+from src.weights.files import WeightsError
 from tests.verifier.quality_fixtures import weights  # noqa: F401
 from tests.verifier.quality_weights import (
     SMALL_WAVLM,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import tyro
 
-from src.server_settings import ServerSettings
+from src.server.settings import ServerSettings
 from src.verifier_core import VERIFIERS
 
 README = Path(__file__).resolve().parents[2] / "README.md"

@@ -11,7 +11,7 @@ import pytest
 import requests
 import soundfile
 
-from src.audio import Clip, encode_wav
+from src.data.audio import Clip, encode_wav
 from tests.verifier.asking import post, values, wav
 from tests.verifier.server_process import ServerProcess
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import requests
 
-from src.server_settings import ServerSettings, SettingsError, configure_torch
+from src.server.settings import ServerSettings, SettingsError, configure_torch
 from src.verifier_core import VERIFIERS
-from src.weights import TAGGERS
+from src.weights.musicgen import TAGGERS
 from tests.verifier.asking import wait_until_ready
 from tests.verifier.server_process import ROOT, ServerProcess
 

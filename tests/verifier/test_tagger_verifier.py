@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from src.adapters.base import PromptUnusable, ScoreError, finite_score
-from src.adapters.tags import TaggerVerifier
-from src.tagger import load_tagger
+from src.models.adapter import PromptUnusable, ScoreError, finite_score
+from src.models.tagger import load_tagger
+from src.models.tags import TaggerVerifier
 from src.verifier_core import VERIFIERS, NotHosted, choose
-from src.weights import TAGGERS
+from src.weights.musicgen import TAGGERS
 
 RATE = 16_000
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from src.server_client import ServerClient, ServerError
-from src.wire import TextsResponse
+from src.client.server_client import ServerClient, ServerError
+from src.protocol import TextsResponse
 from tests.verifier.asking import BEARER, address, answer_to, post_texts
 from tests.verifier.server_process import ServerProcess
 

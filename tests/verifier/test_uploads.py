@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from fastapi import UploadFile
 
-from src import scoring
-from src.audio import Clip
-from src.wire import Limits
+from src.data.audio import Clip
+from src.protocol import Limits
+from src.server import requests as scoring
 from tests.verifier.asking import address, answer_to, post, raw_post, values, wav
 from tests.verifier.server_process import ServerProcess
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from src import hub, verifier_weights
-from src.verifier_weights import (
+from src.data import hub
+from src.weights import files as verifier_weights
+from src.weights.files import (
     WeightFile,
     WeightsError,
     absent,

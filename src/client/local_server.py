@@ -1,0 +1,94 @@
+"""A verifier server for the length of a `with` block.
+
+    with local_server(["tags"]) as url:
+        client = ServerClient(url)
+
+It runs in the environment of envs/verifier, on a free loopback port, and ends with the block or
+with this process, however that ends: it watches a pipe of which this process has the other end.
+"""
+
+import logging
+import re
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import requests
+
+from src.client.server_client import ServerUnreachable
+from src.data.files import ROOT
+from src.protocol import READY_PATH, Readiness
+
+logger = logging.getLogger(__name__)
+
+PYTHON = ROOT / "envs" / "verifier" / ".venv" / "bin" / "python"
+SERVER = ("verifier_server.py",)
+_RUNNING = re.compile(r"Uvicorn running on (http://\S+)")
+
+
+@contextmanager
+def local_server(
+    models: Sequence[str] = (),
+    port: int = 0,
+    *,
+    options: Sequence[str] = (),
+    server: Sequence[str] = SERVER,
+    log: Path | None = None,
+    start_seconds: float = 300.0,
+) -> Iterator[str]:
+    """Yields the URL of a server whose `models` are loaded (none named: all that are there).
+
+    options: further flags. log: file for the server's output; a temporary one when None. Raises
+    ServerUnreachable with the log's end when the server does not come up.
+    """
+    if not PYTHON.exists():
+        raise ServerUnreachable(
+            f"no verifier server can be started: {PYTHON} is missing; run `make setup`"
+        )
+    with tempfile.TemporaryDirectory(prefix="curator-server-") as scratch:
+        log = log or Path(scratch) / "server.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        command = [str(PYTHON), *server, "--host", "127.0.0.1", "--port", str(port)]
+        # This process waits while the server scores: the server may have every core.
+        command += ["--stop_with_stdin", "--threads", "-1"]
+        command += [*(["--models", *models] if models else []), *options]
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command, cwd=ROOT, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT
+            )
+        try:
+            yield _wait_until_ready(process, log, time.monotonic() + start_seconds)
+        finally:
+            _stop(process)
+
+
+def _wait_until_ready(process: "subprocess.Popen[bytes]", log: Path, deadline: float) -> str:
+    with requests.Session() as session:
+        session.trust_env = False
+        while process.poll() is None and time.monotonic() < deadline:
+            running = _RUNNING.search(log.read_text(errors="replace"))
+            if running:
+                answer = session.get(running[1] + READY_PATH, timeout=10)
+                readiness = Readiness.model_validate_json(answer.content)
+                if readiness.problems:
+                    break
+                if readiness.ready:
+                    logger.info("verifier server at %s", running[1])
+                    return running[1]
+            time.sleep(0.1)
+    tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+    raise ServerUnreachable(f"the verifier server did not come up; the end of its log:\n{tail}")
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    assert process.stdin is not None
+    process.stdin.close()
+    process.terminate()
+    try:
+        process.wait(timeout=15)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

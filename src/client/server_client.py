@@ -1,0 +1,239 @@
+"""The client's end of the wire: one upload per scored batch, split where the server limits it.
+
+client = ServerClient("http://127.0.0.1:8000")
+results = client.score(["tags"], ["slow piano"], [clip])
+results["tags"].scores[0].value
+"""
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+
+from src.budget import Ledger
+from src.client.connection import (
+    Connection,
+    NoSuchRoute,
+    PromptRefused,
+    ServerError,
+    ServerUnreachable,
+    VerifierError,
+)
+from src.data.audio import Clip, encode_wav
+from src.protocol import (
+    FILES_FIELD,
+    REQUEST_FIELD,
+    SCORE_PATH,
+    TEXTS_PATH,
+    VERIFIERS_PATH,
+    Limits,
+    ScoreRequest,
+    ScoreResponse,
+    TextsRequest,
+    TextsResponse,
+    VerifierInfo,
+    VerifierList,
+    VerifierResult,
+)
+
+__all__ = ["PromptRefused", "ServerClient", "ServerError", "ServerUnreachable", "VerifierError"]
+
+logger = logging.getLogger(__name__)
+
+# A file's headers in the multipart body, and its share of the JSON beside its prompt.
+PART_OVERHEAD = 512
+
+
+class ServerClient:
+    """Talks to one verifier server. Not for use by several threads at once.
+
+    unreachable_seconds: how long a server that refuses connections is waited for, once it has
+    answered before. attempt_seconds, total_seconds: limits on one attempt and on a request with
+    all its attempts.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: str | None = None,
+        *,
+        unreachable_seconds: float = 10.0,
+        attempt_seconds: float = 600.0,
+        total_seconds: float = 1200.0,
+    ) -> None:
+        self._connection = Connection(
+            url,
+            token,
+            unreachable_seconds=unreachable_seconds,
+            attempt_seconds=attempt_seconds,
+            total_seconds=total_seconds,
+        )
+        self.url = self._connection.url
+        self.total_seconds = total_seconds
+        self._limits: Limits | None = None
+        self._usage = Ledger()
+
+    def infos(self, names: Sequence[str]) -> dict[str, VerifierInfo]:
+        """What the server says about the verifiers `names`, once none of them loads any more.
+
+        Raises ServerError when one is not hosted or did not load.
+        """
+        deadline = time.monotonic() + self.total_seconds
+        while True:
+            listing = self._listing()
+            hosted = {info.name: info for info in listing.verifiers}
+            if missing := [name for name in names if name not in hosted]:
+                raise ServerError(
+                    f"the server at {self.url} does not host {', '.join(missing)}; "
+                    f"it hosts {', '.join(hosted)}"
+                )
+            infos = {name: hosted[name] for name in names}
+            for name, info in infos.items():
+                if info.state == "failed":
+                    raise ServerError(f"{name} did not load at {self.url}: {info.problem}")
+            if all(info.state == "ready" for info in infos.values()):
+                return infos
+            if time.monotonic() > deadline:
+                raise ServerError(f"the models at {self.url} still load: {', '.join(names)}")
+            time.sleep(0.5)
+
+    def score(
+        self, names: Sequence[str], prompts: Sequence[str], clips: Sequence[Clip]
+    ) -> dict[str, VerifierResult]:
+        """Every verifier's scores of every clip against its prompt, in order.
+
+        One request, unless the batch is beyond the server's limits. Raises PromptRefused with
+        positions in `clips`, ServerUnreachable or ServerError.
+        """
+        begin = time.perf_counter()
+        wavs = [encode_wav(clip) for clip in clips]
+        self._usage.seconds["wav"] += time.perf_counter() - begin
+        merged: dict[str, VerifierResult] = {}
+        for part in self._parts(wavs, [clip.seconds for clip in clips]):
+            try:
+                results = self._score_part(names, prompts[part], wavs[part])
+            except PromptRefused as refusal:
+                raise PromptRefused(
+                    {part.start + index: reason for index, reason in refusal.refused.items()}
+                ) from None
+            for name, result in results.items():
+                merged[name] = _joined(merged[name], result) if name in merged else result
+        return merged
+
+    def unread(self, names: Sequence[str], prompts: Sequence[str]) -> dict[str, list[int]]:
+        """By verifier, how many tokens at each prompt's end it does not read, in order.
+
+        Empty when the server is of a version that does not count them; the log says so then.
+        Raises ServerUnreachable or ServerError.
+        """
+        limits = self._limits or self._listing().limits
+        counts: dict[str, list[int]] = {name: [] for name in names}
+        try:
+            for some_names in _portions(list(counts), limits.max_verifiers):
+                for some_prompts in _portions(prompts, limits.max_files):
+                    found = self._unread_part(some_names, some_prompts)
+                    for name in some_names:
+                        counts[name] += found[name]
+        except NoSuchRoute:
+            logger.warning(
+                "the server at %s is older than this client: it does not count what verifiers "
+                "leave unread of long prompts",
+                self.url,
+            )
+            return {}
+        return counts
+
+    def take_usage(self) -> Ledger:
+        """Bytes and seconds since this was last called, retries included.
+
+        `queue` and `compute` are those of the slowest verifier of each request, `http` the rest.
+        """
+        usage, self._usage = self._usage, Ledger()
+        usage.uploaded_bytes, self._connection.uploaded_bytes = self._connection.uploaded_bytes, 0
+        return usage
+
+    def close(self) -> None:
+        """End what is kept open; the next request opens a connection anew."""
+        self._connection.close()
+
+    def _parts(self, wavs: Sequence[bytes], seconds: Sequence[float]) -> Iterator[slice]:
+        """Slices of a batch that the server's limits let through."""
+        limits = self._limits or self._listing().limits
+        start, size, length = 0, 0, 0.0
+        for index, wav in enumerate(wavs):
+            extra = len(wav) + PART_OVERHEAD + 4 * limits.max_prompt_chars
+            if index > start and (
+                index - start >= limits.max_files
+                or size + extra > limits.max_body_bytes
+                or length + seconds[index] > limits.max_total_seconds
+            ):
+                yield slice(start, index)
+                start, size, length = index, 0, 0.0
+            size += extra
+            length += seconds[index]
+        if wavs:
+            yield slice(start, len(wavs))
+
+    def _score_part(
+        self, names: Sequence[str], prompts: Sequence[str], wavs: Sequence[bytes]
+    ) -> dict[str, VerifierResult]:
+        begin = time.perf_counter()
+        asked = ScoreRequest(verifiers=list(names), prompts=list(prompts))
+        results = self._connection.ask(
+            ScoreResponse,
+            "POST",
+            SCORE_PATH,
+            data={REQUEST_FIELD: asked.model_dump_json()},
+            files=[
+                (FILES_FIELD, (f"{index}.wav", wav, "audio/wav")) for index, wav in enumerate(wavs)
+            ],
+        ).results
+        if set(results) != set(names):
+            raise ServerError(f"{self.url} answered for {sorted(results)}, not {sorted(names)}")
+        for name, result in results.items():
+            if len(result.scores) != len(wavs):
+                raise ServerError(
+                    f"{self.url}: {name} gave {len(result.scores)} scores for {len(wavs)} clips"
+                )
+        slowest = max(results.values(), key=lambda r: r.queue_seconds + r.compute_seconds)
+        seconds = time.perf_counter() - begin
+        self._usage.seconds["queue"] += slowest.queue_seconds
+        self._usage.seconds["compute"] += slowest.compute_seconds
+        self._usage.seconds["http"] += max(
+            0.0, seconds - slowest.queue_seconds - slowest.compute_seconds
+        )
+        return results
+
+    def _unread_part(self, names: Sequence[str], prompts: Sequence[str]) -> dict[str, list[int]]:
+        asked = TextsRequest(verifiers=list(names), prompts=list(prompts))
+        found = self._connection.ask(
+            TextsResponse,
+            "POST",
+            TEXTS_PATH,
+            data=asked.model_dump_json().encode(),
+            headers={"Content-Type": "application/json"},
+        ).unread
+        if {name: len(counts) for name, counts in found.items()} != dict.fromkeys(
+            names, len(prompts)
+        ):
+            raise ServerError(f"{self.url} did not count each of {len(prompts)} prompts' tokens")
+        return found
+
+    def _listing(self) -> VerifierList:
+        listing = self._connection.ask(VerifierList, "GET", VERIFIERS_PATH)
+        self._limits = listing.limits
+        return listing
+
+
+def _portions(items: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    return (items[at : at + size] for at in range(0, len(items), size))
+
+
+def _joined(first: VerifierResult, second: VerifierResult) -> VerifierResult:
+    if first.checkpoint != second.checkpoint:
+        raise ServerError(f"weights changed in mid-batch: {first.checkpoint}, {second.checkpoint}")
+    return VerifierResult(
+        checkpoint=first.checkpoint,
+        scores=first.scores + second.scores,
+        queue_seconds=first.queue_seconds + second.queue_seconds,
+        compute_seconds=first.compute_seconds + second.compute_seconds,
+    )

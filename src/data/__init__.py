@@ -1,0 +1,1 @@
+"""Audio, prompts, MusicCaps and its downloads, and files that are written whole."""

@@ -1,0 +1,192 @@
+"""Prompt sets: what the generator is asked for, and the reference audio where there is some.
+
+One class of row for all of them. `load_prompts` takes what `--prompts` was given:
+
+    musiccaps             MusicCaps' table as DATA_DIR/musiccaps.csv, references DATA_DIR/<ytid>.wav
+    builtin               the 64 held-out prompts of the built-in stack, with rendered references
+    my.csv                a table with a `caption` column (MusicCaps' columns are understood)
+    "slow solo violin"    anything else is a prompt itself
+
+and a Selection, which says which of them. No torch here: prompts are read, and complained about,
+before anything heavy is loaded.
+"""
+
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from src.data.files import ROOT
+from src.data.prompt_table import (
+    ID,
+    SUBSET_COLUMNS,
+    Prompt,
+    PromptError,
+    Subset,
+    clean_caption,
+    digest,
+    id_of_text,
+    read_table,
+    some_of,
+)
+
+log = logging.getLogger(__name__)
+
+BUILTIN_DIR = ROOT / "builtin"
+BUILTIN_TABLE = BUILTIN_DIR / "prompts.csv"
+
+Pick = Literal["first", "random"]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which prompts of a set are used.
+
+    First those are left out that are not in `subset`, that `ids` (a file with one id a line) does
+    not name, or, if `referenced`, whose reference audio file is not there. Of the others `pick`
+    takes `limit`: the first ones, or ones drawn by `pick_seed`. A draw depends on the seed and the
+    ids alone: it is the same on every machine, and a larger one holds the smaller ones. The set's
+    order is kept, whatever is selected.
+    """
+
+    limit: int = 10
+    subset: Subset = "all"
+    pick: Pick = "first"
+    pick_seed: int = 0
+    ids: Path | None = None
+    referenced: bool = False
+
+
+def load_prompts(source: str, selection: Selection, data_dir: Path) -> list[Prompt]:
+    """The prompts of a set that `selection` takes; all that are left when these are fewer.
+
+    data_dir: where MusicCaps' table lies, and `<ytid>.wav` references when a table has no `path`
+    column. Raises PromptError.
+    """
+    if selection.limit < 1:
+        raise PromptError(f"num_samples must be 1 or more, not {selection.limit}")
+    table = _table(source, data_dir)
+    if table is None:
+        name, prompts, columns = "the prompt", [single_prompt(source)], list[str]()
+    else:
+        name, (prompts, columns) = str(table), read_table(table, data_dir)
+    picked = _picked(_left(name, prompts, columns, selection), selection)
+    _tell_apart(picked)
+    return picked
+
+
+def looks_like_table(source: str) -> bool:
+    """Whether `--prompts` means a file: it ends in .csv, or a file of that name is there."""
+    try:
+        return source.lower().endswith(".csv") or Path(source).is_file()
+    except (OSError, ValueError):  # longer than a file's name can be, or with a character of none
+        return False
+
+
+def single_prompt(text: str) -> Prompt:
+    text = clean_caption(text, "the prompt")
+    return Prompt(id=id_of_text(text), text=text, key=digest(text))
+
+
+def read_ids(path: Path) -> set[str]:
+    """The ids of a text file: one a line, with blank lines and `# comments`. Raises PromptError."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError:
+        raise PromptError(f"there is no file of ids {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise PromptError(f"{path} cannot be read as text in UTF-8: {error}") from error
+    ids = set()
+    for number, line in enumerate(lines, 1):
+        name = line.partition("#")[0].strip()
+        if name and not ID.fullmatch(name):
+            raise PromptError(f"{path}, line {number}: {name[:80]!r} is no id; write one a line")
+        ids.add(name)
+    ids.discard("")
+    if not ids:
+        raise PromptError(f"{path} names no ids; write one a line")
+    return ids
+
+
+def digest_of(prompts: Sequence[Prompt]) -> str:
+    """SHA-256 of what the prompts ask for, so that an edited table is another run."""
+    return digest("\n".join(f"{p.id}\t{p.key}\t{p.text}" for p in prompts))
+
+
+def _table(source: str, data_dir: Path) -> Path | None:
+    """The file that `--prompts` means; None: it is a prompt itself."""
+    if source == "builtin":
+        return BUILTIN_TABLE
+    if source != "musiccaps":
+        return Path(source) if looks_like_table(source) else None
+    from src.data.musiccaps import TABLE_NAME, find_table
+
+    if table := find_table(data_dir):
+        return table
+    raise PromptError(
+        f"MusicCaps' table, {data_dir / TABLE_NAME}, is not there: download_data.py gets it; "
+        "or pass a copy of your own: --prompts musiccaps-public.csv"
+    )
+
+
+def _left(
+    name: str, prompts: list[Prompt], columns: Sequence[str], selection: Selection
+) -> list[Prompt]:
+    """What subset, ids and references leave. Raises PromptError when that is nothing."""
+    left, asked = prompts, []
+    if selection.subset != "all":
+        column = SUBSET_COLUMNS[selection.subset]
+        if column not in columns:
+            raise PromptError(
+                f"{name} has no column {column}, which says what is in the subset "
+                f"{selection.subset!r}: add it (True or False in each row), or ask for all"
+            )
+        left = [p for p in left if selection.subset in p.subsets]
+        asked.append(f"in the subset {selection.subset!r}")
+    if selection.ids is not None:
+        wanted = read_ids(selection.ids)
+        if unknown := sorted(wanted - {p.id for p in prompts}):
+            raise PromptError(
+                f"{selection.ids}: {len(unknown)} of its {len(wanted)} ids are not in {name}; "
+                f"correct or remove {some_of(unknown, 20)}"
+            )
+        left = [p for p in left if p.id in wanted]
+        asked.append(f"named in {selection.ids}")
+    if selection.referenced:
+        left = [p for p in left if p.reference and p.reference.is_file()]
+        asked.append("with its reference audio there (the table's `path`, or DATA_DIR/<id>.wav)")
+    if not left:
+        raise PromptError(f"no prompt of {name} is {' and '.join(asked)}; ask for less")
+    return left
+
+
+def _picked(prompts: list[Prompt], selection: Selection) -> list[Prompt]:
+    if selection.pick == "first":
+        return prompts[: selection.limit]
+    # Not the random module, whose way of drawing may be another in another version of Python.
+    drawn = sorted(prompts, key=lambda p: digest(f"{selection.pick_seed}\t{p.id}"))
+    chosen = {p.id for p in drawn[: selection.limit]}
+    return [p for p in prompts if p.id in chosen]
+
+
+def _tell_apart(prompts: Sequence[Prompt]) -> None:
+    """See to it that no two prompts' files have one name where a run is written.
+
+    Two videos may have ids that differ in case alone, which most file systems tell apart. This
+    looks at the one that this repository is on. Raises PromptError.
+    """
+    spellings = defaultdict(list)
+    for p in prompts:
+        spellings[p.id.lower()].append(p.id)
+    if clashes := [" and ".join(names) for names in spellings.values() if len(names) > 1]:
+        which = f"ids name files, and these differ in their case alone: {some_of(clashes, 5)}"
+        if _ignores_case():
+            raise PromptError(f"{which}; this file system takes them for one: use one of each")
+        log.warning("%s; write to a file system that tells them apart", which)
+
+
+def _ignores_case() -> bool:
+    """Whether the file system of this repository takes `A` and `a` for one name."""
+    return BUILTIN_TABLE.with_name(BUILTIN_TABLE.name.upper()).exists()

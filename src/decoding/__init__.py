@@ -1,0 +1,1 @@
+"""The branchable decoder, and the built-in model's loader and codec."""

@@ -1,0 +1,355 @@
+"""The branchable decoder: advance, select, mark, rewind, on the weights of an audiocraft `LMModel`.
+
+    decoding = Decoder(lm).begin(conditions, candidates=16, frames=500, keys=keys, seed=42)
+    decoding.advance(100)                    # every candidate has 100 frames
+    decoding.select([3, 3, 7, 7, ...])       # the best go on, the others make room
+    mark = decoding.mark()
+    decoding.advance(100, greedy=True)       # a rollout to look ahead ...
+    decoding.rewind(mark)                    # ... that never was
+
+Pausing, branching, rolling out and rewinding are exact: the tokens are those of an unpaused run.
+
+Delay pattern. Sequence step s holds codebook k's token of frame s - 1 - delay[k] (delays 0, 1, 2,
+3 for MusicGen) and a special token where there is no such frame; step 0 is all special. Feeding
+the transformer step p gives step p + 1. So when frames < b are finished, the tokens that later
+steps already hold of frames >= b are in flight: they belong to the state and to its branches.
+
+Rows. Prompts lie one after the other, `candidates` rows each. Beyond `max_rows` rows the batch is
+split into parts that advance one after the other, which nobody outside sees.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from src.decoding.layers import AbsorbedText, Text
+from src.decoding.sampling import NoiseKey, Sampling, sample, uniforms
+from src.decoding.transformer import Transformer, UnsupportedModel
+
+if TYPE_CHECKING:
+    from audiocraft.models import LMModel
+
+__all__ = ["Decoder", "Decoding", "Mark", "Sampling", "UnsupportedModel"]
+
+
+class Decoder:
+    """Begins decodings. dtype: float32, bfloat16, or, on a GPU, float16."""
+
+    def __init__(
+        self,
+        lm: LMModel,
+        sampling: Sampling | None = None,
+        dtype: torch.dtype = torch.float32,
+        max_rows: int = 64,
+    ) -> None:
+        self.transformer = Transformer(lm, dtype)
+        self.sampling = sampling or Sampling()
+        # two: a batch's last part may have fewer rows than the others
+        self.pack = functools.lru_cache(maxsize=2)(self.transformer.pack)
+        self.max_rows = max_rows
+        self.delays = delays_of(lm)
+        if dtype == torch.float16 and self.transformer.device.type == "cpu":
+            raise ValueError("float16 needs a GPU; on a CPU take float32 or bfloat16")
+        if max_rows < 1:
+            raise ValueError(f"max_rows must be 1 or more, not {max_rows}")
+
+    @torch.inference_mode()
+    def begin(
+        self,
+        conditions: Sequence[Tensor],
+        candidates: int,
+        frames: int,
+        keys: Sequence[str],
+        seed: int,
+        prompt_tokens: Tensor | None = None,
+    ) -> Decoding:
+        """Candidates of several prompts, none of their frames finished but those given.
+
+        conditions: the cross-attention source of each prompt, [length, dim], without padding.
+        frames: the final length. keys: each prompt's, for its noise; slots of prompts with equal
+        keys sample alike. prompt_tokens: int64 [prompts * candidates, codebooks, frames given].
+        """
+        if not len(conditions) == len(keys) > 0:
+            raise ValueError(f"{len(conditions)} conditions and {len(keys)} keys")
+        if candidates < 1 or frames < 1:
+            raise ValueError(f"nothing to decode: {candidates} candidates, {frames} frames")
+        decoding = Decoding(self, len(keys), candidates, frames)
+        texts = [self.transformer.texts(condition) for condition in conditions]
+        for prompts, slots in split(len(keys), candidates, self.max_rows):
+            noise = [NoiseKey(seed, keys[prompt], slot) for prompt in prompts for slot in slots]
+            decoding.add_part([texts[prompt] for prompt in prompts], noise)
+        if prompt_tokens is not None:
+            decoding.give(prompt_tokens.to(self.transformer.device))
+        return decoding
+
+    @property
+    def guided(self) -> bool:
+        return self.sampling.guidance != 1
+
+    def predict(self, transformer: Transformer, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """hidden [halves, rows, dim] -> log-probabilities and logits to sample from.
+
+        float32 [halves, rows, codebooks, cardinality] and [rows, codebooks, cardinality]. The
+        log-probabilities are those before guidance, at temperature 1: with the text, and, if
+        guided, without it.
+        """
+        logits = transformer.logits(hidden.flatten(0, 1)).unflatten(0, hidden.shape[:2])
+        if not self.guided:
+            return logits.log_softmax(-1), logits[0]
+        told, untold = logits
+        return logits.log_softmax(-1), torch.lerp(untold, told, self.sampling.guidance)
+
+
+class Mark(NamedTuple):
+    """A place to rewind to."""
+
+    position: int
+    finished: int
+
+
+@dataclass
+class _Part:
+    """Rows that go through the transformer together, equally many of each of their prompts.
+
+    transformer: the decoder's, arranged for this many rows
+    caches: a layer's keys and values, [2, rows or twice as many, heads, steps, head dim]
+    sequence: int64 [rows, steps, codebooks]
+    log_probs: float32 [halves, rows, steps, codebooks], of the tokens of the sequence: with the
+    text, and, if guided, without it
+    noise: float64 [rows, steps, codebooks]; a slot's own, whatever row is copied there
+    """
+
+    transformer: Transformer
+    texts: list[Text | AbsorbedText]
+    caches: list[Tensor]
+    sequence: Tensor
+    log_probs: Tensor
+    noise: Tensor
+
+
+class Decoding:
+    """Rows being decoded: row = prompt * candidates + slot."""
+
+    def __init__(self, decoder: Decoder, prompts: int, candidates: int, frames: int) -> None:
+        self.decoder = decoder
+        self.candidates = candidates
+        self.frames = frames
+        self.rows = prompts * candidates
+        self.finished = 0
+        self._position = 0  # the sequence step that the transformer takes next
+        self._parts: list[_Part] = []
+        self._marks: list[Mark] = []
+        transformer = decoder.transformer
+        self._steps = 1 + frames + max(decoder.delays)
+        self._positions = transformer.positions(self._steps)
+        step = torch.arange(self._steps, device=transformer.device)[:, None]
+        delays = torch.tensor(decoder.delays, device=transformer.device)
+        self._frame = step - 1 - delays
+        self._open = (self._frame >= 0) & (self._frame < frames)
+
+    @property
+    def guided(self) -> bool:
+        """Whether it is known how likely the tokens are without their text."""
+        return self.decoder.guided
+
+    @torch.inference_mode()
+    def advance(self, frames: int, greedy: bool = False) -> None:
+        """Finish that many more frames of every row; greedy takes the likeliest tokens."""
+        if not 0 <= frames <= self.frames - self.finished:
+            raise ValueError(
+                f"cannot advance by {frames}: {self.finished} of {self.frames} frames are finished"
+            )
+        self.finished += frames
+        end = self.finished + max(self.decoder.delays)
+        for part in self._parts:
+            for position in range(self._position, end):
+                self._step(part, position, greedy)
+        self._position = max(self._position, end)
+
+    def _step(self, part: _Part, position: int, greedy: bool) -> None:
+        """Feed one sequence step, sample the next."""
+        decoder = self.decoder
+        hidden = part.transformer.hidden(
+            part.sequence[:, position : position + 1],
+            self._positions[position : position + 1],
+            position,
+            part.caches,
+            part.texts,
+            decoder.guided,
+        )
+        log_probs, logits = decoder.predict(part.transformer, hidden[:, :, 0])
+        step = position + 1
+        if greedy:
+            tokens = logits.argmax(-1)
+        else:
+            tokens = sample(logits, part.noise[:, step], decoder.sampling)
+        tokens = torch.where(self._open[step], tokens, part.sequence[:, step])
+        part.sequence[:, step] = tokens
+        part.log_probs[:, :, step] = _taken(log_probs, tokens.expand_as(log_probs[..., 0]))
+
+    @torch.inference_mode()
+    def select(self, rows: Sequence[int]) -> None:
+        """Row i becomes a copy of the old row rows[i], of the same prompt, but keeps its noise.
+
+        Marks stay good: rewinding afterwards gives row i the past of the old row rows[i].
+        """
+        if len(rows) != self.rows:
+            raise ValueError(f"{len(rows)} rows selected for {self.rows}")
+        for row, source in enumerate(rows):
+            if not 0 <= source < self.rows or source // self.candidates != row // self.candidates:
+                raise ValueError(f"row {row} cannot become row {source}: another prompt's, or none")
+        if list(rows) == list(range(self.rows)):
+            return
+        index = torch.tensor(rows, device=self.decoder.transformer.device)
+        _reorder([part.sequence for part in self._parts], index)
+        for of_parts in zip(*(part.log_probs for part in self._parts), strict=True):
+            _reorder(of_parts, index)
+        for caches in zip(*(part.caches for part in self._parts), strict=True):
+            halves = [
+                cache.unflatten(1, (-1, len(part.sequence)))[..., : self._position, :]
+                for cache, part in zip(caches, self._parts, strict=True)
+            ]
+            for at in itertools.product(range(2), range(halves[0].shape[1])):
+                _reorder([half[at] for half in halves], index)
+
+    def mark(self) -> Mark:
+        """Here and now, to rewind to."""
+        mark = Mark(self._position, self.finished)
+        self._marks.append(mark)
+        return mark
+
+    def rewind(self, mark: Mark) -> None:
+        """Forget what was decoded since the mark was made; marks made since are forgotten too."""
+        if mark not in self._marks:
+            raise ValueError("the mark is not of this decoding, or was made on a way since rewound")
+        self._marks = [kept for kept in self._marks if kept.position <= mark.position]
+        self._position, self.finished = mark
+
+    @torch.inference_mode()
+    def tokens(self) -> Tensor:
+        """The finished frames: int64 [rows, codebooks, finished]."""
+        return torch.cat([self._by_frame(part.sequence) for part in self._parts])
+
+    @torch.inference_mode()
+    def mean_log_prob(self, conditional: bool = True) -> Tensor:
+        """float32 [rows]: the mean over codebooks and finished frames, in nats.
+
+        Of the distribution with the text or, where decoding is guided, without it; before guidance,
+        at temperature 1. Raises FloatingPointError where the model gave something that is not a
+        number, ValueError for what is not known.
+        """
+        if not (conditional or self.guided):
+            raise ValueError("without guidance nothing is decoded without its text")
+        if self._position < self.finished + max(self.decoder.delays) or not self.finished:
+            raise ValueError("no log-probabilities yet: advance first")
+        half = 0 if conditional else 1
+        log_probs = torch.cat([self._by_frame(part.log_probs[half]) for part in self._parts])
+        mean = log_probs.mean((1, 2))
+        if not mean.isfinite().all():
+            raise FloatingPointError(
+                f"the model's output is not a number in {self.decoder.transformer.dtype}; "
+                "try float32 or bfloat16"
+            )
+        return mean
+
+    def _by_frame(self, x: Tensor) -> Tensor:
+        """[rows, steps, codebooks] -> the finished frames, [rows, codebooks, finished]."""
+        first = [1 + delay for delay in self.decoder.delays]
+        columns = [x[:, s : s + self.finished, k] for k, s in enumerate(first)]
+        return torch.stack(columns, dim=1)
+
+    def add_part(self, texts: Sequence[Sequence[Text]], noise: Sequence[NoiseKey]) -> None:
+        """Rows to decode: their prompts' texts, by layer, and their noise keys."""
+        transformer = self.decoder.transformer
+        rows, codebooks = len(noise), transformer.codebooks
+        shape = (rows, self._steps, codebooks)
+        device = transformer.device
+        self._parts.append(
+            _Part(
+                transformer=self.decoder.pack(rows, self.decoder.guided),
+                texts=transformer.side_by_side(texts),
+                caches=transformer.caches(rows, self._steps, self.decoder.guided),
+                sequence=torch.full(shape, transformer.cardinality, device=device),
+                log_probs=torch.zeros((2 if self.guided else 1, *shape), device=device),
+                noise=uniforms(noise, self._steps, codebooks, device),
+            )
+        )
+
+    def give(self, tokens: Tensor) -> None:
+        """Start from these frames, int64 [rows, codebooks, frames given]: one pass for all."""
+        transformer = self.decoder.transformer
+        given = tokens.shape[-1]
+        expected = (self.rows, transformer.codebooks, given)
+        if tokens.shape != expected or given >= self.frames:
+            raise ValueError(
+                f"prompt tokens of shape {tuple(tokens.shape)} for {self.rows} rows of "
+                f"{transformer.codebooks} codebooks and {self.frames} frames"
+            )
+        self._open &= self._frame >= given
+        self.finished = self._position = given
+        of_parts = tokens.split([len(part.sequence) for part in self._parts])
+        for part, part_tokens in zip(self._parts, of_parts, strict=True):
+            for codebook, delay in enumerate(self.decoder.delays):
+                part.sequence[:, 1 + delay : 1 + delay + given, codebook] = part_tokens[:, codebook]
+            hidden = transformer.hidden(
+                part.sequence[:, :given],
+                self._positions[:given],
+                0,
+                part.caches,
+                part.texts,
+                self.decoder.guided,
+            )
+            steps = slice(1, 1 + given)
+            for half, row in itertools.product(*map(range, hidden.shape[:2])):
+                log_probs = transformer.logits(hidden[half, row]).log_softmax(-1)
+                part.log_probs[half, row, steps] = _taken(log_probs, part.sequence[row, steps])
+
+
+def _reorder(tensors: Sequence[Tensor], rows: Tensor) -> None:
+    """One tensor a part, [its rows, ...]: select rows, int64 [all], over all parts, in place."""
+    old = torch.cat(list(tensors)) if len(tensors) > 1 else tensors[0]
+    for tensor, sources in zip(tensors, rows.split([len(t) for t in tensors]), strict=True):
+        tensor.copy_(old.index_select(0, sources))
+
+
+def _taken(log_probs: Tensor, tokens: Tensor) -> Tensor:
+    """The tokens' own, [..., cardinality] and [...] -> [...]; arbitrary for special tokens."""
+    index = tokens.clamp(max=log_probs.shape[-1] - 1)[..., None]
+    return log_probs.gather(-1, index).squeeze(-1)
+
+
+def split(prompts: int, candidates: int, max_rows: int) -> Iterator[tuple[range, range]]:
+    """Prompts and slots of each part: whole prompts where they fit, else slices of one."""
+    together = max(1, max_rows // candidates)
+    slots = min(candidates, max_rows)
+    for prompt in range(0, prompts, together):
+        for slot in range(0, candidates, slots):
+            yield (
+                range(prompt, min(prompt + together, prompts)),
+                range(slot, min(slot + slots, candidates)),
+            )
+
+
+def delays_of(lm: LMModel) -> tuple[int, ...]:
+    """By how many steps each codebook lags. Raises UnsupportedModel for any other pattern."""
+    provider = lm.pattern_provider
+    delays = tuple(getattr(provider, "delays", ()))
+    if len(delays) == lm.n_q:
+        frames = max(delays) + 2
+        steps = range(1 + frames + max(delays))
+        expected = [
+            [(s - 1 - d, k) for k, d in enumerate(delays) if 0 <= s - 1 - d < frames] for s in steps
+        ]
+        layout = provider.get_pattern(frames).layout
+        if [[tuple(at) for at in step if at.t < frames] for step in layout] == expected:
+            return delays
+    raise UnsupportedModel(
+        f"codebooks interleaved by {type(provider).__name__} are not supported, only delayed ones"
+    )

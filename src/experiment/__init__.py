@@ -1,1 +1,0 @@
-"""Pools and sweeps: generated, scored by everybody, kept to be scored again."""

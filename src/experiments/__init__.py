@@ -1,0 +1,1 @@
+"""What makes numbers: benchmark, pools, sweeps, latency, calibration."""

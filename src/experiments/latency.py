@@ -1,0 +1,240 @@
+"""Measuring what a search costs: every cell again and again, in an order drawn anew each time.
+
+    for repetition, cell in visits(cells, repetitions=5, seed=42): ...
+
+A visit measures one cell on all prompts. Before it come untimed searches of the same shape: what
+is set up once (weights arranged for so many rows, kernels chosen, connections opened) is not what a
+search costs. Texts are encoded anew in each measured search, as for a prompt that is new. Clocks
+are read when the device has finished. A search ends with the winner's audio, not yet written.
+"""
+
+import gc
+import json
+import logging
+import os
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from src.budget import Plan
+from src.data.files import write_whole
+from src.data.prompts import Prompt
+from src.experiments.latency_settings import QUIET_LOAD, Cell, LatencySettings
+from src.runs.records import MANIFEST, Record, Run, read_manifest
+from src.search import search
+from src.tree import Failure
+
+if TYPE_CHECKING:
+    from src.runs.build import Parts
+
+log = logging.getLogger(__name__)
+
+Clock = Callable[[], float]
+PROCESS = Path("/proc")
+
+
+def visits(cells: Sequence[Cell], repetitions: int, seed: int) -> Iterator[tuple[int, Cell]]:
+    """(repetition, cell): all cells once a repetition, counted from 1, each time shuffled anew.
+
+    A repetition's order follows from the seed and its number alone, so a resumed run keeps it.
+    """
+    for repetition in range(1, repetitions + 1):
+        shuffled = list(cells)
+        random.Random(f"{seed} {repetition}").shuffle(shuffled)
+        yield from ((repetition, cell) for cell in shuffled)
+
+
+@contextmanager
+def quiet_collector() -> Iterator[None]:
+    """Inside, Python's garbage collector leaves alone what was there before: modules and weights,
+    which would take it a tenth of a second each time, in the middle of a search."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+@quiet_collector()
+def measure_all(
+    settings: LatencySettings,
+    prompts: Sequence[Prompt],
+    run: Run,
+    parts: "Parts",
+    advance: Callable[[int], object],
+    clock: Clock = time.perf_counter,
+) -> None:
+    """Measure what a run lacks, one record per (cell, repetition, prompt).
+
+    advance: is told how many searches are done, also of those that were done before. clock: in
+    seconds, the same that `budget.timed` reads. Raises VerifierError and what `search` raises.
+    """
+    known: set[Cell] = set()
+    memory = PeakMemory(parts.generator.device)
+    for repetition, cell in visits(settings.cells(), settings.repetitions, settings.seed):
+        key = record_key(cell, repetition)
+        groups = [
+            prompts[at : at + settings.batch] for at in range(0, len(prompts), settings.batch)
+        ]
+        left = [group for group in groups if not all(run.is_done(key, p.id) for p in group)]
+        advance(len(prompts) - sum(map(len, left)))
+        if not left:
+            continue
+        plan = cell.plan(settings.duration, settings.step_size, parts.generator.frame_rate)
+        warm_up(plan if cell not in known else first_step(plan, settings), left, parts)
+        known.add(cell)
+        for group in left:
+            for record in measure(plan, group, parts, settings.seed, memory, clock):
+                if record["status"] == "failed":
+                    log.warning("%s %s: %s", key, record["prompt_id"], record["reason"])
+                run.append(record | {"method": key, "cell": asdict(cell), "repetition": repetition})
+            advance(len(group))
+
+
+def record_key(cell: Cell, repetition: int) -> str:
+    """The `method` of a record: what is done once a prompt."""
+    return f"{cell.name} rep={repetition}"
+
+
+def measure(
+    plan: Plan,
+    group: Sequence[Prompt],
+    parts: "Parts",
+    seed: int,
+    memory: "PeakMemory",
+    clock: Clock = time.perf_counter,
+) -> list[Record]:
+    """Search one group of prompts; a record for each.
+
+    wall_seconds: of the whole group, from its texts to its winners' audio. ledger: the prompt's
+    own, its seconds its share of the group's. load: of the last minute, over all cores.
+    """
+    generator = parts.generator
+    # Generator keeps what it has encoded; here every search is the first of its prompts.
+    generator.forget_conditions()
+    gc.collect()
+    generator.synchronize()
+    memory.reset()
+    start = clock()
+    results = search(plan, group, generator, parts.verifier, seed)
+    generator.synchronize()
+    wall = clock() - start
+    shared = {
+        "group": len(group),
+        "wall_seconds": wall,
+        "memory": memory.read(),
+        "load": os.getloadavg()[0],
+    }
+    records = []
+    for result in results:
+        record = result.as_record() | shared
+        record.pop("tree", None)
+        records.append(record)
+    return records
+
+
+def warm_up(plan: Plan, groups: Sequence[Sequence[Prompt]], parts: "Parts") -> None:
+    """Untimed, a search of each size of group that there is; of prompts that can be scored."""
+    sizes = set()
+    for group in groups:
+        if len(group) not in sizes:
+            results = search(plan, group, parts.generator, parts.verifier, seed=0)
+            if not any(isinstance(result, Failure) for result in results):
+                sizes.add(len(group))
+
+
+def first_step(plan: Plan, settings: LatencySettings) -> Plan:
+    """The same plan for a clip of one step: enough to set up what depends on the rows alone."""
+    frames = min(plan.frames, round(settings.step_size * plan.frame_rate))
+    return replace(plan, steps=(frames,))
+
+
+class PeakMemory:
+    """The most memory held since `reset`: of the GPU, of this process, of those it has started.
+
+    The system keeps a process's peak and lets it be set back (proc(5): clear_refs, VmHWM). Where
+    it does not, the memory held when `read` is called stands for the peak, and is said to be none.
+    """
+
+    def __init__(self, device: str) -> None:
+        self.on_gpu = device == "cuda"
+
+    def reset(self) -> None:
+        """Forget the peaks."""
+        if self.on_gpu:
+            import torch
+
+            for gpu in range(torch.cuda.device_count()):
+                torch.cuda.reset_peak_memory_stats(gpu)
+        self.is_peak = all([_forget_peak("self"), *map(_forget_peak, _started())])
+
+    def read(self) -> dict[str, Any]:
+        """Bytes, None where unknown: gpu (allocated by torch, all of them), resident, server.
+
+        server: the resident sets of processes that this one has started: with --server auto, the
+        server's. resident_is_peak: whether both are peaks.
+        """
+        field = "VmHWM" if self.is_peak else "VmRSS"
+        servers = [size for pid in _started() if (size := _status_bytes(pid, field)) is not None]
+        return {
+            "gpu": self._gpu(),
+            "resident": _status_bytes("self", field),
+            "server": sum(servers) if servers else None,
+            "resident_is_peak": self.is_peak,
+        }
+
+    def _gpu(self) -> int | None:
+        if not self.on_gpu:
+            return None
+        import torch
+
+        gpus = range(torch.cuda.device_count())
+        return sum(torch.cuda.max_memory_allocated(gpu) for gpu in gpus)
+
+
+def warn_if_busy(load: Sequence[float]) -> None:
+    """load: the averages of 1, 5 and 15 minutes before the run began."""
+    if load[0] > QUIET_LOAD:
+        log.warning(
+            "load average %.2f before this run did anything: something else runs on this machine, "
+            "and its seconds will be in the measurement",
+            load[0],
+        )
+
+
+def note_end(run: Run, load: Callable[[], Sequence[float]] = os.getloadavg) -> None:
+    """Add to the manifest, for this start, the load averages with which it ended."""
+    manifest = read_manifest(run.folder)
+    manifest["starts"][-1]["load_average_at_end"] = list(load())
+    write_whole(run.folder / MANIFEST, json.dumps(manifest, indent=2, allow_nan=False) + "\n")
+
+
+def _started() -> list[str]:
+    """Ids of the processes that this one has started and that run now."""
+    lists = (PROCESS / "self" / "task").glob("*/children")
+    try:
+        return [pid for one in lists for pid in one.read_text().split()]
+    except OSError:
+        return []
+
+
+def _forget_peak(pid: str) -> bool:
+    try:
+        (PROCESS / pid / "clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def _status_bytes(pid: str, field: str) -> int | None:
+    """A size of /proc/<pid>/status; None where there is no such thing."""
+    try:
+        lines = (PROCESS / pid / "status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(s.split()[1]) * 1024 for s in lines if s.startswith(f"{field}:")), None)

@@ -1,0 +1,231 @@
+"""The settings of verifier_experiment.py: pools, and the grid of tree searches."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import tyro
+
+from src.budget import Method, PlanError, make_plan
+from src.runs.settings import MUSICGEN_FRAME_RATE, NO_JUDGES, Settings, UsageError
+from src.verifier import ExpressionError, components
+
+NO_PREFIXES = "none"
+# What decides a pool's candidates, besides the weights, the prompts, the device and the dtype.
+GENERATING = ("duration", "seed", "temperature", "top_k", "guidance")
+
+Names = Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="[NAME ...]")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentSettings(Settings):
+    """How scores grow with N, who selects well for whom, and what beam search could see.
+
+    One pool of candidates a prompt is generated once, and scored once by every verifier and every
+    judge; what best-of-n gives follows from it for every n and every selector x judge pair, without
+    generating again. Tree searches (--method) have to run for each cell of their grid. Everything
+    goes to results/pool-<..>/ and results/sweep-<..>/; the same command goes on where a run
+    stopped, and another verifier, judge, prefix or cell is added to what is there.
+
+    Examples:
+      # without weights or a GPU
+      python verifier_experiment.py --profile builtin --server auto --samples 10 --duration 10
+      # an old pool: statistics again, offline; or one more verifier and judge
+      python verifier_experiment.py --pool results/pool-builtin-m16-0123abcd
+      # do two verifiers together select better than each alone?
+      python verifier_experiment.py --pool results/pool-builtin-m16-0123abcd --sums tags+pmi
+      python verifier_experiment.py --pool results/pool-builtin-m16-0123abcd --server auto \\
+          --verifiers tags_msd --judges msd_vgg_kld
+      # beam search and lookahead too, selected by two verifiers in turn
+      python verifier_experiment.py --profile builtin --server auto --method sbs lookahead \\
+          --sweep_verifiers tags perplexity --budgets 4 8 16 --beam_widths 2 4 --lookahead_ks 1 2
+      # tree searches alone, without a pool
+      python verifier_experiment.py --profile builtin --server auto --pool_size 0 \\
+          --method baseline best_of_n sbs --verifiers tags --budgets 8 --seeds 42 43 44
+
+    Exit codes: 0 done; 1 some prompts have no score (run again to retry them); 2 wrong usage; 3
+    something is missing, listed; 4 the verifier server was lost; 5 a folder is in use or damaged;
+    130 interrupted. After 1, 4 and 130 the same command resumes.
+    """
+
+    #: N of best-of-n and of the tree searches.
+    budgets: tuple[int, ...] = (1, 2, 4, 8)
+    #: Which verifiers score the pool, one by one: perplexity and pmi (local, always there), and any
+    #: of the server. Default: all that the server has; with --pool those only that are named.
+    verifiers: Names = None
+    #: Weighted sums of the pool's verifiers that select as well, such as tags+pmi or
+    #: 0.7*tags+0.3*pmi, each part in units of its within-prompt deviation in the pool. They follow
+    #: from their parts' scores: nothing is scored for them.
+    sums: Names = None
+    #: m: candidates a prompt, at least the largest N; 0 for no pool (tree searches alone).
+    #: Default: twice the largest N.
+    pool_size: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    #: Measures of the whole clips, as benchmark.py has them, the primary one first; 'none' for no
+    #: judges. Those that judge sets of clips (fad_..) have no number for a candidate: benchmark.py
+    #: has them. Default: by profile; with --pool those only that are named.
+    judges: Names = None
+    #: Seconds of a clip's beginning that verifiers score as well: what beam search would hear after
+    #: so much audio. 'none' for no prefixes. Default: the multiples of --step_size below the
+    #: duration; with --pool the pool's.
+    prefixes: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="[SECONDS ...]")] = None
+    #: Folder of an old pool: no clip is generated for it. What --verifiers and --judges name is
+    #: scored where it lacks; with neither, statistics are computed from what is there, offline.
+    pool: Path | None = None
+    #: Searches to run for each N: sbs, lookahead, and for comparison baseline and best_of_n.
+    #: Default: none, for the pool says all about best_of_n.
+    method: tuple[Method, ...] = ()
+    #: Verifiers that select in the searches, one at a time; sums too, as in benchmark.py. Default:
+    #: those of --verifiers.
+    sweep_verifiers: Names = None
+    #: M of the tree searches. Cells whose M does not divide N are skipped and listed.
+    beam_widths: tuple[int, ...] = (2, 4)
+    #: k of lookahead.
+    lookahead_ks: tuple[int, ...] = (1,)
+    #: Seconds between two prunings. Default: --step_size.
+    step_sizes: Annotated[tuple[float, ...] | None, tyro.conf.arg(metavar="[FLOAT ...]")] = None
+    #: Seeds of the searches. Default: --seed.
+    seeds: Annotated[tuple[int, ...] | None, tyro.conf.arg(metavar="[INT ...]")] = None
+
+    @property
+    def candidates(self) -> int:
+        """m, the size of the pool; 0: none is made."""
+        return 2 * max(self.budgets) if self.pool_size is None else self.pool_size
+
+    @property
+    def replays(self) -> bool:
+        """Whether an old pool is to be read and nothing else: no score, no search."""
+        return self.pool is not None and not (self.verifiers or self.judges or self.method)
+
+    @property
+    def selectors(self) -> tuple[str, ...]:
+        """Every verifier of the experiment, sums among them: what the preflight looks for."""
+        chosen = (*(self.verifiers or ()), *(self.selecting if self.method else ()))
+        return tuple(dict.fromkeys(chosen))
+
+    @property
+    def selector(self) -> None:
+        """Several select, one at a time: each may judge what another selected."""
+
+    @property
+    def selecting(self) -> tuple[str, ...]:
+        """The verifiers that select in searches."""
+        return self.sweep_verifiers or self.verifiers or ()
+
+    @property
+    def prefix_seconds(self) -> tuple[float, ...]:
+        """Raises UsageError for what is no number."""
+        if self.prefixes == (NO_PREFIXES,):
+            return ()
+        if self.prefixes is None:
+            steps = int(self.duration / self.step_size + 1e-6)
+            multiples = [round(self.step_size * step, 6) for step in range(1, steps + 1)]
+            return tuple(at for at in multiples if at < self.duration - 1e-6)
+        try:
+            return tuple(sorted(map(float, self.prefixes)))
+        except ValueError:
+            raise UsageError(
+                f"--prefixes are seconds, or 'none', not {' '.join(self.prefixes)}"
+            ) from None
+
+    def resolved(self) -> Self:
+        none = self.judges == (NO_JUDGES,)
+        return replace(
+            super().resolved(),
+            judges=() if none else self.judges,
+            step_sizes=self.step_sizes or (self.step_size,),
+            seeds=self.seeds or (self.seed,),
+        )
+
+    def check(self) -> None:
+        super().check()
+        self._check_lists()
+        if self.pool_size == 0 and not self.method:
+            raise UsageError("--pool_size 0 makes no pool: name searches with --method")
+        if self.pool_size == 0 and self.sums:
+            raise UsageError("--sums are of a pool's scores, and --pool_size 0 makes none")
+        if self.pool_size == 0 and self.pool is not None:
+            raise UsageError("--pool_size 0 asks for no pool, and --pool for an old one")
+        if 0 < self.candidates < max(self.budgets):
+            raise UsageError(
+                f"--pool_size {self.candidates} is less than the largest of --budgets, "
+                f"{max(self.budgets)}: best-of-n needs a pool of n or more"
+            )
+        if self.pool is not None and self.method and not self.selecting:
+            raise UsageError(
+                "searches on the prompts of an old pool: say who selects with --sweep_verifiers"
+            )
+        try:
+            for seconds in {*self.prefix_seconds, *(self.step_sizes or ()), self.step_size}:
+                make_plan("best_of_n", **_plain(seconds))
+            make_plan("best_of_n", **_plain(self.duration))
+        except PlanError as error:
+            raise UsageError(f"--duration, --prefixes, --step_sizes: {error}") from error
+        if late := [at for at in self.prefix_seconds if at >= self.duration and not self.pool]:
+            raise UsageError(f"--prefixes must end before the clip does: {late[0]:g} s is too long")
+        _check_measures(self.verifiers or (), self.judges or ())
+        self._check_sums()
+        selecting = [*(self.sums or ()), *(self.sweep_verifiers or ())]
+        self.check_guidance([*(self.verifiers or ()), *selecting])
+
+    def check_parts(self, verifiers: Iterable[str]) -> None:
+        """Raise UsageError for a sum of what is not among the pool's verifiers."""
+        there = {*verifiers}
+        for name in self.sums or ():
+            if lacking := [part for part in components(name) if part not in there]:
+                raise UsageError(
+                    f"--sums {name}: the pool has no scores of {', '.join(lacking)}; name what it "
+                    f"lacks in --verifiers, or take a sum of {', '.join(sorted(there))}"
+                )
+
+    def _check_sums(self) -> None:
+        for name in self.sums or ():
+            try:
+                parts = components(name)
+            except ExpressionError as error:
+                raise UsageError(str(error).replace("--verifier ", "--sums ")) from error
+            if len(parts) < 2:
+                raise UsageError(f"--sums {name}: a sum has two parts or more, such as tags+pmi")
+
+    def _check_lists(self) -> None:
+        names = ("budgets", "verifiers", "sums", "judges", "prefixes", "method", "sweep_verifiers")
+        for name in (*names, "beam_widths", "lookahead_ks", "step_sizes", "seeds"):
+            values: Sequence[Any] = getattr(self, name) or ()
+            if len(set(values)) < len(values):
+                shown = " ".join(map(str, values))
+                raise UsageError(f"--{name} names something twice: {shown}")
+        for name, least in (("budgets", 1), ("beam_widths", 1), ("lookahead_ks", 0)):
+            values = getattr(self, name)
+            if not values or min(values) < least:
+                raise UsageError(f"--{name} needs numbers of {least} or more")
+
+
+def _plain(seconds: float) -> dict[str, Any]:
+    """A plan's settings, to check that so many seconds are whole frames."""
+    return {
+        "candidates": 1,
+        "beam_width": 1,
+        "lookahead_k": 0,
+        "duration": seconds,
+        "step_size": seconds,
+        "frame_rate": MUSICGEN_FRAME_RATE,
+    }
+
+
+def _check_measures(verifiers: Sequence[str], judges: Sequence[str]) -> None:
+    """Raise UsageError for what has no number of its own for a candidate."""
+    from src.judges.registry import JUDGES, SetJudge
+
+    for name in judges:
+        if name in JUDGES and issubclass(JUDGES[name], SetJudge):
+            raise UsageError(
+                f"--judges {name} compares sets of clips and has no number for a single candidate; "
+                "benchmark.py judges by it"
+            )
+    for name in verifiers:
+        if not name.isidentifier():
+            raise UsageError(
+                f"--verifiers {name!r} is no single verifier. A sum follows from its parts' scores "
+                "of the pool: name the parts here and the sum in --sums. Searches take sums: "
+                "--sweep_verifiers"
+            )

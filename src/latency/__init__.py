@@ -1,1 +1,0 @@
-"""What searches cost: measuring, what was found, figures, tables."""

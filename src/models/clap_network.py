@@ -1,0 +1,199 @@
+"""LAION-CLAP from the files of this machine, for the verifier `clap` and the judge `clap_score`.
+
+`laion_clap` takes RoBERTa, BERT and BART by hub name while it is imported and built. Here it gets
+what lies on this machine instead, so that no hub is asked (`from_this_machine`). Runs in the
+environments of the server and of the client.
+"""
+
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from src.models.adapter import random_states_kept
+from src.protocol import Checkpoint
+from src.weights import files as verifier_weights
+from src.weights.files import WeightFile, WeightsError, locate, unusable
+from src.weights.unpickling import first_sentence, misfits, read_tensors
+
+if TYPE_CHECKING:
+    import torch
+
+NAME = "clap"  # by which --fetch knows these files
+SAMPLE_RATE = 48_000
+WINDOW = 480_000  # samples: the 10 s that the model was trained on
+TOKENS_READ = 77  # of a text, its start and end marks among them
+# Saved by older versions of transformers, computed by newer ones.
+POSITION_IDS = "text_branch.embeddings.position_ids"
+
+LICENCE = "see https://huggingface.co/lukewys/laion_clap"
+CHECKPOINT = WeightFile(
+    "music_audioset_epoch_15_esc_90.14.pt", repository="lukewys/laion_clap", size="2.4 GB"
+)
+VOCABULARY, MERGES, CONFIGURATION = (
+    WeightFile(name, repository="roberta-base", licence="MIT", size=size)
+    for name, size in (("vocab.json", "1 MB"), ("merges.txt", "0.5 MB"), ("config.json", "1 kB"))
+)
+# Of RoBERTa only these: its weights are in the checkpoint. Nothing of BERT and BART.
+FILES = (CHECKPOINT, VOCABULARY, MERGES, CONFIGURATION)
+
+
+def load_clap(device: str) -> tuple[Any, Checkpoint]:
+    """laion_clap's CLAP_Module (HTSAT-base, no fusion) with the checkpoint's weights, evaluating.
+
+    In float32, whatever torch's default. Raises WeightsError.
+    """
+    path = locate(CHECKPOINT)
+    state = read_checkpoint(path)
+    with random_states_kept(), float32_default(), without_warnings(), from_this_machine():
+        from laion_clap import CLAP_Module
+
+        library = CLAP_Module(enable_fusion=False, amodel="HTSAT-base", device="cpu")
+    fill(library.model, state, path)
+    library = library.requires_grad_(False).eval().to(device)
+    return library, Checkpoint(name=CHECKPOINT.name, sha256=verifier_weights.sha256(path))
+
+
+def without_warnings() -> warnings.catch_warnings:
+    """A context without those that libraries give about their own code."""
+    return warnings.catch_warnings(action="ignore")
+
+
+@contextmanager
+def float32_default() -> "Iterator[None]":
+    """What is built within is float32, whatever torch's default dtype is outside."""
+    import torch
+
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def read_checkpoint(path: Path) -> "dict[str, torch.Tensor]":
+    """The weights in a CLAP checkpoint, by their names in the model.
+
+    Upstream's file is a training checkpoint: the weights of a wrapped model (`module.` before each
+    name) under "state_dict", beside an optimizer, over half of the file, which is never read. A
+    bare dictionary of weights is read too, as upstream does. Raises WeightsError.
+    """
+    import torch
+
+    try:
+        loaded = read_tensors(path)
+    except Exception as error:  # the unpickler raises whatever a damaged file leads it to
+        reason = f"cannot be read ({first_sentence(error)})"
+        raise unusable(NAME, path, reason) from error
+    state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else None
+    if not isinstance(state, dict) or not state or not all(map(torch.is_tensor, state.values())):
+        raise unusable(NAME, path, "holds no weights")
+    state = {str(name).removeprefix("module."): tensor for name, tensor in state.items()}
+    state.pop(POSITION_IDS, None)
+    return state
+
+
+def fill(model: "torch.nn.Module", state: "Mapping[str, torch.Tensor]", path: Path) -> None:
+    """Copy the weights into the model, each of them. Raises WeightsError, and then copies none."""
+    if problems := misfits(model.state_dict(), dict(state)):
+        raise unusable(NAME, path, f"does not fit CLAP with HTSAT-base: {problems}")
+    model.load_state_dict(state)
+
+
+def unit(vectors: "torch.Tensor") -> "torch.Tensor":
+    """The vectors [..., D] at length 1."""
+    return vectors / vectors.norm(dim=-1, keepdim=True)
+
+
+def load_tokenizer() -> Any:
+    """RoBERTa's tokenizer. Raises WeightsError."""
+    from transformers import RobertaTokenizer
+
+    vocabulary, merges = locate(VOCABULARY), locate(MERGES)
+    try:
+        return RobertaTokenizer(str(vocabulary), str(merges))
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        raise _no_tokenizer(error) from error
+
+
+def unread_tokens(tokenizer: Any, text: str) -> int:
+    """How many tokens at the end of a text CLAP does not read."""
+    return max(0, len(tokenizer(text)["input_ids"]) - TOKENS_READ)
+
+
+@contextmanager
+def from_this_machine() -> "Iterator[None]":
+    """Within, laion_clap is imported and built without the hub. Raises WeightsError.
+
+    Importing it loads the tokenizers of BERT, RoBERTa and BART by hub name, and building it loads
+    RoBERTa's tokenizer and weights. This checkpoint's texts go through RoBERTa alone, and all of
+    its weights are in the checkpoint and overwritten from there. So while this lasts,
+    `from_pretrained` gives, for these four names only, RoBERTa's tokenizer from the files that
+    `locate` finds, an untrained RoBERTa of the size that its configuration says, and nothing for
+    BERT and BART, which nobody then has to download. Afterwards the classes are as before;
+    `laion_clap.training.data` keeps the two nothings, which only its training code would use.
+
+    The library also appends its own folder to sys.path, by which any `import training` of this
+    process would find its modules, and gives the root logger a handler where it has none; both are
+    taken back.
+    """
+    from transformers import BartTokenizer, BertTokenizer, RobertaModel, RobertaTokenizer
+
+    tokenizer, model = _roberta()
+    stand_ins: list[tuple[Any, str, object]] = [
+        (RobertaTokenizer, "roberta-base", tokenizer),
+        (RobertaModel, "roberta-base", model),
+        (BertTokenizer, "bert-base-uncased", None),
+        (BartTokenizer, "facebook/bart-base", None),
+    ]
+    spec = find_spec("laion_clap")
+    folder = str(Path(spec.origin).parent) if spec and spec.origin else ""
+    with ExitStack() as undo:
+        undo.callback(setattr, logging.root, "handlers", list(logging.root.handlers))
+        if folder not in sys.path:
+            undo.callback(_forget, folder)
+        for loader, name, thing in stand_ins:
+            loader.from_pretrained = _known(name, thing, loader.from_pretrained)
+            undo.callback(delattr, loader, "from_pretrained")  # uncovers the inherited one
+        yield
+
+
+def _forget(folder: str) -> None:
+    if folder in sys.path:
+        sys.path.remove(folder)
+
+
+def _known(name: str, thing: object, otherwise: Callable[..., object]) -> "staticmethod[..., Any]":
+    def from_pretrained(wanted: str, *args: object, **options: object) -> object:
+        return thing if wanted == name else otherwise(wanted, *args, **options)
+
+    return staticmethod(from_pretrained)
+
+
+def _roberta() -> tuple[object, object]:
+    """RoBERTa's tokenizer, and an untrained model of its size. Raises WeightsError."""
+    from transformers import RobertaConfig, RobertaModel
+
+    tokenizer, configuration = load_tokenizer(), locate(CONFIGURATION)
+    try:
+        config = RobertaConfig.from_json_file(configuration)
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        raise _no_tokenizer(error) from error
+    # Files of these names come with many models, whose other numbering would go unnoticed.
+    special = [(t.pad_token_id, t.bos_token_id, t.eos_token_id) for t in (tokenizer, config)]
+    if len(tokenizer) > config.vocab_size or special[0] != special[1]:
+        raise unusable(NAME, locate(VOCABULARY), f"is not of the same RoBERTa as {configuration}")
+    return tokenizer, RobertaModel(config)
+
+
+def _no_tokenizer(error: Exception) -> WeightsError:
+    files = ", ".join(str(locate(file)) for file in (VOCABULARY, MERGES, CONFIGURATION))
+    return WeightsError(
+        f"RoBERTa's tokenizer cannot be read from {files} ({error}); delete them and get them "
+        f"again with: {verifier_weights.fetch_command(NAME)}"
+    )

@@ -1,0 +1,285 @@
+"""Music taggers: musicnn's four networks (Pons and Serra, arXiv 1909.06654; ISC licence) in torch.
+
+A tagger hears a clip in windows of 187 frames (3 s) and gives 50 tags a probability each.
+`load_tagger("tags")` is the built-in verifier's network, the other three are its judges':
+
+    tagger = load_tagger("tags")
+    tagger.tags                              # the 50 tags, in the order of the columns
+    tagger.posteriors([samples_16khz_mono])  # float32 [1, 50]
+
+The mel spectrogram, its rounding to float16 and the windows are those of musicnn's extractor, so
+that the weights see what they were trained on. Two things differ, so that nothing of a clip goes
+unheard: musicnn drops what is left after the last whole window, and fails on clips under 3 s;
+here one more window covers the tail, and a short clip is repeated until it fills a window.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from src.weights.musicgen import TAGGERS
+from src.weights.musicgen import TAGGERS_DIR as WEIGHTS_DIR
+
+SAMPLE_RATE = 16000
+FFT_SIZE = 512
+HOP = 256
+MEL_BANDS = 96
+WINDOW_FRAMES = 187
+# 187 frames are centred on samples 0, 256, ... 186 * 256: the shortest clip that fills a window.
+WINDOW_SAMPLES = (WINDOW_FRAMES - 1) * HOP
+# A window's activations are some 13 MB: on a CPU few at once stay in the cache and run fastest.
+WINDOWS_AT_ONCE = 64
+WINDOWS_AT_ONCE_CPU = 2
+# Probabilities are kept this far from 0 and 1 before they become log-odds (so within +-13.8).
+EPSILON = 1e-6
+
+
+class TaggerError(ValueError):
+    """A clip or a tagger's name that cannot be used; the message says which and why."""
+
+
+def mel_filterbank() -> Tensor:
+    """Slaney's mel filters, float32 [96, 257]: triangles of unit area, equal to librosa's defaults.
+
+    Source: librosa.filters.mel(htk=False, norm="slaney"), after M. Slaney's Auditory Toolbox:
+    linear below 1 kHz (200/3 Hz a mel), logarithmic above (a factor 6.4 in 27 mels).
+    """
+
+    def to_hz(mel: Tensor) -> Tensor:
+        linear = mel * 200 / 3
+        logarithmic = 1000 * torch.exp((mel - 15) * math.log(6.4) / 27)
+        return torch.where(mel < 15, linear, logarithmic)
+
+    top = 15 + 27 * math.log(SAMPLE_RATE / 2 / 1000) / math.log(6.4)
+    edges = to_hz(torch.linspace(0, top, MEL_BANDS + 2, dtype=torch.float64))[:, None]
+    bins = torch.linspace(0, SAMPLE_RATE / 2, FFT_SIZE // 2 + 1, dtype=torch.float64)
+    widths = edges.diff(dim=0)
+    rising = (bins - edges[:-2]) / widths[:-1]
+    falling = (edges[2:] - bins) / widths[1:]
+    triangles = torch.minimum(rising, falling).clamp(min=0)
+    return (triangles * 2 / (edges[2:] - edges[:-2])).float()
+
+
+class LogMel(nn.Module):
+    """musicnn's input: log10(10000 * mel + 1) of a power mel spectrogram rounded to float16."""
+
+    window: Tensor
+    filters: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("window", torch.hann_window(FFT_SIZE), persistent=False)
+        self.register_buffer("filters", mel_filterbank(), persistent=False)
+
+    def forward(self, samples: Tensor) -> Tensor:
+        """samples: float32 [T] at 16 kHz -> float32 [96, 1 + T // 256]."""
+        spectrum = torch.stft(
+            samples,
+            FFT_SIZE,
+            HOP,
+            window=self.window,
+            center=True,
+            pad_mode="reflect",
+            return_complex=True,
+        )
+        power = spectrum.real.square() + spectrum.imag.square()
+        return torch.log10(10000 * (self.filters @ power).half().float() + 1)
+
+
+class Block(nn.Module):
+    """Convolution, ReLU, batch norm and max pool, in an order that costs less and gives the same.
+
+    ReLU and batch norm are monotone in each channel, so they commute with the maximum, and after
+    it there is little left to do. Where batch norm falls (scale < 0), the maximum of its output is
+    at the convolution's minimum: such channels are stored with the convolution negated.
+    """
+
+    def __init__(self, conv: nn.Module, channels: int, pool: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv = conv
+        self.pool = pool
+        self.scale = nn.Parameter(torch.ones(channels))
+        self.shift = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        peak = self.pool(self.conv(x))
+        scale, shift = (p.view(-1, *(1,) * (peak.dim() - 2)) for p in (self.scale, self.shift))
+        return F.relu(peak * scale.sign()) * scale + shift
+
+
+def over_bands(x: Tensor) -> Tensor:
+    """[W, C, bands, T] -> [W, C, T]."""
+    return x.amax(2)
+
+
+class Musicnn(nn.Module):
+    """Musically motivated filters: timbral (wide in frequency) and temporal (long in time) ones.
+
+    Then three convolutions over time with residual connections, all features pooled over time by
+    maximum and mean, and two dense layers. After musicnn/models.py, `build_musicnn`.
+    """
+
+    def __init__(self, tags: int) -> None:
+        super().__init__()
+        self.input_scale = nn.Parameter(torch.ones(1))
+        self.input_shift = nn.Parameter(torch.zeros(1))
+        self.timbral = nn.ModuleList(
+            Block(nn.Conv2d(1, 204, (bands, 7), padding=(0, 3)), 204, over_bands)
+            for bands in (38, 67)
+        )
+        # TensorFlow's "same" puts the odd one of an even filter's padding last.
+        self.temporal = nn.ModuleList(
+            nn.Sequential(
+                nn.ZeroPad2d((length // 2 - 1, length // 2, 0, 0)),
+                Block(nn.Conv2d(1, 51, (1, length)), 51, over_bands),
+            )
+            for length in (128, 64, 32)
+        )
+        self.middle = nn.ModuleList(
+            Block(nn.Conv1d(width, 64, 7, padding=3), 64, nn.Identity()) for width in (561, 64, 64)
+        )
+        self.penultimate = nn.Linear(2 * (561 + 3 * 64), 200)
+        self.output = nn.Linear(200, tags)
+
+    def embed(self, mel: Tensor) -> Tensor:
+        """The layer before the last, rectified: float32 [W, 96, 187] -> float32 [W, 200]."""
+        x = mel[:, None] * self.input_scale + self.input_shift
+        front = torch.cat([block(x) for block in (*self.timbral, *self.temporal)], 1)
+        first = self.middle[0](front)
+        second = self.middle[1](first) + first
+        third = self.middle[2](second) + second
+        features = torch.cat([front, first, second, third], 1)
+        pooled = torch.cat([features.amax(2), features.mean(2)], 1)
+        return F.relu(self.penultimate(pooled))
+
+    def forward(self, mel: Tensor) -> Tensor:
+        """mel: float32 [W, 96, 187] -> logits float32 [W, tags]."""
+        return self.output(self.embed(mel))
+
+
+class Vgg(nn.Module):
+    """Five 3x3 convolutions with max pools and one dense layer. After musicnn/models.py, `vgg`."""
+
+    def __init__(self, tags: int) -> None:
+        super().__init__()
+        self.input_scale = nn.Parameter(torch.ones(1))
+        self.input_shift = nn.Parameter(torch.zeros(1))
+        pools = (nn.MaxPool2d((1, 4), 2), *(nn.MaxPool2d(2) for _ in range(3)), nn.MaxPool2d(4))
+        self.blocks = nn.Sequential(
+            *(
+                Block(nn.Conv2d(128 if i else 1, 128, 3, padding=1), 128, pool)
+                for i, pool in enumerate(pools)
+            )
+        )
+        self.output = nn.Linear(256, tags)
+        # Twice as fast on a CPU, for the pools. (Typed wrongly in torch 2.1's stubs.)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def embed(self, mel: Tensor) -> Tensor:
+        """The layer before the last: float32 [W, 96, 187] -> float32 [W, 256]."""
+        x = mel[:, None] * self.input_scale + self.input_shift
+        return self.blocks(x).flatten(1)
+
+    def forward(self, mel: Tensor) -> Tensor:
+        """mel: float32 [W, 96, 187] -> logits float32 [W, tags]."""
+        return self.output(self.embed(mel))
+
+
+class Tagger(nn.Module):
+    """A network with its input, its tags, its name and the sha256 of its weights' file."""
+
+    def __init__(self, name: str, tags: Sequence[str], sha256: str) -> None:
+        super().__init__()
+        self.name = name
+        self.tags = tuple(tags)
+        self.sha256 = sha256
+        self.mel = LogMel()
+        network = Vgg if name.endswith("vgg") else Musicnn
+        self.network: Vgg | Musicnn = network(len(self.tags))
+
+    def windows(self, samples: Tensor) -> Tensor:
+        """The windows that cover a clip: float32 [T] at 16 kHz -> float32 [W, 96, 187].
+
+        Raises TaggerError for a clip that is empty, not mono, not finite or out of all range.
+        """
+        if samples.dim() != 1 or len(samples) == 0:
+            raise TaggerError(f"a clip must be mono samples [T], T > 0, not {[*samples.shape]}")
+        samples = samples.to(self.mel.window)
+        if len(samples) < WINDOW_SAMPLES:
+            samples = samples.repeat(math.ceil(WINDOW_SAMPLES / len(samples)))[:WINDOW_SAMPLES]
+        mel = self.mel(samples)
+        if not torch.isfinite(mel).all():
+            raise TaggerError(
+                "a clip has samples that are not finite or far over full scale "
+                f"(greatest magnitude {samples.abs().max().item():g}); write audio within -1..1"
+            )
+        frames = mel.shape[1]
+        starts = list(range(0, frames - WINDOW_FRAMES + 1, WINDOW_FRAMES))
+        if starts[-1] + WINDOW_FRAMES < frames:
+            starts.append(frames - WINDOW_FRAMES)
+        return torch.stack([mel[:, start : start + WINDOW_FRAMES] for start in starts])
+
+    @torch.inference_mode()
+    def window_posteriors(self, windows: Tensor) -> Tensor:
+        """The network's sigmoid outputs: float32 [W, 96, 187] -> float32 [W, 50]."""
+        return _few_at_once(lambda part: self.network(part).sigmoid(), windows)
+
+    @torch.inference_mode()
+    def embeddings(self, clip: Tensor) -> Tensor:
+        """What the network makes of each window before it names tags.
+
+        clip: float32 [T], 16 kHz mono -> float32 [W, 200] (Vgg: [W, 256]) on the CPU. Raises
+        TaggerError, as `windows`.
+        """
+        return _few_at_once(self.network.embed, self.windows(clip)).cpu()
+
+    @torch.inference_mode()
+    def posteriors(self, clips: Sequence[Tensor]) -> Tensor:
+        """Tag probabilities, the mean over a clip's windows.
+
+        clips: B of float32 [T], 16 kHz mono, of any lengths -> float32 [B, 50] on the CPU.
+        """
+        windows = [self.windows(clip) for clip in clips]
+        outputs = self.window_posteriors(torch.cat(windows)).cpu()
+        parts = outputs.split([len(part) for part in windows])
+        return torch.stack([part.mean(0) for part in parts])
+
+    def logits(self, clips: Sequence[Tensor]) -> Tensor:
+        """Tag log-odds, ln p/(1-p) of `posteriors` with p kept within EPSILON of 0 and 1."""
+        return torch.logit(self.posteriors(clips), eps=EPSILON)
+
+
+def _few_at_once(network: Callable[[Tensor], Tensor], windows: Tensor) -> Tensor:
+    at_once = WINDOWS_AT_ONCE if windows.is_cuda else WINDOWS_AT_ONCE_CPU
+    # TF32, which convolutions take on CUDA unless told not to, moves outputs as float16 does.
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        return torch.cat([network(part) for part in windows.split(at_once)])
+
+
+def load_tagger(name: str, directory: Path = WEIGHTS_DIR) -> Tagger:
+    """Load a tagger by its verifier's name ("tags") or its network's ("MTT_musicnn").
+
+    Raises TaggerError for an unknown name and FileNotFoundError when the weights are missing.
+    """
+    network = TAGGERS.get(name, name)
+    if network not in TAGGERS.values():
+        raise TaggerError(f"no tagger {name!r}; there are {', '.join(TAGGERS)}")
+    path = directory / f"{network}.safetensors"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is missing; it belongs to the repository, and "
+            "builtin/recipe/convert_musicnn.py makes it anew"
+        )
+    with safe_open(path, framework="pt") as file:
+        tags = json.loads(file.metadata()["tags"])
+    tagger = Tagger(network, tags, hashlib.sha256(path.read_bytes()).hexdigest())
+    tagger.network.load_state_dict(load_file(path))
+    return tagger.eval().requires_grad_(False)

@@ -1,0 +1,86 @@
+"""The listening page: a run's index.html, made from its records alone.
+
+    python -m src.reports.page results/benchmark-builtin-tags-n8-1a2b3c4d
+
+makes it for any run of benchmark.py: finished, still running or interrupted. The page is one file
+with its styles and scripts inside; it names audio relatively and asks for nothing from outside, so
+it works from the disk and from a file server. What is in it is contents.py's; how it looks and
+behaves is in page.html, page.css and the *.js files beside it.
+
+Captions are anybody's text. The template escapes them, the scripts write them as text and never as
+markup, and the page's own policy lets no script run but the page's.
+"""
+
+import base64
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from src.data.files import write_whole
+from src.reports.benchmark_summary import Summary, summarise
+from src.reports.page.contents import contents
+from src.runs.records import RunFolderError, read_manifest
+
+__all__ = ["NAME", "write_page"]
+
+NAME = "index.html"
+HERE = Path(__file__).parent
+# One module, in this order: each part uses what stands before it.
+SCRIPTS = ("markup.js", "player.js", "tree.js", "clips.js", "choose.js")
+
+
+def write_page(folder: Path, summary: Summary | None = None) -> Path:
+    """Write a run's page and return its path. summary: of this folder, where it is made already.
+
+    Raises RunFolderError for a folder that is no run of benchmark.py.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    manifest = read_manifest(folder)
+    if manifest["identity"].get("script", "benchmark") != "benchmark" or "measures" not in manifest:
+        raise RunFolderError(f"{folder} has no listening page: only runs of benchmark.py have one")
+    found = contents(folder, manifest, summary or summarise(folder))
+    code = "\n".join((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    style = (HERE / "page.css").read_text(encoding="utf-8")
+    environment = Environment(
+        loader=FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template("page.html").render(
+        found.page,
+        style=style,
+        script=code,
+        policy=_policy(style, code),
+        data=embedded(found.clips),
+    )
+    path = folder / NAME
+    write_whole(path, page)
+    return path
+
+
+def embedded(value: Any) -> str:
+    """JSON that can stand in a script element: nothing in it can end the element or open a comment.
+
+    ASCII only, so that U+2028 and U+2029 are written as escapes.
+    """
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _policy(style: str, script: str) -> str:
+    """The page's Content-Security-Policy: its own style and script, audio beside it, no more."""
+    return (
+        f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
+        "media-src 'self' file:; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _hash(text: str) -> str:
+    digest = hashlib.sha256(text.encode()).digest()
+    return f"sha256-{base64.b64encode(digest).decode()}"

@@ -1,0 +1,285 @@
+"""The settings of a run, and the command line made from them.
+
+Each flag is a field of a frozen dataclass, written once: name, type, default and help. `Settings`
+has what every script shares; a script's own dataclass adds to it. `parse` makes the command line.
+
+A run's folder carries a hash of the settings that decide its results, so `decisive()` leaves out
+those that do not: where the server is, where files go, how much is logged, how many rows run at
+once.
+"""
+
+import inspect
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import tyro
+
+from src.budget import Method, PlanError, make_plan
+from src.data.prompts import Pick, Selection, Subset
+from src.likelihood import NEEDS_GUIDANCE
+
+Profile = Literal["paper", "builtin"]
+Dtype = Literal["float32", "bfloat16", "float16"]
+PROFILE_MODEL: dict[Profile, str] = {"paper": "facebook/musicgen-small", "builtin": "builtin"}
+PROFILE_PROMPTS: dict[Profile, str] = {"paper": "musiccaps", "builtin": "builtin"}
+# The first is the primary judge, fixed before any result was seen.
+PROFILE_JUDGES: dict[Profile, tuple[str, ...]] = {
+    "paper": ("kld_pq", "clap_score"),
+    "builtin": ("msd_kld", "mtt_vgg", "msd_vgg_kld"),
+}
+NO_JUDGES = "none"
+MUSICGEN_FRAME_RATE = 50.0  # of every MusicGen and of the built-in model; checked again once loaded
+
+ByProfile = Annotated[
+    str | None, tyro.conf.arg(metavar="STR", help_behavior_hint="(default: by profile)")
+]
+
+# `ids` names a file: what it holds decides which prompts there are, and they decide.
+INDECISIVE = frozenset({"server", "data_dir", "output", "log_level", "max_rows", "ids"})
+
+
+class UsageError(ValueError):
+    """Settings that do not go together; the message says what to change."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What every script shares. Command line: `--name value`."""
+
+    #: paper: MusicGen and MusicCaps (weights to be fetched). builtin: the small stack that comes
+    #: with the repository; runs offline on a CPU. Sets the defaults of --model, --prompts and
+    #: --judges.
+    profile: Profile = "paper"
+    #: Generator: 'builtin', a hub name such as facebook/musicgen-medium, or a local directory with
+    #: audiocraft's state_dict.bin and compression_state_dict.bin.
+    model: ByProfile = None
+    #: 'builtin', 'musiccaps', a CSV file with a `caption` column, or a text in quotes.
+    prompts: ByProfile = None
+    #: Prompts to run, of those that the next five flags leave.
+    num_samples: Annotated[int, tyro.conf.arg(aliases=["--samples"])] = 10
+    #: Part of MusicCaps, or of a table with its columns: balanced (is_balanced_subset, 1,000 of its
+    #: 5,521 clips) or eval (is_audioset_eval).
+    subset: Subset = "all"
+    #: first: from the top of the set. random: drawn by --pick_seed; a smaller draw is the beginning
+    #: of a larger one.
+    pick: Pick = "first"
+    #: Which random prompts; --seed changes what is generated for them.
+    pick_seed: int = 0
+    #: Only the prompts whose ids this text file lists, one a line; --num_samples of them.
+    ids: Path | None = None
+    #: Only prompts whose reference audio is there.
+    referenced: bool = False
+    #: Seconds of each clip.
+    duration: float = 10.0
+    #: Seconds of audio between two prunings of a tree search; the last step may be shorter.
+    step_size: float = 2.0
+    #: Each candidate's randomness follows from seed, prompt, candidate and position alone.
+    seed: int = 42
+    #: Sampling temperature.
+    temperature: float = 1.0
+    #: Sample among the k likeliest tokens; 0 for all of them.
+    top_k: int = 250
+    #: Classifier-free guidance coefficient; 1 switches guidance off.
+    guidance: float = 3.0
+    #: Address of the verifier server (start it with: python verifier_server.py), or 'auto' to
+    #: start one on a free port for this run only. A server that wants a token gets that of
+    #: CURATOR_TOKEN.
+    server: str = "http://127.0.0.1:8000"
+    #: Folder of reference audio, <ytid>.wav each.
+    data_dir: Path = Path("music_data")
+    #: Folder in which the run makes its own, named after its settings. The same command resumes it.
+    output: Path = Path("results")
+    #: auto (a GPU when there is one), cpu, cuda, cuda:1, ..
+    device: str = "auto"
+    #: Precision of decoding: float32 on a CPU, half precision on a GPU unless set.
+    dtype: Annotated[
+        Dtype | None,
+        tyro.conf.arg(
+            metavar="{float32,bfloat16,float16}", help_behavior_hint="(default: by device)"
+        ),
+    ] = None
+    #: Candidates decoded side by side, over all prompts of a group. Lower it when memory runs out.
+    max_rows: int = 64
+    #: How much is said on stderr.
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    def resolved(self) -> Self:
+        """The same settings with the profile's defaults filled in."""
+        return replace(
+            self,
+            model=self.model or PROFILE_MODEL[self.profile],
+            prompts=self.prompts or PROFILE_PROMPTS[self.profile],
+        )
+
+    def check(self) -> None:
+        """Raise UsageError for settings that cannot work, before anything is loaded."""
+        if self.num_samples < 1:
+            raise UsageError(f"--num_samples must be 1 or more, not {self.num_samples}")
+        if self.max_rows < 1:
+            raise UsageError(f"--max_rows must be 1 or more, not {self.max_rows}")
+        if not self.temperature > 0:
+            raise UsageError(f"--temperature must be more than 0, not {self.temperature:g}")
+        if self.top_k < 0:
+            raise UsageError(f"--top_k must be 0 or more, not {self.top_k}")
+        if not self.guidance >= 0:
+            raise UsageError(f"--guidance must be 0 or more, not {self.guidance:g}")
+        if self.server != "auto" and not self.server.startswith(("http://", "https://")):
+            raise UsageError(f"--server must be 'auto' or begin with http://, not {self.server!r}")
+
+    def check_guidance(self, verifiers: Iterable[str]) -> None:
+        """Raise UsageError where one of them, or a part of a sum, needs guidance and there is
+        none."""
+        named = {part for name in verifiers for part in re.findall(r"\w+", name)}
+        needing = [name for name in NEEDS_GUIDANCE if name in named]
+        if needing and self.guidance == 1:
+            raise UsageError(
+                f"{', '.join(needing)}: how likely a clip is without its text is known under "
+                "guidance only; take a --guidance other than 1"
+            )
+
+    def selection(self) -> Selection:
+        """Which prompts of the set."""
+        return Selection(
+            limit=self.num_samples,
+            subset=self.subset,
+            pick=self.pick,
+            pick_seed=self.pick_seed,
+            ids=self.ids,
+            referenced=self.referenced,
+        )
+
+    def as_record(self) -> dict[str, Any]:
+        """All settings as JSON values. Paths are as they were given."""
+        return {f.name: _json(getattr(self, f.name)) for f in fields(self)}
+
+    def decisive(self) -> dict[str, Any]:
+        """The settings that decide the results, as JSON values: what a run's folder is named
+        after."""
+        return {name: value for name, value in self.as_record().items() if name not in INDECISIVE}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkSettings(Settings):
+    """Search methods side by side, under one verifier.
+
+    Each method writes one clip per prompt; the verifier that selected it and judges that did not
+    are reported apart, as differences to the baseline with 95% paired intervals. Everything goes
+    to results/<run>/; the same command again goes on where a run stopped.
+
+    Examples:
+      # without weights or a GPU
+      python benchmark.py --profile builtin --server auto --verifier tags \\
+          --method baseline best_of_n
+      # one prompt of your own, eight candidates of 5 s
+      python benchmark.py --profile builtin --method best_of_n --candidates 8 --duration 5 \\
+          --prompts "a slow violin melody with strings"
+      # beam search and lookahead, a prune each second
+      python benchmark.py --profile builtin --server auto --verifier tags \\
+          --method baseline sbs lookahead --candidates 8 --lookahead_k 2 --step_size 1
+      # MusicGen on 100 random MusicCaps prompts that have their reference, a server in another
+      # terminal; two more verifiers as judges
+      python benchmark.py --method baseline best_of_n sbs lookahead --verifier clap \\
+          --pick random --num_samples 100 --referenced --judges kld_pq quality muq
+
+    Exit codes: 0 done; 1 some prompts failed (run again to retry them); 2 wrong usage; 3 something
+    is missing, listed; 4 the verifier server was lost; 5 the run's folder is in use or damaged;
+    130 interrupted. After 1, 4 and 130 the same command resumes.
+    """
+
+    #: One or several: baseline (one sample), best_of_n, sbs (beam search), lookahead (beam search
+    #: that scores each candidate at the end of a greedy rollout).
+    method: tuple[Method, ...] = ("baseline",)
+    #: perplexity, pmi (local); tags, clap, quality, muq, imagebind (on the server); or a weighted
+    #: sum such as tags+pmi or 0.7*tags+0.3*perplexity.
+    verifier: str = "perplexity"
+    #: N: candidates held at each step. The baseline has one.
+    candidates: int = 16
+    #: M: children of each kept parent; N/M parents are kept. Must divide N.
+    beam_width: int = 4
+    #: k: steps of greedy rollout before a candidate is scored. lookahead with 0 is sbs.
+    lookahead_k: int = 1
+    #: Measures of the final clips that no search saw, the primary one first; 'none' for no judges.
+    #: kld_pq, kld_qp, kld_both (PaSST), clap_score, fad_clap, fad_msd, msd_kld, mtt_vgg,
+    #: msd_vgg_kld, and every verifier of the server by its name. paper profile: kld_pq clap_score;
+    #: builtin profile: msd_kld mtt_vgg msd_vgg_kld.
+    judges: Annotated[
+        tuple[str, ...] | None,
+        tyro.conf.arg(metavar="[NAME ...]", help_behavior_hint="(default: by profile)"),
+    ] = None
+    #: winners: the chosen clips. all: every candidate of the last step too. none: no audio, which
+    #: then cannot be judged again when a missing reference has come.
+    save_audio: Literal["winners", "all", "none"] = "winners"
+
+    def resolved(self) -> Self:
+        none = self.judges == (NO_JUDGES,)
+        return replace(super().resolved(), judges=() if none else self.judges)
+
+    def check(self) -> None:
+        super().check()
+        if not self.method:
+            raise UsageError("--method needs at least one method")
+        for name, values in (("method", self.method), ("judges", self.judges or ())):
+            if len(set(values)) < len(values):
+                raise UsageError(f"--{name} names something twice: {' '.join(values)}")
+        for method in self.method:
+            try:
+                make_plan(method, frame_rate=MUSICGEN_FRAME_RATE, **self.search_settings())
+            except PlanError as error:
+                raise UsageError(str(error)) from error
+        self.check_guidance(self.selectors)
+
+    @property
+    def selectors(self) -> tuple[str, ...]:
+        """Every verifier that selects: what the preflight looks for."""
+        return (self.verifier,)
+
+    @property
+    def selector(self) -> str:
+        """The verifier whose own number judges nothing."""
+        return self.verifier
+
+    def search_settings(self) -> dict[str, Any]:
+        """What `budget.make_plan` needs besides the method and the model's frame rate."""
+        names = ("candidates", "beam_width", "lookahead_k", "duration", "step_size")
+        return {name: getattr(self, name) for name in names}
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def parse(kind: type[S], args: Sequence[str] | None = None, prog: str | None = None) -> S:
+    """Settings from a command line, with the profile's defaults filled in; exits 2 on wrong
+    usage."""
+    settings = tyro.cli(
+        kind, prog=prog, description=inspect.getdoc(kind), args=args, use_underscores=True
+    )
+    try:
+        settings.check()
+    except UsageError as error:
+        sys.stderr.write(f"{prog or Path(sys.argv[0]).name}: {error}\n")
+        raise SystemExit(2) from error
+    return settings.resolved()
+
+
+def start_logging(settings: Settings) -> None:
+    """Log to stderr at the level asked for; libraries only when something is wrong."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    for name in ("src", "benchmark", "calibration", "verifier_experiment", "latency_experiment"):
+        logging.getLogger(name).setLevel(settings.log_level.upper())
+
+
+def server_token() -> str | None:
+    """The verifier server's token, kept off command lines and out of manifests."""
+    return os.environ.get("CURATOR_TOKEN") or None
+
+
+def _json(value: Any) -> Any:
+    if isinstance(value, Path):
+        return value.as_posix()
+    return list(value) if isinstance(value, tuple) else value

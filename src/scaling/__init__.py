@@ -1,1 +1,0 @@
-"""What pools and searches say of the compute spent: statistics, figures, tables."""

@@ -1,0 +1,1 @@
+"""The verifier server: routes, what a request passes, queues, metrics."""

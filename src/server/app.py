@@ -1,0 +1,253 @@
+"""The verifier server's routes: what is asked is checked, decoded, queued and answered.
+
+    app = create_app(adapters, ServerSettings(models=("tags",)))
+
+Nothing here computes: clips are decoded in a small pool of threads (requests.py), models score in a
+thread each (batching.py), so the event loop answers /health at once whatever they do.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI, File, Form, Request, Response, UploadFile
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.security import HTTPBearer
+from fastapi_offline import FastAPIOffline
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import Json
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartParser
+
+from src.models.adapter import Adapter
+from src.protocol import (
+    HEALTH_PATH,
+    METRICS_PATH,
+    READY_PATH,
+    SCORE_PATH,
+    TEXTS_PATH,
+    VERIFIERS_PATH,
+    ErrorBody,
+    Readiness,
+    ScoreRequest,
+    ScoreResponse,
+    TextsRequest,
+    TextsResponse,
+    VerifierList,
+)
+from src.server.batching import Worker
+from src.server.gate import DOCS_FILES_PATH, DOCS_PATH, OPENAPI_PATH, Gate
+from src.server.metrics import Metrics
+from src.server.problems import Problem, problem_response
+from src.server.requests import count_unread, score_request, unless_gone
+from src.server.settings import ServerSettings
+from src.server.uploads import Uploads
+
+logger = logging.getLogger(__name__)
+
+# A stop has waited for the requests by then: what is left is at most one model call.
+MODEL_STOP_SECONDS = 5.0
+# Uploads are bounded, so a clip need not pass through a temporary file (1 MB is the default).
+MultiPartParser.spool_max_size = 8 * 2**20
+MAX_JSON_BYTES = 2**22
+
+DESCRIPTION = """
+Scores audio clips against text prompts with music models. Higher is better, always.
+
+Upload every clip of a batch in **one** `POST /score`: a multipart form whose field `request` is
+JSON and whose field `files` is repeated, one WAV per prompt, in the prompts' order. Ask several
+verifiers in one request to score one upload.
+
+```
+curl http://127.0.0.1:8000/score \\
+  -F 'request={"verifiers": ["tags"], "prompts": ["a slow piano piece", "fast guitar"]}' \\
+  -F files=@one.wav -F files=@two.wav
+```
+
+WAVs may be PCM (16, 24, 32 bits) or float (32, 64 bits), mono or stereo, of any rate within
+`limits` (`GET /verifiers`); float32 keeps a generator's samples as they are. The server downmixes
+and resamples for each model.
+
+Verifiers read no more of a prompt than their language models do. `POST /texts` tells how many
+tokens at the end of each prompt are not read, so that a score of half a caption can be known:
+
+```
+curl http://127.0.0.1:8000/texts --json '{"verifiers": ["clap"], "prompts": ["a slow piano piece"]}'
+```
+
+Whatever is not done is answered with an `ErrorBody`: `error` is for programs, `message` for people.
+Repeat a request only after a 503 that carries `Retry-After`. After a 422 `prompt_refused` the
+prompts not listed in `refused` can be scored by asking again without those. Every answer carries
+`X-Request-ID`; send your own to find it in the server's log.
+"""
+
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    400: {"description": "Not a request that can be understood (`bad_request`)."},
+    401: {"description": "The server's token is missing or wrong (`unauthorized`)."},
+    404: {"description": "Not hosted here (`unknown_verifier`)."},
+    408: {"description": "The upload took too long (`too_slow`)."},
+    413: {"description": "Larger or longer than the limits allow (`too_large`)."},
+    422: {"description": "`bad_audio`, `prompt_refused`, or `no_score` (no finite number)."},
+    500: {"description": "A model or the server failed (`verifier_failed`, `internal`)."},
+    503: {
+        "description": "`queue_full` or `busy`: ask again after Retry-After seconds. "
+        "`not_ready`, `stopping`: without that header, asking again does not help."
+    },
+}
+
+
+# Where the answer itself is plain text, FastAPI would take the error for that too.
+ERROR_CONTENT = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}}
+# Of the form's parts; FastAPI would call a file just octets.
+ENCODING = {
+    "request": {"contentType": "application/json"},
+    "files": {"contentType": "audio/wav"},
+}
+
+
+def create_app(adapters: Sequence[Adapter], settings: ServerSettings) -> FastAPI:
+    """The application; its models load when it starts up, each in its own thread."""
+    limits, metrics = settings.limits, Metrics()
+    if settings.batch.max_queue < limits.max_files:
+        raise ValueError("batch.max_queue must be at least limits.max_files")
+    workers = {
+        a.name: Worker(a, settings.device, settings.batch, metrics, settings.dtype)
+        for a in adapters
+    }
+    pool = ThreadPoolExecutor(2, thread_name_prefix="decode")
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        for worker in workers.values():
+            worker.start()
+        yield
+        stops = [asyncio.to_thread(worker.stop, MODEL_STOP_SECONDS) for worker in workers.values()]
+        app.state.stopped = all(await asyncio.gather(*stops))
+        pool.shutdown(wait=False, cancel_futures=True)
+
+    app = FastAPIOffline(
+        title="Curator verifier server",
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=DOCS_PATH,
+        openapi_url=OPENAPI_PATH,
+        static_url=DOCS_FILES_PATH,
+        redoc_url=None,
+    )
+    app.add_middleware(
+        Gate,
+        metrics=metrics,
+        token=settings.token,
+        max_body_bytes={SCORE_PATH: limits.max_body_bytes, TEXTS_PATH: MAX_JSON_BYTES},
+        uploads=Uploads(
+            settings.max_requests, settings.max_held_bytes, settings.upload_seconds, metrics
+        ),
+    )
+    _answer_errors(app, metrics)
+    errors = {code: {"model": ErrorBody, **text} for code, text in ERRORS.items()}
+    bearer = HTTPBearer(auto_error=False, description="the server's token")
+    guarded = [Depends(bearer)] if settings.token else []
+
+    @app.get(HEALTH_PATH, summary="Is the process alive?")
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get(READY_PATH, summary="Are the models loaded?", responses={503: {"model": Readiness}})
+    async def ready(response: Response) -> Readiness:
+        """200 once no model loads any more and one can score; 503 before. Failed ones are named."""
+        states = {name: worker.state for name, worker in workers.items()}
+        is_ready = "ready" in states.values() and "loading" not in states.values()
+        response.status_code = 200 if is_ready else 503
+        problems = {name: w.problem for name, w in workers.items() if w.problem}
+        return Readiness(ready=is_ready, models=states, problems=problems)
+
+    @app.get(
+        VERIFIERS_PATH,
+        summary="What is hosted, and what a request may hold",
+        responses={401: errors[401]},
+        dependencies=guarded,
+    )
+    async def verifiers() -> VerifierList:
+        return VerifierList(verifiers=[w.info() for w in workers.values()], limits=limits)
+
+    @app.get(
+        METRICS_PATH,
+        summary="Metrics in Prometheus' format",
+        response_class=PlainTextResponse,
+        responses={401: {**ERRORS[401], "content": ERROR_CONTENT}},
+        dependencies=guarded,
+    )
+    async def show_metrics() -> Response:
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    @app.post(
+        SCORE_PATH,
+        summary="Score clips",
+        responses=errors,
+        dependencies=guarded,
+        form_limits={
+            "max_files": limits.max_files,
+            "max_fields": 8,
+            "max_part_size": MAX_JSON_BYTES,
+        },
+        openapi_extra={"requestBody": {"content": {"multipart/form-data": {"encoding": ENCODING}}}},
+    )
+    async def score(
+        http: Request,
+        request: Annotated[Json[ScoreRequest], Form(description="a ScoreRequest as JSON")],
+        files: Annotated[
+            list[UploadFile], File(min_length=1, description="one WAV per prompt, in order")
+        ],
+    ) -> ScoreResponse:
+        """Every verifier named scores every file against its prompt."""
+        work = score_request(request, files, workers, limits, pool, http.state.upload)
+        results = await unless_gone(http, work)
+        logger.info(
+            "%s %d clips by %s", http.state.request_id, len(files), ", ".join(request.verifiers)
+        )
+        return ScoreResponse(request_id=http.state.request_id, results=results)
+
+    @app.post(
+        TEXTS_PATH,
+        summary="How much of each prompt is read",
+        responses=errors,
+        dependencies=guarded,
+    )
+    async def texts(http: Request, request: TextsRequest) -> TextsResponse:
+        """How many tokens at the end of each prompt each verifier named does not read."""
+        work = count_unread(request, workers, limits, pool)
+        return TextsResponse(unread=await unless_gone(http, work))
+
+    return app
+
+
+def _answer_errors(app: FastAPI, metrics: Metrics) -> None:
+    """Whatever goes wrong is answered with an ErrorBody."""
+
+    def answer(http: Request, problem: Problem) -> JSONResponse:
+        return problem_response(problem, http.state.request_id, metrics)
+
+    @app.exception_handler(HTTPException)
+    async def on_problem(http: Request, error: HTTPException) -> JSONResponse:
+        if isinstance(error, Problem):
+            return answer(http, error)
+        codes = {404: "not_found", 405: "bad_method", 413: "too_large"}
+        code = codes.get(error.status_code, "bad_request")
+        return answer(
+            http, Problem(error.status_code, code, str(error.detail), headers=error.headers)
+        )
+
+    @app.exception_handler(RequestValidationError)
+    async def on_invalid(http: Request, error: RequestValidationError) -> JSONResponse:
+        texts = [f"{'.'.join(map(str, e['loc'][1:]))}: {e['msg']}" for e in error.errors()]
+        return answer(http, Problem(400, "bad_request", "; ".join(texts)))
+
+    @app.exception_handler(Exception)
+    async def on_bug(http: Request, error: Exception) -> JSONResponse:
+        text = f"the server failed ({type(error).__name__}); its log has the details"
+        return answer(http, Problem(500, "internal", text))

@@ -1,0 +1,1 @@
+"""What numbers mean: intervals, exact best-of-n, timings, Frechet distance."""
