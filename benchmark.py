@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from src.runs import preflight
-from src.runs.preflight import Exit
+from src.runs.ending import Exit
 
 if TYPE_CHECKING:
     from src.data.prompts import Prompt

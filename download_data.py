@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from src.runs.preflight import Exit
+from src.runs.ending import Exit
 
 if TYPE_CHECKING:
     from src.data.downloads.manifest import Manifest

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from src.runs import preflight
-from src.runs.preflight import Exit
+from src.runs.ending import Exit
 
 if TYPE_CHECKING:
     from src.experiments.latency_settings import LatencySettings

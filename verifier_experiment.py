@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src.runs import preflight
-from src.runs.preflight import Exit
+from src.runs.ending import Exit
 
 if TYPE_CHECKING:
     from src.data.prompts import Prompt

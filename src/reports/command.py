@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from src.runs.preflight import Exit
+from src.runs.ending import Exit
 from src.runs.records import RunFolderError
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from src.reports.text import columns
+from src.runs.ending import Exit
 from src.runs.pool import Pool, load_pool
-from src.runs.preflight import Exit
 from src.runs.records import MANIFEST, RunFolderError, read_manifest, read_records
 
 TIMED = "second"  # in a column's name: what no two runs share

@@ -15,8 +15,8 @@ from src.decoding.sampling import Sampling
 from src.decoding.transformer import UnsupportedModel
 from src.generator import Generator, GeneratorError, load_generator
 from src.judges.registry import Judge
+from src.runs.ending import Exit
 from src.runs.evaluation import build_judges, served
-from src.runs.preflight import Exit
 from src.runs.records import RunFolderError
 from src.runs.settings import BenchmarkSettings, Settings, UsageError, server_token
 from src.verifier import (

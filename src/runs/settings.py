@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 import tyro
 
 from src.budget import Method, PlanError, make_plan
-from src.data.prompts import Pick, Selection, Subset
+from src.data.prompts import Pick, Prompt, Selection, Subset
 from src.likelihood import NEEDS_GUIDANCE
 
 Profile = Literal["paper", "builtin"]
@@ -46,6 +46,30 @@ INDECISIVE = frozenset({"server", "data_dir", "output", "log_level", "max_rows",
 
 class UsageError(ValueError):
     """Settings that do not go together; the message says what to change."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What a script needs before it starts; src/runs/preflight looks for it.
+
+    decodes: whether the language model, and with it its text encoder, is used, and not the codec
+    alone. known: the prompts, where they need not be looked for. verifiers: all that select or
+    score, sums among them. judges: None for those of the profile. selector: the one verifier whose
+    own number judges nothing; None where several select in turn.
+    """
+
+    profile: Profile
+    model: str
+    decodes: bool = True
+    prompts: str
+    selection: Selection
+    data_dir: Path
+    known: tuple[Prompt, ...] | None = None
+    verifiers: tuple[str, ...]
+    judges: tuple[str, ...] | None
+    selector: str | None
+    server: str
+    output: Path
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from src.reports.page import write_page
-from src.runs.preflight import Exit
+from src.runs.ending import Exit
 from tests.browser.conftest import ROOT, Open
 from tests.generator.listening_run import HOSTILE, listening_run, tone
 

@@ -18,7 +18,7 @@ import pytest
 from src.budget import Cost, make_plan
 from src.client.local_server import local_server
 from src.data.audio import read_audio
-from src.runs.preflight import Exit
+from src.runs.ending import Exit
 from src.runs.records import read_manifest, read_records
 
 ROOT = Path(__file__).parents[2]

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from src.client.local_server import PYTHON
-from src.runs.preflight import Exit
+from src.runs.ending import Exit
 from src.runs.records import read_manifest
 
 ROOT = Path(__file__).parents[2]

@@ -14,7 +14,7 @@ from PIL import Image
 from src.budget import Cost
 from src.experiments.latency_settings import Cell
 from src.reports.benchmark_figure import DIGEST_KEY
-from src.runs.preflight import Exit
+from src.runs.ending import Exit
 from src.runs.records import read_manifest, records_digest
 
 ROOT = Path(__file__).parents[2]

@@ -19,7 +19,7 @@ import pytest
 
 from src.client.local_server import local_server
 from src.data.audio import read_audio
-from src.runs.preflight import Exit
+from src.runs.ending import Exit
 from src.runs.records import read_manifest, read_records
 from tests.end_to_end.paper_stack import (
     CAPTIONS,

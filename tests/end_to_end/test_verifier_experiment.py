@@ -19,8 +19,8 @@ import torch
 
 import verifier_experiment
 from src.client.local_server import local_server
+from src.runs.ending import Exit
 from src.runs.pool import Pool, load_pool
-from src.runs.preflight import Exit
 from src.runs.records import read_records
 
 ROOT = Path(__file__).parents[2]

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from src.reports.page import HERE, embedded, write_page
-from src.runs.preflight import Exit
+from src.runs.ending import Exit
 from src.runs.records import RECORDS, Run, RunFolderError
 from tests.generator.first_release import first_release
 from tests.generator.listening_run import FAILED, HOSTILE, UNJUDGED, listening_run, tone

@@ -7,7 +7,7 @@ import pytest
 from src.data.prompts import Prompt
 from src.protocol import Checkpoint
 from src.runs.build import ENDS, Parts, identity
-from src.runs.preflight import Exit
+from src.runs.ending import Exit
 from src.runs.settings import BenchmarkSettings, parse
 from src.verifier import ServerUnreachable
 from tests.generator.fake_judges import FakeJudge

@@ -9,8 +9,8 @@ import pytest
 from src.reports.pool_report import pool_tables
 from src.reports.reproduction import compare, main
 from src.reports.text import write_csv
+from src.runs.ending import Exit
 from src.runs.pool import load_pool, token_file
-from src.runs.preflight import Exit
 from src.runs.records import Run
 from tests.generator.made_up_pool import made_up_pool
 

@@ -17,11 +17,11 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from src.data import hub
+from src.runs.ending import Exit
 from src.weights.musicgen import ROOT, Missing, hub_needed, missing_encoder, missing_model
 
 if TYPE_CHECKING:
@@ -32,18 +32,6 @@ if TYPE_CHECKING:
 S = TypeVar("S", "BenchmarkSettings", "ExperimentSettings")
 WITHOUT_DOWNLOAD = "benchmark.py --profile builtin --server auto --verifier tags"
 GENERATOR_PACKAGES = ("torch", "audiocraft", "tyro", "soundfile", "requests", "matplotlib")
-
-
-class Exit(IntEnum):
-    """Exit codes of every script."""
-
-    DONE = 0
-    PROMPTS_FAILED = 1  # some; the same command takes them up again
-    USAGE = 2
-    MISSING = 3  # and listed
-    SERVER = 4  # the verifier server was lost; the same command resumes
-    FOLDER = 5  # the run's folder is in use or damaged
-    INTERRUPTED = 130
 
 
 @dataclass(frozen=True)
