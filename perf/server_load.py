@@ -53,7 +53,7 @@ from perf.load_clients import (
     send,
 )
 from src.data.files import write_whole
-from src.runs.records import commit, machine, versions
+from src.runs.provenance import commit, machine, versions
 from tests.verifier.asking import wait_until_ready
 from tests.verifier.server_process import ServerProcess
 

@@ -20,14 +20,10 @@ MusicGen; the frames of a greedy rollout count as much as any others.
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal, get_args
-
-Method = Literal["baseline", "best_of_n", "sbs", "lookahead"]
-METHODS: tuple[Method, ...] = get_args(Method)
-TREE_METHODS: tuple[Method, ...] = ("sbs", "lookahead")
+from typing import Any, Literal, get_args
 
 Stage = Literal[
     "conditions", "decode", "render", "wav", "http", "queue", "compute", "selection", "judge"
@@ -56,31 +52,119 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class Parameter:
+    """A setting of a method: the flag --<name>, and --<plural> of a sweep.
+
+    letter: how labels name it ("k=1"). values: a sweep's grid unless another is asked for. least:
+    the smallest value. divides: whether it must divide the number of candidates.
+    """
+
+    name: str
+    letter: str
+    default: int | float
+    help: str
+    plural: str
+    values: tuple[int | float, ...]
+    least: float = 0
+    divides: bool = False
+
+    def check(self, value: float, method: str, candidates: int) -> None:
+        """Raise PlanError for a value that the method cannot have with so many candidates."""
+        if not (math.isfinite(value) and value >= self.least):
+            raise PlanError(f"{self.name} must be {self.least:g} or more, not {value:g}")
+        if self.divides and candidates % value:
+            divisors = [m for m in range(1, candidates + 1) if candidates % m == 0]
+            raise PlanError(
+                f"{candidates} candidates cannot be split into families of {value}: with --method "
+                f"{method}, --{self.name} must divide --candidates. Values that do: "
+                f"{', '.join(map(str, divisors))}"
+            )
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to search: how it runs, what it may spend, its own parameters, its colour.
+
+    run: takes a search.Group through its steps. shape: "single": one whole clip; "whole": N whole
+    clips; "steps": N candidates, pruned after each step. plan: the class of its plan, for a method
+    that costs something else. colour: in every figure. src/methods.py has the registry.
+    """
+
+    name: str
+    summary: str
+    run: Callable[[Any], None] = field(repr=False)
+    shape: Literal["single", "whole", "steps"]
+    colour: str
+    parameters: tuple[Parameter, ...] = ()
+    plan: "type[Plan] | None" = None
+
+    @property
+    def prunes(self) -> bool:
+        return self.shape == "steps"
+
+    def check(self, candidates: int, parameters: Mapping[str, float]) -> None:
+        """Raise PlanError when N and the parameters do not go together."""
+        if candidates < 1:
+            raise PlanError(f"candidates must be 1 or more, not {candidates}")
+        for parameter in self.parameters:
+            parameter.check(parameters[parameter.name], self.name, candidates)
+
+    def make_plan(
+        self,
+        candidates: int,
+        duration: float,
+        step_size: float,
+        frame_rate: float,
+        parameters: Mapping[str, float],
+    ) -> "Plan":
+        """What one prompt may cost. duration, step_size: seconds; frame_rate: frames a second.
+
+        parameters: of those that are given, the method's own are taken. Raises PlanError.
+        """
+        self.check(candidates, parameters)
+        total = whole_frames("duration", duration, frame_rate)
+        step = whole_frames("step_size", step_size, frame_rate)
+        steps: tuple[int, ...] = (total,)
+        if self.prunes:
+            whole, rest = divmod(total, step)
+            steps = (step,) * whole + ((rest,) if rest else ())
+        return (self.plan or Plan)(
+            method=self,
+            candidates=1 if self.shape == "single" else candidates,
+            steps=steps,
+            frame_rate=frame_rate,
+            parameters={p.name: parameters[p.name] for p in self.parameters},
+        )
+
+
+@dataclass(frozen=True)
 class Plan:
     """One method's budget for one prompt.
 
     candidates: N, held at each step (1 for baseline).
-    beam_width: M, children of each kept parent; K = N/M parents are kept.
-    lookahead_k: search steps of greedy rollout by which a candidate is scored.
     steps: frames of each step; only the last may be shorter than the first.
     frame_rate: frames a second.
+    parameters: the method's own: beam_width is M, the children of each kept parent; lookahead_k
+    the search steps of greedy rollout by which a candidate is scored.
     """
 
     method: Method
     candidates: int
-    beam_width: int
-    lookahead_k: int
     steps: tuple[int, ...]
     frame_rate: float
+    parameters: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_budget(self.method, self.candidates, self.beam_width, self.lookahead_k)
         if not self.steps or min(self.steps) < 1:
             raise PlanError(f"steps must be one frame or more each, not {self.steps}")
         if any(step != self.steps[0] for step in self.steps[:-1]) or self.steps[-1] > self.steps[0]:
             raise PlanError(f"steps must be equal, the last one at most shorter, not {self.steps}")
-        if self.method not in TREE_METHODS and len(self.steps) > 1:
-            raise PlanError(f"{self.method} generates whole clips: it has one step")
+        if not self.method.prunes and len(self.steps) > 1:
+            raise PlanError(f"{self.method.name} generates whole clips: it has one step")
+
+    @property
+    def beam_width(self) -> int:
+        return int(self.parameters.get("beam_width", 1))
 
     @property
     def kept(self) -> int:
@@ -94,7 +178,8 @@ class Plan:
 
     def rollout(self, step: int) -> int:
         """Frames of the greedy rollout after `step` (0 = the first): k steps, or up to the end."""
-        return sum(self.steps[step + 1 : step + 1 + self.lookahead_k])
+        k = int(self.parameters.get("lookahead_k", 0))
+        return sum(self.steps[step + 1 : step + 1 + k])
 
     def expected(self) -> Cost:
         """The exact cost of one prompt."""
@@ -102,54 +187,8 @@ class Plan:
         return Cost(self.candidates * frames, self.candidates * len(self.steps))
 
 
-def make_plan(
-    method: Method,
-    *,
-    candidates: int,
-    beam_width: int,
-    lookahead_k: int,
-    duration: float,
-    step_size: float,
-    frame_rate: float,
-) -> Plan:
-    """The plan of a run: what a method does not use (baseline's N, sbs' k) is set to its neutral
-    value.
-
-    duration, step_size: seconds. Raises PlanError.
-    """
-    check_budget(method, candidates, beam_width, lookahead_k)
-    total = _whole_frames("duration", duration, frame_rate)
-    step = _whole_frames("step_size", step_size, frame_rate)
-    if method not in TREE_METHODS:
-        return Plan(method, 1 if method == "baseline" else candidates, 1, 0, (total,), frame_rate)
-    whole, rest = divmod(total, step)
-    steps = (step,) * whole + ((rest,) if rest else ())
-    k = lookahead_k if method == "lookahead" else 0
-    return Plan(method, candidates, beam_width, k, steps, frame_rate)
-
-
-def check_budget(method: str, candidates: int, beam_width: int, lookahead_k: int) -> None:
-    """Raise PlanError when N, M and k do not go together for this method."""
-    if method not in METHODS:
-        raise PlanError(f"no method {method!r}; there are {', '.join(METHODS)}")
-    if candidates < 1:
-        raise PlanError(f"candidates must be 1 or more, not {candidates}")
-    if method not in TREE_METHODS:
-        return
-    if beam_width < 1:
-        raise PlanError(f"beam_width must be 1 or more, not {beam_width}")
-    if candidates % beam_width:
-        divisors = [m for m in range(1, candidates + 1) if candidates % m == 0]
-        raise PlanError(
-            f"{candidates} candidates cannot be split into families of {beam_width}: with --method "
-            f"{method}, --beam_width must divide --candidates. Beam widths that do: "
-            f"{', '.join(map(str, divisors))}"
-        )
-    if lookahead_k < 0:
-        raise PlanError(f"lookahead_k must be 0 or more, not {lookahead_k}")
-
-
-def _whole_frames(name: str, seconds: float, frame_rate: float) -> int:
+def whole_frames(name: str, seconds: float, frame_rate: float) -> int:
+    """`seconds` as a number of frames. Raises PlanError where they are not whole frames."""
     if not (math.isfinite(seconds) and seconds > 0):
         raise PlanError(f"{name} must be more than 0 seconds, not {seconds:g}")
     frames = round(seconds * frame_rate)

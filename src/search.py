@@ -24,7 +24,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from src.budget import Ledger, Method, Plan, Stage, timed
+from src.budget import Ledger, Plan, Stage, timed
 from src.data.audio import Clip
 from src.data.prompts import Prompt
 from src.tree import Failure, Node, SearchResult, Winner
@@ -82,8 +82,16 @@ def search(
     when the cost is not the plan's, and VerifierError when the verifier itself fails.
     """
     group = Group(plan, prompts, generator, verifier, seed)
-    METHODS[plan.method](group)
+    plan.method.run(group)
     return group.results(keep_leaves)
+
+
+Keep = Callable[["Group", int, list[Node]], list[Node]]
+
+
+def best(group: "Group", prompt: int, ranked: list[Node]) -> list[Node]:  # noqa: ARG001
+    """Prune to the best K. (prompt: its place in the group; ranked: its candidates, best first.)"""
+    return ranked[: group.plan.kept]
 
 
 def best_of_n(group: "Group") -> None:
@@ -92,24 +100,19 @@ def best_of_n(group: "Group") -> None:
     group.score()
 
 
-def tree_search(group: "Group") -> None:
-    """Beam search, which sees each candidate as far as its rollout goes (k = 0: not beyond it)."""
+def tree_search(group: "Group", keep: Keep = best) -> None:
+    """Beam search, which sees each candidate as far as its rollout goes (k = 0: not beyond it).
+
+    keep: chooses a prompt's K parents among its candidates.
+    """
     *earlier, last = group.plan.steps
     for step, frames in enumerate(earlier):
         group.sample(frames)
         with group.rollout(group.plan.rollout(step)):
             group.score()
-        group.prune_and_expand()
+        group.prune_and_expand(keep)
     group.sample(last)
     group.score()
-
-
-METHODS: dict[Method, Callable[["Group"], None]] = {
-    "baseline": best_of_n,
-    "best_of_n": best_of_n,
-    "sbs": tree_search,
-    "lookahead": tree_search,
-}
 
 
 class Group:
@@ -124,6 +127,7 @@ class Group:
         seed: int,
     ) -> None:
         self.plan, self.prompts, self.generator, self.verifier = plan, prompts, generator, verifier
+        self.seed = seed
         self.live = {index: Ledger() for index in range(len(prompts))}
         self.failures: dict[int, Failure] = {}
         self.nodes: list[list[Node]] = [[] for _ in prompts]
@@ -192,12 +196,12 @@ class Group:
                 parent = self.parents[prompt][slot]
                 self.nodes[prompt].append(Node(self.step, slot, parent, score, own[row]))
 
-    def prune_and_expand(self) -> None:
-        """Keep each prompt's best K candidates and put M copies of each in its slots."""
+    def prune_and_expand(self, keep: Keep = best) -> None:
+        """Keep K of each prompt's candidates and put M copies of each in its slots."""
         with self._timed("selection"):
             rows = list(range(self.candidates.rows))
             for prompt in self.live:
-                kept = self._ranked(prompt)[: self.plan.kept]
+                kept = keep(self, prompt, self._ranked(prompt))
                 for node in kept:
                     node.kept = True
                 parents = children([node.slot for node in kept], self.plan.beam_width)
@@ -209,8 +213,8 @@ class Group:
 
     def results(self, keep_leaves: bool = False) -> list[SearchResult | Failure]:
         """Each prompt's best leaf, its cost held against the plan."""
-        best = {prompt: self._ranked(prompt)[0] for prompt in self.live}
-        rows = {prompt: self._row(prompt, node.slot) for prompt, node in best.items()}
+        winners = {prompt: self._ranked(prompt)[0] for prompt in self.live}
+        rows = {prompt: self._row(prompt, node.slot) for prompt, node in winners.items()}
         missing = [row for row in rows.values() if row not in self.clips]
         if missing:
             self.clips |= self._render(missing)
@@ -221,7 +225,7 @@ class Group:
             if index in self.failures:
                 results.append(self.failures[index])
                 continue
-            node, row = best[index], rows[index]
+            node, row = winners[index], rows[index]
             node.kept = True
             self.live[index].check(self.plan.expected())
             winner = Winner(
@@ -234,7 +238,7 @@ class Group:
             results.append(
                 SearchResult(
                     prompt=prompt,
-                    method=self.plan.method,
+                    method=self.plan.method.name,
                     winner=winner,
                     nodes=self.nodes[index],
                     ledger=self.live[index],
@@ -279,7 +283,7 @@ class Group:
             return
         self.failures[prompt] = Failure(
             self.prompts[prompt],
-            self.plan.method,
+            self.plan.method.name,
             self.step,
             slot,
             self.verifier.name,

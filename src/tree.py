@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from src.budget import Ledger, Method
+from src.budget import Ledger
 from src.data.audio import Clip
 from src.data.prompts import Prompt
 from src.protocol import Score
@@ -59,7 +59,7 @@ class SearchResult:
     """
 
     prompt: Prompt
-    method: Method
+    method: str
     winner: Winner
     nodes: list[Node]
     ledger: Ledger
@@ -80,7 +80,7 @@ class Failure:
     """A prompt that dropped out of its group: which candidate, which verifier, why."""
 
     prompt: Prompt
-    method: Method
+    method: str
     step: int
     slot: int
     verifier: str
@@ -99,5 +99,5 @@ class Failure:
         }
 
 
-def _asked(prompt: Prompt, method: Method) -> dict[str, Any]:
+def _asked(prompt: Prompt, method: str) -> dict[str, Any]:
     return {"method": method, "prompt_id": prompt.id, "prompt": prompt.text, "key": prompt.key}

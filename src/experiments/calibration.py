@@ -29,7 +29,7 @@ from src.data.scales import (
 from src.likelihood import LIKELIHOODS, PERPLEXITY, PMI
 from src.runs import preflight
 from src.runs.ending import Exit
-from src.runs.records import commit
+from src.runs.provenance import commit
 from src.runs.settings import NO_JUDGES, BenchmarkSettings, Settings, parse
 from src.verifier import SumVerifier, VerifierError, remote_parts
 

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from src.runs import embeddings
 from src.runs.records import Record, read_manifest, read_records
-from src.stats.best_of_n import Interval, paired_interval
+from src.stats.best_of_n import paired_interval
 from src.stats.frechet import References, p_of_difference
+from src.stats.intervals import Interval
 
 Role = Literal["selector", "own verifier", "primary judge", "judge"]
 BASELINE = "baseline"

@@ -17,7 +17,7 @@ import numpy as np
 from src.budget import TREE_METHODS
 from src.reports.benchmark_summary import BASELINE, Measure, value_of
 from src.runs.records import Record, read_records
-from src.stats.best_of_n import StatsError
+from src.stats.intervals import StatsError
 from src.stats.scaling import chances, expected
 
 if TYPE_CHECKING:

@@ -20,8 +20,7 @@ from src.budget import TREE_METHODS
 from src.reports.benchmark_summary import BASELINE, Measure
 from src.reports.cost_cells import Cell, Row, differs, pool_rows, sweep_rows
 from src.runs.records import read_manifest, read_records
-from src.stats.best_of_n import Interval
-from src.stats.bootstrap import bootstrap
+from src.stats.intervals import Interval, bootstrap
 
 if TYPE_CHECKING:
     from src.runs.pool import Pool

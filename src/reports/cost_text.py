@@ -4,7 +4,7 @@ from src.reports.benchmark_summary import Measure
 from src.reports.cost_study import CostPoint, CostStudy
 from src.reports.pool_text import ruled
 from src.reports.text import WIDTH, brackets, columns, digits_of, wrapped
-from src.stats.best_of_n import Interval
+from src.stats.intervals import Interval
 
 
 def cost_text(costs: CostStudy) -> str:

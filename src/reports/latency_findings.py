@@ -7,7 +7,7 @@ from src.budget import TREE_METHODS
 from src.experiments.latency_settings import QUIET_LOAD, Cell
 from src.reports.benchmark_tables import LONGEST_REASON
 from src.reports.latency_summary import Comparison, LatencySummary
-from src.stats.best_of_n import Interval
+from src.stats.intervals import Interval
 from src.stats.timing import Line
 
 FEW_REPETITIONS = 5  # resampling fewer gives intervals that are too narrow

@@ -19,7 +19,7 @@ import numpy as np
 from src.budget import STAGES, TREE_METHODS, Cost, Plan
 from src.experiments.latency_settings import Cell
 from src.runs.records import Record, read_manifest, read_records, records_digest
-from src.stats.best_of_n import Interval
+from src.stats.intervals import Interval
 from src.stats.timing import (
     MIN_REPETITIONS,
     Array,

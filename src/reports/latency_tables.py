@@ -16,7 +16,7 @@ from src.reports.command import again
 from src.reports.latency_findings import bracketed, figures, findings, verdict
 from src.reports.latency_summary import LatencySummary, summarise
 from src.reports.text import columns, wrapped, write_csv
-from src.stats.best_of_n import Interval
+from src.stats.intervals import Interval
 
 __all__ = ["summarise", "text_table", "write_csvs"]
 

@@ -20,7 +20,8 @@ from matplotlib.lines import Line2D
 
 from src.reports.benchmark_figure import STYLE
 from src.reports.pool_study import Pair, Study
-from src.stats.best_of_n import Interval, kl_bound
+from src.stats.best_of_n import kl_bound
+from src.stats.intervals import Interval
 from src.stats.scaling import E_n, even_tau
 
 # Okabe and Ito's, those first that print well on white. Markers tell lines apart without colour.

@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 
 from src.reports.pool_figures import PAPER
 from src.reports.pool_study import Relation, Study
-from src.stats.best_of_n import Interval
+from src.stats.intervals import Interval
 from src.stats.scaling import E_n
 
 # Okabe and Ito's orange and blue, pale enough for black numbers.

@@ -25,7 +25,8 @@ from src.reports.pool_study import Pair, Study, study_pool
 from src.reports.pool_text import study_text
 from src.reports.text import write_csv
 from src.runs.records import RunFolderError, records_digest
-from src.stats.best_of_n import Interval, StatsError, kl_bound
+from src.stats.best_of_n import kl_bound
+from src.stats.intervals import Interval, StatsError
 
 if TYPE_CHECKING:
     from src.runs.pool import Pool

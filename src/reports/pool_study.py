@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 from src.runs.records import read_manifest, read_records
-from src.stats.best_of_n import Interval, StatsError
+from src.stats.intervals import Interval, StatsError
 from src.stats.scaling import (
     MIN_BUDGETS,
     Agreement,

@@ -7,7 +7,7 @@ from src.reports.benchmark_tables import FEW_PROMPTS, LONGEST_REASON
 from src.reports.pool_selectors import selector_sentences
 from src.reports.pool_study import Pair, Prefix, Study, past_peak, relation
 from src.reports.text import WIDTH, brackets, columns, digits_of, wrapped
-from src.stats.best_of_n import Interval
+from src.stats.intervals import Interval
 
 RANKS = 0.5  # a tau from which three pairs of clips in four are ordered alike
 SHOWN_BUDGETS = 6  # at most, as far as they fit the width

@@ -2,42 +2,72 @@
 
     results/<name>-<hash>/
         manifest.json    settings, checkpoints, measures; for each start: commit, versions, machine
-        records.jsonl    one line per finished prompt and method, appended in one write
+        records.jsonl    one line for each thing that is finished, appended in one write
         audio/<method>/<prompt id>.wav    written whole before its line
+
+A record's key is its fields `kind`, `method`, `cell`, `measure` and `repetition`, as far as it has
+them, and its `prompt_id`:
+
+    {"kind": "search", "method": "sbs", "prompt_id": "b00", ..}        benchmark.py
+    {"kind": "search", "method": "sbs", "cell": {..}, ..}              a sweep's cell (SearchCell)
+    {"kind": "search", "method": .., "cell": {..}, "repetition": 3, ..}    latency_experiment.py
+    {"kind": "candidates", ..}   {"kind": "scores", "measure": "tags", ..}    a pool
 
 The hash is that of everything that decides the results, so the same command finds its folder again
 and another never writes into it; a lock keeps a second process out. A line cut short by a kill is
-dropped at the next start and its prompt is done again; a failed prompt is taken up again too.
+dropped at the next start and its prompt is done again; a failed prompt is taken up again too. A
+finished run's records may be kept as records.jsonl.gz.
 
 No torch here: records are read by statistics, plots and pages as well.
 """
 
 import fcntl
+import gzip
 import hashlib
-import importlib.metadata
 import json
 import logging
 import os
-import platform
 import re
-import subprocess
-import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from src.data.files import ROOT, write_whole
+from src.data.files import write_whole
+from src.methods import SearchCell
+from src.runs.provenance import commit, machine, versions
 
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
-RECORDS = "records.jsonl"
+RECORDS, COMPRESSED = "records.jsonl", "records.jsonl.gz"
 LOCK = ".lock"
-PACKAGES = ("torch", "audiocraft", "transformers", "numpy")
 
 Record = dict[str, Any]
+Key = Mapping[str, Any]  # the fields of a record's key, but for the prompt's id
+KEY_FIELDS = ("kind", "method", "cell", "measure", "repetition")
+CANDIDATES: Key = {"kind": "candidates"}
+
+
+def search_key(
+    method: str, cell: SearchCell | None = None, repetition: int | None = None
+) -> dict[str, Any]:
+    """Of a search: of a benchmark's method, or of a grid's cell."""
+    key: dict[str, Any] = {"kind": "search", "method": method}
+    key |= {} if cell is None else {"cell": cell.as_record()}
+    return key | ({} if repetition is None else {"repetition": repetition})
+
+
+def scores_key(measure: str) -> dict[str, Any]:
+    """Of what a measure says of a pool's candidates."""
+    return {"kind": "scores", "measure": measure}
+
+
+def key_of(record: Mapping[str, Any], prompt_id: str | None = None) -> Hashable:
+    """A record's key, or that of a prompt's record with these key fields."""
+    name = record["prompt_id"] if prompt_id is None else prompt_id
+    return _dump({f: record[f] for f in KEY_FIELDS if f in record}), name
 
 
 class RunFolderError(RuntimeError):
@@ -91,6 +121,7 @@ class Run:
         self._lock = _lock(self.folder)
         try:
             self.resumed = self._write_manifest(digest, identity, facts, here)
+            _expand(self.folder)
             drop_torn_line(self.folder / RECORDS)
             self._records = read_records(self.folder)
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
@@ -121,30 +152,29 @@ class Run:
 
     @property
     def records(self) -> list[Record]:
-        """The latest record of each method and prompt, in the order in which they were first
-        made."""
+        """The latest record of each key, in the order in which they were first made."""
         return list(self._records.values())
 
-    def latest(self, method: str, prompt_id: str) -> Record | None:
-        """The latest record of this method and prompt."""
-        return self._records.get((method, prompt_id))
+    def latest(self, key: Key, prompt_id: str) -> Record | None:
+        """The latest record with this key."""
+        return self._records.get(key_of(key, prompt_id))
 
-    def is_done(self, method: str, prompt_id: str) -> bool:
+    def is_done(self, key: Key, prompt_id: str) -> bool:
         """Whether this prompt is finished; a failed one is not."""
-        record = self._records.get((method, prompt_id))
+        record = self.latest(key, prompt_id)
         return record is not None and record["status"] == "ok"
 
     def append(self, record: Record) -> None:
         """Add one record, in one write, and have it on the disk before going on.
 
-        record: JSON values with at least `method`, `prompt_id` and `status` ("ok" or "failed").
+        record: JSON values with at least `kind`, `prompt_id` and `status` ("ok" or "failed").
         """
         record = {**record, "start": self._start, "time": _now()}
         line = (_dump(record) + "\n").encode()
         if os.write(self._file, line) != len(line):
             raise RunFolderError(f"{self.folder / RECORDS}: a line was cut short: disk full?")
         os.fsync(self._file)
-        self._records[record["method"], record["prompt_id"]] = record
+        self._records[key_of(record)] = record
 
     def _write_manifest(
         self,
@@ -190,31 +220,62 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def read_records(folder: Path) -> dict[tuple[str, str], Record]:
-    """The latest record by (method, prompt id); a torn last line is left out.
+def read_records(folder: Path) -> dict[Hashable, Record]:
+    """The latest record by `key_of`; a torn last line is left out.
 
     Raises RunFolderError for a line that is no record.
     """
-    path = folder / RECORDS
-    if not path.exists():
-        return {}
-    records: dict[tuple[str, str], Record] = {}
-    whole_lines = path.read_bytes().split(b"\n")[:-1]
+    records: dict[Hashable, Record] = {}
+    whole_lines = _lines(folder).split(b"\n")[:-1]
     for number, line in enumerate(whole_lines, start=1):
         try:
-            record = json.loads(line)
-            records[record["method"], record["prompt_id"]] = record
-        except (ValueError, TypeError, KeyError) as error:
+            record = _with_key(json.loads(line))
+            records[key_of(record)] = record
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise RunFolderError(
-                f"{path}, line {number} is not a record ({error!r}). Remove the line, and its "
-                "prompt is done again."
+                f"{folder / RECORDS}, line {number} is not a record ({error!r}). Remove the line, "
+                "and its prompt is done again."
             ) from error
     return records
 
 
 def records_digest(folder: Path) -> str:
-    """SHA-256 of the records file: what a figure made from it is marked with."""
-    return hashlib.sha256((folder / RECORDS).read_bytes()).hexdigest()
+    """SHA-256 of the records, compressed or not: what a figure made from them is marked with."""
+    return hashlib.sha256(_lines(folder)).hexdigest()
+
+
+def _lines(folder: Path) -> bytes:
+    if (folder / RECORDS).exists():
+        return (folder / RECORDS).read_bytes()
+    packed = folder / COMPRESSED
+    return gzip.decompress(packed.read_bytes()) if packed.exists() else b""
+
+
+def _expand(folder: Path) -> None:
+    """Make records that can be appended to of compressed ones."""
+    if (folder / COMPRESSED).exists() and not (folder / RECORDS).exists():
+        write_whole(folder / RECORDS, _lines(folder).decode())
+        (folder / COMPRESSED).unlink()
+
+
+def _with_key(record: Record) -> Record:
+    """The record with its key's fields, which early versions wrote as a sentence in `method`."""
+    if "kind" in record:
+        return record
+    method = record.pop("method")
+    if method == "candidates":
+        return {**CANDIDATES, **record}
+    if method.startswith("scores "):
+        return scores_key(method.removeprefix("scores ")) | record
+    if "search" in record:  # of a sweep, its cell spread over the record
+        names = ("candidates", "beam_width", "lookahead_k", "step_size", "seed")
+        flat = {name: record.pop(name) for name in names}
+        cell = SearchCell.from_record({"method": record.pop("search"), **flat})
+        return search_key(cell.method, cell) | record
+    if "cell" in record:  # of a latency experiment
+        cell = SearchCell.from_record(record.pop("cell"))
+        return search_key(cell.method, cell, record.pop("repetition")) | record
+    return search_key(method) | record
 
 
 def drop_torn_line(path: Path) -> None:
@@ -229,55 +290,6 @@ def drop_torn_line(path: Path) -> None:
         with path.open("r+b") as file:
             file.truncate(whole)
             os.fsync(file.fileno())
-
-
-def commit() -> dict[str, Any]:
-    """The repository's commit and whether tracked files differ from it; None outside a checkout."""
-    try:
-        head = _git("rev-parse", "HEAD").strip()
-        changed = bool(_git("status", "--porcelain", "--untracked-files=no").strip())
-    except (OSError, subprocess.SubprocessError):
-        return {"commit": None, "dirty": None}
-    return {"commit": head, "dirty": changed}
-
-
-def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str | None]:
-    """Versions of Python and of what the numbers depend on, read without importing anything."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
-    for name in packages:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = None
-    return found
-
-
-def machine() -> dict[str, Any]:
-    """What the numbers depend on, and nothing that names a person or a machine."""
-    return {
-        "system": f"{platform.system()} {platform.machine()}",
-        "cpu": _cpu_name(),
-        "cpu_count": len(os.sched_getaffinity(0)),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-    }
-
-
-def _cpu_name() -> str:
-    try:
-        found = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.M)
-    except OSError:
-        found = None
-    return found[1] if found else platform.processor()
-
-
-def _git(*args: str) -> str:
-    return subprocess.run(
-        ["git", "-C", str(ROOT), *args],
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=10,
-    ).stdout
 
 
 def _lock(folder: Path) -> int:

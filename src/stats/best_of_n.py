@@ -11,31 +11,18 @@ is an error.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import integrate
 from scipy.stats import kendalltau, norm
 
+from src.stats.intervals import LEVEL, RESAMPLES, Interval, StatsError, finite
+
 Array = NDArray[np.float64]
 
-RESAMPLES = 10_000
 PERMUTATIONS = 200  # p down to 0.005; a Frechet distance of thousands of clips takes 0.1 s
-LEVEL = 0.95
 RESAMPLED_AT_ONCE = 1_000_000  # values: bounds the memory of a bootstrap
-
-
-class StatsError(ValueError):
-    """Numbers from which the asked-for statistic does not follow; the message says why."""
-
-
-class Interval(NamedTuple):
-    """An estimate and the ends of its interval."""
-
-    mean: float
-    low: float
-    high: float
 
 
 def best_of_n_weights(scores: ArrayLike, n: int) -> Array:
@@ -45,7 +32,7 @@ def best_of_n_weights(scores: ArrayLike, n: int) -> Array:
     ascending rank i is the best of C(i-1, n-1) of the C(m, n) subsets; tied clips share the weights
     of their block, as a coin between them would.
     """
-    scores = _finite(scores)
+    scores = finite(scores)
     m = len(scores)
     if not 1 <= n <= m:
         raise StatsError(f"best-of-{n} needs a pool of {n} or more, not {m}")
@@ -59,7 +46,7 @@ def best_of_n_weights(scores: ArrayLike, n: int) -> Array:
 
 def best_of_n(scores: ArrayLike, measure: ArrayLike, n: int) -> float:
     """Expected `measure` of the clip with the best score of n, from one pool ([m], [m])."""
-    measure = _finite(measure)
+    measure = finite(measure)
     weights = best_of_n_weights(scores, n)
     if measure.shape != weights.shape:
         raise StatsError(f"{weights.size} scores, but {measure.size} measures")
@@ -99,7 +86,7 @@ def paired_interval(
     (then the interval is paired). The same values and seed give the same interval.
     Raises StatsError for fewer than two prompts.
     """
-    values = _finite(values)
+    values = finite(values)
     prompts = len(values)
     if prompts < 2:
         raise StatsError(f"an interval over prompts needs two of them or more, not {prompts}")
@@ -131,7 +118,7 @@ def permutation_p(
         raise StatsError(f"a permutation test needs two prompts or more, not {prompts}")
     random = np.random.default_rng(seed)
     swaps = random.integers(2, size=(permutations, prompts), dtype=np.bool_)
-    found, *chance = np.abs(_finite([difference(s) for s in (np.zeros_like(swaps[0]), *swaps)]))
+    found, *chance = np.abs(finite([difference(s) for s in (np.zeros_like(swaps[0]), *swaps)]))
     # What is equal but for rounding counts as equal.
     return float((1 + np.sum(np.array(chance) >= found * (1 - 1e-9))) / (1 + permutations))
 
@@ -142,25 +129,15 @@ def agreement(a: Sequence[ArrayLike], b: Sequence[ArrayLike]) -> Array:
     a, b: one array [m] per prompt. NaN for a pool in which a score is constant: it ranks nothing.
     The others can be averaged, or given to `paired_interval`.
     """
-    taus = [kendalltau(_finite(x), _finite(y)).statistic for x, y in zip(a, b, strict=True)]
+    taus = [kendalltau(finite(x), finite(y)).statistic for x, y in zip(a, b, strict=True)]
     return np.array(taus, dtype=np.float64)
 
 
 def within_prompt_std(pools: Sequence[ArrayLike]) -> float:
     """Standard deviation of a score around its prompt's mean, pooled over prompts (m - 1 each)."""
-    arrays = [_finite(pool) for pool in pools]
+    arrays = [finite(pool) for pool in pools]
     freedom = sum(len(pool) - 1 for pool in arrays)
     if freedom < 1:
         raise StatsError("a standard deviation within prompts needs two clips of some prompt")
     squares = sum(float(((pool - pool.mean()) ** 2).sum()) for pool in arrays)
     return math.sqrt(squares / freedom)
-
-
-def _finite(values: ArrayLike) -> Array:
-    """The values as float64 [n]. Raises StatsError unless they are finite and in one row."""
-    array = np.asarray(values, dtype=np.float64)
-    if array.ndim != 1:
-        raise StatsError(f"expected one row of numbers, not an array {array.shape}")
-    if not np.isfinite(array).all():
-        raise StatsError(f"{(~np.isfinite(array)).sum()} of {array.size} values are not finite")
-    return array

@@ -21,15 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from src.stats.best_of_n import (
-    Interval,
-    StatsError,
     agreement,
     best_of_n_weights,
     expected_maximum,
     kl_bound,
     within_prompt_std,
 )
-from src.stats.bootstrap import bootstrap, interval
+from src.stats.intervals import Interval, StatsError, bootstrap, interval
 
 Array = NDArray[np.float64]
 Pools = Sequence[Array]

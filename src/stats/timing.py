@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from src.stats.best_of_n import LEVEL, Interval
+from src.stats.intervals import LEVEL, Interval
 
 Array = NDArray[np.float64]
 

@@ -6,8 +6,8 @@ import torch
 from scipy.linalg import sqrtm
 from torchmetrics.image.fid import _compute_fid
 
-from src.stats.best_of_n import StatsError
 from src.stats.frechet import References, distance, p_of_difference
+from src.stats.intervals import StatsError
 
 
 def correlated(random: np.random.Generator, n: int, dimensions: int) -> np.ndarray:

@@ -15,8 +15,8 @@ from src.reports.benchmark_summary import Measure, SetDifference, Summary, summa
 from src.reports.benchmark_tables import findings, text_table, write_per_clip, write_summary
 from src.runs import embeddings
 from src.runs.records import RunFolderError
-from src.stats.best_of_n import Interval
 from src.stats.frechet import distance
+from src.stats.intervals import Interval
 from tests.generator.first_release import COMMITTED, first_release
 from tests.generator.made_up_run import METHODS, OWN, SET, made_up_run
 

@@ -7,14 +7,8 @@ import warnings
 import numpy as np
 import pytest
 
-from src.stats.best_of_n import (
-    Interval,
-    StatsError,
-    expected_maximum,
-    paired_interval,
-    within_prompt_std,
-)
-from src.stats.bootstrap import Bootstrap, bootstrap
+from src.stats.best_of_n import expected_maximum, paired_interval, within_prompt_std
+from src.stats.intervals import Bootstrap, Interval, StatsError, bootstrap
 from src.stats.scaling import (
     CONSTANT,
     NO_GAIN,

@@ -8,7 +8,8 @@ import pytest
 
 from src.reports.pool_study import Study, difference, past_peak, relation, study_pool
 from src.runs.pool import Pool, load_pool
-from src.stats.best_of_n import StatsError, agreement, best_of_n, expected_maximum, paired_interval
+from src.stats.best_of_n import agreement, best_of_n, expected_maximum, paired_interval
+from src.stats.intervals import StatsError
 from tests.generator.made_up_pool import MEASURES, PREFIXES, made_up_pool
 
 BUDGETS = (2, 4, 8)

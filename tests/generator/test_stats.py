@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from src.stats.best_of_n import (
-    StatsError,
     agreement,
     best_of_n,
     best_of_n_weights,
@@ -18,6 +17,7 @@ from src.stats.best_of_n import (
     permutation_p,
     within_prompt_std,
 )
+from src.stats.intervals import StatsError
 
 
 def best_of_all_subsets(scores: np.ndarray, measure: np.ndarray, n: int) -> float:

@@ -7,16 +7,28 @@ means stay paired, and hundreds of cells take seconds.
 
 import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
-
-from src.stats.best_of_n import LEVEL, RESAMPLES, Interval, StatsError
+from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
 
+RESAMPLES = 10_000
+LEVEL = 0.95
 RESAMPLED_AT_ONCE = 4_000_000  # counts: bounds the memory of a bootstrap
+
+
+class StatsError(ValueError):
+    """Numbers from which the asked-for statistic does not follow; the message says why."""
+
+
+class Interval(NamedTuple):
+    """An estimate and the ends of its interval."""
+
+    mean: float
+    low: float
+    high: float
 
 
 class Bootstrap:
@@ -69,3 +81,13 @@ def interval(estimate: float, resampled: Array, prompts: int) -> Interval:
         return Interval(estimate, math.nan, math.nan)
     low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(estimate, float(low), float(high))
+
+
+def finite(values: ArrayLike) -> Array:
+    """The values as float64 [n]. Raises StatsError unless they are finite and in one row."""
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1:
+        raise StatsError(f"expected one row of numbers, not an array {array.shape}")
+    if not np.isfinite(array).all():
+        raise StatsError(f"{(~np.isfinite(array)).sum()} of {array.size} values are not finite")
+    return array

@@ -1,0 +1,83 @@
+"""A number that a verifier or a judge gives, as manifests, pools and tables name it.
+
+The selector (the verifier that chose the clips) and the judges (which no search saw) are told apart
+everywhere: a selector's own number says that the search worked, not that the music is better.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Self
+
+from src.protocol import Checkpoint
+from src.stats.intervals import Interval
+
+Role = Literal["selector", "own verifier", "verifier", "primary judge", "judge"]
+Relation = Literal["own", "shares data", ""]
+Verdict = Literal["better", "worse", "unclear", "not independent"]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What clips are measured by.
+
+    role: "selector" chose the clips; an "own verifier" has its number, or a part of it, and is no
+    evidence either; a "verifier" of a pool may select. kind: a number for each clip, or one for all
+    clips of a method together ("set"). checkpoint: the weights and how their hash begins.
+    is_verifier: verifiers whose own number it is, or that it has a part in common with.
+    shares_data_with: verifiers that learnt from the same data and labels. note: what to know when
+    reading it. scales: of a weighted sum its parts, with what each is divided by.
+    """
+
+    name: str
+    role: Role
+    higher_is_better: bool = True
+    checkpoint: str = ""
+    kind: Literal["clip", "set"] = "clip"
+    is_verifier: tuple[str, ...] = ()
+    shares_data_with: tuple[str, ...] = ()
+    note: str = ""
+    scales: Mapping[str, float] = field(default_factory=dict, hash=False)
+
+    @property
+    def arrow(self) -> str:
+        return "↑" if self.higher_is_better else "↓"
+
+    @property
+    def sign(self) -> float:
+        """By which a value or a difference becomes "higher is better"."""
+        return 1.0 if self.higher_is_better else -1.0
+
+    @property
+    def is_judge(self) -> bool:
+        """Whether no search saw it."""
+        return self.role in ("primary judge", "judge")
+
+    def relation(self, selector: "Measure") -> Relation:
+        """What it has in common with a selector: the number itself, or the data it learnt from."""
+        own, other = {self.name, *self.is_verifier}, {selector.name, *selector.is_verifier}
+        if own & other:
+            return "own"
+        shared = own & {*selector.shares_data_with} or other & {*self.shares_data_with}
+        return "shares data" if shared else ""
+
+    def verdict(self, difference: Interval) -> Verdict:
+        """Which side of zero an interval shows, by what this measure calls better."""
+        if not (difference.low > 0 or difference.high < 0):  # also without ends
+            return "unclear"
+        return "better" if (difference.low > 0) == self.higher_is_better else "worse"
+
+    def as_record(self) -> dict[str, Any]:
+        """JSON values."""
+        record = {k: v for k, v in asdict(self).items() if k != "scales"}
+        return record | {n: list(record[n]) for n in ("is_verifier", "shares_data_with")}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Self:
+        own = {n: tuple(record.get(n, ())) for n in ("is_verifier", "shares_data_with")}
+        return cls(**{**record, **own})
+
+
+def in_short(checkpoint: Checkpoint | Mapping[str, str]) -> str:
+    """A checkpoint as tables name it, such as "MSD_musicnn (ebd4de86)"."""
+    found = checkpoint if isinstance(checkpoint, Mapping) else checkpoint.model_dump()
+    return f"{found['name']} ({found['sha256'][:8]})"

@@ -1,0 +1,75 @@
+"""Where numbers come from: the commit, the versions, the machine. Standard library only."""
+
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from src.data.files import ROOT
+
+PACKAGES = ("torch", "audiocraft", "transformers", "numpy")
+
+
+def commit() -> dict[str, Any]:
+    """The repository's commit and whether tracked files differ from it; None outside a checkout."""
+    try:
+        head = _git("rev-parse", "HEAD").strip()
+        changed = bool(_git("status", "--porcelain", "--untracked-files=no").strip())
+    except (OSError, subprocess.SubprocessError):
+        return {"commit": None, "dirty": None}
+    return {"commit": head, "dirty": changed}
+
+
+def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str | None]:
+    """Versions of Python and of what the numbers depend on, read without importing anything."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for name in packages:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers depend on, and nothing that names a person or a machine."""
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu_name(),
+        "cpu_count": len(os.sched_getaffinity(0)),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+    }
+
+
+def torch_machine() -> dict[str, Any]:
+    """What of this machine the numbers may depend on, as torch sees it."""
+    import torch
+
+    gpus = range(torch.cuda.device_count())
+    return {
+        "torch_threads": torch.get_num_threads(),
+        "gpus": [torch.cuda.get_device_name(number) for number in gpus],
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        found = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.M)
+    except OSError:
+        found = None
+    return found[1] if found else platform.processor()
+
+
+def _git(*args: str) -> str:
+    return subprocess.run(
+        ["git", "-C", str(ROOT), *args],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=10,
+    ).stdout
