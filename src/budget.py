@@ -68,10 +68,14 @@ class Parameter:
     least: float = 0
     divides: bool = False
 
-    def check(self, value: float, method: str, candidates: int) -> None:
-        """Raise PlanError for a value that the method cannot have with so many candidates."""
+    def check_least(self, value: float) -> None:
+        """Raise PlanError for a value that is too small, whatever N is."""
         if not (math.isfinite(value) and value >= self.least):
             raise PlanError(f"{self.name} must be {self.least:g} or more, not {value:g}")
+
+    def check(self, value: float, method: str, candidates: int) -> None:
+        """Raise PlanError for a value that the method cannot have with so many candidates."""
+        self.check_least(value)
         if self.divides and candidates % value:
             divisors = [m for m in range(1, candidates + 1) if candidates % m == 0]
             raise PlanError(

@@ -58,6 +58,11 @@ PARAMETERS: tuple[Parameter, ...] = tuple(
 )
 
 
+def parameters_of(methods: Iterable[str]) -> list[Parameter]:
+    """The parameters that any of these methods has, each once."""
+    return list(dict.fromkeys(p for name in methods for p in METHODS[name].parameters))
+
+
 def colour_of(method: str) -> str:
     """A method's colour in every figure; one for all that are not registered (any more)."""
     return METHODS[method].colour if method in METHODS else "#CC79A7"

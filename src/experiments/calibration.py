@@ -10,7 +10,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -27,13 +27,13 @@ from src.data.scales import (
     load_calibration,
 )
 from src.likelihood import LIKELIHOODS, PERPLEXITY, PMI
+from src.methods import BEST_OF_N, METHODS
 from src.runs import preflight
-from src.runs.ending import Exit
+from src.runs.ending import Exit, ending
 from src.runs.provenance import commit
-from src.runs.settings import NO_JUDGES, BenchmarkSettings, Settings, parse
-from src.verifier import SumVerifier, VerifierError, remote_parts
+from src.runs.settings import Settings, parse, start_logging
 
-log = logging.getLogger("calibration")
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,34 +61,17 @@ class CalibrationSettings(Settings):
         super().check()
         self.check_guidance(self.verifiers)
 
-    def as_benchmark(self) -> BenchmarkSettings:
-        """The run that makes the pools, for the preflight."""
-        shared = {f.name: getattr(self, f.name) for f in fields(Settings)}
-        return BenchmarkSettings(
-            **shared,
-            method=("best_of_n",),
-            candidates=self.candidates,
-            verifier="+".join(self.verifiers),
-            judges=(NO_JUDGES,),
-        ).resolved()
-
 
 def main(args: Sequence[str] | None = None) -> int:
     preflight.check_environment()
     settings = parse(CalibrationSettings, args, prog="python -m src.experiments.calibration")
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
-    )
-    ready = preflight.look(settings.as_benchmark())
-    if ready.missing:
-        sys.stderr.write(preflight.message(ready.missing) + "\n")
-        return Exit.MISSING
-    try:
+    start_logging(settings.log_level)
+    with ending("calibration"):
+        ready = preflight.look(settings.needs(settings.verifiers))
+        if ready.missing:
+            sys.stderr.write(preflight.message(ready.missing) + "\n")
+            return Exit.MISSING
         calibration, path = calibrate(settings, ready.prompts)
-    except (VerifierError, CalibrationError) as error:
-        sys.stderr.write(f"calibration: {error}\n")
-        return Exit.SERVER if isinstance(error, VerifierError) else Exit.MISSING
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, calibration.model_dump_json(indent=2) + "\n")
     for name in settings.verifiers:
         constant = calibration.constants[name]
@@ -99,39 +82,35 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def calibrate(settings: CalibrationSettings, prompts: Sequence[Prompt]) -> tuple[Calibration, Path]:
     """Make and score the pools; the generator's constants, and the file that they belong in."""
-    from src.budget import make_plan
     from src.data.progress import bar
-    from src.runs.build import load
-    from src.search import search
+    from src.experiments.searching import search_all
+    from src.runs.build import Parts, connect, load
     from src.stats.best_of_n import within_prompt_std
     from src.tree import Failure
+    from src.verifier import SumVerifier, remote_parts, server_checkpoints
 
     with ExitStack() as stack:
         remote = remote_parts(settings.verifiers)
-        generator, client = load(settings, remote, stack)
+        generator = load(settings)
+        client = connect(settings, remote, stack)
         folder = settings.output / "calibration"
         calibration = load_calibration(generator.checkpoint, folder)
-        infos = client.infos(remote) if client else {}
-        checkpoints = {name: info.checkpoint for name, info in infos.items() if info.checkpoint}
-        checkpoints |= dict.fromkeys(LIKELIHOODS, generator.checkpoint)
+        checkpoints = dict.fromkeys(LIKELIHOODS, generator.checkpoint)
+        checkpoints |= server_checkpoints(client, remote) if client else {}
         ones = dict.fromkeys(settings.verifiers, 1.0)
         verifier = SumVerifier(
             "+".join(ones), ones, ones, {name: checkpoints[name] for name in ones}, client
         )
-        plan = make_plan(
-            "best_of_n",
-            frame_rate=generator.frame_rate,
-            **settings.as_benchmark().search_settings(),
+        plan = METHODS[BEST_OF_N].make_plan(
+            settings.candidates, settings.duration, settings.step_size, generator.frame_rate, {}
         )
         pools: dict[str, list[list[float]]] = {name: [] for name in ones}
-        size = max(1, settings.max_rows // plan.candidates)
+        parts = Parts(generator, verifier, ())
+        todo = {prompt.id for prompt in prompts}
         with bar("calibrate", len(prompts), 0, "prompt") as progress:
-            for group in (prompts[at : at + size] for at in range(0, len(prompts), size)):
-                for result in search(plan, group, generator, verifier, settings.seed):
-                    progress.update()
-                    if isinstance(result, Failure):
-                        log.warning("%s is left out: %s", result.prompt.id, result.reason)
-                        continue
+            for result in search_all(plan, prompts, parts, settings.seed, settings.max_rows, todo):
+                progress.update()
+                if not isinstance(result, Failure):
                     for name, pool in pools.items():
                         pool.append([node.score.components[name] for node in result.nodes])
     made = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -15,21 +15,28 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from src.budget import Plan
 from src.data.files import write_whole
+from src.data.progress import bar
 from src.data.prompts import Prompt
-from src.experiments.latency_settings import QUIET_LOAD, Cell, LatencySettings
-from src.runs.records import MANIFEST, Record, Run, read_manifest
+from src.experiments.latency_settings import LatencySettings
+from src.experiments.searching import groups
+from src.methods import SearchCell, parameters_of
+from src.reports import latency as reports
+from src.reports.latency import QUIET_LOAD
+from src.runs.build import Parts, build, checkpoints_of, identity, where
+from src.runs.ending import Ending, Exit
+from src.runs.provenance import machine, torch_machine
+from src.runs.records import MANIFEST, Record, Run, read_manifest, search_key
 from src.search import search
 from src.tree import Failure
-
-if TYPE_CHECKING:
-    from src.runs.build import Parts
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +44,62 @@ Clock = Callable[[], float]
 PROCESS = Path("/proc")
 
 
-def visits(cells: Sequence[Cell], repetitions: int, seed: int) -> Iterator[tuple[int, Cell]]:
+def run(
+    settings: LatencySettings, prompts: Sequence[Prompt], end: Ending, load: Sequence[float]
+) -> tuple[str, Exit]:
+    """Measure what is left of a run. load: the averages before it. Returns its report, and the
+    exit code."""
+    warn_if_busy(load)
+    cells, skipped = settings.cells()
+    for cell in skipped:
+        log.info("skipped: %s, since M does not divide N", cell.name)
+    total = len(cells) * settings.repetitions * len(prompts)
+    with ExitStack() as stack:
+        parts = build(settings, settings.verifier, (), stack)
+        opened = stack.enter_context(open_run(settings, prompts, parts, load))
+        stack.callback(note_end, opened)
+        end.kept = lambda: (
+            f"{sum(record['status'] == 'ok' for record in opened.records)} of {total} searches are "
+            f"measured and kept in {opened.folder}"
+        )
+        with bar("measuring", total, 0, "search") as progress:
+            measure_all(settings, prompts, opened, parts, progress.update)
+        text, failed = reports.report(opened.folder)
+    return text, Exit.PROMPTS_FAILED if failed else Exit.DONE
+
+
+def open_run(
+    settings: LatencySettings, prompts: Sequence[Prompt], parts: Parts, load: Sequence[float]
+) -> Run:
+    """The run's folder; its name carries a hash of all that decides the seconds, and of the
+    machine: seconds of two are not put together."""
+    cells, skipped = settings.cells()
+    here = {name: machine()[name] for name in ("system", "cpu", "cpu_count")} | torch_machine()
+    decides = {"settings": settings.decisive() | where(parts.generator), "machine": here}
+    values, used = settings.parameters, parameters_of(settings.method)
+    own = "".join(f", {p.letter} = {values[p.name]:g}" for p in used)
+    title = (
+        f"{settings.model}, {len(prompts)} prompts, {settings.duration:g} s; selector "
+        f"{settings.verifier}; N = {', '.join(map(str, settings.budgets))}{own}, step "
+        f"{settings.step_size:g} s, batch {settings.batch}, seed {settings.seed}"
+    )
+    return Run(
+        settings.output,
+        f"latency-{settings.profile}-{settings.verifier}",
+        identity("latency", decides, prompts, checkpoints_of(parts)),
+        {
+            "title": title,
+            "cells": [cell.as_record() for cell in cells],
+            "skipped": [cell.as_record() for cell in skipped],
+            "frame_rate": parts.generator.frame_rate,
+        },
+        {"max_rows": settings.max_rows, **torch_machine(), "load_average": list(load)},
+    )
+
+
+def visits(
+    cells: Sequence[SearchCell], repetitions: int, seed: int
+) -> Iterator[tuple[int, SearchCell]]:
     """(repetition, cell): all cells once a repetition, counted from 1, each time shuffled anew.
 
     A repetition's order follows from the seed and its number alone, so a resumed run keeps it.
@@ -65,7 +127,7 @@ def measure_all(
     settings: LatencySettings,
     prompts: Sequence[Prompt],
     run: Run,
-    parts: "Parts",
+    parts: Parts,
     advance: Callable[[int], object],
     clock: Clock = time.perf_counter,
 ) -> None:
@@ -74,14 +136,13 @@ def measure_all(
     advance: is told how many searches are done, also of those that were done before. clock: in
     seconds, the same that `budget.timed` reads. Raises VerifierError and what `search` raises.
     """
-    known: set[Cell] = set()
+    known: set[SearchCell] = set()
     memory = PeakMemory(parts.generator.device)
-    for repetition, cell in visits(settings.cells(), settings.repetitions, settings.seed):
-        key = record_key(cell, repetition)
-        groups = [
-            prompts[at : at + settings.batch] for at in range(0, len(prompts), settings.batch)
-        ]
-        left = [group for group in groups if not all(run.is_done(key, p.id) for p in group)]
+    cells, _ = settings.cells()
+    for repetition, cell in visits(cells, settings.repetitions, settings.seed):
+        key = search_key(cell.method, cell, repetition)
+        todo = {p.id for p in prompts if not run.is_done(key, p.id)}
+        left = list(groups(prompts, 1, settings.batch, todo))
         advance(len(prompts) - sum(map(len, left)))
         if not left:
             continue
@@ -91,20 +152,15 @@ def measure_all(
         for group in left:
             for record in measure(plan, group, parts, settings.seed, memory, clock):
                 if record["status"] == "failed":
-                    log.warning("%s %s: %s", key, record["prompt_id"], record["reason"])
-                run.append(record | {"method": key, "cell": asdict(cell), "repetition": repetition})
+                    log.warning("%s %s: %s", cell.name, record["prompt_id"], record["reason"])
+                run.append(record | key)
             advance(len(group))
-
-
-def record_key(cell: Cell, repetition: int) -> str:
-    """The `method` of a record: what is done once a prompt."""
-    return f"{cell.name} rep={repetition}"
 
 
 def measure(
     plan: Plan,
     group: Sequence[Prompt],
-    parts: "Parts",
+    parts: Parts,
     seed: int,
     memory: "PeakMemory",
     clock: Clock = time.perf_counter,
@@ -138,7 +194,7 @@ def measure(
     return records
 
 
-def warm_up(plan: Plan, groups: Sequence[Sequence[Prompt]], parts: "Parts") -> None:
+def warm_up(plan: Plan, groups: Sequence[Sequence[Prompt]], parts: Parts) -> None:
     """Untimed, a search of each size of group that there is; of prompts that can be scored."""
     sizes = set()
     for group in groups:
@@ -167,8 +223,6 @@ class PeakMemory:
     def reset(self) -> None:
         """Forget the peaks."""
         if self.on_gpu:
-            import torch
-
             for gpu in range(torch.cuda.device_count()):
                 torch.cuda.reset_peak_memory_stats(gpu)
         self.is_peak = all([_forget_peak("self"), *map(_forget_peak, _started())])
@@ -191,8 +245,6 @@ class PeakMemory:
     def _gpu(self) -> int | None:
         if not self.on_gpu:
             return None
-        import torch
-
         gpus = range(torch.cuda.device_count())
         return sum(torch.cuda.max_memory_allocated(gpu) for gpu in gpus)
 

@@ -10,112 +10,80 @@ goes on there.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from src.budget import Ledger, timed
 from src.data.progress import bar
-from src.data.prompts import Prompt, PromptError, Selection, digest_of, load_prompts
-from src.experiments.scaling_settings import GENERATING, NO_PREFIXES, ExperimentSettings
-from src.likelihood import PERPLEXITY
-from src.protocol import Checkpoint
-from src.runs.pool import CANDIDATES, LOG_PROBS, UNCONDITIONAL, Pool, prefix_key, token_file
-from src.runs.records import Run
-from src.runs.settings import UsageError
-from src.search import Candidates
+from src.data.prompts import Prompt
+from src.experiments.scaling_settings import GENERATING, ExperimentSettings
+from src.experiments.searching import groups
+from src.generator import Generator
+from src.runs.build import identity, where
+from src.runs.pool import LOG_PROBS, UNCONDITIONAL, prefix_key, token_file
+from src.runs.provenance import torch_machine
+from src.runs.records import CANDIDATES, Run
 
 log = logging.getLogger(__name__)
 
 
-class Generator(Protocol):
-    """What makes candidates: frame_rate in frames a second; device and dtype as manifests have
-    them."""
-
-    checkpoint: Checkpoint
-    frame_rate: float
-    dtype: str
-
-    @property
-    def device(self) -> str: ...
-    def begin(
-        self, prompts: Sequence[str], keys: Sequence[str], candidates: int, frames: int, seed: int
-    ) -> Candidates: ...
-    def synchronize(self) -> None: ...
-
-
-def identity(
-    settings: ExperimentSettings, prompts: Sequence[Prompt], generator: Generator
-) -> dict[str, Any]:
-    """All that decides a pool's candidates, as JSON values."""
-    return {
-        "script": "pool",
-        "candidates": settings.candidates,
-        "frames": round(settings.duration * generator.frame_rate),
-        **{name: getattr(settings, name) for name in GENERATING},
-        "device": generator.device,
-        "dtype": generator.dtype,
-        "prompts": {"count": len(prompts), "sha256": digest_of(prompts)},
-        "checkpoints": {"generator": generator.checkpoint.model_dump()},
-    }
-
-
-def open_pool(
-    settings: ExperimentSettings,
-    prompts: Sequence[Prompt],
-    generator: Generator,
-    here: Mapping[str, Any] | None = None,
-) -> Run:
+def open_pool(settings: ExperimentSettings, prompts: Sequence[Prompt], generator: Generator) -> Run:
     """The pool's folder, new or begun before. Raises RunFolderError."""
     title = (
         f"{settings.model}, {len(prompts)} prompts, {settings.duration:g} s; "
         f"pool of {settings.candidates}, seed {settings.seed}"
     )
-    name = f"pool-{settings.profile}-m{settings.candidates}"
-    facts = {
-        "title": title,
-        "source": {n: getattr(settings, n) for n in ("profile", "model", "prompts")},
+    decides = {
+        "candidates": settings.candidates,
+        "frames": round(settings.duration * generator.frame_rate),
+        **{name: getattr(settings, name) for name in GENERATING},
+        **where(generator),
     }
-    return Run(settings.output, name, identity(settings, prompts, generator), facts, here)
+    return Run(
+        settings.output,
+        f"pool-{settings.profile}-m{settings.candidates}",
+        identity("pool", decides, prompts, {"generator": generator.checkpoint}),
+        {
+            "title": title,
+            "source": {n: getattr(settings, n) for n in ("profile", "model", "prompts")},
+        },
+        torch_machine(),
+    )
 
 
 def generate(
     run: Run, prompts: Sequence[Prompt], generator: Generator, settings: ExperimentSettings
 ) -> None:
-    """The candidates of every prompt that has none.
-
-    Groups are those of an unbroken run, whatever of them is done: equal shapes give equal tokens.
-    """
-    m, size = settings.candidates, max(1, settings.max_rows // settings.candidates)
+    """The candidates of every prompt that has none."""
     todo = {prompt.id for prompt in prompts if not run.is_done(CANDIDATES, prompt.id)}
     done = len(prompts) - len(todo)
     log.info("%s: %d of %d prompts have their candidates", run.folder, done, len(prompts))
     with bar("generate", len(prompts), done, "prompt") as progress:
-        for group in (prompts[at : at + size] for at in range(0, len(prompts), size)):
-            if todo.isdisjoint(prompt.id for prompt in group):
-                continue
+        for group in groups(prompts, settings.candidates, settings.max_rows, todo):
             tokens, likely, ledgers = candidates(
-                group, generator, m, settings.duration, settings.prefix_seconds, settings.seed
+                *(group, generator, settings.candidates, settings.duration),
+                *(settings.prefix_seconds, settings.seed),
             )
             for index, prompt in enumerate(group):
                 if prompt.id not in todo:
                     continue
                 save_tokens(token_file(run.folder, prompt.id), tokens[index])
+                means = {
+                    name: {key: short(p[index]) for key, p in found.items()}
+                    for name, found in likely.items()
+                }
                 run.append(
                     {
-                        "method": CANDIDATES,
+                        **CANDIDATES,
                         "prompt_id": prompt.id,
                         "status": "ok",
                         "prompt": prompt.text,
                         "key": prompt.key,
-                        **{
-                            name: {key: short(p[index]) for key, p in found.items()}
-                            for name, found in likely.items()
-                        },
+                        **means,
                         "ledger": asdict(ledgers[index]),
                     }
                 )
@@ -170,55 +138,3 @@ def save_tokens(path: Path, tokens: NDArray[np.int16]) -> None:
 def short(values: ArrayLike) -> list[float]:
     """As float32, in as few digits as tell it from its neighbours: pools hold many numbers."""
     return [float(str(value)) for value in np.asarray(values, dtype=np.float32).ravel()]
-
-
-def of_pool(settings: ExperimentSettings, pool: Pool) -> ExperimentSettings:
-    """The settings with what the pool was generated by, which nobody has to repeat.
-
-    Raises UsageError where they ask for something else.
-    """
-    identity, source = pool.manifest["identity"], pool.manifest["source"]
-    kept = {name: identity[name] for name in GENERATING} | dict(source)
-    usual = ExperimentSettings(profile=settings.profile).resolved()
-    for name, value in kept.items():
-        asked = getattr(settings, name)
-        if asked not in (value, getattr(usual, name)):
-            raise UsageError(
-                f"--{name} {asked}: the pool in {pool.folder} has {value}; leave it out"
-            )
-    if settings.pool_size not in (None, pool.size):
-        raise UsageError(f"--pool_size: the pool in {pool.folder} has {pool.size}; leave it out")
-    budgets = settings.budgets
-    if budgets == usual.budgets:
-        budgets = tuple(n for n in budgets if n <= pool.size)
-    elif max(budgets) > pool.size:
-        raise UsageError(f"--budgets {max(budgets)} is more than the pool's {pool.size} candidates")
-    seeds = settings.seeds if settings.seeds != (settings.seed,) else (kept["seed"],)
-    prefixes = settings.prefixes or tuple(map(prefix_key, pool.seconds_of(PERPLEXITY)))
-    adopted = replace(
-        settings,
-        **kept,
-        pool_size=pool.size,
-        budgets=budgets,
-        seeds=seeds,
-        prefixes=prefixes or (NO_PREFIXES,),
-    )
-    if late := [at for at in adopted.prefix_seconds if at >= adopted.duration]:
-        raise UsageError(f"--prefixes must end before the clip does: {late[0]:g} s is too long")
-    return adopted
-
-
-def prompts_of(pool: Pool, data_dir: Path) -> list[Prompt]:
-    """The pool's prompts, with their reference audio where their set is still there."""
-    source = pool.manifest["source"]["prompts"]
-    try:
-        there = {p.id: p for p in load_prompts(source, Selection(limit=10**9), data_dir)}
-    except PromptError as error:
-        log.warning("the pool's prompts come without reference audio: %s", error)
-        there = {}
-    found = []
-    for name, record in pool.candidates.items():
-        own = Prompt(id=name, text=record["prompt"], key=record["key"])
-        same = there.get(name)
-        found.append(same if same and (same.text, same.key) == (own.text, own.key) else own)
-    return found

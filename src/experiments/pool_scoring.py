@@ -1,6 +1,6 @@
 """Scoring pools: every verifier and judge hears each candidate once.
 
-    score(run, prompts, list_measures(verifiers, judges, prefixes, "cpu"), generator, client)
+    score(run, prompts, list_scorers(verifiers, judges, prefixes, "cpu"), generator, client)
 
 Each measure of each prompt is a record of its own in the pool's folder: scoring may be killed
 anywhere and goes on there, and what is named later is added. Scores of other weights than a
@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
+
 from src.budget import Ledger
 from src.client.server_client import PromptRefused, ServerClient, ServerError
 from src.data.audio import Clip
@@ -20,9 +22,11 @@ from src.data.progress import bar
 from src.data.prompts import Prompt
 from src.experiments.pool_generation import short
 from src.judges.registry import JUDGES, ClipJudge, JudgeError
+from src.judges.served import SHARED_DATA
 from src.protocol import Checkpoint, VerifierResult
-from src.runs.pool import CANDIDATES, SCORES, WHOLE, load_tokens, prefix_key
-from src.runs.records import Record, Run
+from src.runs.measures import Measure, Role
+from src.runs.pool import WHOLE, load_tokens, prefix_key
+from src.runs.records import CANDIDATES, Record, Run, scores_key
 
 log = logging.getLogger(__name__)
 
@@ -36,26 +40,20 @@ class Renderer(Protocol):
 
 
 @dataclass(frozen=True)
-class Measure:
-    """What scores a pool: a verifier of the server, or, where `judge` is there, that judge.
+class Scorer:
+    """What scores a pool by a measure: a verifier of the server or, where it is there, a judge.
 
-    role: "verifier" or "judge". prefixes: seconds at which it scores the clips' beginnings too.
+    prefixes: seconds at which it scores the clips' beginnings too.
     """
 
-    name: str
-    role: str
+    measure: Measure
     checkpoint: Checkpoint
-    higher_is_better: bool = True
-    is_verifier: tuple[str, ...] = ()
-    shares_data_with: tuple[str, ...] = ()
-    note: str = ""
     prefixes: tuple[float, ...] = ()
     judge: ClipJudge | None = None
 
     @property
-    def method(self) -> str:
-        """Of its records."""
-        return SCORES + self.name
+    def name(self) -> str:
+        return self.measure.name
 
     @property
     def keys(self) -> dict[str, float | None]:
@@ -76,71 +74,70 @@ class Measure:
     def lacks(self, record: Record | None) -> bool:
         """Whether anything is left to do after this record."""
         scored = self.scored(record)
-        promoted = record is not None and record.get("role") == "judge" != self.role
+        promoted = record is not None and record.get("role") == "judge" != self.measure.role
         return promoted or not scored.keys() >= self.keys.keys()
 
 
-def list_measures(
+def list_scorers(
     verifiers: Mapping[str, Checkpoint],
     judges: Mapping[str, Checkpoint | None],
     prefixes: Sequence[float],
     device: str,
-) -> list[Measure]:
-    """What is to score: verifiers at prefixes and whole, judges whole.
+) -> list[Scorer]:
+    """What is to score: verifiers at prefixes and whole, then judges, whole.
 
     judges: with the server's checkpoint where they are verifiers of the server, else None. A
     verifier that is asked to judge as well is a verifier.
     """
-    from src.judges.served import SHARED_DATA
-
     listed = []
     for name, checkpoint in {**judges, **verifiers}.items():
-        if checkpoint is None:
-            judge = JUDGES[name](device)
-            assert isinstance(judge, ClipJudge)
-            found = Measure(
-                name,
-                "judge",
-                judge.checkpoint,
-                judge.higher_is_better,
-                judge.is_verifier,
-                judge.shares_data_with,
-                judge.note,
-                judge=judge,
+        role: Role = "verifier" if name in verifiers else "judge"
+        if checkpoint is not None:
+            measure = Measure(
+                name, role, is_verifier=(name,), shares_data_with=SHARED_DATA.get(name, ())
             )
-        else:
-            role = "verifier" if name in verifiers else "judge"
-            shared, heard = SHARED_DATA.get(name, ()), tuple(prefixes) if name in verifiers else ()
-            found = Measure(name, role, checkpoint, True, (name,), shared, prefixes=heard)
-        listed.append(found)
-    return sorted(listed, key=lambda measure: measure.role != "verifier")
+            heard = tuple(prefixes) if name in verifiers else ()
+            listed.append(Scorer(measure, checkpoint, heard))
+            continue
+        judge = JUDGES[name](device)
+        assert isinstance(judge, ClipJudge)
+        measure = Measure(
+            name=name,
+            role=role,
+            higher_is_better=judge.higher_is_better,
+            is_verifier=judge.is_verifier,
+            shares_data_with=judge.shares_data_with,
+            note=judge.note,
+        )
+        listed.append(Scorer(measure, judge.checkpoint, judge=judge))
+    return sorted(listed, key=lambda scorer: scorer.measure.role != "verifier")
 
 
 def score(
     run: Run,
     prompts: Sequence[Prompt],
-    measures: Sequence[Measure],
+    scorers: Sequence[Scorer],
     renderer: Renderer,
     client: ServerClient | None,
 ) -> int:
-    """Score whatever a measure lacks. Returns how many (prompt, measure) have no score."""
-    if not measures:
+    """Score whatever is lacking. Returns how many (prompt, measure) have no score."""
+    if not scorers:
         return 0
     known = [prompt for prompt in prompts if run.is_done(CANDIDATES, prompt.id)]
     lacking = {
-        prompt.id: [m for m in measures if m.lacks(run.latest(m.method, prompt.id))]
+        prompt.id: [s for s in scorers if s.lacks(run.latest(scores_key(s.name), prompt.id))]
         for prompt in known
     }
-    total, left = len(known) * len(measures), sum(map(len, lacking.values()))
+    total, left = len(known) * len(scorers), sum(map(len, lacking.values()))
     failed = 0
     with bar("score", total, total - left, "prompt x measure") as progress:
         for prompt in known:
             for record in score_prompt(run, prompt, lacking[prompt.id], renderer, client):
-                if not _repeats(record, run.latest(record["method"], prompt.id)):
+                if not _repeats(record, run.latest(scores_key(record["measure"]), prompt.id)):
                     run.append(record)
                 progress.update()
                 if record["reason"]:
-                    log.warning("%s of %s: %s", record["method"], prompt.id, record["reason"])
+                    log.warning("%s of %s: %s", record["measure"], prompt.id, record["reason"])
                 failed += record["status"] == "failed"
     return failed
 
@@ -148,25 +145,23 @@ def score(
 def score_prompt(
     run: Run,
     prompt: Prompt,
-    lacking: Sequence[Measure],
+    lacking: Sequence[Scorer],
     renderer: Renderer,
     client: ServerClient | None,
 ) -> Iterator[Record]:
-    """Records of one prompt's candidates by each of the measures that lack it, verifiers first.
+    """Records of one prompt's candidates by each scorer that lacks it, verifiers first.
 
     Clips are rendered once a prefix and sent once for all verifiers; a prefix is rendered from its
     own frames alone, as a search at that point renders it. Raises VerifierError.
     """
-    import torch
-
     if not lacking:
         return
-    outcomes = {m.name: Outcome(m, run.latest(m.method, prompt.id)) for m in lacking}
-    remote = [m for m in lacking if m.judge is None]
+    outcomes = {s.name: Outcome(s, run.latest(scores_key(s.name), prompt.id)) for s in lacking}
+    remote = [s for s in lacking if s.judge is None]
     tokens = torch.from_numpy(load_tokens(run.folder, prompt.id)).long()
     whole: list[Clip] = []
-    for key, seconds in {key: at for m in remote for key, at in m.keys.items()}.items():
-        asked = [m.name for m in remote if outcomes[m.name].wants(key)]
+    for key, seconds in {key: at for s in remote for key, at in s.keys.items()}.items():
+        asked = [s.name for s in remote if outcomes[s.name].wants(key)]
         if not asked:
             continue
         assert client is not None
@@ -174,17 +169,20 @@ def score_prompt(
         begin = time.perf_counter()
         clips = renderer.render(tokens[:, :, :frames])
         rendering = time.perf_counter() - begin
-        for name, (answer, usage) in ask(client, asked, prompt.text, clips).items():
+        client.take_usage()  # of what came before
+        answers = client.score_each(asked, [prompt.text] * len(clips), clips)
+        usage = client.take_usage()
+        for name, answer in answers.items():
             outcomes[name].take(key, answer, usage, rendering)
         whole = clips if seconds is None else whole
-    yield from (outcomes[m.name].as_record(prompt) for m in remote if m.role == "verifier")
-    judging = [outcomes[m.name] for m in lacking if m.judge is not None]
+    yield from (outcomes[s.name].as_record(prompt) for s in remote if s.measure.role == "verifier")
+    judging = [outcomes[s.name] for s in lacking if s.judge is not None]
     whole = whole or (renderer.render(tokens) if judging else [])
     # Clip by clip: judges that share a network hear through it once.
     for index, clip in enumerate(whole):
         for outcome in judging:
             outcome.judge(index, clip, prompt)
-    yield from (outcomes[m.name].as_record(prompt) for m in lacking if m.role == "judge")
+    yield from (outcomes[s.name].as_record(prompt) for s in lacking if s.measure.role == "judge")
 
 
 class Outcome:
@@ -193,28 +191,30 @@ class Outcome:
     values: by key, one per candidate; seconds: wall seconds a clip; reasons: why a key has none.
     """
 
-    def __init__(self, measure: Measure, before: Record | None) -> None:
-        self.measure = measure
-        self.values = measure.scored(before)
+    def __init__(self, scorer: Scorer, before: Record | None) -> None:
+        self.scorer = scorer
+        self.values = scorer.scored(before)
         self.seconds: dict[str, float] = dict(before["seconds"]) if before and self.values else {}
         self.reasons: dict[str, str] = {}
 
     def wants(self, key: str) -> bool:
         """Whether the verifier is to be asked for this key."""
         refused = WHOLE in self.reasons
-        return key in self.measure.keys and key not in self.values and not refused
+        return key in self.scorer.keys and key not in self.values and not refused
 
-    def take(self, key: str, answer: VerifierResult | str, usage: Ledger, rendering: float) -> None:
+    def take(
+        self, key: str, answer: VerifierResult | PromptRefused, usage: Ledger, rendering: float
+    ) -> None:
         """Note a server's answer.
 
         Its seconds are what this verifier alone would have taken: rendering, encoding and sending,
         which all verifiers share, and its own queue and model.
         """
-        if isinstance(answer, str):
-            self.reasons[key] = answer
+        if isinstance(answer, PromptRefused):
+            self.reasons[key] = f"candidate {answer.index}: {answer.reason}"
             return
-        if answer.checkpoint != self.measure.checkpoint:
-            raise ServerError(f"the server now scores {self.measure.name} with other weights")
+        if answer.checkpoint != self.scorer.checkpoint:
+            raise ServerError(f"the server now scores {self.scorer.name} with other weights")
         own = answer.queue_seconds + answer.compute_seconds
         shared = rendering + usage.seconds["wav"] + usage.seconds["http"]
         self.values[key] = short([score.value for score in answer.scores])
@@ -222,12 +222,12 @@ class Outcome:
 
     def judge(self, index: int, clip: Clip, prompt: Prompt) -> None:
         """Let the judge hear a candidate. One without a number leaves the prompt without one."""
-        assert self.measure.judge is not None
+        assert self.scorer.judge is not None
         if WHOLE in self.reasons:
             return
         begin = time.perf_counter()
         try:
-            heard = self.measure.judge.judge([clip], [prompt])
+            heard = self.scorer.judge.judge([clip], [prompt])
         except JudgeError as error:
             self.reasons[WHOLE] = f"candidate {index}: {error}"
             self.values.pop(WHOLE, None)
@@ -242,41 +242,19 @@ class Outcome:
             reason if key == WHOLE else f"of the first {key} s: {reason}"
             for key, reason in self.reasons.items()
         ]
+        measure = self.scorer.measure
         return {
-            "method": self.measure.method,
+            **scores_key(measure.name),
             "prompt_id": prompt.id,
             "status": "ok" if WHOLE in self.values else "failed",
-            "checkpoint": self.measure.checkpoint.model_dump(),
-            **{n: getattr(self.measure, n) for n in ("role", "higher_is_better", "note")},
-            "is_verifier": list(self.measure.is_verifier),
-            "shares_data_with": list(self.measure.shares_data_with),
+            "checkpoint": self.scorer.checkpoint.model_dump(),
+            **{n: getattr(measure, n) for n in ("role", "higher_is_better", "note")},
+            "is_verifier": list(measure.is_verifier),
+            "shares_data_with": list(measure.shares_data_with),
             "values": self.values,
             "seconds": {key: round(self.seconds[key], 6) for key in self.values},
             "reason": "; ".join(reasons),
         }
-
-
-def ask(
-    client: ServerClient, names: Sequence[str], text: str, clips: Sequence[Clip]
-) -> dict[str, tuple[VerifierResult | str, Ledger]]:
-    """Each verifier's answer for one prompt's clips, or why it has none, and what asking took.
-
-    One upload for all. A request is refused as a whole, and what one verifier cannot score another
-    may: then they are asked one by one. Raises VerifierError when the server is lost.
-    """
-    client.take_usage()  # of what came before
-    try:
-        results = client.score(names, [text] * len(clips), clips)
-        usage = client.take_usage()
-        return {name: (result, usage) for name, result in results.items()}
-    except PromptRefused as refusal:
-        if len(names) == 1:
-            why = f"candidate {refusal.index}: {refusal.reason}"
-            return {names[0]: (why, client.take_usage())}
-    answers: dict[str, tuple[VerifierResult | str, Ledger]] = {}
-    for name in names:
-        answers |= ask(client, [name], text, clips)
-    return answers
 
 
 def _repeats(record: Record, before: Record | None) -> bool:

@@ -1,67 +1,65 @@
-"""What verifier_experiment.py does, piece by piece: build, make the pool, sweep the searches."""
+"""What verifier_experiment.py does once nothing is missing: pool, scores, sweeps, report."""
 
 import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
+from src.client.server_client import ServerClient
 from src.data.prompts import Prompt
-from src.data.scales import load_calibration
 from src.experiments.pool_generation import generate, open_pool
-from src.experiments.pool_scoring import list_measures, score
-from src.experiments.renderer import Renderer, load_renderer
+from src.experiments.pool_scoring import list_scorers, score
+from src.experiments.scaling_report import report
 from src.experiments.scaling_settings import ExperimentSettings
-from src.experiments.sweep import Cell, open_sweep, search_cells
-from src.generator import Generator, GeneratorError
+from src.experiments.sweep import open_sweep, search_cells
+from src.generator import Generator, GeneratorError, Renderer, load_renderer
 from src.judges.registry import JUDGES
+from src.likelihood import LIKELIHOODS
+from src.methods import SearchCell
 from src.protocol import Checkpoint
-from src.runs.build import connect, load, machine
-from src.runs.evaluation import build_judges, served
-from src.runs.pool import CANDIDATES, LOG_PROBS, prefix_key
-from src.runs.records import Run
-from src.runs.settings import server_token
-from src.verifier import (
-    LIKELIHOODS,
-    ServerClient,
-    build_verifier,
-    components,
-    remote_parts,
-    server_checkpoints,
-)
+from src.runs.build import assemble, connect, load
+from src.runs.ending import Ending, Exit
+from src.runs.evaluation import served
+from src.runs.pool import LOG_PROBS, prefix_key
+from src.runs.provenance import torch_machine
+from src.runs.records import CANDIDATES, Run
+from src.verifier import components, remote_parts, server_checkpoints
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class ExperimentParts:
-    """generator: its codec alone where nothing is generated. client: None: nothing is remote."""
-
-    generator: Generator | Renderer
-    client: ServerClient | None
-
-    @property
-    def whole_generator(self) -> Generator:
-        assert isinstance(self.generator, Generator)
-        return self.generator
-
-
-def build(settings: ExperimentSettings, stack: ExitStack) -> ExperimentParts:
-    """What pools and searches need; with --server auto, `stack` stops the server that this starts.
-
-    What it raises is in parts.ENDS.
-    """
-    scoring = [part for name in settings.selectors for part in components(name)]
-    remote = remote_parts([*scoring, *served(settings.judges or ())])
-    if settings.pool is None or settings.method:
-        return ExperimentParts(*load(settings, remote, stack))
-    log.info("loading the codec of %s", settings.model)
-    renderer = load_renderer(str(settings.model), settings.device)
-    return ExperimentParts(renderer, connect(settings, remote, stack))
+def run(settings: ExperimentSettings, prompts: Sequence[Prompt], end: Ending) -> tuple[str, Exit]:
+    """Do what is left of an experiment. Returns its report, and the exit code."""
+    cells, _ = settings.cells()
+    end.kept = lambda: f"What is finished is kept in {settings.pool or settings.output}"
+    with ExitStack() as stack:
+        scoring = [part for name in settings.scoring for part in components(name)]
+        names = [*remote_parts(scoring), *served(settings.judges or ())]
+        generator = renderer = None
+        if settings.pool is None or settings.method:
+            renderer = generator = load(settings)
+        else:
+            log.info("loading the codec of %s", settings.model)
+            renderer = load_renderer(str(settings.model), settings.device)
+        client = connect(settings, names, stack)
+        folder, failed, sweeps = None, 0, []
+        if settings.candidates:
+            folder, failed = make_pool(settings, prompts, generator, renderer, client)
+        for selector in settings.selecting if cells else ():
+            assert generator is not None
+            swept, lost = sweep(settings, cells, prompts, generator, client, selector)
+            sweeps.append(swept)
+            failed += lost
+    text = report(settings, folder, sweeps)
+    return text, Exit.PROMPTS_FAILED if failed else Exit.DONE
 
 
 def make_pool(
-    settings: ExperimentSettings, prompts: Sequence[Prompt], parts: ExperimentParts
+    settings: ExperimentSettings,
+    prompts: Sequence[Prompt],
+    generator: Generator | None,
+    renderer: Generator | Renderer,
+    client: ServerClient | None,
 ) -> tuple[Path, int]:
     """Generate and score whatever the pool lacks. Returns its folder, and how many scores failed.
 
@@ -69,60 +67,49 @@ def make_pool(
     other weights.
     """
     if settings.pool is None:
-        run = open_pool(settings, prompts, parts.whole_generator, machine())
+        assert generator is not None
+        run = open_pool(settings, prompts, generator)
     else:
-        run = Run.reopen(settings.pool, machine())
+        run = Run.reopen(settings.pool, torch_machine())
     with run:
         if settings.pool is None:
-            generate(run, prompts, parts.whole_generator, settings)
+            assert generator is not None
+            generate(run, prompts, generator, settings)
         else:
-            _check_codec(run, parts.generator.checkpoint)
-        verifiers = remote_parts(settings.verifiers or ())
-        judges: dict[str, Checkpoint | None] = dict.fromkeys(settings.judges or ())
+            _check_codec(run, renderer.checkpoint)
+        _warn_of_unknown_prefixes(run, settings.prefix_seconds)
+        verifiers, judges = remote_parts(settings.verifiers or ()), settings.judges or ()
         remote: dict[str, Checkpoint] = {}
-        if parts.client is not None:
-            remote = server_checkpoints(parts.client, [*verifiers, *served(judges)])
-        measures = list_measures(
+        if client is not None:
+            remote = server_checkpoints(client, [*verifiers, *served(judges)])
+        scorers = list_scorers(
             {name: remote[name] for name in verifiers},
             {name: None if name in JUDGES else remote[name] for name in judges},
             settings.prefix_seconds,
-            parts.generator.device,
+            renderer.device,
         )
-        _tell_of_unkept_prefixes(run, settings.prefix_seconds)
-        failed = score(run, prompts, measures, parts.generator, parts.client)
+        failed = score(run, prompts, scorers, renderer, client)
     return run.folder, failed
 
 
 def sweep(
     settings: ExperimentSettings,
-    cells: Sequence[Cell],
+    cells: Sequence[SearchCell],
     prompts: Sequence[Prompt],
-    parts: ExperimentParts,
+    generator: Generator,
+    client: ServerClient | None,
     selector: str,
 ) -> tuple[Path, int]:
     """Every cell's search by one verifier. Returns the folder, and how many searches failed."""
-    generator, client = parts.whole_generator, parts.client
-    constants = load_calibration(generator.checkpoint, settings.output / "calibration")
-    verifier = build_verifier(selector, generator.checkpoint, client, constants)
-    names = [name for name in settings.judges or () if name != selector]
-    own_client = ServerClient(client.url, server_token()) if client and served(names) else None
-    judges = build_judges(names, generator.device, own_client)
-    with open_sweep(settings, prompts, generator, verifier, judges, machine()) as run:
-        failed = search_cells(
-            run,
-            cells,
-            prompts,
-            generator,
-            verifier,
-            judges,
-            settings.duration,
-            settings.max_rows,
-        )
+    judges = [name for name in settings.judges or () if name != selector]
+    parts = assemble(settings, selector, judges, generator, client)
+    with open_sweep(settings, prompts, parts) as run:
+        failed = search_cells(run, cells, prompts, parts, settings)
     return run.folder, failed
 
 
-def _tell_of_unkept_prefixes(run: Run, prefixes: Sequence[float]) -> None:
-    made = [r[LOG_PROBS] for r in run.records if r["method"] == CANDIDATES]
+def _warn_of_unknown_prefixes(run: Run, prefixes: Sequence[float]) -> None:
+    made = [r[LOG_PROBS] for r in run.records if r["kind"] == CANDIDATES["kind"]]
     if lost := [at for at in prefixes if any(prefix_key(at) not in kept for kept in made)]:
         log.warning(
             "%s at %s s is not known: only generating the candidates gives it",

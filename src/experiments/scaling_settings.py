@@ -3,21 +3,30 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 import tyro
 
-from src.budget import Method, PlanError, make_plan
-from src.runs.settings import MUSICGEN_FRAME_RATE, NO_JUDGES, Settings, UsageError
+from src.budget import PlanError, whole_frames
+from src.judges.registry import JUDGES, SetJudge
+from src.methods import PARAMETERS, SearchCell, grid, split
+from src.runs.settings import (
+    MUSICGEN_FRAME_RATE,
+    NONE,
+    MethodName,
+    Names,
+    Settings,
+    UsageError,
+    check_different,
+    with_parameter_grids,
+)
 from src.verifier import ExpressionError, components
 
-NO_PREFIXES = "none"
 # What decides a pool's candidates, besides the weights, the prompts, the device and the dtype.
 GENERATING = ("duration", "seed", "temperature", "top_k", "guidance")
 
-Names = Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="[NAME ...]")]
 
-
+@with_parameter_grids
 @dataclass(frozen=True, kw_only=True)
 class ExperimentSettings(Settings):
     """How scores grow with N, who selects well for whom, and what beam search could see.
@@ -43,10 +52,6 @@ class ExperimentSettings(Settings):
       # tree searches alone, without a pool
       python verifier_experiment.py --profile builtin --server auto --pool_size 0 \\
           --method baseline best_of_n sbs --verifiers tags --budgets 8 --seeds 42 43 44
-
-    Exit codes: 0 done; 1 some prompts have no score (run again to retry them); 2 wrong usage; 3
-    something is missing, listed; 4 the verifier server was lost; 5 a folder is in use or damaged;
-    130 interrupted. After 1, 4 and 130 the same command resumes.
     """
 
     #: N of best-of-n and of the tree searches.
@@ -74,14 +79,10 @@ class ExperimentSettings(Settings):
     pool: Path | None = None
     #: Searches to run for each N: sbs, lookahead, and for comparison baseline and best_of_n.
     #: Default: none, for the pool says all about best_of_n.
-    method: tuple[Method, ...] = ()
+    method: tuple[MethodName, ...] = ()
     #: Verifiers that select in the searches, one at a time; sums too, as in benchmark.py. Default:
     #: those of --verifiers.
     sweep_verifiers: Names = None
-    #: M of the tree searches. Cells whose M does not divide N are skipped and listed.
-    beam_widths: tuple[int, ...] = (2, 4)
-    #: k of lookahead.
-    lookahead_ks: tuple[int, ...] = (1,)
     #: Seconds between two prunings. Default: --step_size.
     step_sizes: Annotated[tuple[float, ...] | None, tyro.conf.arg(metavar="[FLOAT ...]")] = None
     #: Seeds of the searches. Default: --seed.
@@ -98,14 +99,10 @@ class ExperimentSettings(Settings):
         return self.pool is not None and not (self.verifiers or self.judges or self.method)
 
     @property
-    def selectors(self) -> tuple[str, ...]:
-        """Every verifier of the experiment, sums among them: what the preflight looks for."""
+    def scoring(self) -> tuple[str, ...]:
+        """Every verifier of the experiment, sums among them."""
         chosen = (*(self.verifiers or ()), *(self.selecting if self.method else ()))
         return tuple(dict.fromkeys(chosen))
-
-    @property
-    def selector(self) -> None:
-        """Several select, one at a time: each may judge what another selected."""
 
     @property
     def selecting(self) -> tuple[str, ...]:
@@ -115,7 +112,7 @@ class ExperimentSettings(Settings):
     @property
     def prefix_seconds(self) -> tuple[float, ...]:
         """Raises UsageError for what is no number."""
-        if self.prefixes == (NO_PREFIXES,):
+        if self.prefixes == (NONE,):
             return ()
         if self.prefixes is None:
             steps = int(self.duration / self.step_size + 1e-6)
@@ -129,10 +126,8 @@ class ExperimentSettings(Settings):
             ) from None
 
     def resolved(self) -> Self:
-        none = self.judges == (NO_JUDGES,)
         return replace(
             super().resolved(),
-            judges=() if none else self.judges,
             step_sizes=self.step_sizes or (self.step_size,),
             seeds=self.seeds or (self.seed,),
         )
@@ -157,10 +152,10 @@ class ExperimentSettings(Settings):
             )
         try:
             for seconds in {*self.prefix_seconds, *(self.step_sizes or ()), self.step_size}:
-                make_plan("best_of_n", **_plain(seconds))
-            make_plan("best_of_n", **_plain(self.duration))
+                whole_frames("--prefixes, --step_sizes:", seconds, MUSICGEN_FRAME_RATE)
+            whole_frames("--duration", self.duration, MUSICGEN_FRAME_RATE)
         except PlanError as error:
-            raise UsageError(f"--duration, --prefixes, --step_sizes: {error}") from error
+            raise UsageError(str(error)) from error
         if late := [at for at in self.prefix_seconds if at >= self.duration and not self.pool]:
             raise UsageError(f"--prefixes must end before the clip does: {late[0]:g} s is too long")
         _check_measures(self.verifiers or (), self.judges or ())
@@ -187,35 +182,25 @@ class ExperimentSettings(Settings):
             if len(parts) < 2:
                 raise UsageError(f"--sums {name}: a sum has two parts or more, such as tags+pmi")
 
+    def cells(self) -> tuple[list[SearchCell], list[SearchCell]]:
+        """The searches to run, each once and by its simplest definition; and those that cannot."""
+        values = {p.name: getattr(self, p.plural) for p in PARAMETERS}
+        steps, seeds = self.step_sizes or (self.step_size,), self.seeds or (self.seed,)
+        asked = grid(self.method, self.budgets, values, steps, seeds)
+        return split(cell.simplest(self.duration, self.step_size) for cell in asked)
+
     def _check_lists(self) -> None:
+        grids = [p.plural for p in PARAMETERS]
         names = ("budgets", "verifiers", "sums", "judges", "prefixes", "method", "sweep_verifiers")
-        for name in (*names, "beam_widths", "lookahead_ks", "step_sizes", "seeds"):
-            values: Sequence[Any] = getattr(self, name) or ()
-            if len(set(values)) < len(values):
-                shown = " ".join(map(str, values))
-                raise UsageError(f"--{name} names something twice: {shown}")
-        for name, least in (("budgets", 1), ("beam_widths", 1), ("lookahead_ks", 0)):
+        check_different(self, *names, *grids, "step_sizes", "seeds")
+        for name, least in (("budgets", 1), *((p.plural, p.least) for p in PARAMETERS)):
             values = getattr(self, name)
             if not values or min(values) < least:
-                raise UsageError(f"--{name} needs numbers of {least} or more")
-
-
-def _plain(seconds: float) -> dict[str, Any]:
-    """A plan's settings, to check that so many seconds are whole frames."""
-    return {
-        "candidates": 1,
-        "beam_width": 1,
-        "lookahead_k": 0,
-        "duration": seconds,
-        "step_size": seconds,
-        "frame_rate": MUSICGEN_FRAME_RATE,
-    }
+                raise UsageError(f"--{name} needs numbers of {least:g} or more")
 
 
 def _check_measures(verifiers: Sequence[str], judges: Sequence[str]) -> None:
     """Raise UsageError for what has no number of its own for a candidate."""
-    from src.judges.registry import JUDGES, SetJudge
-
     for name in judges:
         if name in JUDGES and issubclass(JUDGES[name], SetJudge):
             raise UsageError(

@@ -9,6 +9,7 @@ later. Clips are compared as they were generated: audio is saved in float32, wit
 """
 
 import logging
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -18,8 +19,9 @@ from src.client.server_client import ServerClient
 from src.data.audio import AudioError, Clip, read_audio, write_wav
 from src.data.prompts import Prompt
 from src.judges.registry import JUDGES, ClipJudge, Judge, JudgeError, SetJudge
-from src.protocol import Checkpoint
+from src.judges.served import ServedJudge
 from src.runs import embeddings
+from src.runs.measures import Measure, Role, in_short
 from src.runs.records import Record, Run
 from src.tree import SearchResult
 from src.verifier import LIKELIHOODS, Verifier, server_checkpoints
@@ -39,8 +41,6 @@ def build_judges(names: Sequence[str], device: str, client: ServerClient | None)
 
     Raises ServerError for a verifier that the server does not host.
     """
-    from src.judges.served import ServedJudge
-
     remote: dict[str, Judge] = {}
     if client is not None:
         for name, checkpoint in server_checkpoints(client, served(names)).items():
@@ -48,44 +48,33 @@ def build_judges(names: Sequence[str], device: str, client: ServerClient | None)
     return [remote.get(name) or JUDGES[name](device) for name in names]
 
 
-def measures(verifier: Verifier, judges: Sequence[Judge]) -> list[dict[str, Any]]:
-    """What each clip is measured by: the selector, then judges; as the manifest has them.
+def measures(verifier: Verifier, judges: Sequence[Judge]) -> list[Measure]:
+    """What each clip is measured by: the selector, then judges.
 
     The first judge is the primary one, unless its number is the selector's own, or it was trained
     on what the selector was trained on.
     """
-    listed: list[dict[str, Any]] = [
-        {
-            "name": verifier.name,
-            "role": "selector",
-            "higher_is_better": True,
-            "note": "",
-            "kind": "clip",
-            "checkpoint": ", ".join(map(in_short, verifier.checkpoints.values())),
-        }
-    ]
+    weights = ", ".join(map(in_short, verifier.checkpoints.values()))
+    listed = [Measure(verifier.name, "selector", checkpoint=weights)]
     for judge in judges:
         own = set(judge.is_verifier) & set(verifier.checkpoints)
         shared = sorted(set(judge.shares_data_with) & set(verifier.checkpoints))
-        role = "primary judge" if judge is judges[0] and not shared else "judge"
+        role: Role = "primary judge" if judge is judges[0] and not shared else "judge"
         notes = [f"not independent of {', '.join(shared)}: same training data"] if shared else []
         notes += [judge.note] if judge.note else []
         listed.append(
-            {
-                "name": judge.name,
-                "role": "own verifier" if own else role,
-                "higher_is_better": judge.higher_is_better,
-                "note": "; ".join(notes),
-                "kind": "set" if isinstance(judge, SetJudge) else "clip",
-                "checkpoint": in_short(judge.checkpoint),
-            }
+            Measure(
+                name=judge.name,
+                role="own verifier" if own else role,
+                higher_is_better=judge.higher_is_better,
+                checkpoint=in_short(judge.checkpoint),
+                kind="set" if isinstance(judge, SetJudge) else "clip",
+                is_verifier=tuple(judge.is_verifier),
+                shares_data_with=tuple(judge.shares_data_with),
+                note="; ".join(notes),
+            )
         )
     return listed
-
-
-def in_short(checkpoint: Checkpoint) -> str:
-    """A checkpoint as tables name it."""
-    return f"{checkpoint.name} ({checkpoint.sha256[:8]})"
 
 
 def unread_captions(
@@ -128,7 +117,7 @@ def finish(
     clip, prompt = result.winner.clip, result.prompt
     with timed({0: result.ledger}, "judge"):
         heard = judge_clip(clip, prompt, result.method, judges, folder)
-    record = result.as_record() | heard
+    record = result.as_record() | heard | _reference(prompt, folder)
     if save_audio != "none":
         record["audio"] = f"audio/{result.method}/{prompt.id}.wav"
         write_wav(folder / record["audio"], clip)
@@ -181,8 +170,17 @@ def judge_again(run: Run, prompts: Sequence[Prompt], judges: Sequence[Judge]) ->
         heard = judge_clip(clip, prompt, record["method"], lacking, run.folder)
         if heard["unjudged"] != record["unjudged"]:
             values = record["judges"] | heard["judges"]
-            run.append({**record, "judges": values, "unjudged": heard["unjudged"]})
+            heard |= {"judges": values} | _reference(prompt, run.folder)
+            run.append(record | heard)
             changed += 1
     if changed:
         log.info("judged again: %d clip%s", changed, "s" * (changed > 1))
     return changed
+
+
+def _reference(prompt: Prompt, folder: Path) -> dict[str, str]:
+    """Where the prompt's reference lies, from the run's folder: both may be moved together."""
+    if prompt.reference is None or not prompt.reference.is_file():
+        return {}
+    path = os.path.relpath(prompt.reference.resolve(), folder.resolve())
+    return {"reference": Path(path).as_posix()}

@@ -1,7 +1,8 @@
-"""The settings of a run, and the command line made from them.
+"""The settings that every script shares, and command lines made from settings.
 
 Each flag is a field of a frozen dataclass, written once: name, type, default and help. `Settings`
-has what every script shares; a script's own dataclass adds to it. `parse` makes the command line.
+has what every script shares, a script's own dataclass adds to it (src/experiments), and
+`with_parameters` adds the parameters of the registered methods. `parse` makes the command line.
 
 A run's folder carries a hash of the settings that decide its results, so `decisive()` leaves out
 those that do not: where the server is, where files go, how much is logged, how many rows run at
@@ -14,18 +15,23 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
 import tyro
 
-from src.budget import Method, PlanError, make_plan
 from src.data.prompts import Pick, Prompt, Selection, Subset
 from src.likelihood import NEEDS_GUIDANCE
+from src.methods import BEAM_WIDTH, LOOKAHEAD_K, METHODS, PARAMETERS
 
 Profile = Literal["paper", "builtin"]
 Dtype = Literal["float32", "bfloat16", "float16"]
+if TYPE_CHECKING:
+    MethodName = str
+else:
+    MethodName = Literal[tuple(METHODS)]
+
 PROFILE_MODEL: dict[Profile, str] = {"paper": "facebook/musicgen-small", "builtin": "builtin"}
 PROFILE_PROMPTS: dict[Profile, str] = {"paper": "musiccaps", "builtin": "builtin"}
 # The first is the primary judge, fixed before any result was seen.
@@ -33,15 +39,24 @@ PROFILE_JUDGES: dict[Profile, tuple[str, ...]] = {
     "paper": ("kld_pq", "clap_score"),
     "builtin": ("msd_kld", "mtt_vgg", "msd_vgg_kld"),
 }
-NO_JUDGES = "none"
+NONE = "none"
 MUSICGEN_FRAME_RATE = 50.0  # of every MusicGen and of the built-in model; checked again once loaded
 
 ByProfile = Annotated[
     str | None, tyro.conf.arg(metavar="STR", help_behavior_hint="(default: by profile)")
 ]
+Names = Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="[NAME ...]")]
 
 # `ids` names a file: what it holds decides which prompts there are, and they decide.
 INDECISIVE = frozenset({"server", "data_dir", "output", "log_level", "max_rows", "ids"})
+# Runs of the first versions have these in their identity, whichever methods they ran.
+ALWAYS_DECISIVE = (BEAM_WIDTH, LOOKAHEAD_K)
+
+EXIT_CODES = """
+Exit codes: 0 done; 1 some prompts failed (run again to retry them); 2 wrong usage; 3 something is
+missing, listed; 4 the verifier server was lost; 5 the run's folder is in use or damaged; 130
+interrupted. After 1, 4 and 130 the same command resumes.
+"""
 
 
 class UsageError(ValueError):
@@ -135,11 +150,13 @@ class Settings:
 
     def resolved(self) -> Self:
         """The same settings with the profile's defaults filled in."""
-        return replace(
+        filled = replace(
             self,
             model=self.model or PROFILE_MODEL[self.profile],
             prompts=self.prompts or PROFILE_PROMPTS[self.profile],
         )
+        none = getattr(self, "judges", None) == (NONE,)
+        return replace(filled, judges=()) if none else filled  # type: ignore[call-arg]
 
     def check(self) -> None:
         """Raise UsageError for settings that cannot work, before anything is loaded."""
@@ -178,6 +195,33 @@ class Settings:
             referenced=self.referenced,
         )
 
+    def needs(
+        self,
+        verifiers: tuple[str, ...],
+        judges: tuple[str, ...] | None = (),
+        selector: str | None = None,
+        **more: Any,
+    ) -> Needs:
+        """What has to be there before the script starts. more: further fields of Needs."""
+        return Needs(
+            profile=self.profile,
+            model=str(self.model),
+            prompts=str(self.prompts),
+            selection=self.selection(),
+            data_dir=self.data_dir,
+            verifiers=verifiers,
+            judges=judges,
+            selector=selector,
+            server=self.server,
+            output=self.output,
+            **more,
+        )
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """Every method's parameters, by name."""
+        return {p.name: getattr(self, p.name) for p in PARAMETERS if hasattr(self, p.name)}
+
     def as_record(self) -> dict[str, Any]:
         """All settings as JSON values. Paths are as they were given."""
         return {f.name: _json(getattr(self, f.name)) for f in fields(self)}
@@ -185,104 +229,54 @@ class Settings:
     def decisive(self) -> dict[str, Any]:
         """The settings that decide the results, as JSON values: what a run's folder is named
         after."""
-        return {name: value for name, value in self.as_record().items() if name not in INDECISIVE}
+        left_out = INDECISIVE | self._unused()
+        return {name: value for name, value in self.as_record().items() if name not in left_out}
 
-
-@dataclass(frozen=True, kw_only=True)
-class BenchmarkSettings(Settings):
-    """Search methods side by side, under one verifier.
-
-    Each method writes one clip per prompt; the verifier that selected it and judges that did not
-    are reported apart, as differences to the baseline with 95% paired intervals. Everything goes
-    to results/<run>/; the same command again goes on where a run stopped.
-
-    Examples:
-      # without weights or a GPU
-      python benchmark.py --profile builtin --server auto --verifier tags \\
-          --method baseline best_of_n
-      # one prompt of your own, eight candidates of 5 s
-      python benchmark.py --profile builtin --method best_of_n --candidates 8 --duration 5 \\
-          --prompts "a slow violin melody with strings"
-      # beam search and lookahead, a prune each second
-      python benchmark.py --profile builtin --server auto --verifier tags \\
-          --method baseline sbs lookahead --candidates 8 --lookahead_k 2 --step_size 1
-      # MusicGen on 100 random MusicCaps prompts that have their reference, a server in another
-      # terminal; two more verifiers as judges
-      python benchmark.py --method baseline best_of_n sbs lookahead --verifier clap \\
-          --pick random --num_samples 100 --referenced --judges kld_pq quality muq
-
-    Exit codes: 0 done; 1 some prompts failed (run again to retry them); 2 wrong usage; 3 something
-    is missing, listed; 4 the verifier server was lost; 5 the run's folder is in use or damaged;
-    130 interrupted. After 1, 4 and 130 the same command resumes.
-    """
-
-    #: One or several: baseline (one sample), best_of_n, sbs (beam search), lookahead (beam search
-    #: that scores each candidate at the end of a greedy rollout).
-    method: tuple[Method, ...] = ("baseline",)
-    #: perplexity, pmi (local); tags, clap, quality, muq, imagebind (on the server); or a weighted
-    #: sum such as tags+pmi or 0.7*tags+0.3*perplexity.
-    verifier: str = "perplexity"
-    #: N: candidates held at each step. The baseline has one.
-    candidates: int = 16
-    #: M: children of each kept parent; N/M parents are kept. Must divide N.
-    beam_width: int = 4
-    #: k: steps of greedy rollout before a candidate is scored. lookahead with 0 is sbs.
-    lookahead_k: int = 1
-    #: Measures of the final clips that no search saw, the primary one first; 'none' for no judges.
-    #: kld_pq, kld_qp, kld_both (PaSST), clap_score, fad_clap, fad_msd, msd_kld, mtt_vgg,
-    #: msd_vgg_kld, and every verifier of the server by its name. paper profile: kld_pq clap_score;
-    #: builtin profile: msd_kld mtt_vgg msd_vgg_kld.
-    judges: Annotated[
-        tuple[str, ...] | None,
-        tyro.conf.arg(metavar="[NAME ...]", help_behavior_hint="(default: by profile)"),
-    ] = None
-    #: winners: the chosen clips. all: every candidate of the last step too. none: no audio, which
-    #: then cannot be judged again when a missing reference has come.
-    save_audio: Literal["winners", "all", "none"] = "winners"
-
-    def resolved(self) -> Self:
-        none = self.judges == (NO_JUDGES,)
-        return replace(super().resolved(), judges=() if none else self.judges)
-
-    def check(self) -> None:
-        super().check()
-        if not self.method:
-            raise UsageError("--method needs at least one method")
-        for name, values in (("method", self.method), ("judges", self.judges or ())):
-            if len(set(values)) < len(values):
-                raise UsageError(f"--{name} names something twice: {' '.join(values)}")
-        for method in self.method:
-            try:
-                make_plan(method, frame_rate=MUSICGEN_FRAME_RATE, **self.search_settings())
-            except PlanError as error:
-                raise UsageError(str(error)) from error
-        self.check_guidance(self.selectors)
-
-    @property
-    def selectors(self) -> tuple[str, ...]:
-        """Every verifier that selects: what the preflight looks for."""
-        return (self.verifier,)
-
-    @property
-    def selector(self) -> str:
-        """The verifier whose own number judges nothing."""
-        return self.verifier
-
-    def search_settings(self) -> dict[str, Any]:
-        """What `budget.make_plan` needs besides the method and the model's frame rate."""
-        names = ("candidates", "beam_width", "lookahead_k", "duration", "step_size")
-        return {name: getattr(self, name) for name in names}
+    def _unused(self) -> set[str]:
+        """Parameters of methods that the run does not have: they came later than its settings."""
+        methods = [METHODS[name] for name in getattr(self, "method", ())]
+        used = {p for method in methods for p in method.parameters}
+        return {p.name for p in PARAMETERS if p not in used and p not in ALWAYS_DECISIVE}
 
 
 S = TypeVar("S", bound=Settings)
 
 
+def with_parameters(kind: type[S]) -> type[S]:
+    """The settings with a field for each method's parameter: the flags --beam_width, .."""
+    return _with_fields(kind, [(p.name, type(p.default), p.default, p.help) for p in PARAMETERS])
+
+
+def with_parameter_grids(kind: type[S]) -> type[S]:
+    """The same for a grid, several values each: the flags --beam_widths, .."""
+    return _with_fields(
+        kind,
+        [
+            (p.plural, tuple[type(p.default), ...], p.values, f"{p.help} Several values: a grid.")  # type: ignore[misc]
+            for p in PARAMETERS
+        ],
+    )
+
+
+def _with_fields(kind: type[S], added: list[tuple[str, Any, Any, str]]) -> type[S]:
+    return make_dataclass(  # type: ignore[return-value]
+        kind.__name__,
+        [
+            (name, Annotated[of, tyro.conf.arg(help=text)], field(default=default))
+            for name, of, default, text in added
+        ],
+        bases=(kind,),
+        namespace={"__doc__": kind.__doc__, "__module__": kind.__module__},
+        frozen=True,
+        kw_only=True,
+    )
+
+
 def parse(kind: type[S], args: Sequence[str] | None = None, prog: str | None = None) -> S:
     """Settings from a command line, with the profile's defaults filled in; exits 2 on wrong
     usage."""
-    settings = tyro.cli(
-        kind, prog=prog, description=inspect.getdoc(kind), args=args, use_underscores=True
-    )
+    description = f"{inspect.getdoc(kind)}\n{EXIT_CODES}"
+    settings = tyro.cli(kind, prog=prog, description=description, args=args, use_underscores=True)
     try:
         settings.check()
     except UsageError as error:
@@ -291,11 +285,18 @@ def parse(kind: type[S], args: Sequence[str] | None = None, prog: str | None = N
     return settings.resolved()
 
 
-def start_logging(settings: Settings) -> None:
+def check_different(settings: Settings, *names: str) -> None:
+    """Raise UsageError where one of these flags names something twice."""
+    for name in names:
+        values: Sequence[Any] = getattr(settings, name) or ()
+        if len(set(values)) < len(values):
+            raise UsageError(f"--{name} names something twice: {' '.join(map(str, values))}")
+
+
+def start_logging(level: str) -> None:
     """Log to stderr at the level asked for; libraries only when something is wrong."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    for name in ("src", "benchmark", "calibration", "verifier_experiment", "latency_experiment"):
-        logging.getLogger(name).setLevel(settings.log_level.upper())
+    logging.getLogger("src").setLevel(level.upper())
 
 
 def server_token() -> str | None:
