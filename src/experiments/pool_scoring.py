@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from src.budget import Ledger
-from src.client.server_client import PromptRefused, ServerClient, ServerError
+from src.client import PromptRefused, ServerClient, ServerError
 from src.data.audio import Clip
 from src.data.progress import bar
 from src.data.prompts import Prompt

@@ -17,8 +17,8 @@ import pytest
 import requests
 import torch
 
+from src.client import ServerClient, ServerUnreachable
 from src.client.local_server import local_server
-from src.client.server_client import ServerClient, ServerUnreachable
 from src.data.audio import Clip, resample
 from src.models.tagger import load_tagger
 from src.protocol import Score

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from src.client.server_client import ServerClient, ServerError
+from src.client import ServerClient, ServerError
 from src.protocol import TextsResponse
 from tests.verifier.asking import BEARER, address, answer_to, post_texts
 from tests.verifier.server_process import ServerProcess

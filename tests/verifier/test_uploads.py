@@ -119,6 +119,6 @@ def test_a_request_decodes_few_files_at_once(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(scoring, "decode_wav", decode)
     files = [UploadFile(io.BytesIO(b"")) for _ in range(8)]
-    clips = asyncio.run(scoring._decode(files, {16_000}, Limits(), pool))
+    clips = asyncio.run(scoring.Scorer({}, Limits(), pool)._decode(files, {16_000}))
     assert len(clips[16_000]) == 8
     assert max(waiting) < scoring.FILES_AT_ONCE
