@@ -119,8 +119,6 @@ ENCODING = {
 def create_app(adapters: Sequence[Adapter], settings: ServerSettings) -> FastAPI:
     """The application; its models load when it starts up, each in its own thread."""
     limits, metrics = settings.limits, Metrics()
-    if settings.batch.max_queue < limits.max_files:
-        raise ValueError("batch.max_queue must be at least limits.max_files")
     workers = {
         a.name: Worker(a, settings.device, settings.batch, metrics, settings.dtype)
         for a in adapters

@@ -15,6 +15,7 @@ from src.weights.musicgen import TAGGERS
 from tests.verifier.asking import wait_until_ready
 from tests.verifier.server_process import ROOT, ServerProcess
 
+REAL = ("verifier_server.py",)
 NO_WEIGHTS = ("CURATOR_WEIGHTS", "HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME")
 
 
@@ -51,6 +52,7 @@ def test_a_model_without_its_weights_costs_one_line_and_exit_2(tmp_path: Path) -
         (("--device", "cuda:9", "--models", "tags"), "torch sees no such GPU"),
         (("--device", "cpu", "--dtype", "float16"), "--dtype float16 needs a GPU"),
         (("--port", "65536"), "--port 65536"),
+        (("--batch.max_queue", "3"), "--batch.max_queue must be at least --limits.max_files"),
         (("--weights_dir", "/no/such/folder"), "/no/such/folder is not a folder"),
         (("--dtype", "int8"), "dtype"),
         (("--log_level", "loud"), "log_level"),
@@ -109,9 +111,6 @@ def test_help_names_every_verifier_the_exit_codes_and_what_each_flag_does() -> N
     text = " ".join(done.stdout.replace("│", " ").split())
     for part in (*VERIFIERS, "Exit codes: 0", "HF_ENDPOINT", "CURATOR_WEIGHTS", "float16 is for"):
         assert part in text
-
-
-REAL = ("verifier_server.py",)
 
 
 def test_with_no_flags_what_is_there_is_hosted_and_the_rest_is_named_in_a_line_each(
