@@ -267,9 +267,6 @@ class TestUnreadTokens:
             ((200, {"unread": {"clap": [1, 2]}}, {}), "did not count"),
             ((200, {"unread": {"tags": [1, -2]}}, {}), "not valid"),
             ((200, {"unread": {"tags": [1, 0.5]}}, {}), "not valid"),
-            (problem(404, "unknown_verifier"), "unknown_verifier"),
-            (problem(503, "not_ready"), "not_ready"),
-            ((404, b"<html>no such page", {}), "not as a verifier server"),
         ],
     )
     def test_an_answer_that_cannot_be_used_is_an_error(

@@ -12,10 +12,11 @@ import requests
 
 ROOT = Path(__file__).resolve().parents[2]
 FAKE_MODELS = ("-m", "tests.verifier.fake_models")
+REAL_MODELS = ("verifier_server.py",)
 
 
 class ServerProcess:
-    """A server with a log file, the fake one unless told otherwise; use as a context manager."""
+    """A server with a log file, of fake models by default; use as a context manager."""
 
     def __init__(
         self, log: Path, *options: str, token: str = "", server: tuple[str, ...] = FAKE_MODELS

@@ -19,11 +19,6 @@ def test_scores_are_in_the_files_order(server: ServerProcess) -> None:
     np.testing.assert_allclose(found, 20 * np.log10(levels), atol=1e-4)
 
 
-def test_scores_of_a_batch_equal_scores_one_by_one(server: ServerProcess) -> None:
-    wavs = [wav(level, seconds) for level, seconds in [(0.1, 0.3), (0.9, 0.1), (0.3, 0.2)]]
-    assert values(post(server, wavs)) == [values(post(server, [data]))[0] for data in wavs]
-
-
 def test_several_verifiers_score_one_upload_each_at_its_own_rate(server: ServerProcess) -> None:
     response = post(server, [wav(0.1), wav(0.2)], verifiers=("fake", "fake48"))
     np.testing.assert_allclose(values(response, "fake"), [-20, -13.98], atol=0.01)
@@ -35,24 +30,6 @@ def test_an_answer_tells_checkpoint_and_seconds(server: ServerProcess) -> None:
     assert result["checkpoint"] == {"name": "fake", "sha256": "00"}
     assert result["compute_seconds"] >= 0.2
     assert 0 <= result["queue_seconds"] < 5
-
-
-def test_requests_of_many_clients_share_batches_and_get_their_own_scores(
-    server: ServerProcess,
-) -> None:
-    calls = 'curator_batch_clips_count{model="fake"}'
-    before = server.metric(calls)
-    levels = [0.01 * (i + 1) for i in range(24)]
-    with ThreadPoolExecutor(24) as clients:
-        blocked = clients.submit(post, server, [wav()], ["sleep 0.5"])
-        time.sleep(0.2)
-        found = [
-            values(response)[0]
-            for response in clients.map(lambda x: post(server, [wav(x)]), levels)
-        ]
-        values(blocked.result())
-    np.testing.assert_allclose(found, 20 * np.log10(levels), atol=1e-4)
-    assert server.metric(calls) - before < 20
 
 
 BAD_FILES: dict[str, tuple[bytes, str]] = {  # tests/generator/test_audio.py has all of them

@@ -13,9 +13,8 @@ from src.server.settings import ServerSettings, SettingsError, configure_torch
 from src.verifier_core import VERIFIERS
 from src.weights.musicgen import TAGGERS
 from tests.verifier.asking import wait_until_ready
-from tests.verifier.server_process import ROOT, ServerProcess
+from tests.verifier.server_process import REAL_MODELS, ROOT, ServerProcess
 
-REAL = ("verifier_server.py",)
 NO_WEIGHTS = ("CURATOR_WEIGHTS", "HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME")
 
 
@@ -124,7 +123,7 @@ def test_with_no_flags_what_is_there_is_hosted_and_the_rest_is_named_in_a_line_e
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"torn")
     log = tmp_path / "log"
-    with ServerProcess(log, "--threads", "1", server=REAL) as server:
+    with ServerProcess(log, "--threads", "1", server=REAL_MODELS) as server:
         wait_until_ready(server)
         ready = requests.get(server.url + "/ready", timeout=5).json()
         listed = requests.get(server.url + "/verifiers", timeout=5).json()["verifiers"]
