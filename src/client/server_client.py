@@ -192,13 +192,7 @@ class ServerClient(Connection):
                 (FILES_FIELD, (f"{index}.wav", wav, "audio/wav")) for index, wav in enumerate(wavs)
             ],
         ).results
-        if set(results) != set(names):
-            raise ServerError(f"{self.url} answered for {sorted(results)}, not {sorted(names)}")
-        for name, result in results.items():
-            if len(result.scores) != len(wavs):
-                raise ServerError(
-                    f"{self.url}: {name} gave {len(result.scores)} scores for {len(wavs)} clips"
-                )
+        self._check_counts({n: len(r.scores) for n, r in results.items()}, names, len(wavs))
         slowest = max(results.values(), key=lambda r: r.queue_seconds + r.compute_seconds)
         seconds = time.perf_counter() - begin
         self._usage.seconds["queue"] += slowest.queue_seconds
@@ -217,17 +211,23 @@ class ServerClient(Connection):
             data=asked.model_dump_json().encode(),
             headers={"Content-Type": "application/json"},
         ).unread
-        if {name: len(counts) for name, counts in found.items()} != dict.fromkeys(
-            names, len(prompts)
-        ):
-            raise ServerError(f"{self.url} did not count each of {len(prompts)} prompts' tokens")
+        self._check_counts({n: len(c) for n, c in found.items()}, names, len(prompts))
         return found
+
+    def _check_counts(self, counts: dict[str, int], names: Sequence[str], asked: int) -> None:
+        """Raise ServerError when there is not one number per verifier and input."""
+        if counts != dict.fromkeys(names, asked):
+            raise ServerError(
+                f"{self.url} answered with {counts} numbers, not {asked} for each of "
+                f"{', '.join(names)}"
+            )
 
     def _listing(self) -> VerifierList:
         return self.ask(VerifierList, "GET", VERIFIERS_PATH)
 
     @cached_property
     def _limits(self) -> Limits:
+        """What a request may hold; asked of the server once."""
         return self._listing().limits
 
 

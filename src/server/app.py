@@ -154,7 +154,7 @@ def create_app(adapters: Sequence[Adapter], settings: ServerSettings) -> FastAPI
     )
     for kind in (HTTPException, RequestValidationError):
         app.add_exception_handler(kind, _pass_on)  # the middleware answers errors
-    # The middleware checks the token; here it is told to the OpenAPI page.
+    # The middleware checks the token; this declares it in the OpenAPI document.
     bearer = HTTPBearer(auto_error=False, description="the server's token")
     guarded = [Depends(bearer)] if settings.token else []
 

@@ -207,8 +207,8 @@ class TestBadDays:
     @pytest.mark.parametrize(
         ("answer", "reason"),
         [
-            ((200, answer_of({"tags": [1.0]}), {}), "1 scores for 2 clips"),
-            ((200, answer_of({"other": [1.0, 2.0]}), {}), "answered for"),
+            ((200, answer_of({"tags": [1.0]}), {}), "not 2 for each of tags"),
+            ((200, answer_of({"other": [1.0, 2.0]}), {}), "not 2 for each of tags"),
             ((200, answer_of({"tags": [1.0, math.nan]}), {}), "not valid"),
             ((200, b"<html>", {}), "not valid"),
             ((404, b"<html>no such page", {}), "not as a verifier server"),
@@ -263,8 +263,8 @@ class TestUnreadTokens:
     @pytest.mark.parametrize(
         ("answer", "reason"),
         [
-            ((200, {"unread": {"tags": [1]}}, {}), "did not count each of 2 prompts"),
-            ((200, {"unread": {"clap": [1, 2]}}, {}), "did not count"),
+            ((200, {"unread": {"tags": [1]}}, {}), "not 2 for each of tags"),
+            ((200, {"unread": {"clap": [1, 2]}}, {}), "not 2 for each of tags"),
             ((200, {"unread": {"tags": [1, -2]}}, {}), "not valid"),
             ((200, {"unread": {"tags": [1, 0.5]}}, {}), "not valid"),
         ],

@@ -122,6 +122,7 @@ def test_a_body_of_more_than_four_megabytes_is_refused_however_it_comes(
 def test_a_tokenizer_that_fails_is_the_servers_error(server: ServerProcess) -> None:
     response = post_texts(server, ["fine", "crash"])
     assert (response.status_code, response.json()["error"]) == (500, "internal")
+    assert "RuntimeError: out of luck" in server.log.read_text()
     assert post_texts(server, ["fine"]).status_code == 200
 
 
