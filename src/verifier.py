@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from src.budget import Ledger
-from src.client.server_client import (
+from src.client import (
     PromptRefused,
     ServerClient,
     ServerError,

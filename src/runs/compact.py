@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from src.data.files import write_bytes_whole
+from src.data.files import write_whole
 from src.runs.ending import Exit, ending
 from src.runs.records import COMPRESSED, RECORDS, read_manifest, read_records
 
@@ -36,10 +36,10 @@ def compact(folder: Path) -> tuple[int, int]:
         for record in read_records(folder).values()
     ]
     text = "".join(f"{line}\n" for line in lines).encode()
-    write_bytes_whole(folder / COMPRESSED, gzip.compress(text, mtime=0))
+    write_whole(folder / COMPRESSED, gzip.compress(text, mtime=0))
     (folder / RECORDS).unlink(missing_ok=True)
     for path in sorted(folder.glob("tokens/*.npy")):
-        write_bytes_whole(path.with_suffix(".npz"), packed(np.load(path, allow_pickle=False)))
+        write_whole(path.with_suffix(".npz"), packed(np.load(path, allow_pickle=False)))
         path.unlink()
     return before, size_of(folder)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from src.budget import timed
-from src.client.server_client import ServerClient
+from src.client import ServerClient
 from src.data.audio import AudioError, Clip, read_audio, write_wav
 from src.data.prompts import Prompt
 from src.judges.registry import JUDGES, ClipJudge, Judge, JudgeError, SetJudge

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from src.budget import Ledger
-from src.client.server_client import PromptRefused, ServerUnreachable
+from src.client import PromptRefused, ServerUnreachable
 from src.data.audio import Clip
 from src.data.prompts import Prompt
 from src.experiments.pool_scoring import Measure

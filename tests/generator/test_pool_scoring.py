@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from src.client.server_client import ServerUnreachable
+from src.client import ServerUnreachable
 from src.experiments.pool_scoring import Measure, list_measures, score
 from src.runs.pool import load_pool
 from src.runs.records import RECORDS, Run
