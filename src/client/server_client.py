@@ -69,6 +69,15 @@ class ServerClient(Connection):
                 raise ServerError(f"the models at {self.url} still load: {', '.join(names)}")
             time.sleep(0.5)
 
+    def checkpoints(self, names: Sequence[str]) -> dict[str, Checkpoint]:
+        """The weights of the verifiers `names`, once they are loaded. Raises ServerError."""
+        found = {}
+        for name, info in self.infos(names).items():
+            if info.checkpoint is None:
+                raise ServerError(f"{self.url} does not say which weights {name} has")
+            found[name] = info.checkpoint
+        return found
+
     def score(
         self,
         names: Sequence[str],
