@@ -10,6 +10,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from src.runs import preflight
@@ -26,15 +27,16 @@ log = logging.getLogger("benchmark")
 
 def main(args: Sequence[str] | None = None) -> int:
     preflight.check_environment()
+    from src.experiments.scaling_preflight import needs_of
     from src.runs.settings import BenchmarkSettings, parse, start_logging
 
     settings = parse(BenchmarkSettings, args, prog="benchmark.py")
     start_logging(settings)
-    ready = preflight.look(settings)
+    ready = preflight.look(needs_of(settings))
     if ready.missing:
         sys.stderr.write(preflight.message(ready.missing) + "\n")
         return Exit.MISSING
-    return benchmark(ready.settings, ready.prompts)
+    return benchmark(replace(settings, judges=ready.judges), ready.prompts)
 
 
 def benchmark(settings: "BenchmarkSettings", prompts: Sequence["Prompt"]) -> int:

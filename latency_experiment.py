@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from src.runs.build import Parts
     from src.runs.preflight import Ready
     from src.runs.records import Run
-    from src.runs.settings import BenchmarkSettings
 
 log = logging.getLogger("latency_experiment")
 
@@ -31,12 +30,13 @@ def main(args: Sequence[str] | None = None) -> int:
     preflight.check_environment()
     load = os.getloadavg()
     from src.experiments.latency_settings import LatencySettings
+    from src.experiments.scaling_preflight import needs_of
     from src.runs.settings import parse, start_logging
 
     settings = parse(LatencySettings, args, prog="latency_experiment.py")
     start_logging(settings)
     log.setLevel(settings.log_level.upper())
-    ready = preflight.look(settings.as_benchmark())
+    ready = preflight.look(needs_of(settings.as_benchmark()))
     if ready.missing:
         without = "latency_experiment.py --profile builtin --verifier perplexity"
         sys.stderr.write(preflight.message(ready.missing, without) + "\n")
@@ -44,9 +44,7 @@ def main(args: Sequence[str] | None = None) -> int:
     return experiment(settings, ready, load)
 
 
-def experiment(
-    settings: "LatencySettings", ready: "Ready[BenchmarkSettings]", load: Sequence[float]
-) -> int:
+def experiment(settings: "LatencySettings", ready: "Ready", load: Sequence[float]) -> int:
     """Measure what is left of a run and report it. load: the averages before it. Returns the exit
     code."""
     from src.experiments.latency import note_end, warn_if_busy
@@ -56,7 +54,7 @@ def experiment(
     with ExitStack() as stack:
         run = None
         try:
-            parts = build(ready.settings, stack)
+            parts = build(settings.as_benchmark(), stack)
             run = stack.enter_context(open_run(settings, ready, parts, load))
             stack.callback(note_end, run)
             measure(settings, ready, run, parts)
@@ -75,7 +73,7 @@ def experiment(
 
 def open_run(
     settings: "LatencySettings",
-    ready: "Ready[BenchmarkSettings]",
+    ready: "Ready",
     parts: "Parts",
     load: Sequence[float],
 ) -> "Run":
@@ -84,7 +82,7 @@ def open_run(
     from src.runs import records
     from src.runs.build import identity, machine
 
-    decisive = identity("latency", ready.settings, ready.prompts, parts)
+    decisive = identity("latency", settings.as_benchmark(), ready.prompts, parts)
     decisive["settings"] |= settings.decisive()
     here = {name: records.machine()[name] for name in ("system", "cpu", "cpu_count")} | machine()
     title = (
@@ -107,13 +105,11 @@ def open_run(
     )
 
 
-def total(settings: "LatencySettings", ready: "Ready[BenchmarkSettings]") -> int:
+def total(settings: "LatencySettings", ready: "Ready") -> int:
     return len(settings.cells()) * settings.repetitions * len(ready.prompts)
 
 
-def measure(
-    settings: "LatencySettings", ready: "Ready[BenchmarkSettings]", run: "Run", parts: "Parts"
-) -> None:
+def measure(settings: "LatencySettings", ready: "Ready", run: "Run", parts: "Parts") -> None:
     """All cells and repetitions on every prompt that is not done."""
     from src.data.progress import bar
     from src.experiments.latency import measure_all

@@ -37,17 +37,17 @@ def main(args: Sequence[str] | None = None) -> int:
     settings = parse(ExperimentSettings, args, prog="verifier_experiment.py")
     start_logging(settings)
     try:
-        ready = look(settings)
+        settings, ready = look(settings)
     except (UsageError, RunFolderError) as error:
         sys.stderr.write(f"verifier_experiment.py: {error}\n")
         return Exit.USAGE if isinstance(error, UsageError) else Exit.FOLDER
     if ready.missing:
         sys.stderr.write(preflight.message(ready.missing, WITHOUT_DOWNLOAD) + "\n")
         return Exit.MISSING
-    if ready.settings.replays:
-        report(ready.settings, ready.settings.pool, [])
+    if settings.replays:
+        report(settings, settings.pool, [])
         return Exit.DONE
-    return experiment(ready.settings, ready.prompts)
+    return experiment(settings, ready.prompts)
 
 
 def experiment(settings: "ExperimentSettings", prompts: Sequence["Prompt"]) -> int:

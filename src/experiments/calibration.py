@@ -26,6 +26,7 @@ from src.data.scales import (
     calibration_file,
     load_calibration,
 )
+from src.experiments.scaling_preflight import needs_of
 from src.likelihood import LIKELIHOODS, PERPLEXITY, PMI
 from src.runs import preflight
 from src.runs.ending import Exit
@@ -79,7 +80,7 @@ def main(args: Sequence[str] | None = None) -> int:
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
     )
-    ready = preflight.look(settings.as_benchmark())
+    ready = preflight.look(needs_of(settings.as_benchmark()))
     if ready.missing:
         sys.stderr.write(preflight.message(ready.missing) + "\n")
         return Exit.MISSING

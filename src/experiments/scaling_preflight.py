@@ -9,7 +9,7 @@ from src.likelihood import known
 from src.runs import preflight
 from src.runs.pool import load_pool
 from src.runs.preflight.verifiers import hosted_or_hostable
-from src.runs.settings import Profile
+from src.runs.settings import BenchmarkSettings, Needs, Profile
 
 # Named where no server can be asked, so that what is missing is listed for them.
 PROFILE_VERIFIERS: dict[Profile, tuple[str, ...]] = {
@@ -18,7 +18,28 @@ PROFILE_VERIFIERS: dict[Profile, tuple[str, ...]] = {
 }
 
 
-def look(settings: ExperimentSettings) -> preflight.Ready[ExperimentSettings]:
+def needs_of(
+    settings: BenchmarkSettings | ExperimentSettings,
+    prompts: Sequence[Prompt] | None = None,
+    decodes: bool = True,
+) -> Needs:
+    return Needs(
+        profile=settings.profile,
+        model=str(settings.model),
+        decodes=decodes,
+        prompts=str(settings.prompts),
+        selection=settings.selection(),
+        data_dir=settings.data_dir,
+        known=None if prompts is None else tuple(prompts),
+        verifiers=settings.selectors,
+        judges=settings.judges,
+        selector=settings.selector,
+        server=settings.server,
+        output=settings.output,
+    )
+
+
+def look(settings: ExperimentSettings) -> tuple[ExperimentSettings, preflight.Ready]:
     """Look for everything that the experiment needs; for statistics of an old pool, nothing.
 
     Raises UsageError for settings that are not the pool's, RunFolderError for a folder that is no
@@ -34,19 +55,17 @@ def look(settings: ExperimentSettings) -> preflight.Ready[ExperimentSettings]:
         settings.check_parts([*there, *(settings.verifiers or ())])
         settings = replace(settings, judges=settings.judges or ())
         if settings.replays:
-            return preflight.Ready(settings, (), ())
+            return settings, preflight.Ready((), (), ())
         prompts = prompts_of(pool, settings.data_dir)
     else:
         if settings.verifiers is None:
             settings = replace(settings, verifiers=_default_verifiers(settings))
         settings.check_parts([*known(settings.guidance), *(settings.verifiers or ())])
     decodes = settings.pool is None or bool(settings.method)
-    return preflight.look(settings, prompts, decodes)
+    ready = preflight.look(needs_of(settings, prompts, decodes))
+    return replace(settings, judges=ready.judges), ready
 
 
 def _default_verifiers(settings: ExperimentSettings) -> tuple[str, ...]:
-    try:
-        found = hosted_or_hostable(settings.server)
-    except (OSError, ValueError):
-        found = []
+    found = hosted_or_hostable(settings.server)
     return (*known(settings.guidance), *(found or PROFILE_VERIFIERS[settings.profile]))

@@ -82,5 +82,5 @@ def test_without_guidance_nobody_asks_for_pmi(tmp_path: Path) -> None:
 
 
 def test_without_a_server_the_preflight_says_that_it_is_missing(tmp_path: Path) -> None:
-    ready = look(settings("--server", "http://127.0.0.1:9", "--output", str(tmp_path)))
+    _, ready = look(settings("--server", "http://127.0.0.1:9", "--output", str(tmp_path)))
     assert ["server" in missing.what for missing in ready.missing] == [True]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from src.experiments.scaling_preflight import needs_of
 from src.runs import preflight
 from src.runs.settings import BenchmarkSettings, parse
 
@@ -209,7 +210,7 @@ def test_readme_benchmarks_get_to_the_preflight_and_the_builtin_ones_lack_nothin
     if arguments == ["--help", "--output", str(tmp_path)]:
         return
     settings = parse(BenchmarkSettings, arguments)
-    ready = preflight.look(settings)
+    ready = preflight.look(needs_of(settings))
     if settings.profile == "builtin":
         assert [item.what for item in ready.missing] == []
         assert ready.prompts
