@@ -32,6 +32,7 @@ TRIES = 10
 PAUSE_SECONDS = 1.0  # between two tries
 CHUNK = 2**16  # bytes; a cut loses at most so many
 IDENTITY = {"Accept-Encoding": "identity"}  # compressed bytes could be neither counted nor resumed
+OTHER_SIZE = "it came in another size than announced"
 
 
 class Unreachable(WeightsError):
@@ -52,9 +53,8 @@ def download(file: WeightFile) -> Path:
     to do.
     """
     answer = _ask(file)
-    if answer.status_code == 404 and file.instead:
+    if answer.status_code == 404:
         return download(replace(file, name=file.instead, instead=""))
-    _raise_for_status(answer, file)
     logger.info("%s into %s", address(file), download_dir(file))
     tries = 0
     while True:
@@ -75,29 +75,28 @@ def download(file: WeightFile) -> Path:
 
 
 def _ask(file: WeightFile) -> requests.Response:
-    """HEAD; a hub's first answer is enough, which may redirect to where the bytes lie."""
+    """HEAD; a hub's first answer is enough, which may redirect to where the bytes lie.
+
+    Raises WeightsError for a file that cannot be had, but not where it may be there `instead`.
+    """
     headers = IDENTITY | (_library().utils.build_hf_headers() if file.repository else {})
-    follow = not file.repository
+    follow, url = not file.repository, address(file)
     try:
-        return requests.head(
-            address(file), headers=headers, allow_redirects=follow, timeout=ANSWER_SECONDS
-        )
+        answer = requests.head(url, headers=headers, allow_redirects=follow, timeout=ANSWER_SECONDS)
     except requests.RequestException as error:
         raise Unreachable(
-            f"{urlsplit(address(file)).netloc} cannot be reached ({_reason(error)}): is there a "
-            "network? Behind a proxy set HTTPS_PROXY; for a mirror of the hub HF_ENDPOINT"
+            f"{urlsplit(url).netloc} cannot be reached ({_reason(error)}): is there a network? "
+            "Behind a proxy set HTTPS_PROXY; for a mirror of the hub HF_ENDPOINT"
         ) from error
-
-
-def _raise_for_status(answer: requests.Response, file: WeightFile) -> None:
-    status, url = answer.status_code, answer.url
+    status = answer.status_code
+    if status < 400 or (status == 404 and file.instead):
+        return answer
     if status == 404:
         raise WeightsError(f"{url} does not exist (404)")
     if status in (401, 403):
         remedy = f"; accept its terms at {file.source} and set HF_TOKEN" if file.repository else ""
         raise WeightsError(f"{url} may not be read ({status}){remedy}")
-    if status >= 400:
-        raise WeightsError(f"{url} answered {status}; try again later")
+    raise WeightsError(f"{url} answered {status}; try again later")
 
 
 def _from_hub(file: WeightFile) -> Path:
@@ -111,9 +110,11 @@ def _from_hub(file: WeightFile) -> Path:
         if isinstance(error, requests.RequestException) or error.errno is not None:
             raise
         blobs = hub.repository_folder(file.repository, cache) / "blobs"
-        raise _wrong_size(file, *blobs.glob("*.incomplete")) from error
-    _check_hash(file, Path(found))
-    return Path(found)
+        raise _refused(file, OTHER_SIZE, *blobs.glob("*.incomplete")) from error
+    path = Path(found)
+    if wrong := wrong_hash(file, path):
+        raise _refused(file, wrong, path.resolve())
+    return path
 
 
 def _from_url(file: WeightFile, announced: requests.structures.CaseInsensitiveDict[str]) -> Path:
@@ -138,9 +139,9 @@ def _from_url(file: WeightFile, announced: requests.structures.CaseInsensitiveDi
             _append(file, stream, size, version)
         stream.flush()
         os.fsync(stream.fileno())
-        if size >= 0 and stream.tell() != size:
-            raise _wrong_size(file, partial)
-        _check_hash(file, partial)
+        wrong = wrong_hash(file, partial) if stream.tell() == size or size < 0 else OTHER_SIZE
+        if wrong:
+            raise _refused(file, wrong, partial)
         return partial.replace(folder / file.name)
 
 
@@ -170,20 +171,12 @@ def _append(file: WeightFile, stream: IO[bytes], size: int, version: str) -> Non
                 bar.update(len(chunk))
 
 
-def _check_hash(file: WeightFile, path: Path) -> None:
-    """Delete a downloaded file that has another hash than it should, and raise WeightsError."""
-    if wrong := wrong_hash(file, path):
-        path.resolve().unlink()
-        raise WeightsError(
-            f"what came from {address(file)} is not {file.name}: {wrong}; it was deleted, try again"
-        )
-
-
-def _wrong_size(file: WeightFile, *partials: Path) -> WeightsError:
-    for partial in partials:
-        partial.unlink()
+def _refused(file: WeightFile, wrong: str, *paths: Path) -> WeightsError:
+    """Deletes what is not the file, so that the next run begins anew; the error to raise."""
+    for path in paths:
+        path.unlink()
     return WeightsError(
-        f"{address(file)} came in another size than announced and was deleted; try again"
+        f"what came from {address(file)} is not {file.name}: {wrong}; it was deleted, try again"
     )
 
 
