@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 ANSWER_SECONDS = 10.0  # for an answer to begin
 SILENT_SECONDS = 30.0  # that a download may stand still
-TRIES = 10
+TRIES = 10  # each goes on where the one before was cut
 PAUSE_SECONDS = 1.0  # between two tries
 CHUNK = 2**16  # bytes; a cut loses at most so many
 IDENTITY = {"Accept-Encoding": "identity"}  # compressed bytes could be neither counted nor resumed

@@ -51,6 +51,12 @@ class WeightFile:
     def source(self) -> str:
         return self.url or f"https://huggingface.co/{self.repository}"
 
+    @property
+    def described(self) -> str:
+        """Name, size and where it comes from, for people."""
+        origin = self.repository or self.url
+        return f"{self.name} ({self.size}, {origin})" if self.size else f"{self.name} ({origin})"
+
 
 @dataclass(frozen=True)
 class Missing:
@@ -129,12 +135,12 @@ def missing_files(
     lacking = absent(files)
     if not lacking:
         return None
-    facts = [", ".join(filter(None, (file.size, file.repository or file.url))) for file in lacking]
+    licences = dict.fromkeys(file.licence for file in lacking if file.licence)
     return Missing(
-        ", ".join(f"{file.name} ({fact})" for file, fact in zip(lacking, facts, strict=True)),
-        ", ".join(dict.fromkeys(file.source for file in lacking)),
-        fetch_command(user),
-        licence or "; ".join(dict.fromkeys(file.licence for file in lacking if file.licence)),
+        what=", ".join(file.described for file in lacking),
+        source=", ".join(dict.fromkeys(file.source for file in lacking)),
+        how=fetch_command(user),
+        licence=licence or "; ".join(licences),
     )
 
 
