@@ -183,18 +183,9 @@ def test_what_is_missing_is_one_line_with_the_command_that_gets_it(
     assert fetch_command("muq") == f"{PYTHON} verifier_server.py --fetch muq"
 
 
-@pytest.mark.parametrize(
-    ("licence", "expected"),
-    [
-        ("CC-BY-NC 4.0 (no commercial use)", True),
-        ("cc-by-nc-sa-4.0", True),
-        ("CC-BY 4.0", False),
-        ("MIT", False),
-        ("", False),
-    ],
-)
-def test_licences_without_commercial_use_are_told_apart(licence: str, expected: bool) -> None:
-    assert is_non_commercial(licence) is expected
+def test_licences_without_commercial_use_are_told_apart() -> None:
+    assert all(map(is_non_commercial, ("CC-BY-NC 4.0 (no commercial use)", "cc-by-nc-sa-4.0")))
+    assert not any(map(is_non_commercial, ("CC-BY 4.0", "MIT", "")))
 
 
 class OutOfMemoryError(RuntimeError):
