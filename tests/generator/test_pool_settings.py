@@ -64,13 +64,13 @@ def test_sums_select_in_searches_and_what_they_need_is_looked_for() -> None:
 
 def test_sums_are_of_what_the_pool_is_scored_by(tmp_path: Path) -> None:
     ask = ("--server", "auto", "--output", str(tmp_path), "--verifiers", "tags")
-    assert look(settings(*ask, "--sums", "tags+pmi")).settings.sums == ("tags+pmi",)
+    assert look(settings(*ask, "--sums", "tags+pmi"))[0].sums == ("tags+pmi",)
     with pytest.raises(UsageError, match="no scores of tags_vgg; name what it lacks in --verif"):
         look(settings(*ask, "--sums", "tags+tags_vgg"))
 
 
 def test_by_default_all_that_a_server_on_this_machine_could_have_score(tmp_path: Path) -> None:
-    found = look(settings("--server", "auto", "--output", str(tmp_path))).settings
+    found, _ = look(settings("--server", "auto", "--output", str(tmp_path)))
     assert found.verifiers is not None
     assert {"perplexity", "pmi", "tags", "tags_msd"} <= set(found.verifiers)
     assert found.judges == ("msd_kld", "mtt_vgg", "msd_vgg_kld")
@@ -78,9 +78,9 @@ def test_by_default_all_that_a_server_on_this_machine_could_have_score(tmp_path:
 
 def test_without_guidance_nobody_asks_for_pmi(tmp_path: Path) -> None:
     ask = ("--server", "auto", "--output", str(tmp_path), "--guidance", "1")
-    assert "pmi" not in (look(settings(*ask)).settings.verifiers or ())
+    assert "pmi" not in (look(settings(*ask))[0].verifiers or ())
 
 
 def test_without_a_server_the_preflight_says_that_it_is_missing(tmp_path: Path) -> None:
-    ready = look(settings("--server", "http://127.0.0.1:9", "--output", str(tmp_path)))
+    _, ready = look(settings("--server", "http://127.0.0.1:9", "--output", str(tmp_path)))
     assert ["server" in missing.what for missing in ready.missing] == [True]
