@@ -28,7 +28,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from src.data.files import ROOT, write_whole
+from src.data.files import ROOT, drop_torn_line, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -215,20 +215,6 @@ def read_records(folder: Path) -> dict[tuple[str, str], Record]:
 def records_digest(folder: Path) -> str:
     """SHA-256 of the records file: what a figure made from it is marked with."""
     return hashlib.sha256((folder / RECORDS).read_bytes()).hexdigest()
-
-
-def drop_torn_line(path: Path) -> None:
-    """Cut off what follows the last line end: a line whose write was interrupted."""
-    if not path.exists():
-        return
-    data = path.read_bytes()
-    whole = data.rfind(b"\n") + 1
-    if whole < len(data):
-        torn = len(data) - whole
-        log.warning("%s: dropping a last line that was cut short (%d bytes)", path, torn)
-        with path.open("r+b") as file:
-            file.truncate(whole)
-            os.fsync(file.fileno())
 
 
 def commit() -> dict[str, Any]:

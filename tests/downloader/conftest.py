@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import imageio_ffmpeg
 import numpy as np
 import pytest
 import soundfile
 
 import download_data
-from src.data.downloads.source import ffmpeg_path
 from src.data.musiccaps import COLUMNS
 from tests.downloader.media_server import MediaServer, media_server
 
@@ -47,7 +47,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     for ending, codec in CODECS.items():
         path = folder / f"out.{ending}"
         quiet = ["-y", "-loglevel", "error", "-i", str(folder / "in.wav")]
-        subprocess.run([ffmpeg_path(), *quiet, *codec, str(path)], check=True)
+        subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), *quiet, *codec, str(path)], check=True)
         made[ending] = path.read_bytes()
     return made
 

@@ -19,7 +19,7 @@ def test_whole_files_are_good_and_what_was_never_had_is_summed_up(
     code, output, _ = downloads.run("--check")
     assert code == 1
     assert "2 of 3 clips" in output
-    assert "removed" in output
+    assert "gone" in output
     assert downloads.run("--check", "--limit", 2)[0] == 0
     assert downloads.media.requests == []
 

@@ -94,22 +94,22 @@ def test_every_fault_is_a_row_with_its_reason(
     assert code == 1, errors
     assert downloads.reasons() == {
         "good": "ok",
-        "gone": "removed",
-        "forbidden": "refused",
-        "refused": "refused",
+        "gone": "gone",
+        "forbidden": "blocked",
+        "refused": "blocked",
         "busy": "ok",
-        "failing": "server_error",
-        "cut": "network",
+        "failing": "again",
+        "cut": "again",
         "patchy": "ok",
-        "slow": "network",
-        "noise": "decoding",
-        "silent": "decoding",
-        "partly": "short",
-        "after": "short",
+        "slow": "again",
+        "noise": "gone",
+        "silent": "gone",
+        "partly": "gone",
+        "after": "gone",
     }
     assert downloads.wavs() == ["busy.wav", "good.wav", "patchy.wav"]
     assert "3 of 13 clips" in output
-    assert "removed" in output
+    assert "gone" in output
     assert downloads.rows()["failing"]["tries"] == 2
     assert "5.00 s" in downloads.rows()["partly"]["message"]
     assert not list(downloads.data_dir.glob(".*.part"))
@@ -125,7 +125,7 @@ def test_the_next_run_tries_what_may_pass_and_retry_everything(
     downloads.host(sources["webm"], "gone")
     downloads.media.status.clear()
     code, output, _ = downloads.run()
-    assert (code, downloads.reasons()["gone"]) == (1, "removed")
+    assert (code, downloads.reasons()["gone"]) == (1, "gone")
     assert "left alone without --retry" in output
     assert downloads.wavs() == ["good.wav", "refused.wav"]
     assert downloads.run("--retry")[0] == 0

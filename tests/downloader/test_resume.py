@@ -111,7 +111,7 @@ def test_a_file_of_somebody_else_is_not_overwritten(
     downloads.data_dir.mkdir()
     (downloads.data_dir / "a.wav").write_bytes(b"mine")
     assert downloads.run()[0] == 1
-    assert downloads.reasons() == {"a": "in_the_way"}
+    assert downloads.reasons() == {"a": "again"}
     assert (downloads.data_dir / "a.wav").read_bytes() == b"mine"
     (downloads.data_dir / "a.wav").unlink()
     assert downloads.run()[0] == 0

@@ -2,7 +2,7 @@
 
     with Manifest(data_dir) as manifest:
         manifest.rows.get(ytid)          # the latest
-        manifest.append({"ytid": .., "status": "ok" | "failed", "reason": .., ..})
+        manifest.append(row(clip, "failed", reason=.., message=..))
 
 A line is appended in one write, after its audio has its name, and is on the disk before the run
 goes on; a line that a kill cut short is dropped. A lock keeps a second process out.
@@ -17,20 +17,26 @@ import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import soundfile
 
 from src.data.audio import Clip
+from src.data.downloads.failures import Reason
 from src.data.downloads.source import TOLERANCE
-from src.data.musiccaps import Section
-from src.runs.records import drop_torn_line
+from src.data.files import drop_torn_line, write_whole
+from src.data.prompt_table import Prompt
 
 MANIFEST = "manifest.jsonl"
 LOCK = ".download.lock"
-PART = ".part"
 Row = dict[str, Any]
+# damaged: the file is no longer what was written, so that the next run fetches it again.
+Status = Literal["ok", "failed", "damaged"]
+
+# Reasons of earlier versions that are GONE and BLOCKED today; the others are AGAIN.
+_ONCE_GONE = ("removed", "unavailable", "private", "age_restricted", "paid", "geo_blocked", "short",
+              "decoding")  # fmt: skip
+_ONCE_BLOCKED = ("bot_check", "refused", "no_formats", "other")
 
 
 class FolderError(Exception):
@@ -52,10 +58,10 @@ class Manifest:
                 raise FolderError(
                     f"{data_dir} is in use by another download_data.py: wait for it or end it"
                 ) from None
-            for part in data_dir.glob(f".*{PART}"):  # of a run that was killed
+            for part in data_dir.glob(".*.wav.*"):  # of a run that was killed
                 part.unlink()
             drop_torn_line(self.path)
-            self.rows = read_rows(self.path)
+            self.rows = _read_rows(self.path)
             self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         except OSError as error:
             raise FolderError(f"{data_dir} cannot be written: {error}") from error
@@ -63,12 +69,7 @@ class Manifest:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         os.close(self._file)
         os.close(self._lock)
 
@@ -83,46 +84,60 @@ class Manifest:
             raise FolderError(f"{self.path} cannot be written: {error}") from error
         self.rows[row["ytid"]] = row
 
-    def audio(self, section: Section) -> Path:
-        return self.data_dir / f"{section.ytid}.wav"
+    def audio(self, clip: Prompt) -> Path:
+        return self.data_dir / f"{clip.id}.wav"
+
+    def is_there(self, clip: Prompt, rate: int | None = None) -> bool:
+        """Whether the clip is done: its row says so, for this section and rate (Hz; None: any),
+        and a file of that size is there."""
+        row, path = self.rows.get(clip.id), self.audio(clip)
+        if not row or row["status"] != "ok" or (rate and row.get("sample_rate") != rate):
+            return False
+        if (row.get("start_s"), row.get("end_s")) != (clip.start_s, clip.end_s):
+            return False
+        return path.is_file() and path.stat().st_size == row.get("bytes")
+
+    def missing(self, clips: Sequence[Prompt], rate: int | None = None) -> list[Prompt]:
+        return [clip for clip in clips if not self.is_there(clip, rate)]
 
 
-def read_rows(path: Path) -> dict[str, Row]:
-    """The latest row by id. Raises FolderError for a line that is no row."""
-    if not path.exists():
-        return {}
-    rows: dict[str, Row] = {}
-    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
-        try:
-            row = json.loads(line)
-            rows[row["ytid"]] = {"status": row["status"], **row}
-        except (ValueError, TypeError, KeyError) as error:
-            raise FolderError(
-                f"{path}, line {number} is no row ({error!r}). Remove the line, and its clip is "
-                "looked at again."
-            ) from error
-    return rows
+def row(clip: Prompt, status: Status, **facts: Any) -> Row:
+    """A line of the manifest. facts: of a file as `keep` states them, or reason and message."""
+    section = {"start_s": clip.start_s, "end_s": clip.end_s}
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"ytid": clip.id, "status": status, **section, **facts, "date": now}
 
 
-def keep(path: Path, clip: Clip) -> Row:
-    """Write a clip as a WAV of 16 bit, whole or not at all, and say what was written.
+def keep(path: Path, audio: Clip) -> Row:
+    """Write a clip as a WAV of 16 bit, whole or not at all, and state what was written.
 
     Samples beyond full scale are clipped, as a player does. Raises OSError.
     """
     buffer = io.BytesIO()
-    soundfile.write(buffer, clip.samples.T, clip.rate, format="WAV", subtype="PCM_16")
-    data = buffer.getvalue()
-    part = path.with_name(f".{path.name}{PART}")
-    with part.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
-    return described(clip.seconds, clip.rate, clip.channels, data)
+    soundfile.write(buffer, audio.samples.T, audio.rate, format="WAV", subtype="PCM_16")
+    write_whole(path, buffer.getvalue())
+    return _described(audio.seconds, audio.rate, audio.channels, buffer.getvalue())
 
 
-def described(seconds: float, rate: int, channels: int, data: bytes) -> Row:
-    """What the row of a good clip says about its file."""
+def inspect_file(path: Path, clip: Prompt, rate: int | None) -> tuple[Row, str | None]:
+    """What a file is, and what is wrong with it as this clip's audio; None when nothing is.
+
+    rate: None accepts any. The row is empty for a file that is no audio. Raises OSError.
+    """
+    data = path.read_bytes()
+    try:
+        info = soundfile.info(io.BytesIO(data))
+    except soundfile.SoundFileError:
+        return {}, "is no audio that can be read"
+    facts = _described(info.duration, info.samplerate, info.channels, data)
+    if abs(info.duration - clip.seconds) > TOLERANCE:
+        return facts, f"lasts {info.duration:.2f} s, not {clip.seconds:g} s"
+    if rate is not None and info.samplerate != rate:
+        return facts, f"has {info.samplerate} Hz, not {rate} Hz"
+    return facts, None
+
+
+def _described(seconds: float, rate: int, channels: int, data: bytes) -> Row:
     return {
         "duration": round(seconds, 4),
         "sample_rate": rate,
@@ -132,58 +147,29 @@ def described(seconds: float, rate: int, channels: int, data: bytes) -> Row:
     }
 
 
-def inspect_file(path: Path, section: Section, rate: int | None) -> tuple[Row, str | None]:
-    """What a file is, and what is wrong with it as this section's audio; None when nothing is.
-
-    rate: None accepts any. The row is empty for a file that is no audio. Raises OSError.
-    """
-    data = path.read_bytes()
-    try:
-        info = soundfile.info(io.BytesIO(data))
-    except soundfile.SoundFileError:
-        return {}, "is no audio that can be read"
-    row = described(info.duration, info.samplerate, info.channels, data)
-    if abs(info.duration - section.seconds) > TOLERANCE:
-        return row, f"lasts {info.duration:.2f} s, not {section.seconds:g} s"
-    if rate is not None and info.samplerate != rate:
-        return row, f"has {info.samplerate} Hz, not {rate} Hz"
-    return row, None
-
-
-def good_row(section: Section, facts: Row) -> Row:
-    return {**_base(section, "ok"), **facts, **_date()}
+def _read_rows(path: Path) -> dict[str, Row]:
+    """The latest row by id. Raises FolderError for a line that is no row."""
+    if not path.exists():
+        return {}
+    rows: dict[str, Row] = {}
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+        try:
+            found = json.loads(line)
+            rows[found["ytid"]] = _of_today({"status": found["status"], **found})
+        except (ValueError, TypeError, KeyError) as error:
+            raise FolderError(
+                f"{path}, line {number} is no row ({error!r}). Remove the line, and its clip is "
+                "looked at again."
+            ) from error
+    return rows
 
 
-def failed_row(section: Section, reason: str, message: str, facts: Row | None = None) -> Row:
-    why = {"reason": reason, "message": message}
-    return {**_base(section, "failed"), **why, **(facts or {}), **_date()}
-
-
-def is_there(manifest: Manifest, section: Section, rate: int | None = None) -> bool:
-    """Whether the clip is done: its row says so, at this rate, and a file of that size is there."""
-    row = manifest.rows.get(section.ytid)
-    if not row or row["status"] != "ok" or (rate and row.get("sample_rate") != rate):
-        return False
-    if (row.get("start_s"), row.get("end_s")) != (section.start_s, section.end_s):
-        return False
-    path = manifest.audio(section)
-    return path.is_file() and path.stat().st_size == row.get("bytes")
-
-
-def unlisted(manifest: Manifest, sections: Sequence[Section]) -> list[str]:
-    """Names of WAV files in the folder that neither the manifest nor `sections` know."""
-    known = {section.ytid for section in sections} | set(manifest.rows)
-    return sorted(p.name for p in manifest.data_dir.glob("*.wav") if p.stem not in known)
-
-
-def _base(section: Section, status: str) -> Row:
-    return {
-        "ytid": section.ytid,
-        "status": status,
-        "start_s": section.start_s,
-        "end_s": section.end_s,
-    }
-
-
-def _date() -> Row:
-    return {"date": datetime.now(UTC).isoformat(timespec="seconds")}
+def _of_today(found: Row) -> Row:
+    """A row in the words of today, whatever version wrote it."""
+    reason = found.get("reason")
+    if reason == "damaged":
+        return found | {"status": "damaged"}
+    if found["status"] == "failed" and reason not in list(Reason):
+        gone, blocked = reason in _ONCE_GONE, reason in _ONCE_BLOCKED
+        found["reason"] = Reason.GONE if gone else Reason.BLOCKED if blocked else Reason.AGAIN
+    return found
