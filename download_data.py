@@ -42,8 +42,10 @@ def main(args: Sequence[str] | None = None) -> int:
         return _end(error, Exit.MISSING)
     except (CookiesError, PromptError) as error:
         return _end(error, Exit.USAGE)
-    except (FolderError, OSError) as error:
+    except FolderError as error:
         return _end(error, Exit.FOLDER)
+    except OSError as error:
+        return _end(f"{settings.data_dir} cannot be written: {error}", Exit.FOLDER)
     except KeyboardInterrupt:
         sys.stderr.write("\n")
         return _end("interrupted; the same command goes on from there.", Exit.INTERRUPTED)

@@ -28,7 +28,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from src.data.files import ROOT, drop_torn_line, write_whole
+from src.data.files import ROOT, write_whole
+from src.data.journal import drop_torn_line
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """What download_data.py does: get the table, fetch or check the clips, sum up."""
 
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,12 +17,12 @@ from src.data.prompts import Selection, load_prompts
 log = logging.getLogger(__name__)
 
 MEANINGS = {
-    Reason.GONE: "removed, private, paid, too short; for adults (--cookies) or other countries "
-    "(--proxy) only; left alone without --retry",
-    Reason.BLOCKED: "the host refuses this machine, or yt-dlp is out of date",
-    Reason.AGAIN: "the host is busy, the connection broke, or another file has the clip's name",
-    "damaged": "the file changed since it was written",
-    "to do": "not tried yet",
+    Reason.GONE: "gone: removed, private, paid, too short; for adults (--cookies) or other "
+    "countries (--proxy) only; left alone without --retry",
+    Reason.BLOCKED: "blocked: the host refuses this machine, or yt-dlp is out of date",
+    Reason.AGAIN: "again: the host is busy, the connection broke, a file is in the way",
+    "damaged": "damaged: the file changed since it was written",
+    "ok": "to do",
 }
 MESSAGES = 3  # of each class, in the summary
 
@@ -94,16 +94,13 @@ def summary(manifest: Manifest, clips: Sequence[Prompt], rate: int | None = None
     """
     missing = manifest.missing(clips, rate)
     lines = [f"{len(clips) - len(missing)} of {len(clips)} clips are in {manifest.data_dir}"]
-    messages: dict[str, Counter[str]] = {name: Counter() for name in MEANINGS}
+    messages: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for clip in missing:
         known = manifest.rows.get(clip.id, {"status": "ok"})
-        if known["status"] == "ok":  # at another rate, or its file is gone
-            known = {"reason": "to do"}
-        name = known.get("reason") or known["status"]
+        name = known.get("reason") or known["status"]  # ok: at another rate, or its file is gone
         messages[name][known.get("message", "")] += 1
     for name, counts in sorted(messages.items(), key=lambda item: -item[1].total()):
-        if counts:
-            lines.append(f"{counts.total():6d}  {name:<8}{MEANINGS[name]}")
-        for message, count in counts.most_common(MESSAGES) if name in list(Reason) else ():
-            lines.append(f"{count:14d}  {message[:100]}")
+        lines.append(f"{counts.total():6d}  {MEANINGS[name]}")
+        for message, count in counts.most_common(MESSAGES):
+            lines += [f"{count:15d}  {message[:100]}"] if message else []
     return "\n".join(lines)

@@ -9,7 +9,7 @@ import re
 from enum import StrEnum
 
 from yt_dlp.networking.exceptions import HTTPError, TransportError
-from yt_dlp.utils import DownloadError, YoutubeDLError
+from yt_dlp.utils import ExtractorError
 
 
 class Reason(StrEnum):
@@ -49,23 +49,22 @@ _BROKEN = (
 
 def page_failure(error: Exception) -> ClipError:
     """What an error of yt-dlp's says about the page that it read."""
-    inner = error.exc_info[1] if isinstance(error, DownloadError) else error
-    message = str(error)
-    if not isinstance(error, YoutubeDLError | OSError):
-        message = f"{type(error).__name__}: {error}"
-    cause = getattr(inner, "cause", None) or inner
+    inner = error.__context__ if isinstance(error.__context__, ExtractorError) else error
+    cause, expected = getattr(inner, "cause", None), getattr(inner, "expected", False)
+    message = getattr(inner, "orig_msg", None) or f"{type(inner).__name__}: {inner}"
+    if cause and not expected:
+        message = f"{message} ({cause!r})"
     if isinstance(cause, HTTPError):
         after = cause.response.headers.get("Retry-After") or ""
         return ClipError(
             _by_status(cause.status), message, float(after) if after.isdigit() else 0.0
         )
-    if isinstance(cause, TransportError | OSError):
+    if isinstance(cause or inner, TransportError | OSError):
         return ClipError(Reason.AGAIN, message)
     for reason, words in _PAGE:
         if re.search(words, message, re.I):
             return ClipError(reason, message)
     # What no extractor expects is a page that this yt-dlp does not understand.
-    expected = getattr(inner, "expected", False)
     return ClipError(Reason.GONE if expected else Reason.BLOCKED, message)
 
 
@@ -80,10 +79,9 @@ def media_failure(message: str, have: str) -> ClipError:
 
 
 def one_line(message: str) -> str:
-    """A message in one line, without addresses in memory, site and video."""
+    """A message in one line, without what is the same in all of them."""
     text = re.sub(r"\[[^\]\s]+ @ 0x[0-9a-f]+\]", "", message)
     text = " ".join(text.split()).removeprefix("ERROR: ")
-    text = re.sub(r"^\[[\w:+-]+\] ([\w-]{11}: )?", "", text)
     return text.split("; please report this issue")[0][:500]
 
 

@@ -16,7 +16,7 @@ from importlib.metadata import version
 from yt_dlp import YoutubeDL
 
 from src.data.downloads.failures import ClipError, Reason
-from src.data.downloads.manifest import FolderError, Manifest, Row, inspect_file, keep, row
+from src.data.downloads.manifest import Manifest, Row, inspect_file, keep, row
 from src.data.downloads.settings import DownloadSettings
 from src.data.downloads.source import Stopped, fetch, open_ydl
 from src.data.progress import bar
@@ -54,11 +54,9 @@ class Pace:
             raise Stopped
 
     def back_off(self, seconds: float) -> None:
-        """Nobody begins for this long. Raises Stopped."""
+        """Nobody begins for this long."""
         with self._lock:
             self._next = max(self._next, time.monotonic() + seconds)
-        if self.stop.wait(seconds):
-            raise Stopped
 
 
 def wanted(settings: DownloadSettings, manifest: Manifest, clips: Sequence[Prompt]) -> list[Prompt]:
@@ -88,7 +86,7 @@ def fetch_all(
 ) -> str | None:
     """Try every clip once. Returns why the run ended early and what to do; None when it did not.
 
-    total: clips asked for, of which the others are settled already. Raises FolderError,
+    total: clips asked for, of which the others are settled already. Raises OSError,
     CookiesError, KeyboardInterrupt; what is finished by then is in the manifest.
     """
     todo = iter(list(clips))  # which threads can share
@@ -139,8 +137,6 @@ def _work(
                 results.put(_one(settings, manifest, clip, ydl, pace))
     except Stopped:
         pass
-    except OSError as error:
-        results.put(FolderError(f"{manifest.data_dir} cannot be written: {error}"))
     except BaseException as error:  # unseen, the main thread would wait for ever
         results.put(error)
 

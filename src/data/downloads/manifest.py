@@ -4,12 +4,9 @@
         manifest.rows.get(ytid)          # the latest
         manifest.append(row(clip, "failed", reason=.., message=..))
 
-A line is appended in one write, after its audio has its name, and is on the disk before the run
-goes on; a line that a kill cut short is dropped. A lock keeps a second process out.
+A row comes after its audio has its name. A lock keeps a second process out.
 """
 
-import errno
-import fcntl
 import hashlib
 import io
 import json
@@ -24,7 +21,8 @@ import soundfile
 from src.data.audio import Clip
 from src.data.downloads.failures import Reason
 from src.data.downloads.source import TOLERANCE
-from src.data.files import drop_torn_line, write_whole
+from src.data.files import write_whole
+from src.data.journal import append_line, lock, open_to_append
 from src.data.prompt_table import Prompt
 
 MANIFEST = "manifest.jsonl"
@@ -33,38 +31,35 @@ Row = dict[str, Any]
 # damaged: the file is no longer what was written, so that the next run fetches it again.
 Status = Literal["ok", "failed", "damaged"]
 
-# Reasons of earlier versions that are GONE and BLOCKED today; the others are AGAIN.
-_ONCE_GONE = ("removed", "unavailable", "private", "age_restricted", "paid", "geo_blocked", "short",
-              "decoding")  # fmt: skip
-_ONCE_BLOCKED = ("bot_check", "refused", "no_formats", "other")
+# The reasons of earlier versions; those that are not here are AGAIN.
+_EARLIER = {
+    **dict.fromkeys(("removed", "unavailable", "private", "paid"), Reason.GONE),
+    **dict.fromkeys(("age_restricted", "geo_blocked", "short", "decoding"), Reason.GONE),
+    **dict.fromkeys(("bot_check", "refused", "no_formats", "other"), Reason.BLOCKED),
+}
 
 
 class FolderError(Exception):
-    """The data folder is in use, damaged, full, or cannot be written."""
+    """The data folder is in use or its manifest is damaged."""
 
 
 class Manifest:
-    """The rows of a data folder, the latest of each clip. Raises FolderError."""
+    """The rows of a data folder, the latest of each clip. Raises FolderError, and OSError where the
+    folder cannot be written."""
 
     def __init__(self, data_dir: Path) -> None:
-        self.data_dir, self.path = data_dir, data_dir / MANIFEST
+        self.data_dir, path = data_dir, data_dir / MANIFEST
+        data_dir.mkdir(parents=True, exist_ok=True)
         try:
-            data_dir.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(data_dir / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(self._lock)
-                raise FolderError(
-                    f"{data_dir} is in use by another download_data.py: wait for it or end it"
-                ) from None
-            for part in data_dir.glob(".*.wav.*"):  # of a run that was killed
-                part.unlink()
-            drop_torn_line(self.path)
-            self.rows = _read_rows(self.path)
-            self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise FolderError(f"{data_dir} cannot be written: {error}") from error
+            self._lock = lock(data_dir / LOCK)
+        except BlockingIOError:
+            raise FolderError(
+                f"{data_dir} is in use by another download_data.py: wait for it or end it"
+            ) from None
+        for part in data_dir.glob(".*.wav.*"):  # of a run that was killed
+            part.unlink()
+        self._file = open_to_append(path)
+        self.rows = _read_rows(path)
 
     def __enter__(self) -> Self:
         return self
@@ -74,14 +69,8 @@ class Manifest:
         os.close(self._lock)
 
     def append(self, row: Row) -> None:
-        """row: JSON values with `ytid` and `status`. Raises FolderError when it cannot be kept."""
-        line = (json.dumps(row, allow_nan=False) + "\n").encode()
-        try:
-            if os.write(self._file, line) != len(line):
-                raise OSError(errno.ENOSPC, "a line was cut short")
-            os.fsync(self._file)
-        except OSError as error:
-            raise FolderError(f"{self.path} cannot be written: {error}") from error
+        """row: JSON values with `ytid` and `status`. Raises OSError when it cannot be kept."""
+        append_line(self._file, row)
         self.rows[row["ytid"]] = row
 
     def audio(self, clip: Prompt) -> Path:
@@ -148,28 +137,21 @@ def _described(seconds: float, rate: int, channels: int, data: bytes) -> Row:
 
 
 def _read_rows(path: Path) -> dict[str, Row]:
-    """The latest row by id. Raises FolderError for a line that is no row."""
-    if not path.exists():
-        return {}
+    """The latest row by id, with the reasons of today. Raises FolderError for a line that is no
+    row."""
     rows: dict[str, Row] = {}
     for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
         try:
             found = json.loads(line)
-            rows[found["ytid"]] = _of_today({"status": found["status"], **found})
+            status, reason = found["status"], found.get("reason")
+            if reason == "damaged":
+                found["status"] = "damaged"
+            elif status == "failed" and reason not in list(Reason):
+                found["reason"] = _EARLIER.get(reason, Reason.AGAIN)
+            rows[found["ytid"]] = found
         except (ValueError, TypeError, KeyError) as error:
             raise FolderError(
                 f"{path}, line {number} is no row ({error!r}). Remove the line, and its clip is "
                 "looked at again."
             ) from error
     return rows
-
-
-def _of_today(found: Row) -> Row:
-    """A row in the words of today, whatever version wrote it."""
-    reason = found.get("reason")
-    if reason == "damaged":
-        return found | {"status": "damaged"}
-    if found["status"] == "failed" and reason not in list(Reason):
-        gone, blocked = reason in _ONCE_GONE, reason in _ONCE_BLOCKED
-        found["reason"] = Reason.GONE if gone else Reason.BLOCKED if blocked else Reason.AGAIN
-    return found
