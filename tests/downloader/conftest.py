@@ -64,6 +64,7 @@ class Downloads:
 
     folder: Path
     media: MediaServer
+    sources: dict[str, bytes]
     ending: str = "webm"
 
     @property
@@ -83,8 +84,14 @@ class Downloads:
                 writer.writerow(row)
         return path
 
-    def host(self, audio: bytes, *names: str) -> None:
+    def host(self, *names: str) -> None:
+        audio = self.sources[self.ending]
         self.media.files |= {f"{name}.{self.ending}": audio for name in names}
+
+    def offer(self, *names: str, absent: Sequence[str] = ()) -> None:
+        """Clips of seconds 1 to 3, on the table; and on the host but for those that are absent."""
+        self.table(*((name, 1, 3) for name in (*names, *absent)))
+        self.host(*names)
 
     def command(self, *options: object) -> list[str]:
         defaults = {
@@ -138,9 +145,14 @@ class Downloads:
 
 
 @pytest.fixture
-def downloads(tmp_path: Path, media: MediaServer, monkeypatch: pytest.MonkeyPatch) -> Downloads:
+def downloads(
+    tmp_path: Path,
+    media: MediaServer,
+    sources: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Downloads:
     """Without the system's ffmpeg, ffprobe or JavaScript runtime on the PATH."""
     monkeypatch.setenv("PATH", "/nonexistent")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-    return Downloads(tmp_path, media)
+    return Downloads(tmp_path, media, sources)
