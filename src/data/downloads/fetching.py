@@ -127,7 +127,7 @@ def _work(
     settings: DownloadSettings,
     manifest: Manifest,
     todo: Iterator[Prompt],
-    results: "queue.SimpleQueue[Row | BaseException]",
+    results: queue.SimpleQueue[Row | BaseException],
     pace: Pace,
 ) -> None:
     """Fetch clips until none is left or the run ends; any surprise goes to the main thread."""
