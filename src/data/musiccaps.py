@@ -51,7 +51,7 @@ def get_table(data_dir: Path, own: Path | None = None) -> Path:
     """
     try:
         if own is not None:
-            return copy_table(own, data_dir)
+            return _keep(read_text(own), own, data_dir)
         if table := find_table(data_dir):
             _check(read_text(table), table)
             return table
@@ -95,12 +95,8 @@ def fetch_table(data_dir: Path, source: str = REPOSITORY) -> Path:
     return _keep(text.getvalue(), Path(source), data_dir)
 
 
-def copy_table(path: Path, data_dir: Path) -> Path:
-    """Keep a local table as <data_dir>/musiccaps.csv. Returns that path. Raises PromptError."""
-    return _keep(read_text(path), path, data_dir)
-
-
 def _keep(text: str, source: Path, data_dir: Path) -> Path:
+    """Write a table whole or not at all, once it is known to be good. Returns its path."""
     _check(text, source)
     write_whole(data_dir / TABLE_NAME, text)
     return data_dir / TABLE_NAME
