@@ -8,7 +8,7 @@ verdict: the selector's own number says that the search worked, not that the mus
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -203,8 +203,8 @@ def _set_numbers(
 ) -> dict[str, Row]:
     """By method, the Frechet distance of its clips to those prompts' references."""
     clips: dict[str, Embeddings] = {}
-    for method, own in records.items():
-        judged = [r["prompt_id"] for r in own if measure.name not in r["unjudged"]]
+    for method, finished in records.items():
+        judged = [r["prompt_id"] for r in finished if measure.name not in r["unjudged"]]
         clips[method] = embeddings.load(folder, measure.name, method, judged)
     everyone = dict.fromkeys(key for found in clips.values() for key in found)
     references = embeddings.load(folder, measure.name, embeddings.REFERENCE, everyone)
@@ -215,17 +215,17 @@ def _set_numbers(
     numbers: dict[str, Row] = {}
     for method, own in clips.items():
         windows = sum(map(len, own.values()))
-        found = {"prompts": len(own), "windows": windows, "mean": _distance(own, references, own)}
+        row: dict[str, Any] = {"prompts": len(own), "windows": windows}
+        row["mean"] = _distance(own, references, list(own))
         shared = [key for key in own if key in clips.get(BASELINE, {})]
         if method != BASELINE and len(shared) >= MIN_CLIPS:
-            found |= {"paired_prompts": len(shared)}
-            found |= _set_difference(own, clips[BASELINE], references, shared)
-        numbers[method] = found
+            row["paired_prompts"] = len(shared)
+            row |= _set_difference(own, clips[BASELINE], references, shared)
+        numbers[method] = row
     return numbers
 
 
-def _distance(clips: Embeddings, references: Embeddings, keys: Iterable[str]) -> float | None:
-    keys = list(keys)
+def _distance(clips: Embeddings, references: Embeddings, keys: Sequence[str]) -> float | None:
     if len(keys) < MIN_CLIPS:
         return None
     to = References(np.concatenate([references[key] for key in keys]))
