@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def kind_of(folder: Path) -> str:
     """Which script's run it is: benchmark, latency, pool or sweep. Raises RunFolderError."""
     identity = read_manifest(folder).get("identity", {})
-    kind = identity.get("script", "benchmark") if "settings" in identity else ""
+    kind = identity.get("script", "benchmark" if "settings" in identity else "")
     if kind not in (*REPORTS, "pool", "sweep"):
         raise RunFolderError(f"{folder} is no run's folder: its manifest names no known script")
     return str(kind)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from src.methods import BASELINE
-from src.reports.table import Row, brackets, digits_of
+from src.reports.table import Row, brackets, digits_of, ends, interval_of
 from src.runs import embeddings
 from src.runs.measures import Measure, Verdict
 from src.runs.records import Record, read_manifest, read_records
@@ -165,11 +165,10 @@ def _row(method: str, measure: Measure, selector: Measure, numbers: Row, cost: R
 
 def difference_text(row: Row, digits: int) -> str:
     """Such as "+0.650 [+0.500, +0.813]", of a measure of sets "-0.41, p = 0.012"."""
-    if row["difference"] is None:
-        return ""
     if row["p"] is not None:
         return f"{row['difference']:+.{digits}f}, p = {row['p']:.3f}"
-    return brackets(Interval(row["difference"], row["low"], row["high"]), digits)
+    found = interval_of(row, "difference")
+    return brackets(found, digits) if found else ""
 
 
 def direction(measure: Measure, row: Row) -> Verdict:
@@ -188,8 +187,7 @@ def _clip_numbers(own: Values, base: Values) -> Row:
         numbers["mean"] = float(np.mean(list(own.values())))
     if paired := [value - base[key] for key, value in own.items() if key in base]:
         found = bootstrap(len(paired)).interval(np.array(paired))
-        numbers |= {"paired_prompts": len(paired), "difference": found.mean}
-        numbers |= {"low": found.low, "high": found.high}
+        numbers |= {"paired_prompts": len(paired), **ends("difference", found)}
     return numbers
 
 
