@@ -140,3 +140,16 @@ def figures(value: float, decimals: int = 6) -> str:
         return ABSENT
     digits = decimals if value == 0 else 2 - math.floor(math.log10(abs(value)))
     return f"{value:,.{min(max(digits, 0), decimals)}f}"
+
+
+def ends(name: str, found: Interval | None, prefix: str = "") -> dict[str, float | None]:
+    """An estimate's column and those of its interval's ends, `low` and `high`."""
+    values = found or (None, None, None)
+    return dict(zip((name, f"{prefix}low", f"{prefix}high"), values, strict=True))
+
+
+def interval_of(row: Row, name: str, prefix: str = "") -> Interval | None:
+    """What `ends` made columns of; None where the row has no such number."""
+    if is_absent(row[name]):
+        return None
+    return Interval(row[name], row[f"{prefix}low"], row[f"{prefix}high"])

@@ -53,7 +53,8 @@ class Pool:
 
     prompts: ids of those with candidates, in order; asked: how many it is to have when finished.
     size: m. duration: seconds of a clip; frames: of its tokens. measures: verifiers, sums, judges.
-    prefixes: seconds at which some verifier has scored the clips' beginnings, ascending.
+    prefixes: seconds at which some verifier has scored the clips' beginnings, ascending. reasons:
+    by measure and prompt, why there is no score.
     """
 
     def __init__(self, folder: Path, sums: Sequence[str] = ()) -> None:
@@ -73,12 +74,14 @@ class Pool:
         self.candidates: dict[str, Record] = {}
         # By measure, in the order asked for, though the first prompt may have failed.
         self._scores: dict[str, dict[str, Record]] = {}
+        self.reasons: dict[str, dict[str, str]] = {}
         for record in read_records(folder).values():
-            own = self.candidates
-            if record["kind"] == "scores":
-                own = self._scores.setdefault(record["measure"], {})
+            measure, prompt = record.get("measure"), record["prompt_id"]
+            own = self.candidates if measure is None else self._scores.setdefault(measure, {})
             if record["status"] == "ok":
-                own[record["prompt_id"]] = record
+                own[prompt] = record
+            elif measure is not None:
+                self.reasons.setdefault(measure, {})[prompt] = record["reason"]
         self.prompts = tuple(self.candidates)
         self.measures: dict[str, Measure] = {}
         self._values: dict[str, Values] = {}
