@@ -13,7 +13,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from src.reports import pool_figures, sentences, sweep
+from src.reports import pool_figures, pool_matrices, sentences, sweep
 from src.reports.figure import DIGEST_KEY, save
 from src.reports.pool_study import Study, study_pool
 from src.reports.sweep_figure import cost_figure
@@ -39,9 +39,9 @@ RELATIONS = {"own": "own number", "shares data": "shares data"}
 SHOWN_BUDGETS = 6  # at most, as far as they fit the width
 FIGURES: dict[str, Callable[[Study], Figure]] = {
     "scaling": pool_figures.scaling_figure,
-    "matrix": pool_figures.matrix_figure,
+    "matrix": pool_matrices.matrix_figure,
     "selectors": pool_figures.selectors_figure,
-    "agreement": pool_figures.agreement_figure,
+    "agreement": pool_matrices.agreement_figure,
     "transfer": pool_figures.transfer_figure,
     "prefix": pool_figures.prefix_figure,
 }
@@ -115,14 +115,10 @@ def _gains(study: Study) -> list[str]:
     """The table, with as many budgets as fit: the first, and the largest ones."""
     groups: dict[str, list[Row]] = {}
     for name in study.shown:
-        measure, rows = study.measures[name], study.rows("scaling", measure=name)
-        digits = digits_of(row["mean"] for row in rows)
-        groups[f"{name} {measure.arrow}  {measure.role}"] = [
-            {"selector": f"  {row['selector']}", "prompts": row["prompts"]}
-            | {f"N={r['n']}": f"{r['mean']:.{digits}f}" for r in rows if r["selector"] == row["selector"]}
-            | {"gain": brackets(interval_of(row, "gain_sd")), "verdict": RELATIONS.get(row["relation"], row["verdict"])}
-            for row in study.rows("matrix", measure=name)
-        ]
+        measure, rows = study.measures[name], study.rows("matrix", measure=name)
+        digits = digits_of(row["mean"] for row in study.rows("scaling", measure=name))
+        heading = f"{name} {measure.arrow}  {measure.role}"
+        groups[heading] = [_gain_row(study, row, digits) for row in rows]
     choices = []
     for count in range(min(SHOWN_BUDGETS, len(study.budgets)), 0, -1):
         budgets = (1, *study.budgets[1:][len(study.budgets) - count :])
@@ -136,6 +132,16 @@ def _gains(study: Study) -> list[str]:
             ]
         )
     return layout(groups, *choices)
+
+
+def _gain_row(study: Study, row: Row, digits: int) -> Row:
+    """row: of the matrix."""
+    pair = {"selector": row["selector"], "measure": row["measure"]}
+    means = {f"N={r['n']}": f"{r['mean']:.{digits}f}" for r in study.rows("scaling", **pair)}
+    gain = brackets(interval_of(row, "gain_sd"))
+    verdict = RELATIONS.get(row["relation"], row["verdict"] or "")
+    own = {"selector": f"  {row['selector']}", "prompts": row["prompts"]}
+    return own | means | {"gain": gain, "verdict": verdict}
 
 
 def _judged(study: Study) -> Iterator[str]:

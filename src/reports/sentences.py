@@ -186,9 +186,9 @@ def busy(before: float, most: float, own: int) -> str:
 # Of pools and sweeps.
 NO_JUDGE = "No judge has scored this pool: nothing here shows that selected clips are better."
 OF_POOLS = (
-    "Gains are in within-prompt standard deviations, positive where better, with 95% intervals over "
-    "prompts. Better, worse: the interval excludes zero. Own number: the measure is the selector's, "
-    "no evidence. Shares data: trained on the selector's data, not independent."
+    "Gains are in within-prompt standard deviations, positive where better, with 95% intervals "
+    "over prompts. Better, worse: the interval excludes zero. Own number: the measure is the "
+    "selector's, no evidence. Shares data: trained on the selector's data, not independent."
 )
 OF_COSTS = (
     "*: on the Pareto front of frames; +: of seconds. To equal frames: to best-of-n with as many "
@@ -239,9 +239,10 @@ def over_optimisation(falls: Mapping[str, Interval], pairs: int) -> str:
     """falls: by pair, the change of a transfer that clearly falls. pairs: that have a transfer."""
     named = "; ".join(f"{name} {brackets(change)}" for name, change in falls.items())
     return (
-        f"Over-optimisation: the transfer falls clearly with N for {len(falls)} of {pairs} pairs of "
-        f"a selector and a judge{f' ({named})' if named else ''}; of so many, one in forty would by "
-        "chance, and a selector whose scores have a long upper tail falls a little without any."
+        f"Over-optimisation: the transfer falls clearly with N for {len(falls)} of {pairs} pairs "
+        f"of a selector and a judge{f' ({named})' if named else ''}; of so many, one in forty "
+        "would by chance, and a selector whose scores have a long upper tail falls a little "
+        "without any."
     )
 
 
@@ -249,8 +250,8 @@ def harm(losses: Mapping[str, Interval], n: int) -> str:
     """losses: by pair and the N at which it is best, what is lost from there to the largest."""
     named = "; ".join(f"{name} {brackets(lost, digits_of(lost))}" for name, lost in losses.items())
     return (
-        f"More search does harm, from the best N to {n}, in the judge's unit, negative where worse: "
-        f"{named}."
+        f"More search does harm, from the best N to {n}, in the judge's unit, negative where "
+        f"worse: {named}."
     )
 
 
