@@ -3,8 +3,8 @@
     text = report(load_pool(folder), [sweep_folder], budgets=(1, 2, 4, 8, 16))
 
 writes scaling.csv, matrix.csv and the other tables of src/reports/pool_study.py with their figures
-into the pool's folder, and cost.csv and cost.png, with the pool's best-of-n beside it, into each
-sweep's, anew from the records alone.
+into the pool's folder, and those of src/reports/sweep.py, with the pool's best-of-n beside them,
+into each sweep's, anew from the records alone.
 """
 
 from collections import defaultdict
@@ -16,7 +16,6 @@ from matplotlib.figure import Figure
 from src.reports import pool_figures, pool_matrices, sentences, sweep
 from src.reports.figure import DIGEST_KEY, save
 from src.reports.pool_study import Study, study_pool
-from src.reports.sweep_figure import cost_figure
 from src.reports.table import (
     Column,
     Row,
@@ -33,7 +32,6 @@ from src.runs.measures import Verdict
 from src.runs.pool import Pool
 from src.runs.records import records_digest
 
-POOL_DIGEST_KEY = f"Pool-{DIGEST_KEY}"  # in figures of a sweep that show a pool as well
 RANKS = 0.5  # a tau from which three pairs of clips in four are ordered alike
 RELATIONS = {"own": "own number", "shares data": "shares data"}
 SHOWN_BUDGETS = 6  # at most, as far as they fit the width
@@ -65,14 +63,7 @@ def report(
         for name, draw in FIGURES.items():
             save(draw(study), (output or pool.folder) / f"{name}.png", digest)
         texts.append(pool_text(study))
-    for folder in sweeps:
-        costs = sweep.study_sweep(folder, pool, budgets)
-        sweep.write_table(costs, output or folder)
-        digests = {DIGEST_KEY: records_digest(folder)}
-        if pool is not None:
-            digests[POOL_DIGEST_KEY] = records_digest(pool.folder)
-        save(cost_figure(costs), (output or folder) / "cost.png", digests)
-        texts.append(sweep.sweep_text(costs))
+    texts += [sweep.report(folder, pool, budgets, output) for folder in sweeps]
     return "\n\n".join(texts)
 
 

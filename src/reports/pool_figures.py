@@ -20,6 +20,7 @@ from src.reports.figure import (
     intervals,
     look,
     name_panel,
+    notes,
     panels,
     styled,
 )
@@ -42,7 +43,8 @@ def scaling_figure(study: Study) -> Figure:
         "Points: best-of-N, exact expectations from the pool. Lines: a + b·E(N), where E(N), the "
         "expected maximum of N standard normals, spaces the axis. Bands: 95% interval of the gain "
         "over N = 1, bootstrap over prompts. Dashed: the measure is the selector's own number, no "
-        "evidence. Dotted: trained on the selector's data, not independent." + _notes(study),
+        "evidence. Dotted: trained on the selector's data, not independent."
+        + notes(study.measures[name] for name in study.shown),
     )
     for ax, name in zip(axes, study.shown, strict=True):
         for index, selector in enumerate(study.singles):
@@ -103,7 +105,8 @@ def prefix_figure(study: Study) -> Figure:
         "Kendall's tau within prompts, mean and 95% interval over prompts, of the score of the "
         "first t seconds with the whole clip's. A tau of 0.5 orders three pairs of clips in four "
         "alike. Hollow: the judge is the verifier's own number, no evidence. Grey: what seconds "
-        "that count alike and independently would give." + _notes(study),
+        "that count alike and independently would give."
+        + notes(study.measures[name] for name in study.shown),
     )
     for ax, name in zip(axes, names, strict=True):
         for index, verifier in enumerate(study.singles):
@@ -139,7 +142,8 @@ def selectors_figure(study: Study) -> Figure:
         "the judge, positive where better, with 95% interval over prompts; every selector chooses "
         "among the same clips: equal frames. Orange: weighted sums, each part in units of its own "
         "deviation. Hollow: trained on the judge's data, not independent. Own number: the judge is "
-        "the selector's number or a part of it, no evidence." + _notes(study),
+        "the selector's number or a part of it, no evidence."
+        + notes(study.measures[name] for name in study.shown),
         height=0.75 + ROW * len(names),
         width=WIDTH,
     )
@@ -222,12 +226,6 @@ def _level(axes: Sequence[Axes]) -> None:
     low, high = min(drawn), max(drawn)
     for ax in axes:
         ax.set_ylim(low - 0.12 * (high - low), high + 0.12 * (high - low))
-
-
-def _notes(study: Study) -> str:
-    """What the marks at measures' names stand for."""
-    noted = [m for m in (study.measures[name] for name in study.shown) if m.note]
-    return "".join(f"\n† {m.name}: {m.note}." for m in noted)
 
 
 def _legend(figure: Figure, names: Sequence[str], title: str) -> None:

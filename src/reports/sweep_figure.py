@@ -9,8 +9,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from src.methods import BEST_OF_N, METHODS, colour_of
-from src.reports.figure import GREY, WIDTH, intervals, name_panel, panels, styled
-from src.reports.sweep import Sweep, cell_of
+from src.reports.figure import GREY, WIDTH, intervals, name_panel, notes, panels, styled
+from src.reports.sweep_study import Sweep, cell_of
 from src.reports.table import Row, interval_of
 from src.runs.measures import Measure
 from src.stats.intervals import Interval
@@ -30,8 +30,9 @@ def cost_figure(study: Sweep) -> Figure:
         "Gains over one sample, mean over prompts (and seeds) with 95% interval, paired by prompt. "
         "Size: N. Marker: lookahead k (0 circle, 1 triangle, 2 square, more diamond). Line: "
         "best-of-N from the pool, exact; hollow: run by the sweep itself. Grey: Pareto front, "
-        "labelled. Points of equal cost stand a little apart. Seconds leave judging out; those of "
-        "the pool's best-of-N are N/m of its own.",
+        "labelled. Hatched: the selector's own number, no evidence. Points of equal cost stand a "
+        "little apart. Seconds leave judging out; those of the pool's best-of-N are N/m of its "
+        "own." + notes(study.measures),
         rows_each=rows,
         height=2.3,
         width=WIDTH,
