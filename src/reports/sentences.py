@@ -192,7 +192,7 @@ OF_POOLS = (
 )
 OF_COSTS = (
     "*: on the Pareto front of frames; +: of seconds. To equal frames: to best-of-n with as many "
-    "frames, and whether it is better. Differences have 95% intervals, paired by prompt. (pool): "
+    "frames, and whether that is better. Differences have 95% intervals, paired by prompt. (pool): "
     "exact expectations from the pool. Seconds are those of two runs, on whatever else the machine "
     "did: latency_experiment.py compares seconds."
 )
