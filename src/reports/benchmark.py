@@ -104,20 +104,23 @@ def _of_differences(study: Study) -> Iterable[str]:
         yield sentences.NO_BASELINE
 
 
-def _of_methods(study: Study) -> Iterable[str]:
+def _of_methods(study: Study) -> list[str]:
     """Whether the primary judge follows the selector: one sentence for methods with one answer."""
     searched = [m for m in study.methods if m != BASELINE]
     selector, primary = study.selector, study.primary
+    if primary is None:
+        asked = len(study.measures) > 1
+        return [sentences.no_judge(selector, asked)] if searched else []
     answers: dict[tuple[Verdict, Verdict], list[str]] = {}
-    if searched and primary is None:
-        yield sentences.no_judge(selector, asked=len(study.measures) > 1)
-    for method in searched if primary else ():
+    for method in searched:
         own, judged = (study.rows[method, m.name] for m in (selector, primary))
         if own["difference"] is not None and judged["difference"] is not None:
             answer = direction(selector, own), direction(primary, judged)
             answers.setdefault(answer, []).append(method)
-    for answer, methods in answers.items():
-        yield sentences.follows(methods, selector, primary, *answer)
+    return [
+        sentences.follows(methods, selector, primary, *answer)
+        for answer, methods in answers.items()
+    ]
 
 
 def _of_measure(study: Study, measure: Measure) -> Iterable[str]:

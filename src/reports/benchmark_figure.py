@@ -1,6 +1,7 @@
 """The figure of a run of benchmark.py: a panel a measure, and what the searches cost."""
 
 import math
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -82,8 +83,8 @@ def _points(ax: Axes, y: int, study: Study, method: str, measure: Measure, paire
     colour = colour_of(method)
     ax.scatter(values, heights, s=5, color=colour, alpha=0.35, linewidths=0)
     mean = bootstrap(len(values)).interval(values)
-    thick = {"markersize": 4.5, "elinewidth": 1.6, "capsize": 3, "markeredgecolor": "white"}
-    intervals(ax, [y], [mean], colour, sideways=True, **thick)
+    style: dict[str, Any] = {"markersize": 4.5, "elinewidth": 1.6, "capsize": 3}
+    intervals(ax, [y], [mean], colour, sideways=True, **style, markeredgecolor="white")
 
 
 def _dress(ax: Axes, measure: Measure, paired: bool) -> None:

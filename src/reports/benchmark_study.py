@@ -8,7 +8,7 @@ verdict: the selector's own number says that the search worked, not that the mus
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from src.methods import BASELINE
-from src.reports.table import Row, brackets, digits_of
+from src.reports.table import Row, brackets, digits_of, ends, interval_of
 from src.runs import embeddings
 from src.runs.measures import Measure, Verdict
 from src.runs.records import Record, read_manifest, read_records
@@ -165,11 +165,10 @@ def _row(method: str, measure: Measure, selector: Measure, numbers: Row, cost: R
 
 def difference_text(row: Row, digits: int) -> str:
     """Such as "+0.650 [+0.500, +0.813]", of a measure of sets "-0.41, p = 0.012"."""
-    if row["difference"] is None:
-        return ""
     if row["p"] is not None:
         return f"{row['difference']:+.{digits}f}, p = {row['p']:.3f}"
-    return brackets(Interval(row["difference"], row["low"], row["high"]), digits)
+    found = interval_of(row, "difference")
+    return brackets(found, digits) if found else ""
 
 
 def direction(measure: Measure, row: Row) -> Verdict:
@@ -188,8 +187,7 @@ def _clip_numbers(own: Values, base: Values) -> Row:
         numbers["mean"] = float(np.mean(list(own.values())))
     if paired := [value - base[key] for key, value in own.items() if key in base]:
         found = bootstrap(len(paired)).interval(np.array(paired))
-        numbers |= {"paired_prompts": len(paired), "difference": found.mean}
-        numbers |= {"low": found.low, "high": found.high}
+        numbers |= {"paired_prompts": len(paired), **ends("difference", found)}
     return numbers
 
 
@@ -203,8 +201,8 @@ def _set_numbers(
 ) -> dict[str, Row]:
     """By method, the Frechet distance of its clips to those prompts' references."""
     clips: dict[str, Embeddings] = {}
-    for method, own in records.items():
-        judged = [r["prompt_id"] for r in own if measure.name not in r["unjudged"]]
+    for method, finished in records.items():
+        judged = [r["prompt_id"] for r in finished if measure.name not in r["unjudged"]]
         clips[method] = embeddings.load(folder, measure.name, method, judged)
     everyone = dict.fromkeys(key for found in clips.values() for key in found)
     references = embeddings.load(folder, measure.name, embeddings.REFERENCE, everyone)
@@ -215,17 +213,17 @@ def _set_numbers(
     numbers: dict[str, Row] = {}
     for method, own in clips.items():
         windows = sum(map(len, own.values()))
-        found = {"prompts": len(own), "windows": windows, "mean": _distance(own, references, own)}
+        row: dict[str, Any] = {"prompts": len(own), "windows": windows}
+        row["mean"] = _distance(own, references, list(own))
         shared = [key for key in own if key in clips.get(BASELINE, {})]
         if method != BASELINE and len(shared) >= MIN_CLIPS:
-            found |= {"paired_prompts": len(shared)}
-            found |= _set_difference(own, clips[BASELINE], references, shared)
-        numbers[method] = found
+            row["paired_prompts"] = len(shared)
+            row |= _set_difference(own, clips[BASELINE], references, shared)
+        numbers[method] = row
     return numbers
 
 
-def _distance(clips: Embeddings, references: Embeddings, keys: Iterable[str]) -> float | None:
-    keys = list(keys)
+def _distance(clips: Embeddings, references: Embeddings, keys: Sequence[str]) -> float | None:
     if len(keys) < MIN_CLIPS:
         return None
     to = References(np.concatenate([references[key] for key in keys]))

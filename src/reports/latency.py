@@ -19,6 +19,7 @@ from src.reports.table import (
     Row,
     brackets,
     figures,
+    interval_of,
     is_absent,
     layout,
     ruled,
@@ -27,7 +28,7 @@ from src.reports.table import (
     write_csv,
 )
 from src.runs.records import records_digest
-from src.stats.intervals import MIN_REPETITIONS, Interval
+from src.stats.intervals import MIN_REPETITIONS
 from src.stats.timing import QUIET_LOAD
 
 FEW_REPETITIONS = 5  # resampling fewer gives intervals that are too narrow
@@ -83,16 +84,20 @@ def _figures(key: str, decimals: int = 6) -> Callable[[Row], str]:
 
 
 def _bracketed(
-    key: str, low: str, high: str, absent: str = ABSENT, unit: float = 1
+    key: str, prefix: str = "", absent: str = ABSENT, unit: float = 1
 ) -> Callable[[Row], str]:
     """Such as "1.23 [1.20, 1.31]"; without brackets where there is no interval."""
 
     def write(row: Row) -> str:
-        if is_absent(row[key]):
-            return absent
-        return brackets(Interval(*(row[name] / unit for name in (key, low, high))), write=figures)
+        found = interval_of(row, key, prefix)
+        return brackets(found, write=lambda x: figures(x / unit)) if found else absent
 
     return write
+
+
+def _on_a_line(key: str, prefix: str, unit: float = 1) -> Callable[[Row], str]:
+    write = _bracketed(key, prefix, unit=unit)
+    return lambda row: write(row) if row["verdict"] == "a line" else ABSENT
 
 
 def _megabytes(*keys: str) -> Callable[[Row], str]:
@@ -126,25 +131,19 @@ RATIOS = (
     Column("claimed", shown("claimed_frames", "g")),
     Column("frames", shown("frames", ".3g")),
     Column("clips", shown("clips", ".3g")),
-    Column("seconds", _bracketed("seconds", "low", "high")),
+    Column("seconds", _bracketed("seconds")),
     Column("verdict", shown("verdict"), left=True),
 )
-AT_FRAMES = ("equal_frames_seconds", "equal_frames_low", "equal_frames_high", "not measured")
-AT_SECONDS = ("equal_seconds_n", "equal_seconds_low", "equal_seconds_high", "not measured")
 EQUALS = (
     Column("best_of_n instead of", shown("cell"), left=True),
     Column("at equal frames: N", _figures("equal_frames_n")),
-    Column("its time x", _bracketed(*AT_FRAMES)),
-    Column("at equal seconds: N", _bracketed(*AT_SECONDS)),
-)
-FIXED, PER_FRAME = (
-    _bracketed("fixed_seconds", "fixed_low", "fixed_high"),
-    _bracketed("seconds_per_frame", "per_frame_low", "per_frame_high", unit=1e-3),
+    Column("its time x", _bracketed("equal_frames_seconds", "equal_frames_", "not measured")),
+    Column("at equal seconds: N", _bracketed("equal_seconds_n", "equal_seconds_", "not measured")),
 )
 LINES = (
     Column("seconds over frames", shown("method"), left=True),
-    Column("fixed s", lambda row: FIXED(row) if row["verdict"] == "a line" else ABSENT),
-    Column("ms a frame", lambda row: PER_FRAME(row) if row["verdict"] == "a line" else ABSENT),
+    Column("fixed s", _on_a_line("fixed_seconds", "fixed_")),
+    Column("ms a frame", _on_a_line("seconds_per_frame", "per_frame_", unit=1e-3)),
     Column("off by up to", shown("worst_residual", ".1%")),
     Column("verdict", shown("verdict"), left=True),
 )

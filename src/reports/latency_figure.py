@@ -68,8 +68,8 @@ def cost_figure(study: Study, columns: tuple[Column, ...]) -> Figure:
         f"{STRAIGHT:.0%} of them. Table: multiples of another cell's cost; seconds with 95% "
         "intervals."
     )
-    size = 7.5, 3.6 + 0.16 * len(rows)
-    figure = new_figure(*size, study.manifest["title"], f"{caption} {_how(study)}")
+    height = 3.6 + 0.16 * len(rows)
+    figure = new_figure(7.5, height, study.manifest["title"], f"{caption} {_how(study)}")
     figure.subplots(2, 1, height_ratios=[2.6, 0.3 + 0.16 * (len(rows) + 1)])
     ax, below = figure.axes
     lines = {line["method"]: line for line in study.lines if line["verdict"] == "a line"}

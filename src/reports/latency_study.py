@@ -18,9 +18,9 @@ import numpy as np
 
 from src.budget import STAGES, Cost, Plan
 from src.methods import BASELINE, BEST_OF_N, PARAMETERS, SearchCell
-from src.reports.table import Row
+from src.reports.table import Row, ends
 from src.runs.records import Record, read_manifest, read_records
-from src.stats.intervals import Array, Interval, interval, resampled_medians
+from src.stats.intervals import Array, interval, resampled_medians
 from src.stats.timing import crossing, fit, interpolated
 
 OTHER = "other"  # what a search does outside of its stages
@@ -159,11 +159,6 @@ def _named(cell: SearchCell) -> dict[str, Any]:
     return row | {p.name: cell.parameters.get(p.name) for p in PARAMETERS}
 
 
-def _ends(name: str, found: Interval, prefix: str = "") -> dict[str, float]:
-    """An estimate's column and those of its ends."""
-    return dict(zip((name, f"{prefix}low", f"{prefix}high"), found, strict=True))
-
-
 def _cell_row(own: Timed) -> Row:
     """Seconds are a prompt's, split by the stages' mean shares so that they sum to the median.
 
@@ -184,7 +179,7 @@ def _cell_row(own: Timed) -> Row:
         "frames": own.cost.frames,
         "clips": own.cost.clips,
         "uploaded_bytes": float(np.mean([r["ledger"]["uploaded_bytes"] for r in own.records])),
-        **_ends("seconds", interval(own.median, own.resampled)),
+        **ends("seconds", interval(own.median, own.resampled)),
         "lower_quartile": float(low),
         "upper_quartile": float(high),
         "real_time_factor": own.median * own.plan.frame_rate / own.plan.frames,
@@ -249,7 +244,7 @@ def _ratios(own: Timed, against: Timed) -> Row:
         "claimed_frames": float(cell.candidates if cell.method == BEST_OF_N else k + 1),
         "frames": frames,
         "clips": own.cost.clips / against.cost.clips,
-        **_ends("seconds", seconds),
+        **ends("seconds", seconds),
         "verdict": verdict,
     }
 
@@ -264,17 +259,17 @@ def _equals(own: Timed, reference: Mapping[int, Timed]) -> Row:
     medians = [found.median for found in reference.values()]
     resampled = list(zip(*(found.resampled for found in reference.values()), strict=True))
     frames_n = own.cost.frames / own.plan.frames
-    row: dict[str, float] = {"equal_frames_n": frames_n}
+    row: dict[str, Any] = {"equal_frames_n": frames_n}
     if (level := interpolated(frames_n, ns, medians)) > 0:
         levels = np.array([interpolated(frames_n, ns, row) for row in resampled])
         ratio = interval(own.median / level, own.resampled / levels)
-        row |= _ends("equal_frames_seconds", ratio, "equal_frames_")
+        row |= ends("equal_frames_seconds", ratio, "equal_frames_")
     if (n := crossing(own.median, ns, medians)) > 0:
         pairs = zip(own.resampled, resampled, strict=True)
         found = np.array([crossing(y, ns, row) for y, row in pairs])
         # An interval of which a part was not measured has no ends.
         known = found if np.isfinite(found).all() else np.empty(0)
-        row |= _ends("equal_seconds_n", interval(n, known), "equal_seconds_")
+        row |= ends("equal_seconds_n", interval(n, known), "equal_seconds_")
     return row
 
 
@@ -295,8 +290,8 @@ def _line_rows(timed: Mapping[SearchCell, Timed]) -> Iterable[Row]:
         yield {
             "method": method,
             "cells": line.cells,
-            **_ends("fixed_seconds", line.fixed, "fixed_"),
-            **_ends("seconds_per_frame", line.per_frame, "per_frame_"),
+            **ends("fixed_seconds", line.fixed, "fixed_"),
+            **ends("seconds_per_frame", line.per_frame, "per_frame_"),
             "worst_residual": line.worst,
             "verdict": "a line" if line.worst <= STRAIGHT else "no line",
         }

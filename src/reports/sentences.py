@@ -71,16 +71,18 @@ def follows(
         "worse": "worse than the baseline",
         "unclear": "not shown to differ from the baseline",
     }[own]
-    says = {
-        "better": "better as well" if own == "better" else "better",
-        "worse": "the opposite: worse" if own == "better" else "worse",
-        "unclear": "no clear difference",
-    }[judged]
-    link = "and" if own == judged else "but"
-    return (
-        f"{', '.join(methods)}: {chosen} by {selector.name}, which chose the clips, {link} the "
-        f"primary judge {judge.name} shows {says}."
-    )
+    follows = {
+        "better": "and the primary judge {} agrees: better",
+        "worse": "but the primary judge {} disagrees: worse",
+        "unclear": "but the primary judge {} does not follow: no clear difference",
+    }
+    apart = {  # there is no gain to agree with
+        "better": "the primary judge {} says better",
+        "worse": "the primary judge {} says worse",
+        "unclear": "the primary judge {} shows no clear difference",
+    }
+    says = (follows if own == "better" else apart)[judged].format(judge.name)
+    return f"{', '.join(methods)}: {chosen} by {selector.name}, which chose the clips, {says}."
 
 
 def made_from(measure: str, rows: Sequence[Row]) -> str:

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from src.reports.page import write_page
 from src.runs.records import RECORDS
 from tests.browser.conftest import Open
-from tests.generator.listening_run import FAILED, METHODS, UNJUDGED, listening_run
+from tests.generator.made_up_run import ALL_METHODS, FAILED, UNJUDGED, listening_run, page_of
 
 LONGEST = 3.0  # seconds until a page of 200 prompts is there, or sorted
 
@@ -22,7 +21,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def page(run: Path, open_page: Open) -> Page:
-    return open_page(write_page(run))
+    return open_page(page_of(run))
 
 
 def records(folder: Path) -> dict[tuple[str, str], dict]:
@@ -175,7 +174,7 @@ def test_a_tree_closes_again(page: Page) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_needs_no_scrolling_sideways(run: Path, open_page: Open, scheme: str) -> None:
-    page = open_page(write_page(run), width=360, color_scheme=scheme)
+    page = open_page(page_of(run), width=360, color_scheme=scheme)
     for button in page.locator(".more button").all():
         button.click()
     for details in page.locator("details > summary").all():
@@ -188,16 +187,16 @@ def test_a_phone_needs_no_scrolling_sideways(run: Path, open_page: Open, scheme:
 
 
 def test_nothing_moves_for_those_who_ask_for_that(run: Path, open_page: Open) -> None:
-    page = open_page(write_page(run), reduced_motion="reduce")
+    page = open_page(page_of(run), reduced_motion="reduce")
     moving = "getComputedStyle(document.querySelector('.play')).transitionDuration"
     assert page.evaluate(moving) == "0s"
 
 
 def test_two_hundred_prompts_are_there_and_sorted_fast(tmp_path: Path, open_page: Open) -> None:
     folder = listening_run(tmp_path, prompts=200, candidates=16, steps=5, save_audio="none")
-    index = write_page(folder)
+    index = page_of(folder)
     page = open_page(index)
-    assert page.locator("tr.clip").count() == 200 * len(METHODS)
+    assert page.locator("tr.clip").count() == 200 * len(ALL_METHODS)
     ready = page.evaluate("performance.getEntriesByType('navigation')[0].domComplete") / 1000
     print(f"200 prompts are there after {ready:.2f} s")
     assert ready < LONGEST
