@@ -70,20 +70,19 @@ def sweep_text(study: Sweep) -> str:
 
 
 def _table(rows: Sequence[Row], digits: int, is_judge: bool) -> list[str]:
-    """Where it is too wide, verdicts go, which intervals imply, or intervals to one sample."""
-    fixed = [
+    """Where it is too wide, differences to one sample have no intervals."""
+    numbers = [
         Column("", _label, left=True),
         Column("frames", shown("frames", ",.0f")),
         Column("seconds", shown("seconds", ".3g")),
         Column("value", shown("mean", f".{digits}f")),
     ]
-    over = Column("to equal frames", _difference("over_best_of_n", "over_", digits), left=True)
-    verdict = [Column("", lambda row: row["verdict"] or "", left=True)] if is_judge else []
-    choices = []
-    for write in (_difference("gain", "", digits), shown("gain", f"+.{digits}f")):
-        with_gain = [*fixed, Column("to one sample", write, left=True), over]
-        choices += [[*with_gain, *verdict], with_gain]
-    return layout(rows, *choices)
+    gain = Column("to one sample", _difference("gain", "", digits), left=True)
+    no_ends = Column("to one sample", shown("gain", f"+.{digits}f"), left=True)
+    last = [Column("to equal frames", _difference("over_best_of_n", "over_", digits), left=True)]
+    if is_judge:
+        last.append(Column("", lambda row: row["verdict"] or "", left=True))
+    return layout(rows, [*numbers, gain, *last], [*numbers, no_ends, *last])
 
 
 def _difference(name: str, prefix: str, digits: int) -> Callable[[Row], str]:
