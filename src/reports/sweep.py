@@ -70,7 +70,8 @@ def sweep_text(study: Sweep) -> str:
 
 
 def _table(rows: Sequence[Row], digits: int, is_judge: bool) -> list[str]:
-    """Where it is too wide, differences to one sample have no intervals."""
+    """Where it is too wide, differences to one sample go without intervals, then the verdicts,
+    which intervals imply."""
     numbers = [
         Column("", _label, left=True),
         Column("frames", shown("frames", ",.0f")),
@@ -79,10 +80,10 @@ def _table(rows: Sequence[Row], digits: int, is_judge: bool) -> list[str]:
     ]
     gain = Column("to one sample", _difference("gain", "", digits), left=True)
     no_ends = Column("to one sample", shown("gain", f"+.{digits}f"), left=True)
-    last = [Column("to equal frames", _difference("over_best_of_n", "over_", digits), left=True)]
-    if is_judge:
-        last.append(Column("", lambda row: row["verdict"] or "", left=True))
-    return layout(rows, [*numbers, gain, *last], [*numbers, no_ends, *last])
+    over = Column("to equal frames", _difference("over_best_of_n", "over_", digits), left=True)
+    verdict = [Column("", lambda row: row["verdict"] or "", left=True)] if is_judge else []
+    widest, narrowest = [*numbers, gain, over, *verdict], [*numbers, no_ends, over]
+    return layout(rows, widest, [*narrowest, *verdict], narrowest)
 
 
 def _difference(name: str, prefix: str, digits: int) -> Callable[[Row], str]:
