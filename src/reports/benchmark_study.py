@@ -68,9 +68,7 @@ class Study:
 
     def paired(self, method: str, measure: str) -> Values:
         """Each clip's difference to the baseline's."""
-        base = self.values.get((BASELINE, measure), {})
-        own = self.values[method, measure]
-        return {key: value - base[key] for key, value in own.items() if key in base}
+        return _paired(self.values[method, measure], self.values.get((BASELINE, measure), {}))
 
     def digits(self, measure: str) -> int:
         """Those after the point that show three of the largest difference (else value)."""
@@ -185,10 +183,14 @@ def _clip_numbers(own: Values, base: Values) -> Row:
     numbers: dict[str, Any] = {"prompts": len(own)}
     if own:
         numbers["mean"] = float(np.mean(list(own.values())))
-    if paired := [value - base[key] for key, value in own.items() if key in base]:
-        found = bootstrap(len(paired)).interval(np.array(paired))
+    if paired := _paired(own, base):
+        found = bootstrap(len(paired)).interval(np.array(list(paired.values())))
         numbers |= {"paired_prompts": len(paired), **ends("difference", found)}
     return numbers
+
+
+def _paired(own: Values, base: Values) -> Values:
+    return {key: value - base[key] for key, value in own.items() if key in base}
 
 
 def _values(records: Sequence[Record], measure: Measure) -> Values:
@@ -212,9 +214,9 @@ def _set_numbers(
     }
     numbers: dict[str, Row] = {}
     for method, own in clips.items():
-        windows = sum(map(len, own.values()))
-        row: dict[str, Any] = {"prompts": len(own), "windows": windows}
-        row["mean"] = _distance(own, references, list(own))
+        row: dict[str, Any] = {"prompts": len(own), "windows": sum(map(len, own.values()))}
+        if len(own) >= MIN_CLIPS:
+            row["mean"] = _distance(own, references, list(own))
         shared = [key for key in own if key in clips.get(BASELINE, {})]
         if method != BASELINE and len(shared) >= MIN_CLIPS:
             row["paired_prompts"] = len(shared)
@@ -223,9 +225,7 @@ def _set_numbers(
     return numbers
 
 
-def _distance(clips: Embeddings, references: Embeddings, keys: Sequence[str]) -> float | None:
-    if len(keys) < MIN_CLIPS:
-        return None
+def _distance(clips: Embeddings, references: Embeddings, keys: Sequence[str]) -> float:
     to = References(np.concatenate([references[key] for key in keys]))
     return to.distance(np.concatenate([clips[key] for key in keys]))
 
@@ -234,8 +234,6 @@ def _set_difference(
     clips: Embeddings, base: Embeddings, references: Embeddings, shared: Sequence[str]
 ) -> dict[str, float]:
     own, other = (_distance(found, references, shared) for found in (clips, base))
-    assert own is not None
-    assert other is not None
     p = p_of_difference(
         [clips[key] for key in shared],
         [base[key] for key in shared],

@@ -34,27 +34,21 @@ def order(page: Page) -> list[str]:
     return page.locator("#clips tbody:not([hidden]) .id").all_text_contents()
 
 
-def test_prompts_are_sorted_by_any_score_the_best_first(run: Path, page: Page) -> None:
+def test_prompts_are_sorted_by_any_score_the_best_first_and_reversed(run: Path, page: Page) -> None:
     found = records(run)
-    page.locator("#sort").select_option(label="mtt_vgg ↑ (judge)")
-    page.locator("#of-method").select_option("sbs")
-    higher = sorted(
-        (f"p{i}" for i in range(6)), key=lambda p: -found["sbs", p]["judges"]["mtt_vgg"]
-    )
-    assert order(page) == higher
-    page.locator("#reversed").check()
-    assert order(page) == higher[::-1]
-
-
-def test_what_has_no_score_is_sorted_last_either_way(run: Path, page: Page) -> None:
-    found = records(run)
-    page.locator("#sort").select_option("value:1")
-    page.locator("#of-method").select_option("baseline")
-    judged = [f"p{i}" for i in range(6) if i != 1]
-    lower = sorted(judged, key=lambda p: found["baseline", p]["judges"]["msd_kld"])
-    assert order(page) == [*lower, "p1"]
-    page.locator("#reversed").check()
-    assert order(page) == [*lower[::-1], "p1"]
+    for sort, method, judge, sign in (
+        ("mtt_vgg ↑ (judge)", "sbs", "mtt_vgg", -1),
+        ("msd_kld ↓ (primary judge)", "baseline", "msd_kld", 1),
+    ):
+        page.locator("#sort").select_option(label=sort)
+        page.locator("#of-method").select_option(method)
+        values = {f"p{i}": found[method, f"p{i}"]["judges"].get(judge) for i in range(6)}
+        best = sorted((p for p in values if values[p] is not None), key=lambda p: sign * values[p])
+        last = [p for p in values if values[p] is None]  # either way
+        assert order(page) == best + last
+        page.locator("#reversed").check()
+        assert order(page) == best[::-1] + last
+        page.locator("#reversed").uncheck()
 
 
 def test_prompts_are_sorted_by_the_difference_to_the_baseline(run: Path, page: Page) -> None:

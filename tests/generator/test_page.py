@@ -124,19 +124,14 @@ def test_a_failed_clip_says_where_and_why(tmp_path: Path) -> None:
     assert failed == {"failed": f"step 0, candidate 3, tags: {FAILED}"}
 
 
-def test_a_run_that_is_not_finished_has_a_page_that_says_so(tmp_path: Path) -> None:
+@pytest.mark.parametrize("done", [6, 0])
+def test_a_run_that_is_not_finished_has_a_page_that_says_so(tmp_path: Path, done: int) -> None:
     folder = listening_run(tmp_path)
     records = folder / RECORDS
-    records.write_bytes(b"".join(records.read_bytes().splitlines(keepends=True)[:6]) + b'{"meth')
-    assert "6 of 16 clips are finished; the same command goes on" in read(folder).text
-
-
-def test_a_run_with_nothing_finished_has_a_page(tmp_path: Path) -> None:
-    folder = listening_run(tmp_path)
-    (folder / RECORDS).write_bytes(b"")
+    records.write_bytes(b"".join(records.read_bytes().splitlines(True)[:done]) + b'{"meth')
     page = read(folder)
-    assert "0 of 16 clips are finished" in page.text
-    assert page.data["prompts"] == []
+    assert f"{done} of 16 clips are finished; the same command goes on" in page.text
+    assert len(page.data["prompts"]) == done // 3
 
 
 def test_an_older_run_without_audio_and_newer_entries_has_a_page(tmp_path: Path) -> None:
