@@ -10,7 +10,7 @@ from PIL import Image
 
 from src.reports.__main__ import main
 from src.reports.figure import DIGEST_KEY
-from src.reports.pool import findings, pool_text, report
+from src.reports.pool import pool_text, report
 from src.reports.pool_study import study_pool
 from src.reports.sweep import POOL_DIGEST_KEY, sweep_text
 from src.reports.sweep_study import study_sweep
@@ -52,31 +52,13 @@ def test_the_texts_are_those_of_the_snapshots(made: Made) -> None:
     assert max(map(len, made.text.splitlines())) <= 100
 
 
-def test_the_csv_files_have_a_row_for_every_number_with_a_verdict(made: Made) -> None:
-    measures, sums = 7, 2
-    pairs = 3 * measures + sums * (measures + 1)  # a sum is measured by itself alone
-    counts = {
-        "scaling": pairs * 4,
-        "matrix": pairs,
-        "fits": pairs,
-        "agreement": measures * (measures - 1) / 2,
-        "transfer": pairs * 3,
-        "prefix": 5 * (3 * 5 + 4),  # itself and 4 judges; whole: the judges
-        "selectors": 4 * 3 * (5 * 4 / 2),  # judges, N over 1, two selectors
-        "cost": 2 * (4 + 3),
-    }
-    verdicts = {"better", "worse", "unclear", "not independent", ""}
-    for name, count in counts.items():
-        rows = made.rows(name)
-        assert len(rows) == count, name
-        assert {row["verdict"] for row in rows} <= verdicts, name
-
-
-def test_the_numbers_in_the_csv_are_those_of_the_study(made: Made) -> None:
-    study = study_pool(made.pool, BUDGETS)
-    for name, expected in study.tables.items():
+def test_the_csv_files_have_every_number_of_the_study_and_a_verdict(made: Made) -> None:
+    tables = study_pool(made.pool, BUDGETS).tables
+    tables["cost"] = study_sweep(made.sweep, made.pool, BUDGETS).rows
+    for name, expected in tables.items():
         for written, row in zip(made.rows(name), expected, strict=True):
             assert list(written) == list(row)
+            assert written["verdict"] in ("better", "worse", "unclear", "not independent", "")
             for key, value in row.items():
                 if isinstance(value, float) and written[key]:
                     assert float(written[key]) == pytest.approx(value, rel=1e-5, abs=1e-9)
@@ -84,7 +66,17 @@ def test_the_numbers_in_the_csv_are_those_of_the_study(made: Made) -> None:
                     assert written[key] == str(value)
 
 
-def test_sums_have_their_parts_numbers_as_their_own(made: Made) -> None:
+def test_tables_have_a_row_for_each_that_can_be_compared(made: Made) -> None:
+    measures, sums = 7, 2
+    pairs = 3 * measures + sums * (measures + 1)  # a sum is measured by itself alone
+    counts = {
+        **{"scaling": pairs * 4, "matrix": pairs, "fits": pairs, "transfer": pairs * 3},
+        "agreement": measures * (measures - 1) / 2,
+        "prefix": 5 * (3 * 5 + 4),  # itself and 4 judges; whole: the judges
+        "selectors": 4 * 3 * (5 * 4 / 2),  # judges, N over 1, two selectors
+        "cost": 2 * (4 + 3),
+    }
+    assert {name: len(made.rows(name)) for name in counts} == counts
     rows = [row for row in made.rows("matrix") if row["selector"] in SUMS]
     own = {(r["selector"], r["measure"]) for r in rows if r["relation"] == "own"}
     assert own == {(s, m) for s in SUMS for m in (s, "again", "tags", "noise")}
@@ -169,12 +161,8 @@ def test_poor_pools_are_reported_without_warnings(tmp_path: Path, kind: dict) ->
         warnings.simplefilter("error")
         text = report(pool, [], BUDGETS, tmp_path / "o")
     assert "nan" not in text
+    constant = "flat gives all clips of a prompt the same score: it selects nothing."
+    assert (constant in text) == ("flat" in pool.measures)
     for path in (tmp_path / "o").glob("*.csv"):
         assert "nan" not in path.read_text()
         assert "inf" not in path.read_text()
-
-
-def test_a_pool_of_constant_scores_says_so(tmp_path: Path) -> None:
-    pool = load_pool(made_up_pool(tmp_path, prompts=4, measures=("tags", "copy", "flat")))
-    said = findings(study_pool(pool, BUDGETS))
-    assert "flat gives all clips of a prompt the same score: it selects nothing." in said
