@@ -215,10 +215,10 @@ def selectors_judged(
         "worse": "contradicts {}",
         None: "has no numbers for {}: no evidence of better clips",
     }
-    told = [text.format(", ".join(judged[v])) for v, text in says.items() if judged.get(v)]
+    answers = [text.format(", ".join(judged[v])) for v, text in says.items() if judged.get(v)]
     return (
         f"By its own number each selector gains with best-of-{n}: {own}. The first judge that is "
-        f"independent of it {'; it '.join(told)}."
+        f"independent of it {'; it '.join(answers)}."
     )
 
 
@@ -231,9 +231,9 @@ def serves_best(
     than = [f"clearly better than {', '.join(clearly)}"] if clearly else []
     than += [f"not clearly better than {', '.join(others)}"] if others else []
     return (
-        f"Of the selectors independent of {judge}, {best} serves it best at equal frames, "
-        f"{brackets(gain)}: {'; '.join(than)}. The best of several on the same prompts is a little "
-        "flattered."
+        f"Of the selectors independent of {judge}, {best} gains most by it at equal frames, "
+        f"{brackets(gain)}: {'; '.join(than)}. The best of several on the same prompts is slightly "
+        "overestimated."
     )
 
 
@@ -242,9 +242,8 @@ def over_optimisation(falls: Mapping[str, Interval], pairs: int) -> str:
     named = "; ".join(f"{name} {brackets(change)}" for name, change in falls.items())
     return (
         f"Over-optimisation: the transfer falls clearly with N for {len(falls)} of {pairs} pairs "
-        f"of a selector and a judge{f' ({named})' if named else ''}; of so many, one in forty "
-        "would by chance, and a selector whose scores have a long upper tail falls a little "
-        "without any."
+        f"of a selector and a judge{f' ({named})' if named else ''}; one in forty would by chance, "
+        "and a selector whose scores have a long upper tail falls a little without any."
     )
 
 
@@ -260,11 +259,13 @@ def harm(losses: Mapping[str, Interval], n: int) -> str:
 def first_prune(starts: Mapping[float, Sequence[str]], never: Mapping[str, str]) -> str:
     """starts: verifiers by the seconds at which their score begins to rank as at the end; never:
     of the others the highest tau."""
-    told = [f"at {seconds:g} s with {', '.join(names)}" for seconds, names in starts.items()]
-    told += [f"nowhere surely with {name} (tau {best} at most)" for name, best in never.items()]
+    places = [f"at {seconds:g} s with {', '.join(names)}" for seconds, names in starts.items()]
+    places += [
+        f"at no length surely with {name} (tau {best} at most)" for name, best in never.items()
+    ]
     return (
         "A beam search could start to prune where the score surely orders three pairs of clips in "
-        f"four as at the end (tau 0.5): {'; '.join(told)}."
+        f"four as at the end (tau 0.5): {'; '.join(places)}."
     )
 
 

@@ -78,6 +78,8 @@ def study_sweep(folder: Path, pool: Pool | None, budgets: Sequence[int]) -> Swee
     judges.sort(key=lambda m: m.role != "primary judge")
     measures = [m for m in measures if m.role == "selector"] + judges[:1]
     cells, notes = _of_sweep(records, measures)
+    if not cells:
+        raise StatsError(" ".join(["this sweep has no finished search yet.", *notes]))
     if pool is not None and (reason := _differs(pool, records, measures)):
         notes.append(f"Best-of-n of the pool is left out: {reason}.")
         pool = None
@@ -119,17 +121,12 @@ def is_on_front(row: Row, rows: Sequence[Row], cost: str, sign: float) -> bool:
 def _of_sweep(
     records: Sequence[Record], measures: Sequence[Measure]
 ) -> tuple[list[_Cell], list[str]]:
-    """Cells that have run on all prompts, and notes of those that have not.
-
-    Raises StatsError for an empty sweep.
-    """
-    if not records:
-        raise StatsError("this sweep has no finished search yet")
+    """Cells that have run on all prompts, and notes of those that have not."""
     by_cell: dict[SearchCell, list[Record]] = defaultdict(list)
     for record in records:
         by_cell[replace(SearchCell.from_record(record["cell"]), seed=None)].append(record)
     prompts = {cell: {r["prompt_id"] for r in own} for cell, own in by_cell.items()}
-    most = max(map(len, prompts.values()))
+    most = max(map(len, prompts.values()), default=0)
     cells, notes = [], []
     for search in sorted(by_cell, key=lambda cell: (cell.method, cell.candidates)):
         own, has_run = by_cell[search], len(prompts[search])

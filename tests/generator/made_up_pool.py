@@ -42,12 +42,11 @@ def made_up_pool(
     size: int = 16,
     measures: Iterable[str] = tuple(MEASURES),
     refused: Mapping[str, Sequence[int]] | None = None,
-    seed: int = 0,
     guided: bool = False,
 ) -> Path:
     """A pool's folder. refused: by measure, the prompts (their numbers) without scores. guided:
     whether log-probabilities without the text are known."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     identity = {
         "script": "pool",
         "candidates": size,
@@ -55,8 +54,7 @@ def made_up_pool(
         "frames": FRAMES,
         "prompts": {"count": prompts, "sha256": SHA},
         "checkpoints": {"generator": {"name": "made up", "sha256": SHA}},
-        **{"seed": seed, "measures": sorted(measures), "refused": dict(refused or {})},
-        "guided": guided,
+        "made up": [sorted(measures), dict(refused or {}), guided],
     }
     facts = {"title": f"made up: {prompts} prompts, m = {size}", "source": {}}
     with Run(output, "pool made up", identity, facts) as run:
