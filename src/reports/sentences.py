@@ -109,12 +109,12 @@ def failed(records: Sequence[Record]) -> list[str]:
 
 # Of latency_experiment.py.
 EQUALS = (
-    "its time x: how many times as long as that best_of_n the search takes. best_of_n is "
-    "interpolated between the N that were measured (the baseline is N = 1), never beyond."
+    "its time x: the search's seconds as a multiple of those of best_of_n, which is interpolated "
+    "between the N that were measured (the baseline is N = 1), never beyond."
 )
 NO_LINE = (
-    "no line: rows side by side do not cost what they would alone, so seconds are not a line over "
-    "frames and no fixed cost can be told."
+    "no line: rows side by side do not cost what they would alone, so that seconds are not a line "
+    "over frames and the fixed cost is unknown."
 )
 NOT_COMPARED = "Nothing is compared: best_of_n is not among the methods (--method best_of_n ..)."
 NO_SPREAD = "One repetition has no spread: no intervals (--repetitions)."

@@ -123,8 +123,8 @@ def test_seconds_that_are_no_line_over_frames_have_no_fixed_cost(tmp_path: Path)
     (row,) = (x for x in latency_text(flat).splitlines() if x.startswith("sbs") and "line" in x)
     assert row.split()[1:3] == ["-", "-"]
     assert row.endswith("no line")
-    assert "no fixed cost can be told" in sentences(flat)
-    assert "no fixed cost" not in sentences(study_of(tmp_path / "line"))
+    assert "the fixed cost is unknown" in sentences(flat)
+    assert "fixed cost" not in sentences(study_of(tmp_path / "line"))
 
 
 def test_equal_frames_and_equal_seconds_are_interpolated_between_the_n_measured(
