@@ -10,11 +10,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from src.reports import benchmark_tables as report
-from src.reports import latency_tables as latency_report
-from src.reports.benchmark_figure import DIGEST_KEY
-from src.reports.latency_summary import summarise as summarise_latency
-from src.reports.pool_report import POOL_DIGEST_KEY, cost_tables, pool_tables
+from src.reports import benchmark, latency, sweep
+from src.reports import pool as pool_report
+from src.reports.benchmark_study import study_benchmark
+from src.reports.figure import DIGEST_KEY
+from src.reports.latency_study import study_latency
+from src.reports.pool_study import study_pool
+from src.reports.sweep import POOL_DIGEST_KEY
+from src.reports.sweep_study import study_sweep
 from src.runs.pool import Pool, load_pool
 from src.runs.records import MANIFEST, read_manifest, read_records, records_digest
 
@@ -46,19 +49,20 @@ def budgets(path: Path, source: str | None = None) -> list[int]:
 
 
 def rewrite_benchmark(folder: Path, output: Path) -> None:
-    report.write_tables(report.summarise(folder), output)
+    benchmark.write_tables(study_benchmark(folder), output)
 
 
 def rewrite_pool(folder: Path, output: Path) -> None:
-    pool_tables(pool(), output, budgets(folder / "scaling.csv"))
+    pool_report.write_tables(study_pool(pool(), budgets(folder / "scaling.csv")), output)
 
 
 def rewrite_sweep(folder: Path, output: Path) -> None:
-    cost_tables(pool(), folder, output, budgets(folder / "cost.csv", "pool"))
+    study = study_sweep(folder, pool(), budgets(folder / "cost.csv", "pool"))
+    sweep.write_table(study, output)
 
 
 def rewrite_latency(folder: Path, output: Path) -> None:
-    latency_report.write_tables(summarise_latency(folder), output)
+    latency.write_tables(study_latency(folder), output)
 
 
 REWRITE: dict[str, Callable[[Path, Path], None]] = {
