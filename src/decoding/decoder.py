@@ -103,8 +103,9 @@ class Decoder:
         logits = transformer.logits(hidden.flatten(0, 1)).unflatten(0, hidden.shape[:2])
         if not self.guided:
             return logits.log_softmax(-1), logits[0]
-        told, untold = logits
-        return logits.log_softmax(-1), torch.lerp(untold, told, self.sampling.guidance)
+        conditional, unconditional = logits
+        guided = torch.lerp(unconditional, conditional, self.sampling.guidance)
+        return logits.log_softmax(-1), guided
 
 
 class Mark(NamedTuple):

@@ -23,6 +23,7 @@ from src.judges.registry import JUDGES, ClipJudge, JudgeError
 from src.protocol import Checkpoint, VerifierResult
 from src.runs.pool import CANDIDATES, SCORES, WHOLE, load_tokens, prefix_key
 from src.runs.records import Record, Run
+from src.verifier_core import shares_data_with
 
 log = logging.getLogger(__name__)
 
@@ -91,8 +92,6 @@ def list_measures(
     judges: with the server's checkpoint where they are verifiers of the server, else None. A
     verifier that is asked to judge as well is a verifier.
     """
-    from src.judges.served import SHARED_DATA
-
     listed = []
     for name, checkpoint in {**judges, **verifiers}.items():
         if checkpoint is None:
@@ -110,7 +109,7 @@ def list_measures(
             )
         else:
             role = "verifier" if name in verifiers else "judge"
-            shared, heard = SHARED_DATA.get(name, ()), tuple(prefixes) if name in verifiers else ()
+            shared, heard = shares_data_with(name), tuple(prefixes) if name in verifiers else ()
             found = Measure(name, role, checkpoint, True, (name,), shared, prefixes=heard)
         listed.append(found)
     return sorted(listed, key=lambda measure: measure.role != "verifier")

@@ -10,10 +10,9 @@ from src.data.prompts import Prompt
 from src.data.scales import load_calibration
 from src.experiments.pool_generation import generate, open_pool
 from src.experiments.pool_scoring import list_measures, score
-from src.experiments.renderer import Renderer, load_renderer
 from src.experiments.scaling_settings import ExperimentSettings
 from src.experiments.sweep import Cell, open_sweep, search_cells
-from src.generator import Generator, GeneratorError
+from src.generator import Generator, GeneratorError, Renderer, load_renderer
 from src.judges.registry import JUDGES
 from src.protocol import Checkpoint
 from src.runs.build import connect, load, machine
@@ -37,7 +36,7 @@ log = logging.getLogger(__name__)
 class ExperimentParts:
     """generator: its codec alone where nothing is generated. client: None: nothing is remote."""
 
-    generator: Generator | Renderer
+    generator: Renderer
     client: ServerClient | None
 
     @property

@@ -5,17 +5,11 @@ src/models/clap_network.py loads library and weights; the judge `clap_score` sha
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from src.models.adapter import (
-    Adapter,
-    computing,
-    finite_score,
-    must_be_audible,
-    window_starts,
-)
+from src.models.adapter import Adapter, finite_score, must_be_audible, window_starts
 from src.models.clap_network import (
     FILES,
     LICENCE,
@@ -26,6 +20,7 @@ from src.models.clap_network import (
     unit,
     unread_tokens,
 )
+from src.models.isolation import computing, exempt_from_autocast
 from src.protocol import Checkpoint, Score
 
 if TYPE_CHECKING:
@@ -57,7 +52,10 @@ class ClapVerifier(Adapter):
     def load(self, device: str, dtype: str = "float32") -> Checkpoint:
         self._library, checkpoint = load_clap(device)
         self._tokenizer = load_tokenizer()  # not the library's, which another thread may be using
-        _keep_in_float32(self._library.model.audio_branch, device)
+        # Its power goes up to 2.6e5 at full scale.
+        audio_branch = self._library.model.audio_branch
+        exempt_from_autocast(audio_branch.spectrogram_extractor, "forward", device)
+        exempt_from_autocast(audio_branch.logmel_extractor, "forward", device)
         self.device, self.dtype = device, dtype
         self._text_embedding: Callable[[str], torch.Tensor] = lru_cache(maxsize=1024)(
             self._embed_text
@@ -102,16 +100,3 @@ class ClapVerifier(Adapter):
     def _embed_text(self, prompt: str) -> "torch.Tensor":
         """Unit embedding, float32 [512]."""
         return unit(self._library.get_text_embedding([prompt], use_tensor=True)[0].float())
-
-
-def _keep_in_float32(audio_branch: Any, device: str) -> None:
-    """Take the spectrogram out of autocast.
-
-    It is a convolution, and its power goes up to 2.6e5 at full scale: infinite in float16, and too
-    coarse for quiet bands in bfloat16.
-    """
-    import torch
-
-    exact = torch.autocast(torch.device(device).type, enabled=False)
-    for extractor in (audio_branch.spectrogram_extractor, audio_branch.logmel_extractor):
-        extractor.forward = exact(extractor.forward)

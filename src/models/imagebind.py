@@ -15,18 +15,17 @@ product of its two outputs. What is done otherwise here, and why:
 
 import sys
 import warnings
-import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from src.models.adapter import Adapter, computing, finite_score, must_be_audible, window_starts
+from src.models.adapter import Adapter, finite_score, must_be_audible, window_starts
+from src.models.checkpoints import CheckpointFile
+from src.models.isolation import computing
 from src.protocol import Checkpoint, Score
-from src.weights import files as verifier_weights
-from src.weights.files import WeightFile, unusable
+from src.weights.files import WeightFile
 
 if TYPE_CHECKING:
     import torch
@@ -85,14 +84,14 @@ class ImageBindVerifier(Adapter):
         The file must be the whole model, tensor by tensor; what only images, depth, heat and
         motion need is left in it. Raises WeightsError.
         """
-        path = verifier_weights.locate(self.files[0])
+        file = CheckpointFile.of("imagebind", self.files[0])
         import_imagebind()
         from imagebind.data import return_bpe_path
         from imagebind.models.multimodal_preprocessors import SimpleTokenizer
 
         model = _without_memory(self._architecture)
-        tensors = _read(path)
-        _must_agree(path, tensors, model.state_dict())
+        tensors = file.weights(file.read())
+        file.must_fit(model.state_dict(), tensors, "ImageBind")
         _drop_other_branches(model)
         kept = {
             # A copy, since what was read may be a view of the file.
@@ -104,7 +103,7 @@ class ImageBindVerifier(Adapter):
         self._tokenizer = SimpleTokenizer(bpe_path=return_bpe_path())
         self._text = lru_cache(maxsize=1024)(self._text_embedding)
         self._device, self._dtype = device, dtype
-        return Checkpoint(name=path.stem, sha256=verifier_weights.sha256(path))
+        return file.identity(file.path.stem)
 
     def score(self, clips: Sequence[np.ndarray], prompts: Sequence[str]) -> list[Score]:
         import torch
@@ -204,36 +203,3 @@ def _drop_other_branches(model: Any) -> None:
     ):
         for branch in set(parts) - set(BRANCHES):
             del parts[branch]
-
-
-def _read(path: Path) -> "dict[str, torch.Tensor]":
-    """The file's tensors by name; mapped rather than read where its format allows it."""
-    import torch
-
-    try:
-        state = torch.load(
-            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-        )
-    except Exception as error:  # torch raises whatever a damaged byte leads to
-        raise unusable(
-            "imagebind", path, f"cannot be read as weights ({type(error).__name__})"
-        ) from error
-    if not isinstance(state, dict) or not all(isinstance(x, torch.Tensor) for x in state.values()):
-        raise unusable("imagebind", path, "is not ImageBind's: it does not hold tensors by name")
-    return state
-
-
-def _must_agree(
-    path: Path, found: "Mapping[str, torch.Tensor]", expected: "Mapping[str, torch.Tensor]"
-) -> None:
-    missing = sorted(expected.keys() - found.keys())
-    unknown = sorted(found.keys() - expected.keys())
-    shapes = [n for n in expected if n in found and found[n].shape != expected[n].shape]
-    problems = {"are missing": missing, "are unknown": unknown, "have another shape": shapes}
-    if any(problems.values()):
-        text = ", ".join(
-            f"{len(names)} tensors {what} ({names[0]}{', ...' * (len(names) > 1)})"
-            for what, names in problems.items()
-            if names
-        )
-        raise unusable("imagebind", path, f"is not ImageBind's: {text}")

@@ -7,21 +7,14 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
 import numpy as np
 
-from src.models.adapter import (
-    Adapter,
-    computing,
-    finite_score,
-    must_be_audible,
-    random_states_kept,
-    window_starts,
-)
+from src.models.adapter import Adapter, finite_score, must_be_audible, window_starts
+from src.models.checkpoints import CheckpointFile, in_one_line
+from src.models.isolation import computing, exempt_from_autocast, random_states_kept, replaced
 from src.protocol import Checkpoint, Score
-from src.weights import files as verifier_weights
-from src.weights.files import WeightFile, WeightsError
+from src.weights.files import WeightFile
 
 if TYPE_CHECKING:
     import torch
@@ -66,26 +59,24 @@ class MuqVerifier(Adapter):
     files = (_CONFIG, _WEIGHTS, _AUDIO_CONFIG, _TEXT_CONFIG, _TOKENIZER)
 
     def load(self, device: str, dtype: str = "float32") -> Checkpoint:
-        import torch
-
-        path = verifier_weights.locate(_WEIGHTS)
+        file = _file(_WEIGHTS)
         with random_states_kept():
             model = _build()
-        _load_weights(model, path)
+        weights = file.weights(file.read())
+        # Buffers that the model makes itself, and that older versions of transformers saved.
+        for name in {name for name, _ in model.named_buffers()} - model.state_dict().keys():
+            weights.pop(name, None)
+        file.fill(model, weights, "MuQ-MuLan")
         if model.sr != self.sample_rate:
-            raise _unusable(_CONFIG, f"is for {model.sr} Hz, not {self.sample_rate}")
+            raise _file(_CONFIG).unusable(f"is for {model.sr} Hz, not {self.sample_rate}")
         self._tokenizer: _Tokenizer = model.mulan.text.tokenizer
         self._window = int(model.sr * model.clip_secs)  # samples
         # Loading leaves the model in training mode, where dropout makes every score another.
         self._model = model.eval().requires_grad_(False).to(device)
-        # In half precision the powers of a spectrogram overflow.
-        features = self._model.mulan.audio.model.model
-        features.preprocessing = torch.autocast(torch.device(device).type, enabled=False)(
-            features.preprocessing
-        )
+        exempt_from_autocast(self._model.mulan.audio.model.model, "preprocessing", device)
         self._device, self._dtype = device, dtype
         self._text = lru_cache(maxsize=1024)(self._text_embedding)
-        return Checkpoint(name=_MULAN, sha256=verifier_weights.sha256(path))
+        return file.identity(_MULAN)
 
     def score(self, clips: Sequence[np.ndarray], prompts: Sequence[str]) -> list[Score]:
         import torch
@@ -151,7 +142,7 @@ def _build() -> Any:
     for tower, repository in (("audio_model", _MUQ), ("text_model", _ROBERTA)):
         name = str(config.get(tower, {}).get("name"))
         if Path(repository).name not in name:
-            raise _unusable(_CONFIG, f"names {name} as its {tower}, not {repository}")
+            raise _file(_CONFIG).unusable(f"names {name} as its {tower}, not {repository}")
     # A path in it would be unpickled if a file happened to lie there.
     audio = _configuration(_AUDIO_CONFIG, "stat", "w2v2_config") | {"rvq_ckpt_path": None}
     text = _configuration(_TEXT_CONFIG, "vocab_size", "hidden_size", "max_position_embeddings")
@@ -168,16 +159,17 @@ def _build() -> Any:
         def _init_tokenizer(self) -> _Tokenizer:
             return tokenizer
 
+    towers = {
+        "AudioSpectrogramTransformerPretrained": AudioTower,
+        "TextTransformerPretrained": TextTower,
+    }
     try:
-        with (  # threads that load other models do not use this module
-            mock.patch.object(muq_mulan, "AudioSpectrogramTransformerPretrained", AudioTower),
-            mock.patch.object(muq_mulan, "TextTransformerPretrained", TextTower),
-        ):
+        with replaced(muq_mulan, **towers):  # threads that load other models do not use this module
             return MuQMuLan(config)
     except Exception as error:  # of what the files hold, anything may be missing or misshapen
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise _unusable(
-            _CONFIG, f"does not fit {_MUQ} and {_ROBERTA}, or one of the three is wrong ({reason})"
+        raise _file(_CONFIG).unusable(
+            f"does not fit {_MUQ} and {_ROBERTA}, or one of the three is wrong "
+            f"({in_one_line(error)})"
         ) from error
 
 
@@ -191,11 +183,11 @@ class _Tokenizer:
         """text: the model's configuration. Raises WeightsError."""
         from transformers import XLMRobertaTokenizerFast
 
-        path = verifier_weights.locate(_TOKENIZER)
+        file = _file(_TOKENIZER)
         try:
-            self._tokenizer = XLMRobertaTokenizerFast(tokenizer_file=str(path))
+            self._tokenizer = XLMRobertaTokenizerFast(tokenizer_file=str(file.path))
         except Exception as error:  # the tokenizers library raises bare Exceptions
-            raise _unusable(_TOKENIZER, "is no tokenizer of the tokenizers library") from error
+            raise file.unusable("is no tokenizer of the tokenizers library") from error
         self._turn = threading.Lock()
         # Positions are numbered from the one after the padding's.
         self.max_tokens = text["max_position_embeddings"] - text.get("pad_token_id", 1) - 1
@@ -212,41 +204,16 @@ class _Tokenizer:
         return sum(encoding.special_tokens_mask.count(0) for encoding in rest)
 
 
-def _configuration(file: WeightFile, *needed: str) -> dict[str, Any]:
-    path = verifier_weights.locate(file)
+def _configuration(described: WeightFile, *needed: str) -> dict[str, Any]:
+    file = _file(described)
     try:
-        config = json.loads(path.read_text())
+        config = json.loads(file.path.read_text())
     except ValueError as error:  # neither UTF-8 nor JSON are anything else
-        raise _unusable(file, "is not JSON") from error
+        raise file.unusable("is not JSON") from error
     if not isinstance(config, dict) or not config.keys() >= set(needed):
-        raise _unusable(file, f"is not that of {file.repository}: it needs {', '.join(needed)}")
+        raise file.unusable(f"is not that of {described.repository}: it needs {', '.join(needed)}")
     return config
 
 
-def _load_weights(model: Any, path: Path) -> None:
-    """Fill every weight of `model` from MuLan's file. Raises WeightsError.
-
-    A name that the model does not know is an error too, but for its buffers that it makes itself
-    and that older versions of transformers saved (position_ids).
-    """
-    import torch
-    from safetensors.torch import load_model
-
-    try:
-        if path.suffix == ".safetensors":
-            missing, unknown = load_model(model, path, strict=False)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            missing, unknown = model.load_state_dict(state, strict=False)
-    except Exception as error:  # both libraries raise whatever a damaged byte leads to
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise _unusable(_WEIGHTS, f"is torn or not MuQ-MuLan's ({reason:.200})") from error
-    excess = set(unknown) - {name for name, _ in model.named_buffers()}
-    for what, names in (("lacks", missing), ("has the unknown", excess)):
-        if names:
-            raise _unusable(_WEIGHTS, f"{what} {min(names)} ({len(names)} such names)")
-
-
-def _unusable(file: WeightFile, what: str) -> WeightsError:
-    path = verifier_weights.find(file) or Path(file.name)
-    return verifier_weights.unusable("muq", path, what)
+def _file(described: WeightFile) -> CheckpointFile:
+    return CheckpointFile.of("muq", described)

@@ -25,6 +25,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from src.models.vocabulary import EPSILON
 from src.weights.musicgen import TAGGERS
 from src.weights.musicgen import TAGGERS_DIR as WEIGHTS_DIR
 
@@ -38,8 +39,6 @@ WINDOW_SAMPLES = (WINDOW_FRAMES - 1) * HOP
 # A window's activations are some 13 MB: on a CPU few at once stay in the cache and run fastest.
 WINDOWS_AT_ONCE = 64
 WINDOWS_AT_ONCE_CPU = 2
-# Probabilities are kept this far from 0 and 1 before they become log-odds (so within +-13.8).
-EPSILON = 1e-6
 
 
 class TaggerError(ValueError):
