@@ -12,6 +12,7 @@ from src.judges.base import ClipJudge, Listener, Recent, speaking_of
 from src.judges.published import at_published_loudness, at_rate, computing_as_published
 from src.models import clap_network
 from src.models.adapter import window_starts
+from src.models.cosine import unit
 from src.protocol import Checkpoint
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class ClapListener(Listener):
                 )[0]
                 for start in starts
             ]
-        return np.stack([clap_network.unit(embedding).cpu().numpy() for embedding in embeddings])
+        return np.stack([unit(embedding).cpu().numpy() for embedding in embeddings])
 
     def _embed_text(self, text: str) -> "Tensor":
         """Float32 [512], on the CPU. The library cuts texts at RoBERTa's 77th token."""

@@ -69,11 +69,6 @@ def read_weights(file: CheckpointFile) -> "dict[str, torch.Tensor]":
     return weights
 
 
-def unit(vectors: "torch.Tensor") -> "torch.Tensor":
-    """The vectors [..., D] at length 1."""
-    return vectors / vectors.norm(dim=-1, keepdim=True)
-
-
 def load_tokenizer() -> Any:
     """RoBERTa's tokenizer. Raises WeightsError."""
     from transformers import RobertaTokenizer

@@ -16,15 +16,13 @@ product of its two outputs. What is done otherwise here, and why:
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from src.models.adapter import Adapter, finite_score, must_be_audible, window_starts
 from src.models.checkpoints import CheckpointFile
-from src.models.isolation import computing
-from src.protocol import Checkpoint, Score
+from src.models.cosine import CosineVerifier
+from src.protocol import Checkpoint
 from src.weights.files import WeightFile
 
 if TYPE_CHECKING:
@@ -32,13 +30,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 # As in imagebind.data.load_and_transform_audio_data.
-WINDOW = 32_000  # samples: 2 s
 MEL_BANDS, MEL_FRAMES = 128, 204
 MEL_MEAN, MEL_STD = -4.268, 9.138
-SHORTEST = 400  # samples: the mel spectrogram's own window, 25 ms
 
 BRANCHES = ("audio", "text")
-WINDOWS_PER_PASS = 32  # bounds the memory of long clips and large batches
 
 
 def imagebind_huge() -> "nn.Module":
@@ -48,13 +43,11 @@ def imagebind_huge() -> "nn.Module":
     return imagebind_model.imagebind_huge(pretrained=False)
 
 
-class ImageBindVerifier(Adapter):
+class ImageBindVerifier(CosineVerifier):
     """Cosine of the clip's and the prompt's ImageBind embeddings (Girdhar et al., CVPR 2023).
 
-    A clip's embedding is the mean of the unit embeddings of windows of 2 s that cover it, scaled to
-    unit length. When 2 s do not divide the clip, its last window overlaps the one before. A clip
-    shorter than 2 s is one window, whose spectrogram the library pads at its end. The model's own
-    patches leave out the last 25 ms of each window.
+    Windows are of 2 s. Of a clip shorter than that, the library pads the spectrogram at its end.
+    The model's own patches leave out the last 25 ms of each window.
 
     Prompts are cut to 77 tokens, of which the first and the last mark the start and the end of the
     text: words after the 75th token have no influence.
@@ -63,7 +56,9 @@ class ImageBindVerifier(Adapter):
     summary = "cosine of clip and prompt (ImageBind)"
     licence = "CC-BY-NC-SA 4.0 (no commercial use)"
     sample_rate = 16_000
-    needs_text = True
+    window = 32_000
+    windows_at_once = 32
+    shortest = 400  # the mel spectrogram's own window, 25 ms
     files = (
         WeightFile(
             "imagebind_huge.pth",
@@ -101,50 +96,27 @@ class ImageBindVerifier(Adapter):
         model.load_state_dict(kept, strict=True, assign=True)
         self._model = model.requires_grad_(False).eval()
         self._tokenizer = SimpleTokenizer(bpe_path=return_bpe_path())
-        self._text = lru_cache(maxsize=1024)(self._text_embedding)
-        self._device, self._dtype = device, dtype
+        self.compute_on(device, dtype)
         return file.identity(file.path.stem)
-
-    def score(self, clips: Sequence[np.ndarray], prompts: Sequence[str]) -> list[Score]:
-        import torch
-
-        for clip in clips:
-            must_be_audible(clip, SHORTEST)
-        audio = self._audio_embeddings(clips)
-        text = torch.stack([self._text(prompt) for prompt in prompts])
-        return [finite_score(cosine, {}) for cosine in (audio * text).sum(dim=1).tolist()]
 
     def unread_tokens(self, prompt: str) -> int:
         marks = 2  # of the start and the end
         read = self._tokenizer.context_length - marks
         return max(0, len(self._tokenizer.encode(prompt)) - read)
 
-    def _audio_embeddings(self, clips: Sequence[np.ndarray]) -> "torch.Tensor":
-        """float32 [clips, D], unit length."""
+    def embed_windows(self, windows: Sequence[np.ndarray]) -> "torch.Tensor":
+        """[windows, D]."""
         import torch
-        from torch.nn.functional import normalize
 
-        pieces = [
-            [clip[at : at + WINDOW] for at in window_starts(len(clip), WINDOW)] for clip in clips
-        ]
-        windows = [window for of_clip in pieces for window in of_clip]
-        passes = []
-        for at in range(0, len(windows), WINDOWS_PER_PASS):
-            # Outside of `computing`, which on a CPU would take the spectrograms' products in dtype.
-            mels = torch.stack([_mel(window) for window in windows[at : at + WINDOWS_PER_PASS]])
-            with computing(self._device, self._dtype):
-                passes.append(self._model({"audio": mels.to(self._device)})["audio"])
-        units = normalize(torch.cat(passes).float(), dim=1).split([len(p) for p in pieces])
-        return normalize(torch.stack([of_clip.mean(dim=0) for of_clip in units]), dim=1)
+        # On a CPU, autocast would take the spectrograms' products in the dtype of the network.
+        with torch.autocast("cpu", enabled=False):
+            mels = torch.stack([_mel(window) for window in windows])
+        return self._model({"audio": mels.to(self.device)})["audio"]
 
-    def _text_embedding(self, prompt: str) -> "torch.Tensor":
-        """float32 [D], unit length. A prompt's tokens fill 77 places: it needs no batch."""
-        from torch.nn.functional import normalize
-
+    def embed_text(self, prompt: str) -> "torch.Tensor":
+        """[D]. A prompt's tokens fill 77 places."""
         tokens = self._tokenizer(prompt)  # int64 [77]: start, at most 75 tokens, end, zeros
-        with computing(self._device, self._dtype):
-            embedding = self._model({"text": tokens[None].to(self._device)})["text"][0]
-        return normalize(embedding.float(), dim=0)
+        return self._model({"text": tokens[None].to(self.device)})["text"][0]
 
 
 def _mel(window: np.ndarray) -> "torch.Tensor":

@@ -4,23 +4,19 @@ import json
 import threading
 from collections import defaultdict
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from src.models.adapter import Adapter, finite_score, must_be_audible, window_starts
 from src.models.checkpoints import CheckpointFile, in_one_line
-from src.models.isolation import computing, exempt_from_autocast, random_states_kept, replaced
-from src.protocol import Checkpoint, Score
+from src.models.cosine import CosineVerifier
+from src.models.isolation import exempt_from_autocast, random_states_kept, replaced
+from src.protocol import Checkpoint
 from src.weights.files import WeightFile
 
 if TYPE_CHECKING:
     import torch
-
-WINDOWS_PER_FORWARD = 8
-SHORTEST = 2_400  # samples: 0.1 s; the spectrogram's first frame needs 0.04 s
 
 _LICENCE = "CC-BY-NC 4.0 (no commercial use)"
 _MULAN, _MUQ, _ROBERTA = "OpenMuQ/MuQ-MuLan-large", "OpenMuQ/MuQ-large-msd-iter", "xlm-roberta-base"
@@ -37,13 +33,12 @@ _TEXT_CONFIG = WeightFile("config.json", repository=_ROBERTA, licence="MIT")
 _TOKENIZER = WeightFile("tokenizer.json", repository=_ROBERTA, licence="MIT", size="9 MB")
 
 
-class MuqVerifier(Adapter):
+class MuqVerifier(CosineVerifier):
     """Cosine of the clip's and the prompt's MuQ-MuLan embeddings (Zhu et al., 2025).
 
-    A clip's embedding is the mean of the unit embeddings of windows of 10 s that cover it, scaled
-    to unit length, which upstream does not do. When 10 s do not divide a longer clip, its last
-    window ends with it: upstream's ends with a splice to the clip's start, a jump that nobody
-    composed. A clip shorter than 10 s goes in as upstream has it: followed by its own start, once.
+    Windows are of 10 s; upstream does not scale their mean to unit length, and its last window ends
+    with a splice to the clip's start, a jump that nobody composed. A clip shorter than 10 s goes in
+    as upstream has it: followed by its own start, once.
 
     A prompt is embedded alone, because upstream does not mask the padding of a batch. One that is
     longer than the text model's 512 tokens is cut there; upstream raises.
@@ -55,7 +50,8 @@ class MuqVerifier(Adapter):
     summary = "cosine of clip and prompt (MuQ-MuLan)"
     licence = _LICENCE
     sample_rate = 24_000
-    needs_text = True
+    windows_at_once = 8
+    shortest = 2_400  # 0.1 s; the spectrogram's first frame needs 0.04 s
     files = (_CONFIG, _WEIGHTS, _AUDIO_CONFIG, _TEXT_CONFIG, _TOKENIZER)
 
     def load(self, device: str, dtype: str = "float32") -> Checkpoint:
@@ -70,56 +66,34 @@ class MuqVerifier(Adapter):
         if model.sr != self.sample_rate:
             raise _file(_CONFIG).unusable(f"is for {model.sr} Hz, not {self.sample_rate}")
         self._tokenizer: _Tokenizer = model.mulan.text.tokenizer
-        self._window = int(model.sr * model.clip_secs)  # samples
+        self.window = int(model.sr * model.clip_secs)
         # Loading leaves the model in training mode, where dropout makes every score another.
         self._model = model.eval().requires_grad_(False).to(device)
         exempt_from_autocast(self._model.mulan.audio.model.model, "preprocessing", device)
-        self._device, self._dtype = device, dtype
-        self._text = lru_cache(maxsize=1024)(self._text_embedding)
+        self.compute_on(device, dtype)
         return file.identity(_MULAN)
-
-    def score(self, clips: Sequence[np.ndarray], prompts: Sequence[str]) -> list[Score]:
-        import torch
-
-        for clip in clips:
-            must_be_audible(clip, SHORTEST)
-        with random_states_kept(), computing(self._device, self._dtype):
-            audio = self._audio_embeddings(clips)
-            text = torch.stack([self._text(prompt) for prompt in prompts])
-        return [finite_score(cosine, {}) for cosine in (audio * text).sum(dim=1).tolist()]
 
     def unread_tokens(self, prompt: str) -> int:
         return self._tokenizer.unread(prompt)
 
-    def _audio_embeddings(self, clips: Sequence[np.ndarray]) -> "torch.Tensor":
-        """float32 [clips, D], unit length."""
+    def embed_windows(self, windows: Sequence[np.ndarray]) -> "torch.Tensor":
+        """[windows, D]."""
         import torch
-        from torch.nn.functional import normalize
 
-        pieces = [
-            [_filled(clip[at : at + self._window], self._window) for at in starts]
-            for clip, starts in ((c, window_starts(len(c), self._window)) for c in clips)
-        ]
-        windows = [piece for of_clip in pieces for piece in of_clip]
+        waves = [torch.tensor(_filled(window, self.window)) for window in windows]
         by_length = defaultdict(list)  # no padding: only windows of one length share a forward
-        for index, window in enumerate(windows):
-            by_length[len(window)].append(index)
-        units: dict[int, torch.Tensor] = {}
+        for index, wave in enumerate(waves):
+            by_length[len(wave)].append(index)
+        embeddings: dict[int, torch.Tensor] = {}
         for indices in by_length.values():
-            for at in range(0, len(indices), WINDOWS_PER_FORWARD):
-                portion = indices[at : at + WINDOWS_PER_FORWARD]
-                stacked = torch.tensor(np.stack([windows[index] for index in portion]))
-                latents = self._model.mulan.get_audio_latents(stacked.to(self._device))
-                units.update(zip(portion, normalize(latents.float(), dim=1), strict=True))
-        ordered = torch.stack([units[index] for index in range(len(windows))])
-        means = [of_clip.mean(dim=0) for of_clip in ordered.split([len(p) for p in pieces])]
-        return normalize(torch.stack(means), dim=1)
+            stacked = torch.stack([waves[index] for index in indices]).to(self.device)
+            latents = self._model.mulan.get_audio_latents(stacked)
+            embeddings.update(zip(indices, latents, strict=True))
+        return torch.stack([embeddings[index] for index in range(len(waves))])
 
-    def _text_embedding(self, prompt: str) -> "torch.Tensor":
-        """float32 [D], unit length."""
-        from torch.nn.functional import normalize
-
-        return normalize(self._model(texts=[prompt])[0].float(), dim=0)
+    def embed_text(self, prompt: str) -> "torch.Tensor":
+        """[D]."""
+        return self._model(texts=[prompt])[0]
 
 
 def _filled(piece: np.ndarray, window: int) -> np.ndarray:

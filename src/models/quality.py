@@ -16,7 +16,7 @@ from src.weights.files import WeightFile
 if TYPE_CHECKING:
     import torch
 
-WINDOWS_PER_FORWARD = 8
+WINDOWS_AT_ONCE = 8
 
 _REPOSITORY = "facebook/audiobox-aesthetics"
 _STATISTICS = ("mean", "std")
@@ -115,11 +115,11 @@ _Tensors = dict[str, "torch.Tensor"]
 
 
 def _in_portions(model: Callable[[_Tensors], _Tensors]) -> Callable[[_Tensors], _Tensors]:
-    """`model` with at most WINDOWS_PER_FORWARD windows at a time; float32 [windows] per axis."""
+    """`model` with at most WINDOWS_AT_ONCE windows at a time; float32 [windows] per axis."""
     import torch
 
     def forward(batch: _Tensors) -> _Tensors:
-        portions = zip(*(batch[key].split(WINDOWS_PER_FORWARD) for key in batch), strict=True)
+        portions = zip(*(batch[key].split(WINDOWS_AT_ONCE) for key in batch), strict=True)
         outputs = [model(dict(zip(batch, portion, strict=True))) for portion in portions]
         return {axis: torch.cat([o[axis].float() for o in outputs]) for axis in outputs[0]}
 

@@ -112,7 +112,7 @@ def test_more_windows_than_one_pass_holds_score_the_same(
 ) -> None:
     clips = [noisy_tones(seconds, i) for i, seconds in enumerate([5.0, 1.0, 8.0])]
     together = [one.value for one in verifier.score(clips, PROMPTS[:3])]
-    monkeypatch.setattr(imagebind, "WINDOWS_PER_PASS", 2)
+    monkeypatch.setattr(ImageBindVerifier, "windows_at_once", 2)
     in_passes = [one.value for one in verifier.score(clips, PROMPTS[:3])]
     np.testing.assert_allclose(in_passes, together, atol=1e-6)
 

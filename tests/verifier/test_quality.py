@@ -13,7 +13,7 @@ from audiobox_aesthetics.model import aes
 
 from src.data.audio import Clip, decode_wav, encode_wav, resample, to_mono
 from src.models.adapter import ScoreError
-from src.models.quality import WINDOWS_PER_FORWARD, QualityVerifier
+from src.models.quality import WINDOWS_AT_ONCE, QualityVerifier
 from src.protocol import Score
 from tests.verifier.quality_fixtures import library, quality, weights  # noqa: F401
 from tests.verifier.quality_weights import (
@@ -162,6 +162,6 @@ def test_a_forward_holds_a_bounded_number_of_windows_here_and_all_of_them_in_the
     assert sizes == [15]
     sizes.clear()
     found = quality.score(clips, [""] * 5)
-    assert max(sizes) <= WINDOWS_PER_FORWARD
+    assert max(sizes) <= WINDOWS_AT_ONCE
     assert sum(sizes) == 15
     np.testing.assert_allclose([s.components["PQ"] for s in found], expected, atol=1e-5)
