@@ -16,8 +16,6 @@ from src.weights.files import WeightFile
 if TYPE_CHECKING:
     import torch
 
-WINDOWS_AT_ONCE = 8
-
 _REPOSITORY = "facebook/audiobox-aesthetics"
 _STATISTICS = ("mean", "std")
 
@@ -39,6 +37,7 @@ class QualityVerifier(Adapter):
     licence = "CC-BY 4.0"
     sample_rate = 16_000
     needs_text = False
+    windows_at_once = 8
     files = (
         WeightFile("checkpoint.pt", repository=_REPOSITORY, licence="CC-BY 4.0", size="415 MB"),
     )
@@ -115,11 +114,13 @@ _Tensors = dict[str, "torch.Tensor"]
 
 
 def _in_portions(model: Callable[[_Tensors], _Tensors]) -> Callable[[_Tensors], _Tensors]:
-    """`model` with at most WINDOWS_AT_ONCE windows at a time; float32 [windows] per axis."""
+    """`model` with at most `windows_at_once` windows at a time; float32 [windows] per axis."""
     import torch
 
     def forward(batch: _Tensors) -> _Tensors:
-        portions = zip(*(batch[key].split(WINDOWS_AT_ONCE) for key in batch), strict=True)
+        portions = zip(
+            *(batch[key].split(QualityVerifier.windows_at_once) for key in batch), strict=True
+        )
         outputs = [model(dict(zip(batch, portion, strict=True))) for portion in portions]
         return {axis: torch.cat([o[axis].float() for o in outputs]) for axis in outputs[0]}
 

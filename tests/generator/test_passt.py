@@ -229,7 +229,7 @@ def test_a_number_that_is_not_finite_is_an_error(
 ) -> None:
     nan = np.full((1, 527), np.nan, np.float32)
     monkeypatch.setattr(listener, "_posteriors", lambda samples: nan)
-    with pytest.raises(JudgeError, match="the clip of p: PaSST gave no finite number"):
+    with pytest.raises(JudgeError, match="the clip of p: kld_pq gave no finite number"):
         one().judge([sound(*SHORT)], [asked(tmp_path, reference(*SHORT))])
 
 

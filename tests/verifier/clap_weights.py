@@ -8,7 +8,7 @@ RoBERTa's files; and FOLDER/hub home, an HF_HOME with which the library itself c
 --naive also FOLDER/naive.json: what laion_clap gives when it is called as its documentation says in
 this process, which never imports the adapter. Seeded: two runs write the same weights.
 
-The tests of one process share one such folder, and one loaded verifier.
+The tests of one process share one such folder.
 """
 
 import atexit
@@ -21,16 +21,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from src.models.clap import ClapVerifier
-    from src.protocol import Checkpoint
 
 RATE = 48_000
 WINDOW = 10 * RATE
@@ -205,25 +200,6 @@ def shared_folder() -> Path:
 def shared_naive() -> dict[str, Any]:
     """What the library said, by name."""
     return json.loads((shared_folder() / "naive.json").read_text())
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A verifier, and what surrounded its first load in this process."""
-
-    verifier: "ClapVerifier"
-    checkpoint: "Checkpoint"
-    before: dict[str, Any]
-    after: dict[str, Any]
-
-
-@cache
-def shared_verifier() -> Loaded:
-    """CURATOR_WEIGHTS must name the shared folder's weights."""
-    from src.models.clap import ClapVerifier
-
-    verifier, before = ClapVerifier("clap"), surroundings()
-    return Loaded(verifier, verifier.load("cpu"), before, surroundings())
 
 
 def surroundings() -> dict[str, Any]:
