@@ -149,7 +149,12 @@ def load_generator(
     chosen = DTYPES[dtype or ("float16" if kind == "cuda" else "float32")]
     with audiocraft_without_clap():
         import audiocraft.models  # noqa: F401
-    lm, codec = _load_builtin(device) if model == "builtin" else _load_musicgen(model, device)
+    if model == "builtin":
+        from src.decoding.builtin import load_builtin
+
+        lm, codec = load_builtin(device)
+    else:
+        lm, codec = _load_musicgen(model, device)
     return Generator(lm, codec, checkpoint_of(model), chosen, sampling, max_rows)
 
 
@@ -171,12 +176,6 @@ def _chosen(device: str) -> str:
     if device != "auto":
         return device
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _load_builtin(device: str) -> tuple[LMModel, CompressionModel]:
-    from src.decoding.builtin import load_builtin
-
-    return load_builtin(device)
 
 
 def _load_musicgen(model: str, device: str) -> tuple[LMModel, CompressionModel]:

@@ -5,7 +5,6 @@ audiocraft's configuration of its evaluations (config/solver/default.yaml in its
 `pretrained_length: 20`. The network, its pieces and its softmax are audiocraft's own metric's.
 """
 
-from abc import abstractmethod
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -134,45 +133,35 @@ class PasstDivergence(ClipJudge):
     )
     licence = CHECKPOINT.licence
     listener_class = PasstListener
+    from_reference = False  # whether KL(reference || clip) counts
+    from_clip = False  # whether KL(clip || reference) counts
 
     def number(self, clip: Clip, prompt: Prompt) -> float:
         assert isinstance(self.listener, PasstListener)
-        return self.divergence(*self.listener.hear_pair(clip, prompt))
-
-    @staticmethod
-    @abstractmethod
-    def divergence(generated: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
-        """Of posteriors [pieces, 527]."""
+        heard, reference = self.listener.hear_pair(clip, prompt)
+        value = mean_kl(reference, heard) if self.from_reference else 0.0
+        return value + mean_kl(heard, reference) if self.from_clip else value
 
 
 class KldPq(PasstDivergence):
     """KL(reference || clip): the published one."""
 
     name = "kld_pq"
-
-    @staticmethod
-    def divergence(generated: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
-        return mean_kl(reference, generated)
+    from_reference = True
 
 
 class KldQp(PasstDivergence):
     """KL(clip || reference)."""
 
     name = "kld_qp"
-
-    @staticmethod
-    def divergence(generated: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
-        return mean_kl(generated, reference)
+    from_clip = True
 
 
 class KldBoth(PasstDivergence):
     """The sum of the two, not their mean."""
 
     name = "kld_both"
-
-    @staticmethod
-    def divergence(generated: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
-        return mean_kl(reference, generated) + mean_kl(generated, reference)
+    from_reference = from_clip = True
 
 
 def mean_kl(p: NDArray[np.float32], q: NDArray[np.float32]) -> float:

@@ -140,14 +140,6 @@ class Surprise:
 def naive(library: Any, folder: Path) -> dict[str, Any]:
     """What the documented calls give, by name; the traps among them."""
     import torch
-    from laion_clap import CLAP_Module
-
-    def message(call: Callable[[], object]) -> str:
-        try:
-            call()
-        except Exception as error:
-            return f"{type(error).__name__}: {error}"[:300]
-        return ""
 
     def embed(*clips: np.ndarray) -> np.ndarray:
         return library.get_audio_embedding_from_data(x=list(clips), use_tensor=False)
@@ -164,8 +156,6 @@ def naive(library: Any, folder: Path) -> dict[str, Any]:
         windows = (audio[3] + audio[4]) / np.linalg.norm(audio[3] + audio[4])
         crops = [(np.random.seed(seed), embed(long))[1][0] for seed in (0, 1)]
         silent, nan = embed(np.zeros(WINDOW, np.float32), np.full(WINDOW, np.nan, np.float32))
-        surprise = folder / "surprise.pt"
-        torch.save({"state_dict": {"w": Surprise(folder / "naive surprise")}}, surprise)
         return {
             "ten": (audio[0] @ texts.T).tolist(),
             "other": (audio[1] @ texts.T).tolist(),
@@ -175,13 +165,6 @@ def naive(library: Any, folder: Path) -> dict[str, Any]:
             "crops of long": [float(crop @ texts[0]) for crop in crops],
             "nan is silence": bool((silent == nan).all()),
             "long prompts are one": bool((long_texts[0] == long_texts[1]).all()),
-            "no position ids": message(
-                lambda: library.load_ckpt(str(folder / "bare" / CHECKPOINT))
-            ),
-            "surprise": message(lambda: library.load_ckpt(str(surprise))),
-            "default model": message(
-                lambda: CLAP_Module(enable_fusion=False).load_ckpt(str(checkpoint), verbose=False)
-            ),
         }
 
 

@@ -147,15 +147,6 @@ def test_nothing_of_bert_or_bart_and_no_roberta_weights_are_needed(naive: dict[s
     assert repositories == {"lukewys/laion_clap", "roberta-base"}
 
 
-def test_the_library_runs_code_in_a_checkpoint_and_takes_none_without_position_ids(
-    naive: dict[str, Any],
-) -> None:
-    assert naive["surprise"]
-    assert (shared_folder() / "naive surprise").is_dir()
-    assert "position_ids" in naive["no position ids"]
-    assert "Unexpected key" in naive["default model"]  # upstream's default is another size
-
-
 def test_a_bare_file_without_position_ids_loads_in_silence_and_without_network(
     own: Path,
     naive: dict[str, Any],

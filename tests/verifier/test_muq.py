@@ -70,17 +70,6 @@ def test_samples_that_overflow_the_model_have_no_score(muq: MuqVerifier) -> None
         score(muq, np.full(RATE, 1e30, np.float32))
 
 
-def test_the_model_is_left_in_training_mode_by_the_library_and_not_by_the_adapter(
-    weights: Path, muq: MuqVerifier
-) -> None:
-    naive = upstream(weights, strict=True)
-    assert naive.training
-    with torch.no_grad():
-        wavs = torch.tensor(tones(2, 9))[None]
-        assert not torch.equal(naive(wavs=wavs), naive(wavs=wavs))
-    assert score(muq, tones(2, 9)) == score(muq, tones(2, 9))
-
-
 def test_a_prompts_embedding_depends_on_its_neighbours_in_the_library_and_not_in_the_adapter(
     muq: MuqVerifier, library: MuQMuLan
 ) -> None:
@@ -171,16 +160,6 @@ def test_a_torn_configuration_or_tokenizer_is_named(own: Path, repository: str, 
     with pytest.raises(
         WeightsError, match=rf"{repository.replace('/', '--')}.*{name}.*--fetch muq"
     ):
-        MuqVerifier("muq").load("cpu")
-
-
-def test_a_checkpoint_of_something_else_loads_in_the_library_and_not_in_the_adapter(
-    own: Path,
-) -> None:
-    checkpoint = folder(own, MULAN) / "model.safetensors"
-    save_file({"unrelated": torch.zeros(3)}, vacate(checkpoint), {"format": "pt"})
-    upstream(own)  # strict=False is upstream's default
-    with pytest.raises(WeightsError, match=r"does not fit MuQ-MuLan: \d+ weights missing \(mulan"):
         MuqVerifier("muq").load("cpu")
 
 
