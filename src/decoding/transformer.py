@@ -186,6 +186,24 @@ def refuse_unsupported(lm: LMModel) -> None:
         raise UnsupportedModel("this model cannot be decoded here: " + "; ".join(reasons))
 
 
+def delays_of(lm: LMModel) -> tuple[int, ...]:
+    """By how many steps each codebook lags. Raises UnsupportedModel for any other pattern."""
+    provider = lm.pattern_provider
+    delays = tuple(getattr(provider, "delays", ()))
+    if len(delays) == lm.n_q:
+        frames = max(delays) + 2
+        steps = range(1 + frames + max(delays))
+        expected = [
+            [(s - 1 - d, k) for k, d in enumerate(delays) if 0 <= s - 1 - d < frames] for s in steps
+        ]
+        layout = provider.get_pattern(frames).layout
+        if [[tuple(at) for at in step if at.t < frames] for step in layout] == expected:
+            return delays
+    raise UnsupportedModel(
+        f"codebooks interleaved by {type(provider).__name__} are not supported, only delayed ones"
+    )
+
+
 def _layer(layer: Any, dtype: torch.dtype) -> Layer:
     """A `StreamingTransformerLayer`'s weights."""
     past, text = layer.self_attn, layer.cross_attention
