@@ -23,8 +23,8 @@ def main(args: Sequence[str] | None = None) -> int:
         from src.experiments.scaling_preflight import look
         from src.experiments.scaling_report import announcement, report
         from src.experiments.scaling_settings import ExperimentSettings
-        from src.likelihood import known
         from src.runs.settings import parse, start_logging
+        from src.scoring import known
 
         settings = parse(ExperimentSettings, args, prog="verifier_experiment.py")
         start_logging(settings.log_level)

@@ -20,16 +20,17 @@ The generator and the verifier are known here by what they do, not by their clas
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from src.budget import Ledger, Plan, Stage, timed
-from src.client import PromptRefused
-from src.data.audio import Clip
 from src.data.prompts import Prompt
+from src.scoring import PromptRefused, ScoreInput, Verifier, score_or_refuse
 from src.tree import Failure, Node, SearchResult, Winner
-from src.verifier import ScoreInput, Verifier, score_or_refuse
+
+if TYPE_CHECKING:
+    from src.data.audio import Clip
 
 
 class Candidates(Protocol):
@@ -64,7 +65,7 @@ class Generator(Protocol):
         frames: int,
         seed: int,
     ) -> Candidates: ...
-    def render(self, tokens: Any) -> list[Clip]: ...
+    def render(self, tokens: Any) -> "list[Clip]": ...
     def synchronize(self) -> None: ...
 
 
@@ -248,7 +249,7 @@ class Group:
             )
         return results
 
-    def _leaves(self) -> dict[int, dict[int, Clip]]:
+    def _leaves(self) -> "dict[int, dict[int, Clip]]":
         """Each prompt's candidates of the last step, by slot: no cost of the search."""
         slots = range(self.plan.candidates)
         rows = {prompt: [self._row(prompt, slot) for slot in slots] for prompt in self.live}
@@ -272,7 +273,7 @@ class Group:
         nodes = [node for node in self.nodes[prompt] if node.step == self.step]
         return sorted(nodes, key=lambda node: (-node.score.value, node.slot))
 
-    def _render(self, rows: Sequence[int]) -> dict[int, Clip]:
+    def _render(self, rows: Sequence[int]) -> "dict[int, Clip]":
         with self._timed("render"):
             clips = self.generator.render(self.candidates.tokens()[list(rows)])
         return dict(zip(rows, clips, strict=True))

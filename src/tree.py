@@ -2,14 +2,16 @@
 
 import hashlib
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from src.budget import Ledger
-from src.data.audio import Clip
 from src.data.prompts import Prompt
-from src.protocol import Score
+
+if TYPE_CHECKING:
+    from src.data.audio import Clip
+    from src.protocol import Score
 
 
 @dataclass
@@ -25,7 +27,7 @@ class Node:
     step: int
     slot: int
     parent: int | None
-    score: Score
+    score: "Score"
     log_prob: float
     kept: bool = False
 
@@ -35,10 +37,10 @@ class Winner:
     """The clip that a search ends with. tokens: int16 [codebooks, frames]."""
 
     slot: int
-    score: Score
+    score: "Score"
     log_prob: float
     tokens: np.ndarray
-    clip: Clip
+    clip: "Clip"
 
     def as_record(self) -> dict[str, Any]:
         """JSON values; of the tokens their hash, by which two runs can be compared."""
@@ -63,7 +65,7 @@ class SearchResult:
     winner: Winner
     nodes: list[Node]
     ledger: Ledger
-    leaves: dict[int, Clip] = field(default_factory=dict)
+    leaves: dict[int, "Clip"] = field(default_factory=dict)
 
     def as_record(self) -> dict[str, Any]:
         return {

@@ -1,6 +1,6 @@
-"""What a search sees of a verifier: a name, whether it hears audio, and `score`.
+"""The verifiers that a search can have; what a verifier is stands in src/scoring.py.
 
-    perplexity, pmi          local: how likely the generator finds the tokens (src/likelihood.py)
+    perplexity, pmi          local: how likely the generator finds the tokens (src/scoring.py)
     tags, clap, ...          over HTTP, from the verifier server
     0.7*tags+0.3*perplexity  a sum, each part in units of its spread within a prompt
 
@@ -8,71 +8,22 @@
 """
 
 import math
-import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Sequence
 
 from src.budget import Ledger
-from src.client import PromptRefused, ServerClient, VerifierError
-from src.data.audio import Clip
+from src.client import ServerClient
 from src.data.scales import Calibration
-from src.likelihood import LIKELIHOODS, NEEDS_GUIDANCE
 from src.protocol import Checkpoint, Score, VerifierResult
-
-_TERM = re.compile(r"\s*(?:(?P<weight>[^\s*+]+)\s*\*\s*)?(?P<name>[A-Za-z_]\w*)\s*")
-
-
-class ExpressionError(ValueError):
-    """A --verifier that cannot be understood; the message shows how to write one."""
-
-
-@dataclass(frozen=True)
-class ScoreInput:
-    """A candidate, as verifiers see it.
-
-    clip: None where no verifier of the run hears audio. log_prob: mean conditional log-probability
-    over codebooks and finished frames, in nats; unconditional: the same without the text, None
-    where decoding is not guided.
-    """
-
-    prompt: str
-    clip: Clip | None
-    log_prob: float
-    unconditional: float | None = None
-
-
-class Verifier(Protocol):
-    """name: as the user wrote it. checkpoints: by component verifier."""
-
-    name: str
-    needs_audio: bool
-    checkpoints: dict[str, Checkpoint]
-
-    def score(self, inputs: Sequence[ScoreInput]) -> list[Score]:
-        """One score per input, in order.
-
-        Raises PromptRefused for inputs that have no score, and another VerifierError when the
-        verifier itself fails.
-        """
-
-    def take_usage(self) -> Ledger:
-        """What `score` used since this was last called: bytes, and seconds by stage."""
-
-
-def score_or_refuse(
-    verifier: Verifier, inputs: Sequence[ScoreInput]
-) -> list[Score | PromptRefused]:
-    """Scores of all inputs that have one; asks again without those that are refused."""
-    outcomes: dict[int, Score | PromptRefused] = {}
-    while left := [index for index in range(len(inputs)) if index not in outcomes]:
-        try:
-            scores = verifier.score([inputs[index] for index in left])
-            outcomes |= dict(zip(left, scores, strict=True))
-        except PromptRefused as refusal:
-            for position, reason in refusal.refused.items():
-                outcomes[left[position]] = PromptRefused({left[position]: reason})
-    return [outcomes[index] for index in range(len(inputs))]
+from src.scoring import (
+    LIKELIHOODS,
+    NEEDS_GUIDANCE,
+    PromptRefused,
+    ScoreInput,
+    Verifier,
+    VerifierError,
+    components,
+    remote_parts,
+)
 
 
 class LikelihoodVerifier:
@@ -168,36 +119,6 @@ class SumVerifier:
         return Ledger() if self.client is None else self.client.take_usage()
 
 
-def components(expression: str) -> dict[str, float]:
-    """The parts of a --verifier with their weights. Raises ExpressionError.
-
-    >>> components("0.7*tags + perplexity")
-    {'tags': 0.7, 'perplexity': 1.0}
-    Raises ExpressionError.
-    """
-    weights: dict[str, float] = {}
-    at = 0
-    while True:
-        term = _TERM.match(expression, at)
-        if term is None or (term.end() < len(expression) and expression[term.end()] != "+"):
-            raise ExpressionError(
-                f"--verifier {expression!r} is not a verifier or a sum of them; "
-                "write tags, tags+perplexity or 0.7*tags+0.3*perplexity"
-            )
-        name, weight = term["name"], _weight(term["weight"], expression)
-        if name in weights:
-            raise ExpressionError(f"--verifier {expression!r} names {name} twice")
-        weights[name] = weight
-        if term.end() == len(expression):
-            return weights
-        at = term.end() + 1
-
-
-def remote_parts(names: Iterable[str]) -> list[str]:
-    """Those verifiers that the server has, each once."""
-    return [name for name in dict.fromkeys(names) if name not in LIKELIHOODS]
-
-
 def build_verifier(
     expression: str,
     generator: Checkpoint | None,
@@ -230,18 +151,6 @@ def build_verifier(
     checkpoints = {name: checkpoints[name] for name in weights}
     scales = (calibration or Calibration(generator=generator)).scales(generator, checkpoints)
     return SumVerifier(expression, weights, scales, checkpoints, server)
-
-
-def _weight(text: str | None, expression: str) -> float:
-    try:
-        weight = 1.0 if text is None else float(text)
-    except ValueError:
-        weight = math.nan
-    if not (math.isfinite(weight) and weight > 0):
-        raise ExpressionError(
-            f"--verifier {expression!r}: the weight {text!r} is not a positive number"
-        )
-    return weight
 
 
 def _ask(

@@ -7,7 +7,6 @@ server that is not there, or that answers anything else, ends with an error that
 import logging
 import time
 import uuid
-from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import requests
@@ -15,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from urllib3.exceptions import NewConnectionError
 
 from src.protocol import REQUEST_ID_HEADER, ErrorBody
+from src.scoring import PromptRefused, VerifierError
 
 logger = logging.getLogger(__name__)
 
@@ -28,10 +28,6 @@ MAY_PASS = (
 Answer = TypeVar("Answer", bound=BaseModel)
 
 
-class VerifierError(RuntimeError):
-    """Scores could not be had."""
-
-
 class ServerUnreachable(VerifierError):
     """Nothing answers at the server's address."""
 
@@ -42,18 +38,6 @@ class ServerError(VerifierError):
     def __init__(self, message: str, code: str = "") -> None:
         super().__init__(message)
         self.code = code
-
-
-class PromptRefused(VerifierError):
-    """Some inputs of a call have no score, whatever happens; the others can be scored without them.
-
-    refused: reason by position in the call; index, reason: the first of them.
-    """
-
-    def __init__(self, refused: Mapping[int, str]) -> None:
-        self.refused = dict(sorted(refused.items()))
-        self.index, self.reason = next(iter(self.refused.items()))
-        super().__init__(f"input {self.index}: {self.reason}")
 
 
 class Connection:

@@ -26,12 +26,12 @@ from src.data.scales import (
     calibration_file,
     load_calibration,
 )
-from src.likelihood import LIKELIHOODS, PERPLEXITY, PMI
 from src.methods import BEST_OF_N, METHODS
 from src.runs import preflight
 from src.runs.ending import Exit, ending
 from src.runs.provenance import commit
 from src.runs.settings import Settings, parse, start_logging
+from src.scoring import LIKELIHOODS, PERPLEXITY, PMI
 
 log = logging.getLogger(__name__)
 
@@ -85,9 +85,10 @@ def calibrate(settings: CalibrationSettings, prompts: Sequence[Prompt]) -> tuple
     from src.data.progress import bar
     from src.experiments.searching import search_all
     from src.runs.build import Parts, connect, load
+    from src.scoring import remote_parts
     from src.stats.best_of_n import within_prompt_std
     from src.tree import Failure
-    from src.verifier import SumVerifier, remote_parts
+    from src.verifier import SumVerifier
 
     with ExitStack() as stack:
         remote = remote_parts(settings.verifiers)

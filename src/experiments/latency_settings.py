@@ -14,7 +14,7 @@ from src.runs.settings import (
     UsageError,
     with_parameters,
 )
-from src.verifier import components, remote_parts
+from src.scoring import components, remote_parts
 
 
 @with_parameters

@@ -14,7 +14,6 @@ from src.experiments.scaling_settings import ExperimentSettings
 from src.experiments.sweep import open_sweep, search_cells
 from src.generator import Generator, GeneratorError, Renderer, load_renderer
 from src.judges.registry import JUDGES
-from src.likelihood import LIKELIHOODS
 from src.methods import SearchCell
 from src.protocol import Checkpoint
 from src.runs.build import assemble, connect, load
@@ -23,7 +22,7 @@ from src.runs.evaluation import served
 from src.runs.pool import LOG_PROBS, prefix_key
 from src.runs.provenance import torch_machine
 from src.runs.records import CANDIDATES, Run
-from src.verifier import components, remote_parts
+from src.scoring import LIKELIHOODS, components, remote_parts
 
 log = logging.getLogger(__name__)
 

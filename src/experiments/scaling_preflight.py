@@ -7,12 +7,12 @@ from pathlib import Path
 
 from src.data.prompts import Prompt, PromptError, Selection, load_prompts
 from src.experiments.scaling_settings import GENERATING, ExperimentSettings
-from src.likelihood import PERPLEXITY, known
 from src.runs import preflight
 from src.runs.pool import Pool, load_pool, prefix_key
 from src.runs.preflight import Ready
 from src.runs.preflight.verifiers import hosted_or_hostable
 from src.runs.settings import NONE, Profile, UsageError
+from src.scoring import PERPLEXITY, known
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from src.runs.settings import (
     check_different,
     with_parameter_grids,
 )
-from src.verifier import ExpressionError, components
+from src.scoring import ExpressionError, components
 
 # What decides a pool's candidates, besides the weights, the prompts, the device and the dtype.
 GENERATING = ("duration", "seed", "temperature", "top_k", "guidance")

@@ -17,7 +17,8 @@ from src.judges.registry import Judge
 from src.protocol import Checkpoint
 from src.runs.evaluation import build_judges, served
 from src.runs.settings import Settings, UsageError, server_token
-from src.verifier import Verifier, build_verifier, components, remote_parts
+from src.scoring import Verifier, components, remote_parts
+from src.verifier import build_verifier
 
 log = logging.getLogger(__name__)
 

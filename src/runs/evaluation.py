@@ -20,12 +20,11 @@ from src.data.audio import AudioError, Clip, read_audio, write_wav
 from src.data.prompts import Prompt
 from src.judges.registry import JUDGES, ClipJudge, Judge, JudgeError, SetJudge
 from src.judges.served import ServedJudge
-from src.likelihood import LIKELIHOODS
 from src.runs import embeddings
 from src.runs.measures import Measure, Role, in_short
 from src.runs.records import Record, Run
+from src.scoring import LIKELIHOODS, Verifier
 from src.tree import SearchResult
-from src.verifier import Verifier
 
 log = logging.getLogger(__name__)
 

@@ -26,10 +26,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from src.likelihood import IN_COMMON, LIKELIHOODS, NEEDS_GUIDANCE
 from src.runs.measures import Measure, in_short
 from src.runs.records import Record, RunFolderError, read_manifest, read_records
-from src.verifier import ExpressionError, components
+from src.scoring import IN_COMMON, LIKELIHOODS, NEEDS_GUIDANCE, ExpressionError, components
 
 if TYPE_CHECKING:
     import pandas

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 import tyro
 
 from src.data.prompts import Pick, Prompt, Selection, Subset
-from src.likelihood import NEEDS_GUIDANCE
 from src.methods import BEAM_WIDTH, LOOKAHEAD_K, METHODS, PARAMETERS
+from src.scoring import NEEDS_GUIDANCE
 
 Profile = Literal["paper", "builtin"]
 Dtype = Literal["float32", "bfloat16", "float16"]

@@ -12,7 +12,7 @@ from dataclasses import replace
 from src.data.prompts import Prompt
 from src.judges.registry import JUDGES
 from src.runs.settings import PROFILE_JUDGES, Needs
-from src.verifier import ExpressionError, components
+from src.scoring import ExpressionError, components
 from src.verifier_core import VERIFIERS
 from src.weights.files import Missing, missing_files
 

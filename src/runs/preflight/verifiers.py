@@ -9,7 +9,7 @@ from src.data.files import ROOT
 from src.judges.registry import JUDGES
 from src.protocol import VERIFIERS_PATH, VerifierList
 from src.runs.settings import Needs, server_token
-from src.verifier import components, remote_parts
+from src.scoring import components, remote_parts
 from src.verifier_core import VERIFIERS
 from src.weights.files import PYTHON, Missing, missing_files
 

@@ -1,0 +1,172 @@
+"""What a verifier is, before any is there: what it sees, what it answers, how it is named.
+
+    0.7*tags+perplexity      a sum (`components`), each part in units of its spread within a prompt
+    tags, clap, ...          over HTTP, from the verifier server
+    perplexity               exp(mean log p(x|c)), the inverse perplexity, in (0, 1]
+    pmi                      mean of log p(x|c) - log p(x), in nats a token: what the text adds
+
+Higher is better, always. The last two come with the tokens and cost nothing beyond decoding: p(x|c)
+is the model's probability of a token given its past and the text, p(x) that without the text; means
+are over codebooks and finished frames. Classifier-free guidance computes both anyway, so `pmi` is
+free under guidance and unknown without it. (A pointwise mutual information per token; as an
+objective of decoding: Li et al., arXiv 1510.03055.)
+
+Nothing heavy is imported: every command line begins here.
+"""
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+if TYPE_CHECKING:
+    from src.budget import Ledger
+    from src.data.audio import Clip
+    from src.protocol import Checkpoint, Score
+
+Array = NDArray[np.float64]
+
+_TERM = re.compile(r"\s*(?:(?P<weight>[^\s*+]+)\s*\*\s*)?(?P<name>[A-Za-z_]\w*)\s*")
+
+PERPLEXITY = "perplexity"
+PMI = "pmi"
+
+
+def known(guidance: float) -> tuple[str, ...]:
+    """Those of LIKELIHOODS that decoding with this guidance gives."""
+    return tuple(name for name in LIKELIHOODS if guidance != 1 or name not in NEEDS_GUIDANCE)
+
+
+def inverse_perplexity(log_prob: ArrayLike, unconditional: ArrayLike | None) -> Array:  # noqa: ARG001
+    """exp of the mean conditional log-probability."""
+    return np.exp(np.asarray(log_prob, dtype=np.float64))
+
+
+def mutual_information(log_prob: ArrayLike, unconditional: ArrayLike | None) -> Array:
+    """The mean conditional log-probability less the unconditional one, which has to be known."""
+    assert unconditional is not None
+    return np.asarray(log_prob, dtype=np.float64) - np.asarray(unconditional, dtype=np.float64)
+
+
+# name -> its value, from mean log-probabilities in nats (of the same shape) with and without text
+LIKELIHOODS: dict[str, Callable[[ArrayLike, ArrayLike | None], Array]] = {
+    PERPLEXITY: inverse_perplexity,
+    PMI: mutual_information,
+}
+NEEDS_GUIDANCE = (PMI,)
+# pmi is made of what perplexity is made of: neither says anything independent of the other
+IN_COMMON = {name: tuple(LIKELIHOODS) for name in LIKELIHOODS}
+
+
+class VerifierError(RuntimeError):
+    """Scores could not be had."""
+
+
+class ExpressionError(ValueError):
+    """A --verifier that cannot be understood; the message shows how to write one."""
+
+
+class PromptRefused(VerifierError):
+    """Some inputs of a call have no score, whatever happens; the others can be scored without them.
+
+    refused: reason by position in the call; index, reason: the first of them.
+    """
+
+    def __init__(self, refused: Mapping[int, str]) -> None:
+        self.refused = dict(sorted(refused.items()))
+        self.index, self.reason = next(iter(self.refused.items()))
+        super().__init__(f"input {self.index}: {self.reason}")
+
+
+@dataclass(frozen=True)
+class ScoreInput:
+    """A candidate, as verifiers see it.
+
+    clip: None where no verifier of the run hears audio. log_prob: mean conditional log-probability
+    over codebooks and finished frames, in nats; unconditional: the same without the text, None
+    where decoding is not guided.
+    """
+
+    prompt: str
+    clip: "Clip | None"
+    log_prob: float
+    unconditional: float | None = None
+
+
+class Verifier(Protocol):
+    """name: as the user wrote it. checkpoints: by component verifier."""
+
+    name: str
+    needs_audio: bool
+    checkpoints: "dict[str, Checkpoint]"
+
+    def score(self, inputs: Sequence[ScoreInput]) -> "list[Score]":
+        """One score per input, in order.
+
+        Raises PromptRefused for inputs that have no score, and another VerifierError when the
+        verifier itself fails.
+        """
+
+    def take_usage(self) -> "Ledger":
+        """What `score` used since this was last called: bytes, and seconds by stage."""
+
+
+def score_or_refuse(
+    verifier: Verifier, inputs: Sequence[ScoreInput]
+) -> "list[Score | PromptRefused]":
+    """Scores of all inputs that have one; asks again without those that are refused."""
+    outcomes: dict[int, Score | PromptRefused] = {}
+    while left := [index for index in range(len(inputs)) if index not in outcomes]:
+        try:
+            scores = verifier.score([inputs[index] for index in left])
+            outcomes |= dict(zip(left, scores, strict=True))
+        except PromptRefused as refusal:
+            for position, reason in refusal.refused.items():
+                outcomes[left[position]] = PromptRefused({left[position]: reason})
+    return [outcomes[index] for index in range(len(inputs))]
+
+
+def components(expression: str) -> dict[str, float]:
+    """The parts of a --verifier with their weights. Raises ExpressionError.
+
+    >>> components("0.7*tags + perplexity")
+    {'tags': 0.7, 'perplexity': 1.0}
+    Raises ExpressionError.
+    """
+    weights: dict[str, float] = {}
+    at = 0
+    while True:
+        term = _TERM.match(expression, at)
+        if term is None or (term.end() < len(expression) and expression[term.end()] != "+"):
+            raise ExpressionError(
+                f"--verifier {expression!r} is not a verifier or a sum of them; "
+                "write tags, tags+perplexity or 0.7*tags+0.3*perplexity"
+            )
+        name, weight = term["name"], _weight(term["weight"], expression)
+        if name in weights:
+            raise ExpressionError(f"--verifier {expression!r} names {name} twice")
+        weights[name] = weight
+        if term.end() == len(expression):
+            return weights
+        at = term.end() + 1
+
+
+def remote_parts(names: Iterable[str]) -> list[str]:
+    """Those verifiers that the server has, each once."""
+    return [name for name in dict.fromkeys(names) if name not in LIKELIHOODS]
+
+
+def _weight(text: str | None, expression: str) -> float:
+    try:
+        weight = 1.0 if text is None else float(text)
+    except ValueError:
+        weight = math.nan
+    if not (math.isfinite(weight) and weight > 0):
+        raise ExpressionError(
+            f"--verifier {expression!r}: the weight {text!r} is not a positive number"
+        )
+    return weight
