@@ -1,15 +1,20 @@
-"""A generator and a server's client for pools, whose tokens and scores follow from hashes."""
+"""Small pools for tests: a generator, a server's client and judges whose numbers follow from
+hashes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from src.budget import Ledger
 from src.client.server_client import PromptRefused, ServerUnreachable
 from src.data.audio import Clip
 from src.data.prompts import Prompt
-from src.experiments.pool_scoring import Measure
+from src.experiments.pool_generation import generate, open_pool
+from src.experiments.pool_scoring import Scorer, score
 from src.experiments.scaling_settings import ExperimentSettings
 from src.protocol import Checkpoint, Score, VerifierResult
+from src.runs.measures import Measure
+from src.runs.records import Run
+from tests.generator.fake_judges import FakeJudge
 from tests.generator.fake_search import FakeGenerator, value_of
 
 PROMPTS = [
@@ -21,8 +26,6 @@ OTHER_WEIGHTS = Checkpoint(name="fake", sha256="4" * 64)
 
 class PoolGenerator(FakeGenerator):
     """Counts the groups that it begins, and remembers how long the rendered clips were."""
-
-    device, dtype = "cpu", "float32"
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +42,7 @@ class PoolGenerator(FakeGenerator):
 
 
 class FakeClient:
-    """Scores by the verifier's name, the prompt and what is heard; refuses and dies as told.
+    """Scores by the verifier's name, the prompt and what is heard.
 
     refuses: (verifier, prompt text) that have no score. lives: requests until it is lost.
     """
@@ -54,32 +57,32 @@ class FakeClient:
         self.asked: list[tuple[tuple[str, ...], str, int]] = []
         self.usage = Ledger()
 
-    def score(
+    def score_each(
         self, names: Sequence[str], prompts: Sequence[str], clips: Sequence[Clip]
-    ) -> dict[str, VerifierResult]:
+    ) -> dict[str, VerifierResult | PromptRefused]:
         self.lives -= 1
         if self.lives < 0:
             raise ServerUnreachable("the server is lost")
         self.usage.seconds["http"] += 4.0
         self.asked.append((tuple(names), prompts[0], clips[0].samples.shape[1]))
-        if any((name, prompts[0]) in self.refuses for name in names):
-            raise PromptRefused({0: "it names nothing that can be heard"})
-        return {
-            name: VerifierResult(
-                checkpoint=self.checkpoint,
-                scores=[
-                    Score(value=value_of(name + text, [int(x) for x in clip.samples[0]]))
-                    for text, clip in zip(prompts, clips, strict=True)
-                ],
-                queue_seconds=0.5,
-                compute_seconds=1.5,
-            )
-            for name in names
-        }
+        return {name: self._answer(name, prompts, clips) for name in names}
 
     def take_usage(self) -> Ledger:
         usage, self.usage = self.usage, Ledger()
         return usage
+
+    def _answer(
+        self, name: str, prompts: Sequence[str], clips: Sequence[Clip]
+    ) -> VerifierResult | PromptRefused:
+        if (name, prompts[0]) in self.refuses:
+            return PromptRefused({0: "it names nothing that can be heard"})
+        scores = [
+            Score(value=value_of(name + text, [int(x) for x in clip.samples[0]]))
+            for text, clip in zip(prompts, clips, strict=True)
+        ]
+        return VerifierResult(
+            checkpoint=self.checkpoint, scores=scores, queue_seconds=0.5, compute_seconds=1.5
+        )
 
 
 def settings_for(output: Path, **changed: object) -> ExperimentSettings:
@@ -96,11 +99,34 @@ def settings_for(output: Path, **changed: object) -> ExperimentSettings:
     return ExperimentSettings(**usual | changed).resolved()
 
 
-def verifier(name: str, checkpoint: Checkpoint = WEIGHTS, prefixes=(0.1, 0.2)) -> Measure:
-    return Measure(name, "verifier", checkpoint, True, (name,), (), prefixes=prefixes)
+def made_pool(output: Path, generator: PoolGenerator | None = None, **changed: object) -> Run:
+    """The open run of a pool of PROMPTS that has its candidates."""
+    settings, generator = settings_for(output, **changed), generator or PoolGenerator()
+    run = open_pool(settings, PROMPTS, generator)  # type: ignore[arg-type]
+    generate(run, PROMPTS, generator, settings)  # type: ignore[arg-type]
+    return run
 
 
-def told(records) -> list[dict]:
+def verifier(
+    name: str, checkpoint: Checkpoint = WEIGHTS, prefixes: tuple[float, ...] = (0.1, 0.2)
+) -> Scorer:
+    return Scorer(Measure(name, "verifier", is_verifier=(name,)), checkpoint, prefixes)
+
+
+def judge(name: str, problem: str = "") -> Scorer:
+    """A judge of the clips' loudest sample, lower is better; with a problem, of none of them."""
+    heard = FakeJudge(name, problem=problem)
+    return Scorer(Measure(name, "judge", higher_is_better=False), heard.checkpoint, judge=heard)
+
+
+def hears(
+    run: Run, scorers: Sequence[Scorer], client: FakeClient, generator: PoolGenerator | None = None
+) -> int:
+    """Score a pool. Returns how many (prompt, measure) have no score."""
+    return score(run, PROMPTS, scorers, generator or PoolGenerator(), client)  # type: ignore[arg-type]
+
+
+def without_clock(records: Iterable[dict]) -> list[dict]:
     """Records without what depends on the clock and on the number of starts."""
-    clock = ("time", "start", "seconds", "ledger")
-    return [{k: v for k, v in r.items() if k not in clock} for r in records]
+    clock = ("time", "start", "seconds", "ledger", "load", "memory", "wall_seconds")
+    return [{k: v for k, v in record.items() if k not in clock} for record in records]

@@ -86,6 +86,7 @@ class FakeCandidates:
 class FakeGenerator:
     checkpoint = Checkpoint(name="fake", sha256="0" * 64)
     frame_rate = float(RATE)
+    device, dtype = "cpu", "float32"
 
     def __init__(self) -> None:
         self.rendered = 0

@@ -2,13 +2,16 @@
 
 import itertools
 import math
+from dataclasses import replace
+from functools import partial
 
 import pytest
 
-from src.budget import METHODS, BudgetError, Cost, Plan, make_plan
+from src.budget import BudgetError, Cost, Plan
 from src.data.prompts import Prompt
-from src.search import children, search
-from src.tree import Failure, SearchResult
+from src.methods import METHODS
+from src.search import children, search, tree_search
+from src.tree import Failure, Node, SearchResult
 from src.verifier import LikelihoodVerifier, ServerUnreachable
 from tests.generator.fake_search import (
     RATE,
@@ -27,15 +30,8 @@ LENGTHS = [(9, 3), (10, 3), (2, 3)]
 
 
 def plan(method: str, n: int = 8, m: int = 2, k: int = 1, total: int = 10, step: int = 3) -> Plan:
-    return make_plan(
-        method,
-        candidates=n,
-        beam_width=m,
-        lookahead_k=k,
-        duration=total / RATE,
-        step_size=step / RATE,
-        frame_rate=RATE,
-    )
+    own = {"beam_width": m, "lookahead_k": k}
+    return METHODS[method].make_plan(n, total / RATE, step / RATE, RATE, own)
 
 
 def run(p: Plan, prompts=PROMPTS, verifier=None, generator=None, seed=SEED):
@@ -163,6 +159,22 @@ def test_a_kept_candidate_goes_on_in_its_own_slot_and_the_others_fill_the_freed_
     assert children([0, 1, 2], 1) == [0, 1, 2]
 
 
+def test_a_method_of_ones_own_chooses_what_survives_a_prune() -> None:
+    def worst(group, prompt: int, ranked: list[Node]) -> list[Node]:
+        return ranked[-group.plan.kept :]
+
+    p = plan("sbs", 8, 4)
+    own = replace(p, method=replace(p.method, run=partial(tree_search, keep=worst)))
+    for result in run(own):
+        for step in range(len(p.steps) - 1):
+            nodes = [n for n in result.nodes if n.step == step]
+            kept = [n.score.value for n in nodes if n.kept]
+            assert sorted(kept) == sorted(n.score.value for n in nodes)[: p.kept]
+            following = {n.parent for n in result.nodes if n.step == step + 1}
+            assert following == {n.slot for n in nodes if n.kept}
+        assert Cost(result.ledger.frames, result.ledger.clips) == p.expected()
+
+
 def test_equal_scores_go_to_the_lower_slot() -> None:
     class Indifferent(FakeVerifier):
         def score(self, inputs):
@@ -200,23 +212,19 @@ def test_lookahead_scores_the_rollouts_end_and_notes_the_candidates_own_log_prob
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_verifier_that_hears_nothing_has_nothing_rendered_but_the_winners(method: str) -> None:
+@pytest.mark.parametrize("hears", [True, False])
+def test_what_is_heard_is_rendered_once_and_else_the_winners_alone(
+    method: str, hears: bool
+) -> None:
     generator = FakeGenerator()
-    verifier = LikelihoodVerifier("perplexity", generator.checkpoint)
-    results = run(plan(method), verifier=verifier, generator=generator)
-    assert generator.rendered == len(PROMPTS)
+    unhearing = LikelihoodVerifier("perplexity", generator.checkpoint)
+    results = run(plan(method), verifier=None if hears else unhearing, generator=generator)
+    clips = sum(result.ledger.clips for result in results)
+    assert generator.rendered == (clips if hears else len(PROMPTS))
     for result in results:
         assert result.winner.clip.samples[0].tolist() == winner_tokens(result)
-        assert result.winner.score.value == pytest.approx(math.exp(result.winner.log_prob))
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_a_winner_that_was_heard_is_not_rendered_again(method: str) -> None:
-    generator = FakeGenerator()
-    results = run(plan(method), generator=generator)
-    assert generator.rendered == sum(result.ledger.clips for result in results)
-    for result in results:
-        assert result.winner.clip.samples[0].tolist() == winner_tokens(result)
+        if not hears:
+            assert result.winner.score.value == pytest.approx(math.exp(result.winner.log_prob))
 
 
 def test_a_refused_prompt_drops_out_and_the_others_go_on_unchanged() -> None:
@@ -283,7 +291,7 @@ def test_bytes_and_seconds_are_shared_among_the_group() -> None:
         assert result.ledger.seconds["decode"] > 0
 
 
-@pytest.mark.parametrize("method", ["baseline", "best_of_n", "sbs", "lookahead"])
+@pytest.mark.parametrize("method", METHODS)
 def test_all_leaves_are_given_where_they_are_asked_for_and_cost_nothing(method: str) -> None:
     p, generator = plan(method), FakeGenerator()
     verifier = LikelihoodVerifier("perplexity", generator.checkpoint)
