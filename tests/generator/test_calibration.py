@@ -1,10 +1,8 @@
 """The constants of weighted sums: what is measured, where it is kept, when it counts."""
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +20,7 @@ from src.data.scales import (
 )
 from src.experiments.calibration import CalibrationSettings, calibrate
 from src.protocol import Checkpoint, Score, VerifierInfo, VerifierResult
+from src.runs import build
 from src.verifier import PromptRefused
 from tests.generator.fake_search import FakeGenerator
 
@@ -70,10 +69,9 @@ class FakeClient:
 @pytest.fixture
 def client(monkeypatch: pytest.MonkeyPatch) -> FakeClient:
     """`calibrate` gets a fake generator and this client."""
-    client, generator = FakeClient(), FakeGenerator()
-    generator.dtype = "float32"  # type: ignore[attr-defined]
-    parts = SimpleNamespace(load=lambda settings, remote, stack: (generator, client))
-    monkeypatch.setitem(sys.modules, "src.runs.build", parts)  # type: ignore[arg-type]
+    client = FakeClient()
+    monkeypatch.setattr(build, "load", lambda settings: FakeGenerator())
+    monkeypatch.setattr(build, "connect", lambda settings, names, stack: client)
     return client
 
 
@@ -135,13 +133,10 @@ def test_measuring_one_verifier_keeps_the_others(tmp_path: Path, client: FakeCli
 def test_a_verifier_that_never_varies_is_an_error(
     tmp_path: Path, client: FakeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(FakeGenerator, "render", lambda self, tokens: [_silence()] * len(tokens))
+    silence = Clip(np.zeros((1, 50), np.float32), 50)
+    monkeypatch.setattr(FakeGenerator, "render", lambda self, tokens: [silence] * len(tokens))
     with pytest.raises(CalibrationError, match="does not vary"):
         calibrate(settings(tmp_path, "tags"), prompts("a"))
-
-
-def _silence() -> Clip:
-    return Clip(np.zeros((1, 50), np.float32), 50)
 
 
 def test_each_generator_has_its_file_and_the_built_in_one_beside_its_weights(
