@@ -32,7 +32,10 @@ def test_cells_are_methods_times_budgets_and_the_baseline_once() -> None:
         (("--verifier", "pmi", "--guidance", "1"), "take a --guidance other than 1"),
         (("--lookahead_k", "-1"), "lookahead_k must be 0 or more"),
         (("--duration", "0.015"), "not a whole number of frames"),
-        (("--method", "sbs", "--budgets", "6"), "nothing to measure: sbs N=6 M=4 cannot run, since M must divide N"),
+        (
+            ("--method", "sbs", "--budgets", "6"),
+            "nothing to measure: sbs N=6 M=4 cannot run",
+        ),
         (("--method",), "--method needs one or several different values, not nothing"),
     ],
 )

@@ -55,7 +55,9 @@ def test_a_cells_record_gives_the_cell_back_and_has_nothing_else(written: Search
     record = written.as_record()
     found = SearchCell.from_record(record)
     assert (found, hash(found)) == (written, hash(written))
-    assert record.keys() - {"method", "candidates", "step_size", "seed"} == written.parameters.keys()
+    assert (
+        record.keys() - {"method", "candidates", "step_size", "seed"} == written.parameters.keys()
+    )
     assert ("step_size" in record, "seed" in record) == (
         written.step_size is not None,
         written.seed is not None,

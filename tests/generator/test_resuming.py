@@ -47,9 +47,7 @@ class Again:
         given: dict[str, Callable[[], Run]] = {
             "benchmark": lambda: benchmark.open_run(settings, self.prompts, self.parts),
             "latency": lambda: latency.open_run(settings, self.prompts, self.parts, (0, 0, 0)),
-            "pool": lambda: pool_generation.open_pool(
-                settings, self.prompts, self.parts.generator
-            ),
+            "pool": lambda: pool_generation.open_pool(settings, self.prompts, self.parts.generator),
             "sweep": lambda: sweep.open_sweep(settings, self.prompts, self.parts),
         }
         return given[self.script]()

@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -97,7 +98,8 @@ def test_help_teaches_with_examples_that_parse(
     assert len(commands) >= 4
     for command in commands:
         parse(SCRIPTS[script], shlex.split(command)[2:], prog=script)
-    for words in ("Exit codes", "--beam_width", "--lookahead_k", "M: children of each kept parent"):
+    flags = [f"--{field.name}" for field in fields(SCRIPTS[script])]
+    for words in ("Examples:", "Exit codes", "M: children of each kept parent", *flags):
         assert words in text
 
 
