@@ -24,15 +24,18 @@ demo: setup ## search with the built-in stack: a table, a figure, clips to liste
 serve: setup ## the verifier server on port 8000
 	@$(verifier) verifier_server.py
 
-test: setup ## every test, each suite in its environment (PYTEST="-x -k wire" for some)
+test: setup ## every test, each suite in its environment (FAST=1: no slow ones; PYTEST="-x -k wire")
 	@envs/setup.sh downloader
 	@envs/chromium.sh >/dev/null || true
 	@$(generator) tests/run.py $(PYTEST)
 
-lint: setup ## ruff, its formatting and mypy
+lint: setup ## ruff, its formatting, mypy, directions of imports, the weight of a clone
 	$(generator) -m ruff check .
 	$(generator) -m ruff format --check .
 	$(generator) -m mypy src *.py
+	$(generator) -c 'from importlinter.cli import lint_imports_command as lint; lint()'
+	@git ls-files -z | xargs -0 stat --format=%s | awk '{ size += $$1 } END { \
+		printf "tracked files: %.1f MB; at most 60\n", size / 1e6; exit size > 60e6 }'
 
 format: setup ## let ruff mend what it can
 	$(generator) -m ruff check --fix .

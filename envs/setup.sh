@@ -41,7 +41,7 @@ find_python() {
     "  apt install python3.11 python3.11-venv     (Debian 12)" \
     "  conda create -n curator python=3.11 && conda activate curator" \
     "  uv python install 3.11" \
-    "or work in the container image python:3.11 (see README.md)."
+    "or work in the container image python:3.11 (see docs/setup.md)."
 }
 
 # uv from the PATH, else one of our own in envs/.uv, got by pip.
@@ -99,7 +99,7 @@ build() {
 
   [[ "$(uname -s) $(uname -m)" == "Linux x86_64" ]] || die \
     "the locks are for Linux on x86-64, and this is $(uname -s) on $(uname -m)." \
-    "Work in a container: docker run --platform linux/amd64 ... (see README.md)."
+    "Work in a container: docker run --platform linux/amd64 ... (see docs/setup.md)."
   python=$(find_python)
   uv=$(find_uv "$python")
   if [[ -n $built && -x $folder/.venv/bin/python && $built == *" ${UV_TORCH_BACKEND:-default}" ]]; then

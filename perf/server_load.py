@@ -55,11 +55,10 @@ from perf.load_clients import (
 from src.data.files import write_whole
 from src.runs.provenance import commit, machine, versions
 from tests.verifier.asking import wait_until_ready
-from tests.verifier.server_process import ServerProcess
+from tests.verifier.server_process import REAL_MODELS, ServerProcess
 
 PACKAGES = ("torch", "numpy", "fastapi", "uvicorn", "soundfile", "soxr", "hypothesis")
 MAX_GROWTH, MAX_HEALTH_SECONDS = 1.05, 0.05
-REAL = ("verifier_server.py",)
 
 
 def serial(url: str, asked: list[Any]) -> list[Scores]:
@@ -264,7 +263,7 @@ def main() -> int:
         scratch = Path(folder)
 
         def start(name: str, *flags: str) -> ServerProcess:
-            server = ServerProcess(scratch / name, *flags, server=REAL)
+            server = ServerProcess(scratch / name, *flags, server=REAL_MODELS)
             stack.enter_context(server)
             wait_until_ready(server)
             return server

@@ -65,7 +65,7 @@ def parameters_of(methods: Iterable[str]) -> list[Parameter]:
 
 def colour_of(method: str) -> str:
     """A method's colour in every figure; one for all that are not registered (any more)."""
-    return METHODS[method].colour if method in METHODS else "#CC79A7"
+    return METHODS[method].colour if method in METHODS else "#888888"
 
 
 @dataclass(frozen=True)

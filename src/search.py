@@ -25,10 +25,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from src.budget import Ledger, Plan, Stage, timed
+from src.client import PromptRefused
 from src.data.audio import Clip
 from src.data.prompts import Prompt
 from src.tree import Failure, Node, SearchResult, Winner
-from src.verifier import PromptRefused, ScoreInput, Verifier, score_or_refuse
+from src.verifier import ScoreInput, Verifier, score_or_refuse
 
 
 class Candidates(Protocol):

@@ -14,37 +14,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from src.budget import Ledger
-from src.client.server_client import (
-    PromptRefused,
-    ServerClient,
-    ServerError,
-    ServerUnreachable,
-    VerifierError,
-)
+from src.client import PromptRefused, ServerClient, VerifierError
 from src.data.audio import Clip
 from src.data.scales import Calibration
 from src.likelihood import LIKELIHOODS, NEEDS_GUIDANCE
 from src.protocol import Checkpoint, Score, VerifierResult
-
-__all__ = [
-    "LIKELIHOODS",
-    "ExpressionError",
-    "HttpVerifier",
-    "LikelihoodVerifier",
-    "PromptRefused",
-    "ScoreInput",
-    "ServerClient",
-    "ServerError",
-    "ServerUnreachable",
-    "SumVerifier",
-    "Verifier",
-    "VerifierError",
-    "build_verifier",
-    "components",
-    "remote_parts",
-    "score_or_refuse",
-    "server_checkpoints",
-]
 
 _TERM = re.compile(r"\s*(?:(?P<weight>[^\s*+]+)\s*\*\s*)?(?P<name>[A-Za-z_]\w*)\s*")
 
@@ -245,7 +219,7 @@ def build_verifier(
     if remote:
         if server is None:
             raise VerifierError(f"{', '.join(remote)}: needs a verifier server (--server)")
-        checkpoints |= server_checkpoints(server, remote)
+        checkpoints |= server.checkpoints(remote)
     if len(weights) == 1 and "*" not in expression:
         if not remote:
             return LikelihoodVerifier(expression.strip(), checkpoints[expression.strip()])
@@ -256,16 +230,6 @@ def build_verifier(
     checkpoints = {name: checkpoints[name] for name in weights}
     scales = (calibration or Calibration(generator=generator)).scales(generator, checkpoints)
     return SumVerifier(expression, weights, scales, checkpoints, server)
-
-
-def server_checkpoints(server: ServerClient, names: Sequence[str]) -> dict[str, Checkpoint]:
-    """The weights of the server's verifiers `names`, once they are loaded. Raises ServerError."""
-    checkpoints = {}
-    for name, info in server.infos(names).items():
-        if info.checkpoint is None:
-            raise ServerError(f"{server.url} does not say which weights {name} has")
-        checkpoints[name] = info.checkpoint
-    return checkpoints
 
 
 def _weight(text: str | None, expression: str) -> float:
@@ -287,11 +251,5 @@ def _ask(
     clips = [item.clip for item in inputs if item.clip is not None]
     if len(clips) != len(inputs):
         raise VerifierError(f"{', '.join(checkpoints)}: a candidate came without its audio")
-    results = client.score(list(checkpoints), [item.prompt for item in inputs], clips)
-    for name, result in results.items():
-        if result.checkpoint != checkpoints[name]:
-            raise ServerError(
-                f"{client.url} now scores {name} with other weights "
-                f"({result.checkpoint}, before: {checkpoints[name]}); start a new run"
-            )
-    return results
+    prompts = [item.prompt for item in inputs]
+    return client.score(list(checkpoints), prompts, clips, checkpoints)

@@ -37,7 +37,11 @@ class ServerUnreachable(VerifierError):
 
 
 class ServerError(VerifierError):
-    """The server answered, and what it said ends the run."""
+    """The server answered, and what it said ends the run. code: its ErrorBody's `error`."""
+
+    def __init__(self, message: str, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class PromptRefused(VerifierError):
@@ -52,10 +56,6 @@ class PromptRefused(VerifierError):
         super().__init__(f"input {self.index}: {self.reason}")
 
 
-class NoSuchRoute(ServerError):
-    """The server does not know what it was asked: it is of another version."""
-
-
 class Connection:
     """Sends requests to one server. Not for use by several threads at once.
 
@@ -67,11 +67,11 @@ class Connection:
     def __init__(
         self,
         url: str,
-        token: str | None,
+        token: str | None = None,
         *,
-        unreachable_seconds: float,
-        attempt_seconds: float,
-        total_seconds: float,
+        unreachable_seconds: float = 10.0,
+        attempt_seconds: float = 600.0,
+        total_seconds: float = 1200.0,
     ) -> None:
         self.url = url.rstrip("/")
         self.unreachable_seconds = unreachable_seconds
@@ -90,6 +90,8 @@ class Connection:
         body: as requests.Request takes it. Raises PromptRefused, ServerUnreachable, ServerError.
         """
         response = self._send(requests.Request(method, self.url + path, **body))
+        if response.status_code != 200:
+            raise self._error(response)
         try:
             return kind.model_validate_json(response.content)
         except ValidationError as error:
@@ -100,37 +102,41 @@ class Connection:
         self._session.close()
 
     def _send(self, request: requests.Request) -> requests.Response:
-        """The response with status 200; tries again what may pass."""
+        """The response, whatever its status; tries again what may pass."""
         request.headers[REQUEST_ID_HEADER] = uuid.uuid4().hex[:16]
         prepared = self._session.prepare_request(request)
-        size = len(prepared.body or b"")
-        begin = time.monotonic()
+        deadline = time.monotonic() + self.total_seconds
         refused_since: float | None = None
         pause = 0.1
         while True:
-            left = self.total_seconds - (time.monotonic() - begin)
+            left = deadline - time.monotonic()
             wait = pause
+            self.uploaded_bytes += len(prepared.body or b"")
             try:
-                self.uploaded_bytes += size
                 response = self._session.send(
                     prepared, timeout=(5.0, max(0.1, min(self.attempt_seconds, left)))
                 )
             except requests.RequestException as error:
-                problem = _in_short(error)
-                if _refused(error):
-                    refused_since = refused_since or time.monotonic()
-                    waited = time.monotonic() - refused_since
-                    if not self._reached or waited >= self.unreachable_seconds:
-                        raise self._unreachable(problem) from error
-                elif not isinstance(error, MAY_PASS):
-                    raise self._unreachable(problem) from error
+                problem, now = _in_short(error), time.monotonic()
+                if _never_connected(error):
+                    refused_since = refused_since or now
+                    may_pass = self._reached and now - refused_since < self.unreachable_seconds
+                else:
+                    may_pass = isinstance(error, MAY_PASS)
+                if not may_pass:
+                    raise ServerUnreachable(
+                        f"no verifier server answers at {self.url} ({problem}). Start one in "
+                        f"another terminal: {START_COMMAND}; or say --server auto to have one "
+                        "started for this run"
+                    ) from error
             else:
                 self._reached, refused_since = True, None
                 retry_after = response.headers.get("Retry-After", "")
                 if response.status_code != 503 or not retry_after.isdecimal():
-                    self._check(response)
                     return response
-                problem, wait = _message(response), max(pause, float(retry_after))
+                body = _error_body(response)
+                problem = f"{body.message} ({body.error})" if body else "503"
+                wait = max(pause, float(retry_after))
             if wait > left:
                 raise ServerUnreachable(
                     f"{self.url} did not answer within {self.total_seconds:g} s: {problem}"
@@ -139,34 +145,32 @@ class Connection:
             time.sleep(wait)
             pause = min(2 * pause, 10.0)
 
-    def _unreachable(self, problem: str) -> ServerUnreachable:
-        return ServerUnreachable(
-            f"no verifier server answers at {self.url} ({problem}). Start one in another terminal: "
-            f"{START_COMMAND}; or say --server auto to have one started for this run"
-        )
-
-    def _check(self, response: requests.Response) -> None:
-        """Raise what a status other than 200 means."""
-        if response.status_code == 200:
-            return
-        try:
-            error = ErrorBody.model_validate_json(response.content)
-        except ValidationError:
-            raise ServerError(
+    def _error(self, response: requests.Response) -> VerifierError:
+        """What a status other than 200 means."""
+        body = _error_body(response)
+        if body is None:
+            return ServerError(
                 f"{response.url} answered {response.status_code} and not as a verifier server "
                 f"does: {response.text[:200]!r}"
-            ) from None
-        if error.error == "prompt_refused" and error.refused:
-            raise PromptRefused({r.index: f"{r.verifier}: {r.reason}" for r in error.refused})
-        if error.error in ("bad_audio", "no_score") and error.index is not None:
-            raise PromptRefused({error.index: error.message})
-        message = f"{self.url}: {error.message} ({error.error}, request {error.request_id})"
-        if error.error == "unauthorized":
+            )
+        if body.error == "prompt_refused" and body.refused:
+            return PromptRefused({r.index: f"{r.verifier}: {r.reason}" for r in body.refused})
+        if body.error in ("bad_audio", "no_score") and body.index is not None:
+            return PromptRefused({body.index: body.message})
+        message = f"{self.url}: {body.message} ({body.error}, request {body.request_id})"
+        if body.error == "unauthorized":
             message += "; set CURATOR_TOKEN to the token that the server was started with"
-        raise (NoSuchRoute if error.error == "not_found" else ServerError)(message)
+        return ServerError(message, body.error)
 
 
-def _refused(error: Any) -> bool:
+def _error_body(response: requests.Response) -> ErrorBody | None:
+    try:
+        return ErrorBody.model_validate_json(response.content)
+    except ValidationError:
+        return None
+
+
+def _never_connected(error: Any) -> bool:
     """Whether no connection came about at all (the server is not there)."""
     reason = getattr(error.args[0] if error.args else None, "reason", None)
     return isinstance(reason, NewConnectionError) or isinstance(
@@ -174,17 +178,9 @@ def _refused(error: Any) -> bool:
     )
 
 
-def _message(response: requests.Response) -> str:
-    try:
-        error = ErrorBody.model_validate_json(response.content)
-    except ValidationError:
-        return f"{response.status_code} {response.reason}"
-    return f"{error.message} ({error.error})"
-
-
 def _in_short(error: requests.RequestException) -> str:
     if isinstance(error, requests.exceptions.ConnectTimeout):
         return "no answer to a connection"
     if isinstance(error, requests.Timeout):
         return "timed out"
-    return "connection refused" if _refused(error) else f"{type(error).__name__}: {error}"
+    return "connection refused" if _never_connected(error) else f"{type(error).__name__}: {error}"

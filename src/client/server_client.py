@@ -1,4 +1,4 @@
-"""The client's end of the wire: one upload per scored batch, split where the server limits it.
+"""What one asks a verifier server: one upload per scored batch, split where the server limits it.
 
 client = ServerClient("http://127.0.0.1:8000")
 results = client.score(["tags"], ["slow piano"], [clip])
@@ -7,17 +7,11 @@ results["tags"].scores[0].value
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 
 from src.budget import Ledger
-from src.client.connection import (
-    Connection,
-    NoSuchRoute,
-    PromptRefused,
-    ServerError,
-    ServerUnreachable,
-    VerifierError,
-)
+from src.client.connection import Connection, PromptRefused, ServerError
 from src.data.audio import Clip, encode_wav
 from src.protocol import (
     FILES_FIELD,
@@ -25,6 +19,7 @@ from src.protocol import (
     SCORE_PATH,
     TEXTS_PATH,
     VERIFIERS_PATH,
+    Checkpoint,
     Limits,
     ScoreRequest,
     ScoreResponse,
@@ -35,41 +30,20 @@ from src.protocol import (
     VerifierResult,
 )
 
-__all__ = ["PromptRefused", "ServerClient", "ServerError", "ServerUnreachable", "VerifierError"]
-
 logger = logging.getLogger(__name__)
 
 # A file's headers in the multipart body, and its share of the JSON beside its prompt.
 PART_OVERHEAD = 512
 
 
-class ServerClient:
+class ServerClient(Connection):
     """Talks to one verifier server. Not for use by several threads at once.
 
-    unreachable_seconds: how long a server that refuses connections is waited for, once it has
-    answered before. attempt_seconds, total_seconds: limits on one attempt and on a request with
-    all its attempts.
+    seconds: limits on waiting, as of Connection.
     """
 
-    def __init__(
-        self,
-        url: str,
-        token: str | None = None,
-        *,
-        unreachable_seconds: float = 10.0,
-        attempt_seconds: float = 600.0,
-        total_seconds: float = 1200.0,
-    ) -> None:
-        self._connection = Connection(
-            url,
-            token,
-            unreachable_seconds=unreachable_seconds,
-            attempt_seconds=attempt_seconds,
-            total_seconds=total_seconds,
-        )
-        self.url = self._connection.url
-        self.total_seconds = total_seconds
-        self._limits: Limits | None = None
+    def __init__(self, url: str, token: str | None = None, **seconds: float) -> None:
+        super().__init__(url, token, **seconds)
         self._usage = Ledger()
 
     def infos(self, names: Sequence[str]) -> dict[str, VerifierInfo]:
@@ -79,8 +53,7 @@ class ServerClient:
         """
         deadline = time.monotonic() + self.total_seconds
         while True:
-            listing = self._listing()
-            hosted = {info.name: info for info in listing.verifiers}
+            hosted = {info.name: info for info in self._listing().verifiers}
             if missing := [name for name in names if name not in hosted]:
                 raise ServerError(
                     f"the server at {self.url} does not host {', '.join(missing)}; "
@@ -96,13 +69,27 @@ class ServerClient:
                 raise ServerError(f"the models at {self.url} still load: {', '.join(names)}")
             time.sleep(0.5)
 
+    def checkpoints(self, names: Sequence[str]) -> dict[str, Checkpoint]:
+        """The weights of the verifiers `names`, once they are loaded. Raises ServerError."""
+        found = {}
+        for name, info in self.infos(names).items():
+            if info.checkpoint is None:
+                raise ServerError(f"{self.url} does not say which weights {name} has")
+            found[name] = info.checkpoint
+        return found
+
     def score(
-        self, names: Sequence[str], prompts: Sequence[str], clips: Sequence[Clip]
+        self,
+        names: Sequence[str],
+        prompts: Sequence[str],
+        clips: Sequence[Clip],
+        checkpoints: Mapping[str, Checkpoint] | None = None,
     ) -> dict[str, VerifierResult]:
         """Every verifier's scores of every clip against its prompt, in order.
 
-        One request, unless the batch is beyond the server's limits. Raises PromptRefused with
-        positions in `clips`, ServerUnreachable or ServerError.
+        One request, unless the batch is beyond the server's limits. checkpoints: the weights that
+        verifiers must have. Raises PromptRefused with positions in `clips`, ServerUnreachable, or
+        ServerError, which is what other weights lead to.
         """
         begin = time.perf_counter()
         wavs = [encode_wav(clip) for clip in clips]
@@ -117,7 +104,36 @@ class ServerClient:
                 ) from None
             for name, result in results.items():
                 merged[name] = _joined(merged[name], result) if name in merged else result
+        for name, expected in (checkpoints or {}).items():
+            if name in merged and merged[name].checkpoint != expected:
+                raise ServerError(
+                    f"{self.url} now scores {name} with other weights "
+                    f"({merged[name].checkpoint}, before: {expected}); start a new run"
+                )
         return merged
+
+    def score_each(
+        self,
+        names: Sequence[str],
+        prompts: Sequence[str],
+        clips: Sequence[Clip],
+        checkpoints: Mapping[str, Checkpoint] | None = None,
+    ) -> dict[str, VerifierResult | PromptRefused]:
+        """By verifier, its scores of a batch as of `score`, or why it has none.
+
+        A request is refused as a whole, and what one verifier cannot score another may: one request
+        asks all, and only when it is refused is each verifier asked alone. Raises ServerUnreachable
+        or ServerError.
+        """
+        try:
+            return {**self.score(names, prompts, clips, checkpoints)}
+        except PromptRefused as refusal:
+            if len(names) == 1:
+                return {names[0]: refusal}
+        answers: dict[str, VerifierResult | PromptRefused] = {}
+        for name in names:
+            answers |= self.score_each([name], prompts, clips, checkpoints)
+        return answers
 
     def unread(self, names: Sequence[str], prompts: Sequence[str]) -> dict[str, list[int]]:
         """By verifier, how many tokens at each prompt's end it does not read, in order.
@@ -125,7 +141,7 @@ class ServerClient:
         Empty when the server is of a version that does not count them; the log says so then.
         Raises ServerUnreachable or ServerError.
         """
-        limits = self._limits or self._listing().limits
+        limits = self._limits
         counts: dict[str, list[int]] = {name: [] for name in names}
         try:
             for some_names in _portions(list(counts), limits.max_verifiers):
@@ -133,7 +149,9 @@ class ServerClient:
                     found = self._unread_part(some_names, some_prompts)
                     for name in some_names:
                         counts[name] += found[name]
-        except NoSuchRoute:
+        except ServerError as error:
+            if error.code != "not_found":
+                raise
             logger.warning(
                 "the server at %s is older than this client: it does not count what verifiers "
                 "leave unread of long prompts",
@@ -148,16 +166,12 @@ class ServerClient:
         `queue` and `compute` are those of the slowest verifier of each request, `http` the rest.
         """
         usage, self._usage = self._usage, Ledger()
-        usage.uploaded_bytes, self._connection.uploaded_bytes = self._connection.uploaded_bytes, 0
+        usage.uploaded_bytes, self.uploaded_bytes = self.uploaded_bytes, 0
         return usage
-
-    def close(self) -> None:
-        """End what is kept open; the next request opens a connection anew."""
-        self._connection.close()
 
     def _parts(self, wavs: Sequence[bytes], seconds: Sequence[float]) -> Iterator[slice]:
         """Slices of a batch that the server's limits let through."""
-        limits = self._limits or self._listing().limits
+        limits = self._limits
         start, size, length = 0, 0, 0.0
         for index, wav in enumerate(wavs):
             extra = len(wav) + PART_OVERHEAD + 4 * limits.max_prompt_chars
@@ -178,7 +192,7 @@ class ServerClient:
     ) -> dict[str, VerifierResult]:
         begin = time.perf_counter()
         asked = ScoreRequest(verifiers=list(names), prompts=list(prompts))
-        results = self._connection.ask(
+        results = self.ask(
             ScoreResponse,
             "POST",
             SCORE_PATH,
@@ -187,13 +201,7 @@ class ServerClient:
                 (FILES_FIELD, (f"{index}.wav", wav, "audio/wav")) for index, wav in enumerate(wavs)
             ],
         ).results
-        if set(results) != set(names):
-            raise ServerError(f"{self.url} answered for {sorted(results)}, not {sorted(names)}")
-        for name, result in results.items():
-            if len(result.scores) != len(wavs):
-                raise ServerError(
-                    f"{self.url}: {name} gave {len(result.scores)} scores for {len(wavs)} clips"
-                )
+        self._check_counts({n: len(r.scores) for n, r in results.items()}, names, len(wavs))
         slowest = max(results.values(), key=lambda r: r.queue_seconds + r.compute_seconds)
         seconds = time.perf_counter() - begin
         self._usage.seconds["queue"] += slowest.queue_seconds
@@ -205,23 +213,31 @@ class ServerClient:
 
     def _unread_part(self, names: Sequence[str], prompts: Sequence[str]) -> dict[str, list[int]]:
         asked = TextsRequest(verifiers=list(names), prompts=list(prompts))
-        found = self._connection.ask(
+        found = self.ask(
             TextsResponse,
             "POST",
             TEXTS_PATH,
             data=asked.model_dump_json().encode(),
             headers={"Content-Type": "application/json"},
         ).unread
-        if {name: len(counts) for name, counts in found.items()} != dict.fromkeys(
-            names, len(prompts)
-        ):
-            raise ServerError(f"{self.url} did not count each of {len(prompts)} prompts' tokens")
+        self._check_counts({n: len(c) for n, c in found.items()}, names, len(prompts))
         return found
 
+    def _check_counts(self, counts: dict[str, int], names: Sequence[str], asked: int) -> None:
+        """Raise ServerError when there is not one number per verifier and input."""
+        if counts != dict.fromkeys(names, asked):
+            raise ServerError(
+                f"{self.url} answered with {counts} numbers, not {asked} for each of "
+                f"{', '.join(names)}"
+            )
+
     def _listing(self) -> VerifierList:
-        listing = self._connection.ask(VerifierList, "GET", VERIFIERS_PATH)
-        self._limits = listing.limits
-        return listing
+        return self.ask(VerifierList, "GET", VERIFIERS_PATH)
+
+    @cached_property
+    def _limits(self) -> Limits:
+        """What a request may hold; asked of the server once."""
+        return self._listing().limits
 
 
 def _portions(items: Sequence[str], size: int) -> Iterator[Sequence[str]]:

@@ -6,9 +6,7 @@ float32 and depend on nothing but the samples (libsndfile would write the time i
 """
 
 import io
-import os
 import struct
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +16,8 @@ from typing import BinaryIO
 import numpy as np
 import soundfile
 import soxr
+
+from src.data.files import write_whole
 
 _FLOAT_FORMAT = 3
 _SUBTYPES = ("PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE")
@@ -169,21 +169,8 @@ def read_audio(path: str | Path) -> Clip:
 
 
 def write_wav(path: str | Path, clip: Clip) -> None:
-    """Write a float32 WAV whole or not at all: a temporary file, then a rename."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(encode_wav(clip))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    """Write a float32 WAV whole or not at all."""
+    write_whole(Path(path), encode_wav(clip))
 
 
 def resample(clip: Clip, rate: int) -> Clip:

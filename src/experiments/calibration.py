@@ -87,7 +87,7 @@ def calibrate(settings: CalibrationSettings, prompts: Sequence[Prompt]) -> tuple
     from src.runs.build import Parts, connect, load
     from src.stats.best_of_n import within_prompt_std
     from src.tree import Failure
-    from src.verifier import SumVerifier, remote_parts, server_checkpoints
+    from src.verifier import SumVerifier, remote_parts
 
     with ExitStack() as stack:
         remote = remote_parts(settings.verifiers)
@@ -96,7 +96,7 @@ def calibrate(settings: CalibrationSettings, prompts: Sequence[Prompt]) -> tuple
         folder = settings.output / "calibration"
         calibration = load_calibration(generator.checkpoint, folder)
         checkpoints = dict.fromkeys(LIKELIHOODS, generator.checkpoint)
-        checkpoints |= server_checkpoints(client, remote) if client else {}
+        checkpoints |= client.checkpoints(remote) if client else {}
         ones = dict.fromkeys(settings.verifiers, 1.0)
         verifier = SumVerifier(
             "+".join(ones), ones, ones, {name: checkpoints[name] for name in ones}, client

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import torch
 
 from src.budget import Ledger
-from src.client.server_client import PromptRefused, ServerClient, ServerError
+from src.client import PromptRefused, ServerClient, ServerError
 from src.data.audio import Clip
 from src.data.progress import bar
 from src.data.prompts import Prompt

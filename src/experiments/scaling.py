@@ -23,7 +23,7 @@ from src.runs.evaluation import served
 from src.runs.pool import LOG_PROBS, prefix_key
 from src.runs.provenance import torch_machine
 from src.runs.records import CANDIDATES, Run
-from src.verifier import components, remote_parts, server_checkpoints
+from src.verifier import components, remote_parts
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ def make_pool(
         verifiers, judges = remote_parts(settings.verifiers or ()), settings.judges or ()
         remote: dict[str, Checkpoint] = {}
         if client is not None:
-            remote = server_checkpoints(client, [*verifiers, *served(judges)])
+            remote = client.checkpoints([*verifiers, *served(judges)])
         scorers = list_scorers(
             {name: remote[name] for name in verifiers},
             {name: None if name in JUDGES else remote[name] for name in judges},

@@ -10,7 +10,7 @@ long it waits, and the search's count becomes the cost of a method, which judgin
 from collections.abc import Sequence
 from functools import cache
 
-from src.client.server_client import ServerClient
+from src.client import ServerClient
 from src.data.audio import Clip
 from src.data.prompts import Prompt
 from src.judges.base import ClipJudge, JudgeError

@@ -49,7 +49,7 @@ def ending(script: str) -> Iterator[Ending]:
 
 
 def _ends() -> dict[type[BaseException], Exit]:
-    from src.client.connection import VerifierError
+    from src.client import VerifierError
     from src.data.scales import CalibrationError
     from src.runs.records import RunFolderError
     from src.runs.settings import UsageError

@@ -15,16 +15,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from src.budget import timed
-from src.client.server_client import ServerClient
+from src.client import ServerClient
 from src.data.audio import AudioError, Clip, read_audio, write_wav
 from src.data.prompts import Prompt
 from src.judges.registry import JUDGES, ClipJudge, Judge, JudgeError, SetJudge
 from src.judges.served import ServedJudge
+from src.likelihood import LIKELIHOODS
 from src.runs import embeddings
 from src.runs.measures import Measure, Role, in_short
 from src.runs.records import Record, Run
 from src.tree import SearchResult
-from src.verifier import LIKELIHOODS, Verifier, server_checkpoints
+from src.verifier import Verifier
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ def build_judges(names: Sequence[str], device: str, client: ServerClient | None)
     """
     remote: dict[str, Judge] = {}
     if client is not None:
-        for name, checkpoint in server_checkpoints(client, served(names)).items():
+        for name, checkpoint in client.checkpoints(served(names)).items():
             remote[name] = ServedJudge(name, client, checkpoint)
     return [remote.get(name) or JUDGES[name](device) for name in names]
 

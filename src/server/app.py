@@ -11,11 +11,11 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 from fastapi import Depends, FastAPI, File, Form, Request, Response, UploadFile
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.responses import PlainTextResponse
 from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -40,12 +40,16 @@ from src.protocol import (
     VerifierList,
 )
 from src.server.batching import Worker
-from src.server.gate import DOCS_FILES_PATH, DOCS_PATH, OPENAPI_PATH, Gate
 from src.server.metrics import Metrics
-from src.server.problems import Problem, problem_response
-from src.server.requests import count_unread, score_request, unless_gone
+from src.server.middleware import (
+    DOCS_FILES_PATH,
+    DOCS_PATH,
+    OPENAPI_PATH,
+    Admission,
+    IntakeMiddleware,
+)
+from src.server.requests import Scorer, unless_gone
 from src.server.settings import ServerSettings
-from src.server.uploads import Uploads
 
 logger = logging.getLogger(__name__)
 
@@ -87,22 +91,24 @@ prompts not listed in `refused` can be scored by asking again without those. Eve
 
 
 ERRORS: dict[int | str, dict[str, Any]] = {
-    400: {"description": "Not a request that can be understood (`bad_request`)."},
-    401: {"description": "The server's token is missing or wrong (`unauthorized`)."},
-    404: {"description": "Not hosted here (`unknown_verifier`)."},
-    408: {"description": "The upload took too long (`too_slow`)."},
-    413: {"description": "Larger or longer than the limits allow (`too_large`)."},
-    422: {"description": "`bad_audio`, `prompt_refused`, or `no_score` (no finite number)."},
-    500: {"description": "A model or the server failed (`verifier_failed`, `internal`)."},
-    503: {
-        "description": "`queue_full` or `busy`: ask again after Retry-After seconds. "
-        "`not_ready`, `stopping`: without that header, asking again does not help."
-    },
+    status: {"description": text, "model": ErrorBody}
+    for status, text in {
+        400: "Not a request that can be understood (`bad_request`).",
+        401: "The server's token is missing or wrong (`unauthorized`).",
+        404: "Not hosted here (`unknown_verifier`).",
+        408: "The upload took too long (`too_slow`).",
+        413: "Larger or longer than the limits allow (`too_large`).",
+        422: "`bad_audio`, `prompt_refused`, or `no_score` (no finite number).",
+        500: "A model or the server failed (`verifier_failed`, `internal`).",
+        503: "`queue_full` or `busy`: ask again after Retry-After seconds. "
+        "`not_ready`, `stopping`: without that header, asking again does not help.",
+    }.items()
 }
-
-
 # Where the answer itself is plain text, FastAPI would take the error for that too.
-ERROR_CONTENT = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}}
+JSON_UNAUTHORIZED = {
+    "description": ERRORS[401]["description"],
+    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}},
+}
 # Of the form's parts; FastAPI would call a file just octets.
 ENCODING = {
     "request": {"contentType": "application/json"},
@@ -113,13 +119,11 @@ ENCODING = {
 def create_app(adapters: Sequence[Adapter], settings: ServerSettings) -> FastAPI:
     """The application; its models load when it starts up, each in its own thread."""
     limits, metrics = settings.limits, Metrics()
-    if settings.batch.max_queue < limits.max_files:
-        raise ValueError("batch.max_queue must be at least limits.max_files")
     workers = {
         a.name: Worker(a, settings.device, settings.batch, metrics, settings.dtype)
         for a in adapters
     }
-    pool = ThreadPoolExecutor(2, thread_name_prefix="decode")
+    scorer = Scorer(workers, limits, ThreadPoolExecutor(2, thread_name_prefix="decode"))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -128,7 +132,7 @@ def create_app(adapters: Sequence[Adapter], settings: ServerSettings) -> FastAPI
         yield
         stops = [asyncio.to_thread(worker.stop, MODEL_STOP_SECONDS) for worker in workers.values()]
         app.state.stopped = all(await asyncio.gather(*stops))
-        pool.shutdown(wait=False, cancel_futures=True)
+        scorer.pool.shutdown(wait=False, cancel_futures=True)
 
     app = FastAPIOffline(
         title="Curator verifier server",
@@ -140,16 +144,17 @@ def create_app(adapters: Sequence[Adapter], settings: ServerSettings) -> FastAPI
         redoc_url=None,
     )
     app.add_middleware(
-        Gate,
+        IntakeMiddleware,
         metrics=metrics,
         token=settings.token,
         max_body_bytes={SCORE_PATH: limits.max_body_bytes, TEXTS_PATH: MAX_JSON_BYTES},
-        uploads=Uploads(
+        admission=Admission(
             settings.max_requests, settings.max_held_bytes, settings.upload_seconds, metrics
         ),
     )
-    _answer_errors(app, metrics)
-    errors = {code: {"model": ErrorBody, **text} for code, text in ERRORS.items()}
+    for kind in (HTTPException, RequestValidationError):
+        app.add_exception_handler(kind, _pass_on)  # the middleware answers errors
+    # The middleware checks the token; this declares it in the OpenAPI document.
     bearer = HTTPBearer(auto_error=False, description="the server's token")
     guarded = [Depends(bearer)] if settings.token else []
 
@@ -169,7 +174,7 @@ def create_app(adapters: Sequence[Adapter], settings: ServerSettings) -> FastAPI
     @app.get(
         VERIFIERS_PATH,
         summary="What is hosted, and what a request may hold",
-        responses={401: errors[401]},
+        responses={401: ERRORS[401]},
         dependencies=guarded,
     )
     async def verifiers() -> VerifierList:
@@ -179,7 +184,7 @@ def create_app(adapters: Sequence[Adapter], settings: ServerSettings) -> FastAPI
         METRICS_PATH,
         summary="Metrics in Prometheus' format",
         response_class=PlainTextResponse,
-        responses={401: {**ERRORS[401], "content": ERROR_CONTENT}},
+        responses={401: JSON_UNAUTHORIZED},
         dependencies=guarded,
     )
     async def show_metrics() -> Response:
@@ -188,7 +193,7 @@ def create_app(adapters: Sequence[Adapter], settings: ServerSettings) -> FastAPI
     @app.post(
         SCORE_PATH,
         summary="Score clips",
-        responses=errors,
+        responses=ERRORS,
         dependencies=guarded,
         form_limits={
             "max_files": limits.max_files,
@@ -205,8 +210,7 @@ def create_app(adapters: Sequence[Adapter], settings: ServerSettings) -> FastAPI
         ],
     ) -> ScoreResponse:
         """Every verifier named scores every file against its prompt."""
-        work = score_request(request, files, workers, limits, pool, http.state.upload)
-        results = await unless_gone(http, work)
+        results = await unless_gone(http, scorer.score(request, files, http.state.upload))
         logger.info(
             "%s %d clips by %s", http.state.request_id, len(files), ", ".join(request.verifiers)
         )
@@ -215,39 +219,15 @@ def create_app(adapters: Sequence[Adapter], settings: ServerSettings) -> FastAPI
     @app.post(
         TEXTS_PATH,
         summary="How much of each prompt is read",
-        responses=errors,
+        responses=ERRORS,
         dependencies=guarded,
     )
     async def texts(http: Request, request: TextsRequest) -> TextsResponse:
         """How many tokens at the end of each prompt each verifier named does not read."""
-        work = count_unread(request, workers, limits, pool)
-        return TextsResponse(unread=await unless_gone(http, work))
+        return TextsResponse(unread=await unless_gone(http, scorer.count_unread(request)))
 
     return app
 
 
-def _answer_errors(app: FastAPI, metrics: Metrics) -> None:
-    """Whatever goes wrong is answered with an ErrorBody."""
-
-    def answer(http: Request, problem: Problem) -> JSONResponse:
-        return problem_response(problem, http.state.request_id, metrics)
-
-    @app.exception_handler(HTTPException)
-    async def on_problem(http: Request, error: HTTPException) -> JSONResponse:
-        if isinstance(error, Problem):
-            return answer(http, error)
-        codes = {404: "not_found", 405: "bad_method", 413: "too_large"}
-        code = codes.get(error.status_code, "bad_request")
-        return answer(
-            http, Problem(error.status_code, code, str(error.detail), headers=error.headers)
-        )
-
-    @app.exception_handler(RequestValidationError)
-    async def on_invalid(http: Request, error: RequestValidationError) -> JSONResponse:
-        texts = [f"{'.'.join(map(str, e['loc'][1:]))}: {e['msg']}" for e in error.errors()]
-        return answer(http, Problem(400, "bad_request", "; ".join(texts)))
-
-    @app.exception_handler(Exception)
-    async def on_bug(http: Request, error: Exception) -> JSONResponse:
-        text = f"the server failed ({type(error).__name__}); its log has the details"
-        return answer(http, Problem(500, "internal", text))
+async def _pass_on(_: Request, error: Exception) -> NoReturn:
+    raise error

@@ -1,5 +1,7 @@
 """What /metrics shows, in Prometheus' format: queues, batches, latencies and what was refused."""
 
+from functools import partial
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -12,31 +14,20 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._models: set[str] = set()
-
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(f"curator_{name}", text, labels, registry=self.registry)
-
-        def gauge(name: str, text: str, *labels: str) -> Gauge:
-            return Gauge(f"curator_{name}", text, labels, registry=self.registry)
-
-        def histogram(
-            name: str, text: str, *labels: str, buckets: tuple[float, ...] = SECONDS
-        ) -> Histogram:
-            return Histogram(
-                f"curator_{name}", text, labels, buckets=buckets, registry=self.registry
-            )
-
-        self.ready = gauge("model_ready", "1: the model is loaded", "model")
-        self.queue_depth = gauge("queue_depth", "clips waiting", "model")
+        counter = partial(Counter, namespace="curator", registry=self.registry)
+        gauge = partial(Gauge, namespace="curator", registry=self.registry)
+        histogram = partial(Histogram, namespace="curator", registry=self.registry, buckets=SECONDS)
+        self.ready = gauge("model_ready", "1: the model is loaded", ["model"])
+        self.queue_depth = gauge("queue_depth", "clips waiting", ["model"])
         self.batch_clips = histogram(
-            "batch_clips", "clips in a model call", "model", buckets=BATCH_SIZES
+            "batch_clips", "clips in a model call", ["model"], buckets=BATCH_SIZES
         )
-        self.queue_seconds = histogram("queue_seconds", "a job's wait", "model")
-        self.compute_seconds = histogram("compute_seconds", "a model call", "model")
-        self.clips = counter("clips", "clips scored", "model")
-        self.dropped = counter("dropped_clips", "clips whose client had gone", "model")
-        self.rejects = counter("rejects", "requests refused or failed", "reason", "model")
-        self.request_seconds = histogram("request_seconds", "whole requests", "path", "status")
+        self.queue_seconds = histogram("queue_seconds", "a job's wait", ["model"])
+        self.compute_seconds = histogram("compute_seconds", "a model call", ["model"])
+        self.clips = counter("clips", "clips scored", ["model"])
+        self.dropped = counter("dropped_clips", "clips whose client had gone", ["model"])
+        self.rejects = counter("rejects", "requests refused or failed", ["reason", "model"])
+        self.request_seconds = histogram("request_seconds", "whole requests", ["path", "status"])
         self.uploading = gauge("requests_uploading", "scoring requests whose body still comes in")
         self.scoring = gauge("requests_scoring", "scoring requests that are complete, not answered")
         self.held_bytes = gauge("held_bytes", "uploads and decoded audio in memory")

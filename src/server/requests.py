@@ -8,6 +8,7 @@ header of a request is checked before any of its samples is decoded, and request
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,8 +18,7 @@ from src.data.audio import AudioError, AudioLimits, decode_wav, resample, to_mon
 from src.models.adapter import PromptUnusable
 from src.protocol import Limits, Refusal, ScoreRequest, TextsRequest, VerifierResult
 from src.server.batching import ClipFailed, ModelFailed, QueueFull, Worker
-from src.server.problems import Problem
-from src.server.uploads import Upload
+from src.server.middleware import ApiError, Upload
 
 T = TypeVar("T")
 
@@ -27,108 +27,146 @@ FILES_AT_ONCE = 2
 SHOWN_CHARS = 80  # of a name that a client sent, in answers and in the log
 
 
-async def score_request(
-    request: ScoreRequest,
-    files: Sequence[UploadFile],
-    workers: dict[str, Worker],
-    limits: Limits,
-    pool: ThreadPoolExecutor,
-    upload: Upload,
-) -> dict[str, VerifierResult]:
-    """Every verifier's scores of every file. Raises Problem."""
-    if len(files) != len(request.prompts):
-        raise Problem(
-            400,
-            "bad_request",
-            f"{len(files)} files and {len(request.prompts)} prompts; send one each",
+@dataclass(frozen=True)
+class Scorer:
+    """workers: by verifier's name. pool: the threads that decode."""
+
+    workers: dict[str, Worker]
+    limits: Limits
+    pool: ThreadPoolExecutor
+
+    async def score(
+        self, request: ScoreRequest, files: Sequence[UploadFile], upload: Upload
+    ) -> dict[str, VerifierResult]:
+        """Every verifier's scores of every file. Raises ApiError."""
+        if len(files) != len(request.prompts):
+            text = f"{len(files)} files and {len(request.prompts)} prompts; send one each"
+            raise ApiError(400, "bad_request", text)
+        chosen = self._choose(request)
+        await self._in_pool(_check_prompts, request.prompts, chosen)
+        rates = {worker.adapter.sample_rate for worker in chosen.values()}
+        seconds = await self._in_pool(self._check_headers, files)
+        upload.hold(round(4 * seconds * sum(rates)))
+        clips = await self._decode(files, rates)
+        return await _score(chosen, clips, request.prompts)
+
+    async def count_unread(self, request: TextsRequest) -> dict[str, list[int]]:
+        """By verifier, how many tokens at each prompt's end it does not read. Raises ApiError."""
+        if len(request.prompts) > self.limits.max_files:
+            raise ApiError(413, "too_large", f"at most {self.limits.max_files} prompts a request")
+        chosen = self._choose(request)
+        for name, worker in chosen.items():
+            _check_ready(name, worker)
+
+        def count(prompt: str) -> list[int]:
+            return [worker.adapter.unread_tokens(prompt) for worker in chosen.values()]
+
+        # One after the other, so that a request of long prompts does not hold up a short one.
+        counts = {prompt: await self._in_pool(count, prompt) for prompt in set(request.prompts)}
+        return {
+            name: [counts[prompt][at] for prompt in request.prompts]
+            for at, name in enumerate(chosen)
+        }
+
+    def _choose(self, request: ScoreRequest | TextsRequest) -> dict[str, Worker]:
+        """The workers that a request within the limits names. Raises ApiError."""
+        limits = self.limits
+        if len(request.verifiers) > limits.max_verifiers:
+            raise ApiError(413, "too_large", f"at most {limits.max_verifiers} verifiers a request")
+        for index, prompt in enumerate(request.prompts):
+            if len(prompt) > limits.max_prompt_chars:
+                length = f"{len(prompt)} characters; at most {limits.max_prompt_chars}"
+                raise ApiError(413, "too_large", f"prompt {index} has {length}", index=index)
+        for name in request.verifiers:
+            if name not in self.workers:
+                text = f"{_shown(name)} is not hosted here; hosted: {', '.join(self.workers)}"
+                raise ApiError(404, "unknown_verifier", text, verifier=name[:SHOWN_CHARS])
+        return {name: self.workers[name] for name in request.verifiers}
+
+    def _audio_limits(self) -> AudioLimits:
+        limits = self.limits
+        return AudioLimits(
+            limits.max_seconds, limits.min_rate, limits.max_rate, limits.max_channels
         )
-    _check_counts(request, limits)
-    chosen = {name: _hosted(name, workers) for name in request.verifiers}
-    await _in(pool, _check_prompts, request.prompts, chosen)
-    rates = {worker.adapter.sample_rate for worker in chosen.values()}
-    seconds = await _in(pool, _check_headers, files, limits)
-    upload.hold(round(4 * seconds * sum(rates)))
-    clips = await _decode(files, rates, limits, pool)
-    return await _score(chosen, clips, request.prompts)
 
+    def _check_headers(self, files: Sequence[UploadFile]) -> float:
+        """How many seconds all files last together. Raises ApiError for the first bad file."""
+        total, most = 0.0, self.limits.max_total_seconds
+        for index, file in enumerate(files):
+            name = _name(index, file)
+            try:
+                total += wav_seconds(file.file, self._audio_limits(), name)
+            except AudioError as error:
+                raise ApiError(422, "bad_audio", str(error), index=index) from error
+            file.file.seek(0)
+            if total > most:
+                text = f"up to here {total:.1f} s; all files of a request last at most {most:g} s"
+                raise ApiError(413, "too_large", f"{name}: {text}", index=index)
+        return total
 
-async def count_unread(
-    request: TextsRequest, workers: dict[str, Worker], limits: Limits, pool: ThreadPoolExecutor
-) -> dict[str, list[int]]:
-    """By verifier, how many tokens at each prompt's end it does not read. Raises Problem."""
-    if len(request.prompts) > limits.max_files:
-        raise Problem(413, "too_large", f"at most {limits.max_files} prompts a request")
-    _check_counts(request, limits)
-    chosen = {name: _hosted(name, workers) for name in request.verifiers}
-    for name, worker in chosen.items():
-        _check_ready(name, worker)
+    async def _decode(
+        self, files: Sequence[UploadFile], rates: set[int]
+    ) -> dict[int, list[np.ndarray]]:
+        """The uploads as float32 [T] mono, by sample rate. Raises ApiError."""
 
-    def count(prompt: str) -> list[int]:
-        return [worker.adapter.unread_tokens(prompt) for worker in chosen.values()]
+        def decode(index: int, file: UploadFile) -> dict[int, np.ndarray]:
+            name = _name(index, file)
+            data = file.file.read()
+            file.file.close()  # its bytes are not needed twice
+            try:
+                clip = to_mono(decode_wav(data, self._audio_limits(), name))
+                clips = {rate: resample(clip, rate).samples[0] for rate in rates}
+                if not all(len(samples) for samples in clips.values()):
+                    length = clip.samples.shape[1]
+                    raise AudioError(f"{name}: {length} samples are too short to score")
+            except AudioError as error:
+                raise ApiError(422, "bad_audio", str(error), index=index) from error
+            return clips
 
-    # One after the other, so that a request of long prompts does not hold up a short one.
-    counts = {prompt: await _in(pool, count, prompt) for prompt in set(request.prompts)}
-    return {
-        name: [counts[prompt][at] for prompt in request.prompts] for at, name in enumerate(chosen)
-    }
+        clips: dict[int, list[np.ndarray]] = {rate: [] for rate in rates}
+        for start in range(0, len(files), FILES_AT_ONCE):
+            some = list(enumerate(files))[start : start + FILES_AT_ONCE]
+            work = [self._in_pool(decode, index, file) for index, file in some]
+            for outcome in await asyncio.gather(*work, return_exceptions=True):
+                if isinstance(outcome, BaseException):
+                    raise outcome  # the first bad file's, whichever was found first
+                for rate, samples in outcome.items():
+                    clips[rate].append(samples)
+        return clips
+
+    async def _in_pool(self, function: Callable[..., T], *args: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self.pool, function, *args)
 
 
 def _check_ready(name: str, worker: Worker) -> None:
-    """Raise Problem when the model, and with it its tokenizer, is not loaded."""
+    """Raise ApiError when the model, and with it its tokenizer, is not loaded."""
     if worker.state == "failed":
         text = f"{name} did not load: {worker.problem}"
-        raise Problem(503, "not_ready", text, verifier=name)
+        raise ApiError(503, "not_ready", text, verifier=name)
     if worker.state == "loading":
         text = f"{name} is still loading"
-        raise Problem(503, "not_ready", text, verifier=name, retry_after=1)
-
-
-def _check_counts(request: ScoreRequest | TextsRequest, limits: Limits) -> None:
-    if len(request.verifiers) > limits.max_verifiers:
-        raise Problem(413, "too_large", f"at most {limits.max_verifiers} verifiers a request")
-    for index, prompt in enumerate(request.prompts):
-        if len(prompt) > limits.max_prompt_chars:
-            raise Problem(
-                413,
-                "too_large",
-                f"prompt {index} has {len(prompt)} characters; at most {limits.max_prompt_chars}",
-                index=index,
-            )
-
-
-def _hosted(name: str, workers: dict[str, Worker]) -> Worker:
-    if name not in workers:
-        raise Problem(
-            404,
-            "unknown_verifier",
-            f"{_shown(name)} is not hosted here; hosted: {', '.join(workers)}",
-            verifier=name[:SHOWN_CHARS],
-        )
-    return workers[name]
+        raise ApiError(503, "not_ready", text, verifier=name, retry_after=1)
 
 
 def _check_prompts(prompts: Sequence[str], chosen: dict[str, Worker]) -> None:
+    """Raise ApiError with every prompt that a verifier has no score for."""
     refused = []
     for name, worker in chosen.items():
-        problems: dict[str, PromptUnusable] = {}
+        unusable: dict[str, PromptUnusable] = {}
         for prompt in set(prompts):
             try:
                 worker.adapter.check(prompt)
             except PromptUnusable as error:
-                problems[prompt] = error
-        refused += [
-            Refusal(
-                index=index,
-                verifier=name,
-                reason=problems[prompt].reason,
-                vocabulary=list(problems[prompt].vocabulary),
-            )
-            for index, prompt in enumerate(prompts)
-            if prompt in problems
-        ]
+                unusable[prompt] = error
+        for index, prompt in enumerate(prompts):
+            if why := unusable.get(prompt):
+                words = list(why.vocabulary)
+                refused.append(
+                    Refusal(index=index, verifier=name, reason=why.reason, vocabulary=words)
+                )
     if refused:
         first = refused[0]
-        raise Problem(
+        raise ApiError(
             422,
             "prompt_refused",
             f"prompt {first.index}: {first.reason}",
@@ -136,60 +174,6 @@ def _check_prompts(prompts: Sequence[str], chosen: dict[str, Worker]) -> None:
             verifier=first.verifier,
             refused=refused,
         )
-
-
-def _audio_limits(limits: Limits) -> AudioLimits:
-    return AudioLimits(limits.max_seconds, limits.min_rate, limits.max_rate, limits.max_channels)
-
-
-def _check_headers(files: Sequence[UploadFile], limits: Limits) -> float:
-    """How many seconds all files last together. Raises Problem for the first bad file."""
-    total = 0.0
-    for index, file in enumerate(files):
-        try:
-            total += wav_seconds(file.file, _audio_limits(limits), _name(index, file))
-        except AudioError as error:
-            raise Problem(422, "bad_audio", str(error), index=index) from error
-        file.file.seek(0)
-        if total > limits.max_total_seconds:
-            raise Problem(
-                413,
-                "too_large",
-                f"{_name(index, file)}: up to here {total:.1f} s; all files of a request "
-                f"last at most {limits.max_total_seconds:g} s",
-                index=index,
-            )
-    return total
-
-
-async def _decode(
-    files: Sequence[UploadFile], rates: set[int], limits: Limits, pool: ThreadPoolExecutor
-) -> dict[int, list[np.ndarray]]:
-    """The uploads as float32 [T] mono, by sample rate."""
-
-    def decode(index: int, file: UploadFile) -> dict[int, np.ndarray]:
-        name = _name(index, file)
-        data = file.file.read()
-        file.file.close()  # its bytes are not needed twice
-        try:
-            clip = to_mono(decode_wav(data, _audio_limits(limits), name))
-            clips = {rate: resample(clip, rate).samples[0] for rate in rates}
-            if not all(len(samples) for samples in clips.values()):
-                raise AudioError(f"{name}: {clip.samples.shape[1]} samples are too short to score")
-        except AudioError as error:
-            raise Problem(422, "bad_audio", str(error), index=index) from error
-        return clips
-
-    clips: dict[int, list[np.ndarray]] = {rate: [] for rate in rates}
-    for start in range(0, len(files), FILES_AT_ONCE):
-        some = list(enumerate(files))[start : start + FILES_AT_ONCE]
-        work = [_in(pool, decode, index, file) for index, file in some]
-        for outcome in await asyncio.gather(*work, return_exceptions=True):
-            if isinstance(outcome, BaseException):
-                raise outcome  # the first bad file's, whichever was found first
-            for rate, samples in outcome.items():
-                clips[rate].append(samples)
-    return clips
 
 
 def _name(index: int, file: UploadFile) -> str:
@@ -215,21 +199,17 @@ async def _score(
             results[name] = await asyncio.wrap_future(job.result)
         return results
     except QueueFull as error:
-        raise Problem(
+        raise ApiError(
             503, "queue_full", str(error), verifier=name, retry_after=error.retry_after
         ) from error
     except ModelFailed as error:
-        raise Problem(503, "not_ready", str(error), verifier=name) from error
+        raise ApiError(503, "not_ready", str(error), verifier=name) from error
     except ClipFailed as error:
         status, code = (422, "no_score") if error.no_score else (500, "verifier_failed")
-        raise Problem(status, code, str(error), index=error.index, verifier=name) from error
+        raise ApiError(status, code, str(error), index=error.index, verifier=name) from error
     finally:
         for job in jobs.values():
             job.result.cancel()
-
-
-async def _in(pool: ThreadPoolExecutor, function: Callable[..., T], *args: Any) -> T:
-    return await asyncio.get_running_loop().run_in_executor(pool, function, *args)
 
 
 async def unless_gone(http: Request, work: Coroutine[Any, Any, T]) -> T:
@@ -243,7 +223,7 @@ async def unless_gone(http: Request, work: Coroutine[Any, Any, T]) -> T:
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
-            raise Problem(499, "client_gone", "the client hung up")
+            raise ApiError(499, "client_gone", "the client hung up")
         return working.result()
     finally:
         working.cancel()

@@ -82,6 +82,8 @@ class ServerSettings:
             raise SettingsError(f"--port {self.port}: there are 0 (any free one) to 65535")
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise SettingsError(f"--device {self.device}: there are auto, cpu, cuda, cuda:0, ...")
+        if self.batch.max_queue < self.limits.max_files:
+            raise SettingsError("--batch.max_queue must be at least --limits.max_files")
         if self.device == "cpu":
             _check_dtype(self.device, self.dtype)
 

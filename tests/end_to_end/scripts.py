@@ -1,4 +1,4 @@
-"""Scripts as people start them: processes of their own, that are interrupted, killed and resumed."""
+"""Scripts as people start them: processes that are interrupted, killed and resumed."""
 
 import json
 import os

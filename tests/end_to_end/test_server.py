@@ -1,31 +1,27 @@
 """The search's client and the real server, each in its own environment, with real weights."""
 
-import os
-import signal
 import socket
 import subprocess
 import sys
 import textwrap
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
-import requests
 import torch
 
+from src.client import ServerClient, ServerUnreachable
 from src.client.local_server import local_server
-from src.client.server_client import ServerClient, ServerUnreachable
 from src.data.audio import Clip, resample
 from src.models.tagger import load_tagger
 from src.protocol import Score
 from src.verifier import PromptRefused, ScoreInput, build_verifier, score_or_refuse
 
 ROOT = Path(__file__).resolve().parents[2]
-FAKE_SERVER = ("-m", "tests.verifier.fake_server")
+FAKE_MODELS = ("-m", "tests.verifier.fake_models")
 PROMPTS = [
     "a slow piano piece",
     "fast guitar with drums",
@@ -92,39 +88,10 @@ def test_a_prompt_without_a_tag_is_refused_and_the_others_are_scored(server: str
     assert "harpsichord" in outcomes[1].reason  # the vocabulary is in it
 
 
-def test_a_full_queue_is_waited_for() -> None:
-    options = ("--batch.max_queue", "4", "--batch.max_clips", "1", "--limits.max_files", "4")
-    with local_server(["fake"], server=FAKE_SERVER, options=options) as url:
-        clips, client = [clip(0, seconds=0.1)] * 4, ServerClient(url)
-        with ThreadPoolExecutor(1) as other:
-            busy = other.submit(ServerClient(url).score, ["fake"], ["sleep 0.4"] * 4, clips)
-            while not _queued(url):
-                assert not busy.done()
-            scores = client.score(["fake"], ["any"] * 4, clips)["fake"].scores
-            assert len(scores) == len(busy.result()["fake"].scores) == 4
-        sent = client.take_usage().uploaded_bytes
-        assert sent > 1.5 * 4 * 6400  # refused once, and sent again
-
-
-def _queued(url: str) -> bool:
-    text = requests.get(url + "/metrics", timeout=5).text
-    return 'curator_queue_depth{model="fake"} 3.0' in text
-
-
-def test_a_server_that_is_killed_in_the_middle_ends_in_a_clear_error() -> None:
-    with local_server(["fake"], server=FAKE_SERVER) as url:
-        client = ServerClient(url, unreachable_seconds=0.5)
-        client.score(["fake"], ["any"], [clip(0)])
-        pid = _listener(url)
-        os.kill(pid, signal.SIGKILL)
-        with pytest.raises(ServerUnreachable, match="make serve"):
-            client.score(["fake"], ["any"], [clip(0)])
-
-
 def test_the_server_ends_with_the_block_even_when_it_raises() -> None:
     with (
         pytest.raises(RuntimeError, match="mine"),
-        local_server(["fake"], server=FAKE_SERVER) as url,
+        local_server(["fake"], server=FAKE_MODELS) as url,
     ):
         raise RuntimeError("mine")
     assert not _listening(url)
@@ -134,7 +101,7 @@ def test_the_server_ends_with_the_process_that_started_it_however_that_ends() ->
     code = f"""
         import time
         from src.client.local_server import local_server
-        with local_server(["fake"], server={FAKE_SERVER!r}) as url:
+        with local_server(["fake"], server={FAKE_MODELS!r}) as url:
             print(url, flush=True)
             time.sleep(60)
     """
@@ -159,7 +126,7 @@ def test_a_server_that_does_not_come_up_shows_the_end_of_its_log(
         pass
     with (
         pytest.raises(ServerUnreachable, match="the weights are torn"),
-        local_server(["broken"], server=FAKE_SERVER),
+        local_server(["broken"], server=FAKE_MODELS),
     ):
         pass
 
@@ -175,13 +142,3 @@ def _listening(url: str) -> bool:
     except OSError:
         return False
     return True
-
-
-def _listener(url: str) -> int:
-    """The process that listens at `url`: the child of this one with that port on its log."""
-    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
-    for pid in map(int, children):
-        command = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
-        if "tests.verifier.fake_server" in command:
-            return pid
-    raise AssertionError(f"no server for {url} among {children}")

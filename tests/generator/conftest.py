@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from src.client import ServerClient
 from src.runs.settings import Settings, parse
-from src.verifier import ServerClient
 from tests.generator.stub_server import StubServer
 
 

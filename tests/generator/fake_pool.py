@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from src.budget import Ledger
-from src.client.server_client import PromptRefused, ServerUnreachable
+from src.client import PromptRefused, ServerUnreachable
 from src.data.audio import Clip
 from src.data.prompts import Prompt
 from src.experiments.pool_generation import generate, open_pool

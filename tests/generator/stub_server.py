@@ -1,18 +1,23 @@
-"""A verifier server of the tests' own, on a real socket, that has bad days."""
+"""A verifier server whose answers a test writes, on a real socket: for what a client meets.
+
+The real server with fake models is tests/verifier/fake_models.py.
+"""
 
 import json
 import socket
-import threading
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from email.parser import BytesParser
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import numpy as np
 
+from src.client import ServerClient
 from src.data.audio import Clip, decode_wav
 from src.protocol import TEXTS_PATH, Checkpoint, Limits, Score, VerifierInfo, VerifierList
-from src.verifier import HttpVerifier, ScoreInput, ServerClient
+from src.verifier import HttpVerifier, ScoreInput
+from tests.local_http import serving
 
 GENERATOR = Checkpoint(name="builtin", sha256="11" * 32)
 TAGS = Checkpoint(name="MTT_musicnn", sha256="22" * 32)
@@ -22,7 +27,7 @@ Answer = tuple[int, Any, dict[str, str]]
 
 
 class StubServer:
-    """An HTTP server whose answers a test writes: `answers` are used up first, then it scores.
+    """`answers` are used up first, then it scores.
 
     The score of a clip is its first sample, so that order can be checked. Of a prompt three words
     are read.
@@ -33,7 +38,7 @@ class StubServer:
         self.uploads: list[dict[str, Any]] = []
         self.limits = Limits()
         self.token = ""
-        outer = self
+        stub = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -42,22 +47,13 @@ class StubServer:
                 info = VerifierInfo(
                     name="tags", state="ready", checkpoint=TAGS, sample_rate=16_000, needs_text=True
                 )
-                listing = VerifierList(verifiers=[info], limits=outer.limits)
+                listing = VerifierList(verifiers=[info], limits=stub.limits)
                 self.answer(200, listing.model_dump(), {})
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                outer.token = self.headers.get("Authorization", "")
-                if self.path == TEXTS_PATH:
-                    asked, files = json.loads(body), []
-                    usual = outer.counted(asked)
-                else:
-                    asked, files = outer.read(self.headers["Content-Type"], body)
-                    usual = outer.scored(asked, files)
-                outer.uploads.append({"asked": asked, "files": files, "bytes": len(body)})
-                answer = outer.answers.pop(0) if outer.answers else usual
-                if callable(answer):
-                    answer = answer()
+                stub.token = self.headers.get("Authorization", "")
+                answer = stub.answer_to(self.path, self.headers["Content-Type"], body)
                 if answer is None:
                     self.close_connection = True
                     self.connection.shutdown(socket.SHUT_RDWR)
@@ -75,13 +71,23 @@ class StubServer:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
+        self._serving = ExitStack()
+        self.url = self._serving.enter_context(serving(Handler))
 
     def stop(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
+        self._serving.close()
+
+    def answer_to(self, path: str, content_type: str, body: bytes) -> Answer | None:
+        """The answer to a POST; None: the connection is cut."""
+        if path == TEXTS_PATH:
+            asked, files = json.loads(body), []
+            usual = self.counted(asked)
+        else:
+            asked, files = self.read(content_type, body)
+            usual = self.scored(asked, files)
+        self.uploads.append({"asked": asked, "files": files, "bytes": len(body)})
+        answer = self.answers.pop(0) if self.answers else usual
+        return answer() if callable(answer) else answer
 
     @staticmethod
     def read(content_type: str, body: bytes) -> tuple[dict[str, Any], list[bytes]]:

@@ -1,13 +1,14 @@
 """The constants of weighted sums: what is measured, where it is kept, when it counts."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from src.budget import Ledger
+from src.client import PromptRefused
 from src.data import scales as calibration
 from src.data.audio import Clip
 from src.data.prompts import Prompt
@@ -19,9 +20,8 @@ from src.data.scales import (
     load_calibration,
 )
 from src.experiments.calibration import CalibrationSettings, calibrate
-from src.protocol import Checkpoint, Score, VerifierInfo, VerifierResult
+from src.protocol import Checkpoint, Score, VerifierResult
 from src.runs import build
-from src.verifier import PromptRefused
 from tests.generator.fake_search import FakeGenerator
 
 MUSICGEN = Checkpoint(name="facebook/musicgen-small", sha256="ab" * 32)
@@ -36,16 +36,15 @@ class FakeClient:
         self.uploads: list[list[str]] = []
         self.values: dict[str, list[float]] = {}
 
-    def infos(self, names: Sequence[str]) -> dict[str, VerifierInfo]:
-        return {
-            name: VerifierInfo(
-                name=name, state="ready", checkpoint=TAGS, sample_rate=16_000, needs_text=True
-            )
-            for name in names
-        }
+    def checkpoints(self, names: Sequence[str]) -> dict[str, Checkpoint]:
+        return dict.fromkeys(names, TAGS)
 
     def score(
-        self, names: Sequence[str], prompts: Sequence[str], clips: Sequence[Clip]
+        self,
+        names: Sequence[str],
+        prompts: Sequence[str],
+        clips: Sequence[Clip],
+        checkpoints: Mapping[str, Checkpoint],
     ) -> dict[str, VerifierResult]:
         refused = {i: "names no tag" for i, prompt in enumerate(prompts) if prompt == "refused"}
         if refused:

@@ -8,16 +8,22 @@ import pytest
 import torch
 
 from src.budget import BudgetError
-from src.client.server_client import ServerError, ServerUnreachable, VerifierError
+from src.client import ServerError, ServerUnreachable, VerifierError
 from src.data.scales import CalibrationError
 from src.decoding.transformer import UnsupportedModel
 from src.generator import GeneratorError
-from src.runs.ending import Exit, ending
+from src.runs.ending import Ending, Exit, ending
 from src.runs.records import RunFolderError
 from src.runs.settings import UsageError
 from src.weights.files import WeightsError
 
 ROOT = Path(__file__).parents[2]
+
+
+def fail(end: Ending, error: BaseException, kept: str | None = None) -> None:
+    if kept is not None:
+        end.kept = lambda: kept
+    raise error
 
 
 @pytest.mark.parametrize(
@@ -43,9 +49,7 @@ def test_what_ends_a_run_becomes_a_message_and_an_exit_code(
     error: BaseException, code: int, kept: str | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended, ending("benchmark.py") as end:
-        if kept is not None:
-            end.kept = lambda: kept
-        raise error
+        fail(end, error, kept)
     assert ended.value.code == Exit(code)
     said = capsys.readouterr().err.splitlines()
     assert said[0] == f"benchmark.py: {str(error) or 'interrupted'}"

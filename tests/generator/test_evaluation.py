@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from src.budget import Ledger
+from src.client import VerifierError
 from src.data.audio import Clip, read_audio
 from src.data.prompts import Prompt
 from src.protocol import Checkpoint, Score
@@ -23,7 +24,6 @@ from src.runs.evaluation import (
 )
 from src.runs.records import RECORDS, Run, read_records, search_key
 from src.tree import SearchResult, Winner
-from src.verifier import VerifierError
 from tests.generator.fake_judges import FakeJudge, FakeSetJudge
 from tests.generator.made_up_run import record
 

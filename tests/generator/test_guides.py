@@ -1,34 +1,178 @@
-"""The commands of the guides in docs/: the scripts take them as they stand there."""
+"""README, CONTRIBUTING and docs/ agree with the code: commands, flags, exit codes, links."""
 
+import dataclasses
+import functools
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from src.data.downloads import settings as download_settings
-from src.runs.settings import BenchmarkSettings, parse
+from src.experiments.benchmark_settings import BenchmarkSettings
+from src.experiments.calibration import CalibrationSettings
+from src.experiments.latency_settings import LatencySettings
+from src.experiments.scaling_settings import ExperimentSettings
+from src.methods import METHODS
+from src.runs import preflight
+from src.runs.ending import Exit
+from src.runs.settings import Settings, parse
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
-GUIDES = ("musiccaps.md", "published.md")
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+DOCUMENTS = (*sorted(ROOT.glob("*.md")), *sorted(DOCS.glob("*.md")))
+GUIDES = (DOCS / "musiccaps.md", DOCS / "published.md")  # of the paper profile
+EXTENDING = DOCS / "extending.md"  # its commands need what it adds; test_extending.py runs them
 
 
-def commands(script: str) -> list[list[str]]:
-    """The arguments of each command of the guides that runs a script."""
-    text = "\n".join((DOCS / name).read_text("utf-8") for name in GUIDES)
-    blocks = "".join(re.findall(r"^```bash\n(.*?)^```", text, re.M | re.S))
-    found = re.findall(rf"{re.escape(script)}(.*)$", blocks, re.M)
-    assert found, f"no guide runs {script}"
-    return [shlex.split(line, comments=True) for line in found]
+def commands(program: str, documents: tuple[Path, ...] = DOCUMENTS) -> list[str]:
+    """The command lines of the documents' shell blocks that begin with `program`, without their
+    comments, each once."""
+    text = "\n".join(path.read_text("utf-8") for path in documents if path != EXTENDING)
+    blocks = "\n".join(re.findall(r"^```(?:bash|sh|shell)\n(.*?)^```", text, re.M | re.S))
+    lines = [line.split("  #")[0].strip() for line in blocks.replace("\\\n", " ").splitlines()]
+    return list(dict.fromkeys(line for line in lines if re.match(program, line)))
 
 
-@pytest.mark.parametrize("arguments", commands("benchmark.py"))
-def test_benchmark_takes_the_guides_commands(arguments: list[str]) -> None:
-    settings = parse(BenchmarkSettings, arguments)
+BENCHMARKS = commands(r"python benchmark\.py")
+
+
+def test_every_make_target_in_the_documents_is_there() -> None:
+    lines = commands(r"(?:\w+=\S+ )*make ")
+    named = {line.split("make ", 1)[1].split()[0] for line in lines}
+    assert {"demo", "test", "setup", "lint", "results"} <= named
+    assert named <= set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.M))
+
+
+@pytest.mark.parametrize("command", BENCHMARKS)
+def test_benchmarks_get_to_the_preflight_and_the_builtin_ones_lack_nothing(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    settings = parse(BenchmarkSettings, [*shlex.split(command)[2:], "--output", str(tmp_path)])
+    verifier = settings.verifier
+    ready = preflight.look(settings.needs((verifier,), settings.judges, selector=verifier))
+    if settings.profile == "builtin":
+        assert [item.what for item in ready.missing] == []
+        assert ready.prompts
+
+
+def test_there_are_benchmarks_of_every_method_and_kind_of_prompt() -> None:
+    for word in (*METHODS, ".csv", "facebook/", "*tags+"):
+        assert any(word in command for command in BENCHMARKS), word
+
+
+@pytest.mark.parametrize("command", commands(r"python benchmark\.py", GUIDES))
+def test_the_guides_to_musiccaps_run_the_paper_profile_on_referenced_prompts(command: str) -> None:
+    settings = parse(BenchmarkSettings, shlex.split(command)[2:])
     assert settings.profile == "paper"
     assert settings.referenced
 
 
-@pytest.mark.parametrize("arguments", commands("download_data.py"))
-def test_the_downloader_takes_the_guides_commands(arguments: list[str]) -> None:
-    download_settings.parse(arguments)
+@pytest.mark.parametrize("command", commands(r"\S*python download_data\.py"))
+def test_the_downloader_takes_the_documents_commands(command: str) -> None:
+    download_settings.parse(shlex.split(command)[2:])
+
+
+@functools.cache
+def help_of(*program: str) -> str:
+    shown = subprocess.run(
+        [sys.executable, *program, "--help"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert shown.returncode == 0, shown.stderr
+    return shown.stdout
+
+
+@pytest.mark.parametrize("command", commands(r"python (?:-m src|perf/|\w+_experiment)"))
+def test_the_other_commands_name_flags_that_are_there(command: str) -> None:
+    words = shlex.split(command)
+    shown = help_of(*(words[1:3] if words[1] == "-m" else words[1:2]))
+    for flag in (word for word in words if word.startswith("--")):
+        assert flag in shown, flag
+
+
+def section(heading: str) -> str:
+    """A section of docs/usage.md, down to the next heading of its level."""
+    text = (DOCS / "usage.md").read_text("utf-8")
+    return text.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+
+
+def defaults(kind: type[Settings]) -> dict[str, Any]:
+    return {field.name: field.default for field in dataclasses.fields(kind)}
+
+
+SHARED = defaults(Settings)
+
+
+@pytest.mark.parametrize(
+    ("heading", "kind"),
+    [
+        ("Flags that every script shares", Settings),
+        ("benchmark.py", BenchmarkSettings),
+        ("verifier_experiment.py", ExperimentSettings),
+        ("latency_experiment.py", LatencySettings),
+        ("Calibration", CalibrationSettings),
+    ],
+)
+def test_tables_of_flags_have_the_scripts_flags_and_defaults(
+    heading: str, kind: type[Settings]
+) -> None:
+    """A default in italics is no value: it follows from something else."""
+    text = section(heading)
+    rows = dict(re.findall(r"^\| `--(\w+)`(?:, `--\w+`)* \| ([^|]+) \|", text, re.M))
+    own = {name for name in defaults(kind) if kind is Settings or name not in SHARED}
+    assert sorted(rows) == sorted(own)
+    for name, shown in rows.items():
+        default = defaults(kind)[name]
+        if shown.startswith("*"):
+            assert default in (None, (), tuple(METHODS)), name
+            continue
+        values = default if isinstance(default, tuple) else (default,)
+        texts = (f"{v:g}" if isinstance(v, float) else str(v) for v in values)
+        assert shown.strip("`") == " ".join(texts), name
+
+
+@pytest.mark.parametrize(
+    ("heading", "kind"),
+    [("latency_experiment.py", LatencySettings), ("Calibration", CalibrationSettings)],
+)
+def test_another_default_of_a_shared_flag_stands_below_the_table(
+    heading: str, kind: type[Settings]
+) -> None:
+    others = {name: v for name, v in defaults(kind).items() if SHARED.get(name, v) != v}
+    assert set(others) == {"num_samples"}
+    assert f"`--num_samples {others['num_samples']}`" in section(heading)
+
+
+def test_the_exit_codes_are_the_scripts() -> None:
+    shown = re.findall(r"^\| (\d+) \| ", section("Exit codes"), re.M)
+    assert [int(code) for code in shown] == list(Exit)
+
+
+def test_every_link_of_the_documents_leads_somewhere() -> None:
+    for document in DOCUMENTS:
+        for target in re.findall(r"\]\((?!https?://)([^)]+)\)", document.read_text("utf-8")):
+            file, _, anchor = target.partition("#")
+            path = document.parent / file if file else document
+            assert path.exists(), f"{document.name}: {target}"
+            if anchor:
+                assert anchor in anchors(path), f"{document.name}: {target}"
+
+
+def anchors(document: Path) -> set[str]:
+    """What a link may name behind `#`: the headings, as GitHub makes them into ids."""
+    headings = re.findall(r"^#+ (.+)$", document.read_text("utf-8"), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_page_is_in_the_index_of_docs() -> None:
+    index = (DOCS / "README.md").read_text("utf-8")
+    pages = {path.name for path in DOCS.glob("*.md")} - {"README.md"}
+    assert {name for name in pages if f"]({name})" not in index} == set()
+
+
+def test_the_readme_has_at_most_260_lines() -> None:
+    assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 260

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from src.client.server_client import ServerError, ServerUnreachable
+from src.client import ServerError, ServerUnreachable
 from src.experiments.pool_scoring import list_scorers
 from src.runs.pool import load_pool
 from src.runs.records import RECORDS, Run, scores_key

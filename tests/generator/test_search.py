@@ -8,11 +8,12 @@ from functools import partial
 import pytest
 
 from src.budget import BudgetError, Cost, Plan
+from src.client import ServerUnreachable
 from src.data.prompts import Prompt
 from src.methods import METHODS
 from src.search import children, search, tree_search
 from src.tree import Failure, Node, SearchResult
-from src.verifier import LikelihoodVerifier, ServerUnreachable
+from src.verifier import LikelihoodVerifier
 from tests.generator.fake_search import (
     RATE,
     FakeGenerator,

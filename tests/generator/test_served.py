@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from src.budget import Ledger
-from src.client.server_client import PromptRefused, ServerClient, ServerError, ServerUnreachable
+from src.client import PromptRefused, ServerClient, ServerError, ServerUnreachable
 from src.data.audio import Clip
 from src.data.prompts import Prompt
 from src.judges.base import JudgeError

@@ -7,17 +7,12 @@ import time
 import pytest
 
 from src.budget import Ledger
-from src.protocol import Limits, Score
-from src.verifier import (
-    PromptRefused,
-    ScoreInput,
-    ServerClient,
-    ServerError,
-    ServerUnreachable,
-    score_or_refuse,
-)
+from src.client import PromptRefused, ServerClient, ServerError, ServerUnreachable
+from src.protocol import Limits, Score, VerifierResult
+from src.verifier import ScoreInput, score_or_refuse
 from tests.generator.stub_server import (
     GENERATOR,
+    TAGS,
     Answer,
     StubServer,
     answer_of,
@@ -40,29 +35,22 @@ class TestScoringOverHttp:
             "prompts": [f"prompt {i}" for i in range(4)],
         }
 
+    @pytest.mark.parametrize(
+        ("limits", "sizes"),
+        [
+            (Limits(max_files=3), [3, 3, 1]),
+            (Limits(max_body_bytes=25_000, max_prompt_chars=100), [2, 2, 2, 1]),
+            (Limits(max_total_seconds=2.5 * 2000 / 16_000), [2, 2, 2, 1]),
+        ],
+    )
     def test_a_batch_beyond_the_limits_is_split_and_joined_in_order(
-        self, stub: StubServer, client: ServerClient
+        self, stub: StubServer, client: ServerClient, limits: Limits, sizes: list[int]
     ) -> None:
-        stub.limits = Limits(max_files=3)
-        assert found(tags(client).score(inputs(7))) == [i / 8 for i in range(7)]
-        assert [len(upload["files"]) for upload in stub.uploads] == [3, 3, 1]
-
-    def test_a_batch_beyond_the_body_limit_is_split(
-        self, stub: StubServer, client: ServerClient
-    ) -> None:
-        stub.limits = Limits(max_body_bytes=25_000, max_prompt_chars=100)
-        items = [ScoreInput("a", clip(i / 8, 2000), 0.0) for i in range(5)]
-        assert found(tags(client).score(items)) == [i / 8 for i in range(5)]
-        assert max(upload["bytes"] for upload in stub.uploads) <= 25_000
-        assert len(stub.uploads) == 3
-
-    def test_a_batch_beyond_the_total_length_is_split(
-        self, stub: StubServer, client: ServerClient
-    ) -> None:
-        items = [ScoreInput("a", clip(i / 8, 2000), 0.0) for i in range(5)]
-        stub.limits = Limits(max_total_seconds=2.5 * items[0].clip.seconds)
-        assert found(tags(client).score(items)) == [i / 8 for i in range(5)]
-        assert [len(upload["files"]) for upload in stub.uploads] == [2, 2, 1]
+        stub.limits = limits
+        items = [ScoreInput("a", clip(i / 8, samples=2000), 0.0) for i in range(7)]
+        assert found(tags(client).score(items)) == [i / 8 for i in range(7)]
+        assert [len(upload["files"]) for upload in stub.uploads] == sizes
+        assert max(upload["bytes"] for upload in stub.uploads) <= limits.max_body_bytes
 
     def test_refused_positions_are_those_of_the_whole_batch(
         self, stub: StubServer, client: ServerClient
@@ -116,6 +104,52 @@ class TestScoringOverHttp:
 
 def stub_scores() -> Answer:
     return 200, answer_of({"tags": [0.0, 0.0]}), {}
+
+
+class TestScoringByEachVerifier:
+    NAMES = ("clap", "muq", "tags")
+    REFUSED = problem(
+        422, "prompt_refused", refused=[{"index": 1, "verifier": "muq", "reason": "no"}]
+    )
+
+    def score_each(
+        self, client: ServerClient, *names: str
+    ) -> dict[str, list[float] | dict[int, str]]:
+        answers = client.score_each(names, ["a", "b"], [clip(0.25), clip(0.5)])
+        return {
+            name: found(answer.scores) if isinstance(answer, VerifierResult) else answer.refused
+            for name, answer in answers.items()
+        }
+
+    def test_one_upload_asks_them_all(self, stub: StubServer, client: ServerClient) -> None:
+        assert self.score_each(client, *self.NAMES) == {n: [0.25, 0.5] for n in self.NAMES}
+        assert [u["asked"]["verifiers"] for u in stub.uploads] == [list(self.NAMES)]
+
+    def test_what_one_refuses_the_others_still_score(
+        self, stub: StubServer, client: ServerClient
+    ) -> None:
+        stub.answers = [self.REFUSED, (200, answer_of({"clap": [1.0, 2.0]}), {}), self.REFUSED]
+        answers = self.score_each(client, *self.NAMES)
+        assert answers == {"clap": [1.0, 2.0], "muq": {1: "muq: no"}, "tags": [0.25, 0.5]}
+        asked = [u["asked"]["verifiers"] for u in stub.uploads]
+        assert asked == [list(self.NAMES), ["clap"], ["muq"], ["tags"]]
+
+    def test_one_that_refuses_is_asked_once(self, stub: StubServer, client: ServerClient) -> None:
+        stub.answers = [self.REFUSED]
+        assert self.score_each(client, "muq") == {"muq": {1: "muq: no"}}
+        assert len(stub.uploads) == 1
+
+    def test_a_server_that_fails_ends_it(self, stub: StubServer, client: ServerClient) -> None:
+        stub.answers = [self.REFUSED, problem(500, "verifier_failed")]
+        with pytest.raises(ServerError, match="verifier_failed"):
+            self.score_each(client, *self.NAMES)
+
+    def test_weights_are_held_to_those_that_are_expected(self, client: ServerClient) -> None:
+        asked = (["tags"], ["a"], [clip()])
+        for score in (client.score, client.score_each):
+            score(*asked, checkpoints={"tags": TAGS, "clap": GENERATOR})
+            with pytest.raises(ServerError, match="now scores tags with other weights"):
+                score(*asked, checkpoints={"tags": GENERATOR})
 
 
 class TestBadDays:
@@ -173,8 +207,8 @@ class TestBadDays:
     @pytest.mark.parametrize(
         ("answer", "reason"),
         [
-            ((200, answer_of({"tags": [1.0]}), {}), "1 scores for 2 clips"),
-            ((200, answer_of({"other": [1.0, 2.0]}), {}), "answered for"),
+            ((200, answer_of({"tags": [1.0]}), {}), "not 2 for each of tags"),
+            ((200, answer_of({"other": [1.0, 2.0]}), {}), "not 2 for each of tags"),
             ((200, answer_of({"tags": [1.0, math.nan]}), {}), "not valid"),
             ((200, b"<html>", {}), "not valid"),
             ((404, b"<html>no such page", {}), "not as a verifier server"),
@@ -229,13 +263,10 @@ class TestUnreadTokens:
     @pytest.mark.parametrize(
         ("answer", "reason"),
         [
-            ((200, {"unread": {"tags": [1]}}, {}), "did not count each of 2 prompts"),
-            ((200, {"unread": {"clap": [1, 2]}}, {}), "did not count"),
+            ((200, {"unread": {"tags": [1]}}, {}), "not 2 for each of tags"),
+            ((200, {"unread": {"clap": [1, 2]}}, {}), "not 2 for each of tags"),
             ((200, {"unread": {"tags": [1, -2]}}, {}), "not valid"),
             ((200, {"unread": {"tags": [1, 0.5]}}, {}), "not valid"),
-            (problem(404, "unknown_verifier"), "unknown_verifier"),
-            (problem(503, "not_ready"), "not_ready"),
-            ((404, b"<html>no such page", {}), "not as a verifier server"),
         ],
     )
     def test_an_answer_that_cannot_be_used_is_an_error(

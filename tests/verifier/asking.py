@@ -1,9 +1,9 @@
 """How the tests ask a server: WAVs, whole and broken requests, what comes back."""
 
-import io
 import json
 import socket
 import time
+from http.client import HTTPMessage, HTTPResponse
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,15 @@ def wav(level: float = 0.1, seconds: float = 0.2, rate: int = 16_000) -> bytes:
     return encode_wav(Clip(samples, rate))
 
 
+def form(wavs: list[bytes], prompts: list[str] | None, verifiers: tuple[str, ...]) -> dict:
+    """The form of POST /score, as requests takes it."""
+    prompts = ["any"] * len(wavs) if prompts is None else prompts
+    return {
+        "data": {"request": json.dumps({"verifiers": list(verifiers), "prompts": prompts})},
+        "files": [("files", (f"{i}.wav", data, "audio/wav")) for i, data in enumerate(wavs)],
+    }
+
+
 def post(
     server: ServerProcess,
     wavs: list[bytes],
@@ -32,18 +41,8 @@ def post(
     verifiers: tuple[str, ...] = ("fake",),
     **how: Any,
 ) -> requests.Response:
-    asked = {
-        "verifiers": list(verifiers),
-        "prompts": ["any"] * len(wavs) if prompts is None else prompts,
-    }
-    files = [("files", (f"{i}.wav", data, "audio/wav")) for i, data in enumerate(wavs)]
-    return requests.post(
-        server.url + "/score",
-        data={"request": json.dumps(asked)},
-        files=files,
-        timeout=20,
-        **how,
-    )
+    asked = form(wavs, prompts, verifiers)
+    return requests.post(server.url + "/score", timeout=20, **asked, **how)
 
 
 def post_texts(
@@ -58,44 +57,32 @@ def values(response: requests.Response, verifier: str = "fake") -> list[float]:
     return [score["value"] for score in response.json()["results"][verifier]["scores"]]
 
 
-def address(server: ServerProcess) -> tuple[str, int]:
+def connect(server: ServerProcess, data: bytes = b"") -> socket.socket:
+    """A raw connection over which `data` has been sent."""
     host, port = server.url.removeprefix("http://").split(":")
-    return host, int(port)
+    connection = socket.create_connection((host, int(port)), timeout=10)
+    connection.sendall(data)
+    return connection
 
 
 def raw_post(wavs: list[bytes], headers: str = "") -> bytes:
     """The bytes of a whole POST /score."""
-    asked = json.dumps({"verifiers": ["fake"], "prompts": ["any"] * len(wavs)})
-    body = io.BytesIO()
-    body.write(f'--x\r\nContent-Disposition: form-data; name="request"\r\n\r\n{asked}\r\n'.encode())
-    for data in wavs:
-        body.write(
-            b'--x\r\nContent-Disposition: form-data; name="files"; filename="x.wav"\r\n\r\n'
-            + data
-            + b"\r\n"
-        )
-    body.write(b"--x--\r\n")
-    head = (
-        f"POST /score HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: {body.tell()}\r\n"
-        "Content-Type: multipart/form-data; boundary=x\r\n\r\n"
-    )
-    return head.encode() + body.getvalue()
+    asked = requests.Request("POST", "http://x", **form(wavs, None, ("fake",))).prepare()
+    assert isinstance(asked.body, bytes)
+    kind = asked.headers["Content-Type"]
+    return raw("/score", kind, len(asked.body), headers) + asked.body
 
 
-def answer_to(connection: socket.socket) -> bytes:
-    """What comes over a raw connection: head and body of one answer."""
-    connection.settimeout(10)
-    data = b""
-    while b"\r\n\r\n" not in data:
-        data += _received(connection)
-    head, _, body = data.partition(b"\r\n\r\n")
-    length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
-    while len(body) < length:
-        body += _received(connection)
-    return head + b"\r\n\r\n" + body
+def raw(path: str, content_type: str, length: int, headers: str = "") -> bytes:
+    """The head of a POST whose body has `length` bytes."""
+    return (
+        f"POST {path} HTTP/1.1\r\nHost: x\r\n{headers}"
+        f"Content-Type: {content_type}\r\nContent-Length: {length}\r\n\r\n"
+    ).encode()
 
 
-def _received(connection: socket.socket) -> bytes:
-    data = connection.recv(65536)
-    assert data, "the server closed the connection before its answer was complete"
-    return data
+def answer_to(connection: socket.socket) -> tuple[int, dict[str, Any], HTTPMessage]:
+    """What comes over a raw connection: status, JSON and headers of one answer."""
+    answer = HTTPResponse(connection)
+    answer.begin()
+    return answer.status, json.loads(answer.read()), answer.headers

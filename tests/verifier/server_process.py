@@ -11,14 +11,15 @@ from pathlib import Path
 import requests
 
 ROOT = Path(__file__).resolve().parents[2]
-FAKE_SERVER = ("-m", "tests.verifier.fake_server")
+FAKE_MODELS = ("-m", "tests.verifier.fake_models")
+REAL_MODELS = ("verifier_server.py",)
 
 
 class ServerProcess:
-    """A server with a log file, the fake one unless told otherwise; use as a context manager."""
+    """A server with a log file, of fake models by default; use as a context manager."""
 
     def __init__(
-        self, log: Path, *options: str, token: str = "", server: tuple[str, ...] = FAKE_SERVER
+        self, log: Path, *options: str, token: str = "", server: tuple[str, ...] = FAKE_MODELS
     ) -> None:
         self.log = log
         command = [sys.executable, *server, "--host", "127.0.0.1"]

@@ -112,28 +112,6 @@ def test_a_full_queue_refuses_and_takes_jobs_again_once_there_is_room(
     assert (scores(fits), scores(after)) == ([1, 2], [7, 8, 9])
 
 
-def test_a_cancelled_job_is_never_computed(worker: Worker, adapter: Recorder) -> None:
-    occupy(worker)
-    gone, stays = submit(worker, 5, 6), submit(worker, 1)
-    gone.result.cancel()
-    adapter.go.set()
-    assert scores(stays) == [1]
-    assert adapter.calls == [[0], [1]]
-
-
-def test_a_clip_that_breaks_a_batch_fails_its_own_job_only(
-    worker: Worker, adapter: Recorder
-) -> None:
-    occupy(worker)
-    good, bad, other = submit(worker, 1, 2), submit(worker, 3, -1, 4), submit(worker, 5)
-    adapter.go.set()
-    with pytest.raises(ClipFailed, match="out of memory") as caught:
-        bad.result.result(5)
-    assert caught.value.index == 1
-    assert not caught.value.no_score
-    assert (scores(good), scores(other)) == ([1, 2], [5])
-
-
 def test_stopping_finishes_what_is_queued_and_takes_no_more(
     worker: Worker, adapter: Recorder
 ) -> None:

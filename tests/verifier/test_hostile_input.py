@@ -17,6 +17,7 @@ from tests.verifier.server_process import ServerProcess
 FILES = int(os.environ.get("CURATOR_FUZZ", "500"))
 
 
+@pytest.mark.slow
 def test_every_mutated_wav_is_answered_cleanly(server: ServerProcess) -> None:
     answers: Counter[str] = Counter()
     logged = len(server.log.read_text())

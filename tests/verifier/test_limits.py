@@ -1,6 +1,5 @@
 """The token and the limits of a server, over real sockets."""
 
-import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,8 +7,10 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.verifier.asking import BEARER, address, answer_to, post, raw_post, values, wav
+from tests.verifier.asking import BEARER, answer_to, connect, post, raw, raw_post, values, wav
 from tests.verifier.server_process import ServerProcess
+
+BEARER_LINE = f"Authorization: {BEARER['Authorization']}\r\n"
 
 
 @pytest.mark.parametrize("header", ["", "Bearer", "Bearer wrong", "Basic hunter2", "hunter2"])
@@ -32,14 +33,10 @@ def test_the_token_is_not_in_the_log(strict: ServerProcess) -> None:
 
 def test_a_body_beyond_the_limit_is_refused_before_it_is_read(strict: ServerProcess) -> None:
     begin = time.monotonic()
-    with socket.create_connection(address(strict)) as client:
-        client.sendall(
-            b"POST /score HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer hunter2\r\n"
-            b"Content-Type: multipart/form-data; boundary=x\r\nContent-Length: 9999999999\r\n\r\n"
-        )
-        answer = answer_to(client)
-    assert answer.startswith(b"HTTP/1.1 413")
-    assert b"too_large" in answer
+    head = raw("/score", "multipart/form-data; boundary=x", 9_999_999_999, BEARER_LINE)
+    with connect(strict, head) as client:
+        status, body, _ = answer_to(client)
+    assert (status, body["error"]) == (413, "too_large")
     assert time.monotonic() - begin < 1
 
 
@@ -60,10 +57,17 @@ def test_too_many_files_are_refused(strict: ServerProcess) -> None:
     assert "Too many files" in response.json()["message"]
 
 
-def test_an_upload_that_never_ends_is_cut_off(strict: ServerProcess) -> None:
-    with socket.create_connection(address(strict)) as client:
-        client.sendall(raw_post([wav()], "Authorization: Bearer hunter2\r\n")[:-500])
-        assert answer_to(client).startswith(b"HTTP/1.1 408")
+@pytest.mark.parametrize(
+    "beginning",
+    [
+        raw_post([wav()], BEARER_LINE)[:-500],
+        raw("/texts", "application/json", 100, BEARER_LINE) + b'{"verifiers": ',
+    ],
+    ids=["score", "texts"],
+)
+def test_an_upload_that_never_ends_is_cut_off(strict: ServerProcess, beginning: bytes) -> None:
+    with connect(strict, beginning) as client:
+        assert answer_to(client)[0] == 408
 
 
 def test_a_full_queue_says_when_to_come_back(strict: ServerProcess) -> None:

@@ -6,8 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.verifier.asking import BEARER, wait_until_ready
 from tests.verifier.server_process import ROOT, ServerProcess
+
+pytestmark = pytest.mark.slow
 
 RUN = "from schemathesis.cli import schemathesis; schemathesis(prog_name='schemathesis')"
 

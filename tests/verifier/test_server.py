@@ -5,6 +5,7 @@ import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 import requests
 
 from tests.verifier.asking import post, values, wav
@@ -58,17 +59,16 @@ def test_request_ids_are_kept_or_given(server: ServerProcess) -> None:
     assert "find-me" in server.log.read_text()
 
 
-def test_rejects_are_counted_by_reason(server: ServerProcess) -> None:
-    line = 'curator_rejects_total{model="",reason="bad_audio"}'
+@pytest.mark.parametrize(
+    ("reason", "model", "file", "prompt"),
+    [("bad_audio", "", b"junk", "any"), ("no_score", "fake48", wav(), "nan")],
+)
+def test_rejects_are_counted_by_reason_and_model(
+    server: ServerProcess, reason: str, model: str, file: bytes, prompt: str
+) -> None:
+    line = f'curator_rejects_total{{model="{model}",reason="{reason}"}}'
     before = server.metric(line)
-    post(server, [b"junk"])
-    assert server.metric(line) == before + 1
-
-
-def test_rejects_are_counted_by_model(server: ServerProcess) -> None:
-    line = 'curator_rejects_total{model="fake48",reason="no_score"}'
-    before = server.metric(line)
-    post(server, [wav()], ["nan"], verifiers=("fake48",))
+    post(server, [file], [prompt], verifiers=("fake48",))
     assert server.metric(line) == before + 1
 
 

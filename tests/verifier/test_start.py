@@ -13,7 +13,7 @@ from src.server.settings import ServerSettings, SettingsError, configure_torch
 from src.verifier_core import VERIFIERS
 from src.weights.musicgen import TAGGERS
 from tests.verifier.asking import wait_until_ready
-from tests.verifier.server_process import ROOT, ServerProcess
+from tests.verifier.server_process import REAL_MODELS, ROOT, ServerProcess
 
 NO_WEIGHTS = ("CURATOR_WEIGHTS", "HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME")
 
@@ -51,6 +51,7 @@ def test_a_model_without_its_weights_costs_one_line_and_exit_2(tmp_path: Path) -
         (("--device", "cuda:9", "--models", "tags"), "torch sees no such GPU"),
         (("--device", "cpu", "--dtype", "float16"), "--dtype float16 needs a GPU"),
         (("--port", "65536"), "--port 65536"),
+        (("--batch.max_queue", "3"), "--batch.max_queue must be at least --limits.max_files"),
         (("--weights_dir", "/no/such/folder"), "/no/such/folder is not a folder"),
         (("--dtype", "int8"), "dtype"),
         (("--log_level", "loud"), "log_level"),
@@ -111,9 +112,6 @@ def test_help_names_every_verifier_the_exit_codes_and_what_each_flag_does() -> N
         assert part in text
 
 
-REAL = ("verifier_server.py",)
-
-
 def test_with_no_flags_what_is_there_is_hosted_and_the_rest_is_named_in_a_line_each(
     tmp_path: Path,
 ) -> None:
@@ -125,7 +123,7 @@ def test_with_no_flags_what_is_there_is_hosted_and_the_rest_is_named_in_a_line_e
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"torn")
     log = tmp_path / "log"
-    with ServerProcess(log, "--threads", "1", server=REAL) as server:
+    with ServerProcess(log, "--threads", "1", server=REAL_MODELS) as server:
         wait_until_ready(server)
         ready = requests.get(server.url + "/ready", timeout=5).json()
         listed = requests.get(server.url + "/verifiers", timeout=5).json()["verifiers"]

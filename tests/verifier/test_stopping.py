@@ -1,6 +1,5 @@
 """Starting late, hanging up and stopping: nothing is lost, and nothing is computed for nobody."""
 
-import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.verifier.asking import address, answer_to, post, raw_post, values, wav
+from tests.verifier.asking import answer_to, connect, post, raw_post, values, wav
 from tests.verifier.server_process import ServerProcess
 
 
@@ -36,8 +35,7 @@ def test_a_client_that_hangs_up_costs_no_compute(server: ServerProcess) -> None:
     with ThreadPoolExecutor(2) as clients:
         blocked = clients.submit(post, server, [wav()], ["sleep 1"])
         time.sleep(0.3)
-        with socket.create_connection(address(server)) as gone:
-            gone.sendall(raw_post([wav()] * 3))
+        with connect(server, raw_post([wav()] * 3)):
             time.sleep(0.3)
         values(blocked.result())
     assert values(post(server, [wav()]))
@@ -47,8 +45,7 @@ def test_a_client_that_hangs_up_costs_no_compute(server: ServerProcess) -> None:
 
 def test_an_upload_that_is_cut_off_leaves_the_server_working(server: ServerProcess) -> None:
     gone_before = server.metric('curator_rejects_total{model="",reason="client_gone"}')
-    with socket.create_connection(address(server)) as gone:
-        gone.sendall(raw_post([wav()] * 3)[:-2000])
+    connect(server, raw_post([wav()] * 3)[:-2000]).close()
     assert values(post(server, [wav(1.0)])) == pytest.approx([0], abs=1e-4)
     assert server.metric('curator_rejects_total{model="",reason="client_gone"}') == gone_before + 1
     assert server.metric("curator_requests_uploading") == 0
@@ -73,11 +70,10 @@ def test_sigterm_exits_0_within_its_limit_when_work_is_not_done(tmp_path: Path) 
     options = ("--models", "fake", "--stop_seconds", "1")
     with ServerProcess(tmp_path / "log", *options) as server, ThreadPoolExecutor(1) as clients:
         unfinished = clients.submit(post, server, [wav()], ["sleep 30"])
-        with socket.create_connection(address(server)) as incomplete:
-            incomplete.sendall(raw_post([wav()])[:-100])
+        with connect(server, raw_post([wav()])[:-100]) as incomplete:
             time.sleep(0.4)
             server.terminate()
-            for answer in (answer_to(incomplete), unfinished.result().text.encode()):
-                assert b'"error":"stopping"' in answer
+            for body in (answer_to(incomplete)[1], unfinished.result().json()):
+                assert body["error"] == "stopping"
         assert server.process.wait(timeout=25) == 0  # and not after the 30 s of work
     assert "Traceback" not in server.log.read_text()

@@ -1,7 +1,6 @@
 """POST /texts: what is counted, and how what cannot be counted is refused, over real sockets."""
 
 import json
-import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,9 +9,9 @@ from pathlib import Path
 import pytest
 import requests
 
-from src.client.server_client import ServerClient, ServerError
+from src.client import ServerClient, ServerError
 from src.protocol import TextsResponse
-from tests.verifier.asking import BEARER, address, answer_to, post_texts
+from tests.verifier.asking import BEARER, connect, post_texts, raw
 from tests.verifier.server_process import ServerProcess
 
 JSON = {"Content-Type": "application/json"}
@@ -76,18 +75,9 @@ def test_without_the_token_nothing_is_counted(strict: ServerProcess) -> None:
 HOSTILE: dict[str, bytes] = {
     "nothing": b"",
     "no JSON": b"verifiers=fake&prompts=one",
-    "half of it": b'{"verifiers": ["fake"], "prom',
-    "two of it": b'{"verifiers": ["fake"], "prompts": ["x"]}{}',
     "an array": b'["fake"]',
-    "null": b"null",
-    "NaN": b'{"verifiers": ["fake"], "prompts": NaN}',
-    "no prompts": b'{"verifiers": ["fake"]}',
     "an empty list": b'{"verifiers": ["fake"], "prompts": []}',
     "no verifiers": b'{"verifiers": [], "prompts": ["x"]}',
-    "a string for a list": b'{"verifiers": "fake", "prompts": ["x"]}',
-    "numbers for prompts": b'{"verifiers": ["fake"], "prompts": [1]}',
-    "null for a prompt": b'{"verifiers": ["fake"], "prompts": [null]}',
-    "an object for a prompt": b'{"verifiers": ["fake"], "prompts": [{"x": "y"}]}',
     "half a surrogate pair": rb'{"verifiers": ["fake"], "prompts": ["\ud83d"]}',
     "bytes that are not UTF-8": b'{"verifiers": ["fake"], "prompts": ["\xff\xfe"]}',
     "UTF-32": '{"verifiers": ["fake"], "prompts": 1}'.encode("utf-32"),
@@ -129,18 +119,10 @@ def test_a_body_of_more_than_four_megabytes_is_refused_however_it_comes(
         assert (response.status_code, response.json()["error"]) == (413, "too_large")
 
 
-def test_an_upload_that_never_ends_is_cut_off(strict: ServerProcess) -> None:
-    with socket.create_connection(address(strict)) as client:
-        client.sendall(
-            b"POST /texts HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer hunter2\r\n"
-            b'Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{"verifiers": '
-        )
-        assert answer_to(client).startswith(b"HTTP/1.1 408")
-
-
 def test_a_tokenizer_that_fails_is_the_servers_error(server: ServerProcess) -> None:
     response = post_texts(server, ["fine", "crash"])
     assert (response.status_code, response.json()["error"]) == (500, "internal")
+    assert "RuntimeError: out of luck" in server.log.read_text()
     assert post_texts(server, ["fine"]).status_code == 200
 
 
@@ -152,12 +134,8 @@ def test_long_work_neither_holds_up_others_nor_goes_on_when_its_client_has_gone(
     slow = {"verifiers": ["fake"], "prompts": [f"sleep 0.1 {i}" for i in range(250)]}
     body = json.dumps(slow).encode()
     with ThreadPoolExecutor(2) as clients:
-        connections = [socket.create_connection(address(server)) for _ in range(4)]
-        for connection in connections:
-            connection.sendall(
-                b"POST /texts HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-                b"Content-Length: %d\r\n\r\n" % len(body) + body
-            )
+        whole = raw("/texts", "application/json", len(body)) + body
+        connections = [connect(server, whole) for _ in range(4)]
         time.sleep(0.3)
         begin = time.monotonic()
         answers = list(clients.map(lambda _: post_texts(server, ["one"]), range(2)))

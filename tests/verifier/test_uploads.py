@@ -15,7 +15,7 @@ from fastapi import UploadFile
 from src.data.audio import Clip
 from src.protocol import Limits
 from src.server import requests as scoring
-from tests.verifier.asking import address, answer_to, post, raw_post, values, wav
+from tests.verifier.asking import answer_to, connect, post, raw_post, values, wav
 from tests.verifier.server_process import ServerProcess
 
 
@@ -36,9 +36,8 @@ def slow_uploads(server: ServerProcess, number: int, size: int) -> Iterator[list
     with contextlib.ExitStack() as stack:
         connections = []
         for _ in range(number):
-            connection = stack.enter_context(socket.create_connection(address(server)))
-            connection.sendall(raw_post([wav(seconds=3)])[: size + 200])
-            connections.append(connection)
+            beginning = raw_post([wav(seconds=3)])[: size + 200]
+            connections.append(stack.enter_context(connect(server, beginning)))
         wait_for(server, "curator_requests_uploading", number)
         yield connections
     wait_for(server, "curator_requests_uploading", 0)
@@ -64,10 +63,9 @@ def test_the_slowest_upload_gives_way_when_there_are_too_many(narrow: ServerProc
         connections[3].sendall(b"\0" * 2_000)
         time.sleep(1.1)
         assert values(post(narrow, [wav(1.0)])) == pytest.approx([0], abs=1e-4)
-        answer = answer_to(connections[2]).lower()
-        assert answer.startswith(b"http/1.1 503")
-        assert b"gave way to others" in answer
-        assert b"retry-after: 1" in answer
+        status, body, headers = answer_to(connections[2])
+        assert (status, headers["Retry-After"]) == (503, "1")
+        assert "gave way to others" in body["message"]
 
 
 def test_uploads_that_only_began_are_not_ended_for_new_ones(narrow: ServerProcess) -> None:
@@ -83,7 +81,7 @@ def test_slow_uploads_give_way_when_memory_runs_out(narrow: ServerProcess) -> No
         time.sleep(1.1)
         assert narrow.metric("curator_held_bytes") > 380_000
         assert values(post(narrow, [wav(1.0, seconds=2)])) == pytest.approx([0], abs=1e-4)
-        assert answer_to(connections[0]).startswith(b"HTTP/1.1 503")
+        assert answer_to(connections[0])[0] == 503
 
 
 def test_audio_beyond_the_memory_is_told_to_wait_and_what_it_held_is_freed(
@@ -119,6 +117,6 @@ def test_a_request_decodes_few_files_at_once(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(scoring, "decode_wav", decode)
     files = [UploadFile(io.BytesIO(b"")) for _ in range(8)]
-    clips = asyncio.run(scoring._decode(files, {16_000}, Limits(), pool))
+    clips = asyncio.run(scoring.Scorer({}, Limits(), pool)._decode(files, {16_000}))
     assert len(clips[16_000]) == 8
     assert max(waiting) < scoring.FILES_AT_ONCE

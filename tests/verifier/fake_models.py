@@ -1,4 +1,4 @@
-"""The real server with a small adapter of the tests' own: `python -m tests.verifier.fake_server`.
+"""The real server with a small adapter of the tests' own: `python -m tests.verifier.fake_models`.
 
 The fake models' behaviour is told by a prompt, so that each test can ask for what it needs:
 "sleep 0.5" takes that long, "nan" has no finite score, "crash" raises, "nothing" is refused. Of a
