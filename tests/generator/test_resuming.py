@@ -15,7 +15,7 @@ from src.experiments import benchmark, latency, pool_generation, sweep
 from src.experiments.pool_scoring import list_scorers
 from src.protocol import Checkpoint
 from src.runs.build import Parts
-from src.runs.records import CANDIDATES, MANIFEST, RECORDS, Run, read_manifest, scores_key
+from src.runs.records import CANDIDATES, MANIFEST, Run, read_manifest, records_digest, scores_key
 from src.runs.settings import PROFILE_JUDGES, Settings, parse
 from tests.generator.fake_judges import FakeJudge
 from tests.generator.fake_search import FakeGenerator
@@ -123,11 +123,11 @@ def test_what_is_finished_is_found_and_not_done_again(
     committed: Path, again: Again, tmp_path: Path
 ) -> None:
     copy = Path(shutil.copytree(committed, tmp_path / committed.name))
-    before = (copy / RECORDS).read_bytes()
+    before = records_digest(copy)
     with again.open(tmp_path) as run:
         assert (run.folder, run.resumed) == (copy, True)
         again.finish(run)
-    assert (copy / RECORDS).read_bytes() == before
+    assert records_digest(copy) == before
 
 
 def test_the_committed_pools_scores_still_stand(tmp_path: Path) -> None:
