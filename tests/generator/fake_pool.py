@@ -1,6 +1,7 @@
 """Small pools for tests: a generator, a server's client and judges whose numbers follow from
 hashes."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -45,6 +46,8 @@ class FakeClient:
     """Scores by the verifier's name, the prompt and what is heard.
 
     refuses: (verifier, prompt text) that have no score. lives: requests until it is lost.
+    asked: of each request the verifiers, the first prompt and its clip's frames. values: what was
+    scored, by verifier and prompt.
     """
 
     def __init__(
@@ -55,31 +58,47 @@ class FakeClient:
     ) -> None:
         self.refuses, self.lives, self.checkpoint = set(refuses), lives, checkpoint
         self.asked: list[tuple[tuple[str, ...], str, int]] = []
+        self.values: dict[tuple[str, str], list[float]] = defaultdict(list)
         self.usage = Ledger()
 
+    def checkpoints(self, names: Sequence[str]) -> dict[str, Checkpoint]:
+        return dict.fromkeys(names, self.checkpoint)
+
+    def score(self, names, prompts, clips, checkpoints=None) -> dict[str, VerifierResult]:
+        answers = {name: self._answer(name, prompts, clips) for name in names}
+        for answer in answers.values():
+            if isinstance(answer, PromptRefused):
+                raise answer
+        self._note(names, prompts, clips)
+        return answers  # type: ignore[return-value]
+
     def score_each(
-        self, names: Sequence[str], prompts: Sequence[str], clips: Sequence[Clip]
+        self, names, prompts, clips, checkpoints=None
     ) -> dict[str, VerifierResult | PromptRefused]:
-        self.lives -= 1
-        if self.lives < 0:
-            raise ServerUnreachable("the server is lost")
-        self.usage.seconds["http"] += 4.0
-        self.asked.append((tuple(names), prompts[0], clips[0].samples.shape[1]))
+        self._note(names, prompts, clips)
         return {name: self._answer(name, prompts, clips) for name in names}
 
     def take_usage(self) -> Ledger:
         usage, self.usage = self.usage, Ledger()
         return usage
 
+    def _note(self, names: Sequence[str], prompts: Sequence[str], clips: Sequence[Clip]) -> None:
+        self.lives -= 1
+        if self.lives < 0:
+            raise ServerUnreachable("the server is lost")
+        self.usage.seconds["http"] += 4.0
+        self.asked.append((tuple(names), prompts[0], clips[0].samples.shape[1]))
+
     def _answer(
         self, name: str, prompts: Sequence[str], clips: Sequence[Clip]
     ) -> VerifierResult | PromptRefused:
-        if (name, prompts[0]) in self.refuses:
-            return PromptRefused({0: "it names nothing that can be heard"})
-        scores = [
-            Score(value=value_of(name + text, [int(x) for x in clip.samples[0]]))
-            for text, clip in zip(prompts, clips, strict=True)
-        ]
+        refused = [index for index, text in enumerate(prompts) if (name, text) in self.refuses]
+        if refused:
+            return PromptRefused(dict.fromkeys(refused, "it names nothing that can be heard"))
+        scores = []
+        for text, clip in zip(prompts, clips, strict=True):
+            scores.append(Score(value=value_of(name + text, [int(x) for x in clip.samples[0]])))
+            self.values[name, text].append(scores[-1].value)
         return VerifierResult(
             checkpoint=self.checkpoint, scores=scores, queue_seconds=0.5, compute_seconds=1.5
         )

@@ -45,34 +45,34 @@ def result(level: float = 0.5, method: str = "baseline") -> SearchResult:
     return SearchResult(PROMPT, method, winner, [], Ledger(frames=5, clips=1), leaves)  # type: ignore[arg-type]
 
 
-def roles(*judges: FakeJudge, verifiers: tuple[str, ...] = ("tags",)) -> list[tuple[str, str]]:
-    return [(m.name, m.role) for m in measures(selector(*verifiers), judges)][1:]  # type: ignore[arg-type]
+FAR, NEAR = FakeJudge("far"), FakeJudge("near", ("tags",))
+CLAP, MUQ = FakeJudge("clap", own=("clap",)), FakeJudge("muq", own=("muq",))
 
 
-def test_the_first_judge_is_primary_unless_it_shares_the_selectors_data() -> None:
-    independent, dependent = FakeJudge("far"), FakeJudge("near", ("tags",))
-    assert roles(independent, dependent) == [("far", "primary judge"), ("near", "judge")]
-    assert roles(dependent, independent) == [("near", "judge"), ("far", "judge")]
-
-
-def test_a_judge_whose_number_a_part_of_the_selector_has_is_no_judge_but_its_own_verifier() -> None:
-    own, other = FakeJudge("clap", own=("clap",)), FakeJudge("muq", own=("muq",))
-    assert roles(own, other, verifiers=("clap", "quality")) == [
-        ("clap", "own verifier"),
-        ("muq", "judge"),
+@pytest.mark.parametrize(
+    ("selecting", "judges", "roles"),
+    [
+        # the first judge is primary, unless it shares the selector's data
+        (("tags",), (FAR, NEAR), ("primary judge", "judge")),
+        (("tags",), (NEAR, FAR), ("judge", "judge")),
+        (("perplexity",), (NEAR, FAR), ("primary judge", "judge")),
+        # a number that a part of the selector has judges nothing
+        (("clap", "quality"), (CLAP, MUQ), ("own verifier", "judge")),
+        (("clap",), (MUQ, CLAP), ("primary judge", "own verifier")),
+    ],
+)
+def test_who_judges_and_who_is_no_evidence(
+    selecting: tuple[str, ...], judges: tuple[FakeJudge, ...], roles: tuple[str, ...]
+) -> None:
+    listed = measures(selector(*selecting), judges)  # type: ignore[arg-type]
+    assert [(m.name, m.role) for m in listed] == [
+        ("+".join(selecting), "selector"),
+        *((judge.name, role) for judge, role in zip(judges, roles, strict=True)),
     ]
-    assert roles(other, own, verifiers=("clap",)) == [
-        ("muq", "primary judge"),
-        ("clap", "own verifier"),
+    same_data = "not independent of tags: same training data"
+    assert [m.note for m in listed[1:]] == [
+        same_data if judge is NEAR and "tags" in selecting else "" for judge in judges
     ]
-
-
-def test_a_judge_is_marked_only_beside_a_selector_that_it_shares_data_with() -> None:
-    judge = FakeJudge("near", ("tags",))
-    marked = measures(selector("tags"), [judge])[1]  # type: ignore[arg-type]
-    assert marked.note == "not independent of tags: same training data"
-    beside_another = measures(selector("perplexity"), [judge])[1]  # type: ignore[arg-type]
-    assert (beside_another.note, beside_another.role) == ("", "primary judge")
 
 
 def test_every_measure_names_its_checkpoint_and_its_kind() -> None:

@@ -82,24 +82,20 @@ def test_tree_searches_find_what_plain_recursion_finds_at_exactly_their_cost(
 
 
 @pytest.mark.parametrize("n", [1, 2, 7])
-def test_best_of_n_is_the_best_of_the_pool(n: int) -> None:
+def test_best_of_n_is_the_best_of_a_pool_of_which_a_larger_pool_has_the_same_beginning(
+    n: int,
+) -> None:
     for prompt, result in zip(PROMPTS, run(plan("best_of_n", n)), strict=True):
         pool = [continued([], 10, SEED, prompt.key, slot) for slot in range(n)]
-        best = max(pool, key=lambda tokens: value_of(prompt.text, tokens))
-        assert winner_tokens(result) == best
-        assert result.winner.score.value == max(node.score.value for node in result.nodes)
+        values = [value_of(prompt.text, tokens) for tokens in pool]
+        assert [node.score.value for node in result.nodes] == values
+        assert winner_tokens(result) == pool[values.index(max(values))]
 
 
 def test_the_baseline_is_slot_0_of_best_of_ns_pool() -> None:
     for prompt, result in zip(PROMPTS, run(plan("baseline")), strict=True):
         assert winner_tokens(result) == continued([], 10, SEED, prompt.key, 0)
         assert (result.ledger.frames, result.ledger.clips) == (10, 1)
-
-
-def test_a_larger_pool_contains_the_smaller() -> None:
-    small, large = run(plan("best_of_n", 3)), run(plan("best_of_n", 8))
-    for a, b in zip(small, large, strict=True):
-        assert [n.score for n in a.nodes] == [n.score for n in b.nodes[:3]]
 
 
 def test_beam_search_with_families_of_one_is_best_of_n() -> None:
@@ -112,16 +108,6 @@ def test_beam_search_with_families_of_one_is_best_of_n() -> None:
 def test_lookahead_with_k_0_is_beam_search(m: int) -> None:
     for a, b in zip(run(plan("lookahead", 8, m, k=0)), run(plan("sbs", 8, m)), strict=True):
         assert (a.nodes, a.ledger.frames) == (b.nodes, b.ledger.frames)
-
-
-def test_one_family_is_a_greedy_chain_every_candidate_of_a_step_having_one_parent() -> None:
-    for result in run(plan("sbs", 4, m=4)):
-        for step in range(1, 4):
-            best = max(
-                (node for node in result.nodes if node.step == step - 1),
-                key=lambda node: (node.score.value, -node.slot),
-            )
-            assert {n.parent for n in result.nodes if n.step == step} == {best.slot}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -189,12 +175,7 @@ def test_a_rollout_leaves_no_trace_in_the_candidates() -> None:
     generator = FakeGenerator()
     run(plan("lookahead", 4, 2, k=2), PROMPTS[:1], generator=generator)
     assert generator.last is not None
-    assert generator.last.calls == [
-        *("sample", "rollout", "select"),
-        *("sample", "rollout", "select"),
-        *("sample", "rollout", "select"),
-        "sample",
-    ]
+    assert generator.last.calls == [*("sample", "rollout", "select") * 3, "sample"]
 
 
 def test_lookahead_scores_the_rollouts_end_and_notes_the_candidates_own_log_probability() -> None:
