@@ -81,13 +81,6 @@ def test_a_pool_broken_off_anywhere_ends_as_if_nothing_had_happened(tmp_path: Pa
     assert generator.begun == [("key waltz", "key jig"), ("key reel",)]
 
 
-def test_a_finished_pool_is_not_generated_again(tmp_path: Path) -> None:
-    made_pool(tmp_path).close()
-    generator = PoolGenerator()
-    made_pool(tmp_path, generator).close()
-    assert generator.begun == []
-
-
 @pytest.mark.parametrize(
     "changed", [{"verifiers": ("tags",)}, {"judges": ("msd_kld",)}, {"prefixes": ("none",)}]
 )
