@@ -2,11 +2,12 @@
 
 import csv
 import hashlib
+import io
 import math
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -48,16 +49,38 @@ class Prompt:
     end_s: float = SECTION
     subsets: frozenset[Subset] = frozenset()
 
+    @property
+    def seconds(self) -> float:
+        return self.end_s - self.start_s
+
 
 def read_table(path: Path, data_dir: Path) -> tuple[list[Prompt], list[str]]:
-    """A CSV file's prompts and its columns: `caption`, and where they are there `ytid` or `id`,
+    """A CSV file's prompts and its columns, as `parse_table` has them. Raises PromptError."""
+    return parse_table(read_text(path), path, data_dir)
+
+
+def read_text(path: Path, what: str = "prompt table", kind: str = "a CSV file") -> str:
+    """A file's text. Raises PromptError, which calls the file `what`, and its format `kind`."""
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise PromptError(f"there is no {what} {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise PromptError(f"{path} cannot be read as {kind} in UTF-8: {error}") from error
+
+
+def parse_table(
+    text: str, path: Path, data_dir: Path | None = None
+) -> tuple[list[Prompt], list[str]]:
+    """A table's prompts and its columns: `caption`, and where they are there `ytid` or `id`,
     `path`, `start_s`, `end_s`, `is_balanced_subset`, `is_audioset_eval`.
 
-    `path` is relative to the table's folder; without it the reference is <data_dir>/<id>.wav. A row
-    without an id gets one from its text. Raises PromptError for a missing column, an empty caption,
-    an id that cannot name a file, a repeated id, a field that cannot be read.
+    path: names the table in messages; a `path` in a row is relative to its folder. Without that
+    column the reference is <data_dir>/<id>.wav. A row without an id gets one from its text. Raises
+    PromptError for a missing column, an empty caption, an id that cannot name a file, a repeated
+    id, a field that cannot be read.
     """
-    columns, rows = _read_rows(path)
+    columns, rows = _rows(text, path)
     if "caption" not in columns:
         raise PromptError(
             f"{path} has no `caption` column (its columns: {', '.join(columns) or 'none'}). "
@@ -65,8 +88,8 @@ def read_table(path: Path, data_dir: Path) -> tuple[list[Prompt], list[str]]:
         )
     if not rows:
         raise PromptError(f"{path} has no rows below its header")
-    audio = _files_in(data_dir)
-    prompts = [_prompt(path, line, row, data_dir, audio) for line, row in rows]
+    audio = _files_in(data_dir) if data_dir else {}
+    prompts = [_prompt(path, line, row, audio) for line, row in rows]
     if "ytid" not in columns and "id" not in columns:
         return _number_repeats(prompts), columns
     lines = defaultdict(list)
@@ -112,32 +135,28 @@ def some_of(names: Iterable[str], count: int) -> str:
     return ", ".join(names[:count]) + more
 
 
-def _read_rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+def _rows(text: str, path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     """The columns; and of each row the line that it begins on, and its fields by column."""
+    reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True)
+    rows = []
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, skipinitialspace=True)
-            columns = [name.strip() for name in next(reader, [])]
-            rows, line = [], reader.line_num + 1
-            for fields in reader:
-                if fields:
-                    if any(fields[len(columns) :]):
-                        raise PromptError(
-                            f"{path}, line {line}: {len(fields)} fields, but {len(columns)} "
-                            "columns; put a caption with commas in double quotes"
-                        )
-                    rows.append((line, dict(zip(columns, fields, strict=False))))
-                line = reader.line_num + 1
-    except FileNotFoundError:
-        raise PromptError(f"there is no prompt table {path}") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        columns = [name.strip() for name in next(reader, [])]
+        line = reader.line_num + 1
+        for fields in reader:
+            if any(fields[len(columns) :]):
+                raise PromptError(
+                    f"{path}, line {line}: {len(fields)} fields, but {len(columns)} columns; "
+                    "put a caption with commas in double quotes"
+                )
+            if fields:
+                rows.append((line, dict(zip(columns, fields, strict=False))))
+            line = reader.line_num + 1
+    except csv.Error as error:
         raise PromptError(f"{path} cannot be read as a CSV file in UTF-8: {error}") from error
     return columns, rows
 
 
-def _prompt(
-    path: Path, line: int, row: Mapping[str, str], data_dir: Path, audio: Collection[str]
-) -> Prompt:
+def _prompt(path: Path, line: int, row: Mapping[str, str], audio: Mapping[str, Path]) -> Prompt:
     where = f"{path}, line {line}"
     text = clean_caption(row.get("caption", ""), where)
     name = (row.get("ytid") or row.get("id") or "").strip()
@@ -147,11 +166,7 @@ def _prompt(
             "(up to 64)"
         )
     start, end = _section(row, where)
-    reference = None
-    if row.get("path"):
-        reference = path.parent / row["path"]
-    elif name and f"{name}.wav" in audio:
-        reference = data_dir / f"{name}.wav"
+    reference = path.parent / row["path"] if row.get("path") else audio.get(f"{name}.wav")
     return Prompt(
         id=name or id_of_text(text),
         text=text,
@@ -183,13 +198,13 @@ def _truth(row: Mapping[str, str], column: str, where: str) -> bool:
     return value in TRUE
 
 
-def _files_in(folder: Path) -> set[str]:
-    """Names as they are written there: a file system may take another id's for the same."""
+def _files_in(folder: Path) -> dict[str, Path]:
+    """Files by name as it is written there: a file system may take another id's for the same."""
     try:
         with os.scandir(folder) as entries:
-            return {entry.name for entry in entries if entry.is_file()}
+            return {entry.name: folder / entry.name for entry in entries if entry.is_file()}
     except OSError:
-        return set()
+        return {}
 
 
 def _number_repeats(prompts: Sequence[Prompt]) -> list[Prompt]:

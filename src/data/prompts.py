@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from src.data.files import ROOT
+from src.data.musiccaps import TABLE_NAME, find_table
 from src.data.prompt_table import (
     ID,
     SUBSET_COLUMNS,
@@ -29,6 +30,7 @@ from src.data.prompt_table import (
     digest,
     id_of_text,
     read_table,
+    read_text,
     some_of,
 )
 
@@ -46,12 +48,12 @@ class Selection:
 
     First those are left out that are not in `subset`, that `ids` (a file with one id a line) does
     not name, or, if `referenced`, whose reference audio file is not there. Of the others `pick`
-    takes `limit`: the first ones, or ones drawn by `pick_seed`. A draw depends on the seed and the
-    ids alone: it is the same on every machine, and a larger one holds the smaller ones. The set's
-    order is kept, whatever is selected.
+    takes `limit` (None: all): the first ones, or ones drawn by `pick_seed`. A draw depends on the
+    seed and the ids alone: it is the same on every machine, and a larger one holds the smaller
+    ones. The set's order is kept, whatever is selected.
     """
 
-    limit: int = 10
+    limit: int | None = 10
     subset: Subset = "all"
     pick: Pick = "first"
     pick_seed: int = 0
@@ -65,7 +67,7 @@ def load_prompts(source: str, selection: Selection, data_dir: Path) -> list[Prom
     data_dir: where MusicCaps' table lies, and `<ytid>.wav` references when a table has no `path`
     column. Raises PromptError.
     """
-    if selection.limit < 1:
+    if selection.limit is not None and selection.limit < 1:
         raise PromptError(f"num_samples must be 1 or more, not {selection.limit}")
     table = _table(source, data_dir)
     if table is None:
@@ -92,12 +94,7 @@ def single_prompt(text: str) -> Prompt:
 
 def read_ids(path: Path) -> set[str]:
     """The ids of a text file: one a line, with blank lines and `# comments`. Raises PromptError."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError:
-        raise PromptError(f"there is no file of ids {path}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise PromptError(f"{path} cannot be read as text in UTF-8: {error}") from error
+    lines = read_text(path, "file of ids", "text").splitlines()
     ids = set()
     for number, line in enumerate(lines, 1):
         name = line.partition("#")[0].strip()
@@ -121,8 +118,6 @@ def _table(source: str, data_dir: Path) -> Path | None:
         return BUILTIN_TABLE
     if source != "musiccaps":
         return Path(source) if looks_like_table(source) else None
-    from src.data.musiccaps import TABLE_NAME, find_table
-
     if table := find_table(data_dir):
         return table
     raise PromptError(

@@ -9,7 +9,8 @@ from src.data.prompts import Prompt
 from src.experiments.benchmark_settings import BenchmarkSettings
 from src.experiments.searching import search_all
 from src.methods import METHODS, parameters_of
-from src.reports import benchmark as report
+from src.reports import benchmark as reports
+from src.reports.table import listing
 from src.runs.build import Parts, build, checkpoints_of, identity, where
 from src.runs.ending import Ending, Exit
 from src.runs.evaluation import finish, judge_again, measures, unread_captions
@@ -28,8 +29,8 @@ def run(settings: BenchmarkSettings, prompts: Sequence[Prompt], end: Ending) -> 
         end.kept = lambda: kept(opened, len(settings.method) * len(prompts))
         judge_again(opened, prompts, parts.judges)
         search_methods(settings, prompts, opened, parts)
-        text, failed = report.report(opened.folder)
-    return text, Exit.PROMPTS_FAILED if failed else Exit.DONE
+        text, failed = reports.report(opened.folder)
+    return f"{text}\n\n{listing(opened.folder)}", Exit.PROMPTS_FAILED if failed else Exit.DONE
 
 
 def kept(run: Run, total: int) -> str:

@@ -30,12 +30,13 @@ from src.experiments.latency_settings import LatencySettings
 from src.experiments.searching import groups
 from src.methods import SearchCell, parameters_of
 from src.reports import latency as reports
-from src.reports.latency import QUIET_LOAD
+from src.reports.table import listing
 from src.runs.build import Parts, build, checkpoints_of, identity
 from src.runs.ending import Ending, Exit
 from src.runs.provenance import machine, torch_machine
 from src.runs.records import MANIFEST, Record, Run, read_manifest, search_key
 from src.search import search
+from src.stats.timing import QUIET_LOAD
 from src.tree import Failure
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ def run(
         with bar("measuring", total, 0, "search") as progress:
             measure_all(settings, prompts, opened, parts, progress.update)
         text, failed = reports.report(opened.folder)
-    return text, Exit.PROMPTS_FAILED if failed else Exit.DONE
+    return f"{text}\n\n{listing(opened.folder)}", Exit.PROMPTS_FAILED if failed else Exit.DONE
 
 
 def open_run(

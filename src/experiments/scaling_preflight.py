@@ -93,7 +93,7 @@ def prompts_of(pool: Pool, data_dir: Path) -> list[Prompt]:
     """The pool's prompts, with their reference audio where their set is still there."""
     source = pool.manifest["source"]["prompts"]
     try:
-        there = {p.id: p for p in load_prompts(source, Selection(limit=10**9), data_dir)}
+        there = {p.id: p for p in load_prompts(source, Selection(limit=None), data_dir)}
     except PromptError as error:
         log.warning("the pool's prompts come without reference audio: %s", error)
         there = {}
@@ -106,8 +106,5 @@ def prompts_of(pool: Pool, data_dir: Path) -> list[Prompt]:
 
 
 def _default_verifiers(settings: ExperimentSettings) -> tuple[str, ...]:
-    try:
-        found = hosted_or_hostable(settings.server)
-    except (OSError, ValueError):
-        found = []
+    found = hosted_or_hostable(settings.server)
     return (*known(settings.guidance), *(found or PROFILE_VERIFIERS[settings.profile]))

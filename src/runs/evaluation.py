@@ -56,7 +56,8 @@ def measures(verifier: Verifier, judges: Sequence[Judge]) -> list[Measure]:
     on what the selector was trained on.
     """
     weights = ", ".join(map(in_short, verifier.checkpoints.values()))
-    listed = [Measure(verifier.name, "selector", checkpoint=weights)]
+    names = tuple(verifier.checkpoints)
+    listed = [Measure(verifier.name, "selector", checkpoint=weights, is_verifier=names)]
     for judge in judges:
         own = set(judge.is_verifier) & set(verifier.checkpoints)
         shared = sorted(set(judge.shares_data_with) & set(verifier.checkpoints))

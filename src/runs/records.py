@@ -21,7 +21,6 @@ finished run's records may be kept as records.jsonl.gz.
 No torch here: records are read by statistics, plots and pages as well.
 """
 
-import fcntl
 import gzip
 import hashlib
 import json
@@ -34,7 +33,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from src.data import journal
 from src.data.files import write_whole
+from src.data.journal import as_json
 from src.methods import SearchCell
 from src.runs.provenance import commit, machine, versions
 
@@ -67,7 +68,7 @@ def scores_key(measure: str) -> dict[str, Any]:
 def key_of(record: Mapping[str, Any], prompt_id: str | None = None) -> Hashable:
     """A record's key, or that of a prompt's record with these key fields."""
     name = record["prompt_id"] if prompt_id is None else prompt_id
-    return _dump({f: record[f] for f in KEY_FIELDS if f in record}), name
+    return as_json({f: record[f] for f in KEY_FIELDS if f in record}), name
 
 
 class RunFolderError(RuntimeError):
@@ -118,14 +119,18 @@ class Run:
     ) -> None:
         self.folder = folder
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(self.folder)
+        try:
+            self._lock = journal.lock(self.folder / LOCK)
+        except BlockingIOError:
+            raise RunFolderError(
+                f"{self.folder} is in use by another process with the same settings: wait for it "
+                "or end it"
+            ) from None
         try:
             self.resumed = self._write_manifest(digest, identity, facts, here)
             _expand(self.folder)
-            drop_torn_line(self.folder / RECORDS)
             self._records = read_records(self.folder)
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
-            self._file = os.open(self.folder / RECORDS, flags, 0o644)
+            self._file = journal.open_to_append(self.folder / RECORDS)
         except BaseException:
             os.close(self._lock)
             raise
@@ -170,10 +175,10 @@ class Run:
         record: JSON values with at least `kind`, `prompt_id` and `status` ("ok" or "failed").
         """
         record = {**record, "start": self._start, "time": _now()}
-        line = (_dump(record) + "\n").encode()
-        if os.write(self._file, line) != len(line):
-            raise RunFolderError(f"{self.folder / RECORDS}: a line was cut short: disk full?")
-        os.fsync(self._file)
+        try:
+            journal.append_line(self._file, record)
+        except OSError as error:
+            raise RunFolderError(f"{self.folder / RECORDS} cannot be written: {error}") from error
         self._records[key_of(record)] = record
 
     def _write_manifest(
@@ -278,38 +283,8 @@ def _with_key(record: Record) -> Record:
     return search_key(method) | record
 
 
-def drop_torn_line(path: Path) -> None:
-    """Cut off what follows the last line end: a line whose write was interrupted."""
-    if not path.exists():
-        return
-    data = path.read_bytes()
-    whole = data.rfind(b"\n") + 1
-    if whole < len(data):
-        torn = len(data) - whole
-        log.warning("%s: dropping a last line that was cut short (%d bytes)", path, torn)
-        with path.open("r+b") as file:
-            file.truncate(whole)
-            os.fsync(file.fileno())
-
-
-def _lock(folder: Path) -> int:
-    handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        raise RunFolderError(
-            f"{folder} is in use by another process with the same settings: wait for it or end it"
-        ) from None
-    return handle
-
-
 def _digest(identity: Mapping[str, Any]) -> str:
-    return hashlib.sha256(_dump(identity).encode()).hexdigest()
-
-
-def _dump(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(as_json(identity).encode()).hexdigest()
 
 
 def _now() -> str:

@@ -2,7 +2,8 @@
 
 stats.paired_interval draws prompts anew for each number. Here the draws are made once for a number
 of prompts and shared by everything that is computed over so many, so that ratios and differences of
-means stay paired, and hundreds of cells take seconds.
+means stay paired, and hundreds of cells take seconds. Of timings, repetitions are resampled as
+well: `resampled_medians`.
 """
 
 import functools
@@ -16,6 +17,8 @@ Array = NDArray[np.float64]
 
 RESAMPLES = 10_000
 LEVEL = 0.95
+TIMING_RESAMPLES = 2_000
+MIN_REPETITIONS = 2  # fewer have no spread
 RESAMPLED_AT_ONCE = 4_000_000  # counts: bounds the memory of a bootstrap
 
 
@@ -71,16 +74,32 @@ def bootstrap(prompts: int) -> Bootstrap:
     return Bootstrap(prompts)
 
 
-def interval(estimate: float, resampled: Array, prompts: int) -> Interval:
+def interval(estimate: float, resampled: Array, prompts: int = 2) -> Interval:
     """The percentile interval of an estimate; without ends for fewer than two prompts.
 
-    resampled: NaN where a resample has no value; they are left out.
+    resampled: NaN where a resample has no value; they are left out. Empty: no ends.
     """
     found = resampled[np.isfinite(resampled)]
     if prompts < 2 or not found.size or not math.isfinite(estimate):
         return Interval(estimate, math.nan, math.nan)
     low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(estimate, float(low), float(high))
+
+
+def resampled_medians(seconds: Array, seed: int = 0, resamples: int = TIMING_RESAMPLES) -> Array:
+    """Medians of a table [repetitions, prompts] with both resampled, each with replacement:
+    [resamples]; empty when there is but one repetition.
+
+    Tables of one shape are resampled alike. Source: Owen, The pigeonhole bootstrap, Annals of
+    Applied Statistics 1(2), 2007.
+    """
+    repetitions, prompts = seconds.shape
+    if repetitions < MIN_REPETITIONS:
+        return np.empty(0)
+    random = np.random.default_rng(seed)
+    rows = random.integers(repetitions, size=(resamples, repetitions, 1))
+    columns = random.integers(prompts, size=(resamples, 1, prompts))
+    return np.median(seconds[rows, columns], axis=(1, 2))
 
 
 def finite(values: ArrayLike) -> Array:

@@ -1,43 +1,16 @@
-"""Statistics of repeated timings: medians with intervals, interpolation, lines. numpy alone."""
+"""Statistics of repeated timings: interpolation and lines. numpy alone.
+
+Medians are resampled in src/stats/intervals.py.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
-from src.stats.intervals import LEVEL, Interval
+from src.stats.intervals import Array, Interval, interval
 
-Array = NDArray[np.float64]
-
-RESAMPLES = 2_000
-MIN_REPETITIONS = 2  # fewer have no spread
-
-
-def resampled_medians(seconds: Array, seed: int = 0, resamples: int = RESAMPLES) -> Array:
-    """Medians of a table [repetitions, prompts] with both resampled, each with replacement:
-    [resamples]; empty when there is but one repetition.
-
-    Tables of one shape are resampled alike. Source: Owen, The pigeonhole bootstrap, Annals of
-    Applied Statistics 1(2), 2007.
-    """
-    repetitions, prompts = seconds.shape
-    if repetitions < MIN_REPETITIONS:
-        return np.empty(0)
-    random = np.random.default_rng(seed)
-    rows = random.integers(repetitions, size=(resamples, repetitions, 1))
-    columns = random.integers(prompts, size=(resamples, 1, prompts))
-    return np.median(seconds[rows, columns], axis=(1, 2))
-
-
-def interval(estimate: float, resampled: ArrayLike) -> Interval:
-    """95% percentile interval around an estimate; its ends are NaN without resamples, or where not
-    every one of them has a value."""
-    values = np.asarray(resampled, dtype=np.float64)
-    if not values.size or not np.isfinite(values).all():
-        return Interval(estimate, float("nan"), float("nan"))
-    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(estimate, float(low), float(high))
+QUIET_LOAD = 0.25  # of one core, for a minute: what the system itself does stays below
 
 
 def interpolated(x: float, xs: Sequence[float], ys: Sequence[float]) -> float:

@@ -1,24 +1,20 @@
-"""The weight files of verifiers and judges: where they come from, where they lie, what they are.
+"""The weight files of verifiers and judges: what they are, where they lie, and which are missing.
 
 Looked for, in this order, in the folder of `--weights_dir` or CURATOR_WEIGHTS: in its folder
 `owner--name`, in a hub cache in it, by the bare file name; then in the hub's own cache (HF_HOME,
 HF_HUB_CACHE), or, what comes from no hub, in the user's cache folder and in that of torch.hub
 (TORCH_HOME).
 
-A file is held to the first hash that is known of it: the one written in the code, the one in a
-file `<name>.sha256` beside it (`sha256sum` reads and writes such files), the one by which the hub's
-cache calls it. `python verifier_server.py --fetch` (src/runs/fetch.py) leaves one of the last two.
-
-Only the standard library is needed.
+A file is checked against the sha256 that the code has of it, else against the one that the hub's
+cache names it by. `python verifier_server.py --fetch` (src/runs/fetch.py) downloads what is
+missing. Only the standard library is needed.
 """
 
 import contextlib
 import hashlib
-import json
 import os
 import re
 import shlex
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,10 +23,8 @@ from src.data import hub
 from src.data.files import write_whole
 
 WEIGHTS_VARIABLE = "CURATOR_WEIGHTS"
-RECORD = ".sha256"  # what a file's record is called beyond the file's own name
+PYTHON = "envs/verifier/.venv/bin/python"
 REMEMBER_FROM = 2**20  # bytes; smaller files are hashed anew each time
-
-_remembering = threading.Lock()
 
 
 class WeightsError(RuntimeError):
@@ -50,8 +44,31 @@ class WeightFile:
     instead: str = ""  # the name that the repository may have it by, in another format
 
     @property
+    def names(self) -> tuple[str, ...]:
+        return (self.name, self.instead) if self.instead else (self.name,)
+
+    @property
     def source(self) -> str:
         return self.url or f"https://huggingface.co/{self.repository}"
+
+    @property
+    def described(self) -> str:
+        """Name, size and where it comes from, for people."""
+        origin = self.repository or self.url
+        return f"{self.name} ({self.size}, {origin})" if self.size else f"{self.name} ({origin})"
+
+
+@dataclass(frozen=True)
+class Missing:
+    """One thing that a run needs and that is not there, for the preflight's list.
+
+    what: which file or other thing. source: where it comes from. how: what to do to get it.
+    """
+
+    what: str
+    source: str
+    how: str
+    licence: str = ""
 
 
 def weights_dir() -> Path | None:
@@ -62,44 +79,18 @@ def weights_dir() -> Path | None:
 
 def user_cache() -> Path:
     """Where this program keeps what it can get again. Raises RuntimeError without a home."""
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "curator"
+    return _xdg_cache() / "curator"
 
 
-def download_dir() -> Path:
-    """Where files that come from no hub are put."""
-    return weights_dir() or _downloads()
-
-
-def _downloads() -> Path:
-    return user_cache() / "weights"
-
-
-def torch_hub_cache() -> Path:
-    """Where torch.hub keeps weight files, and so where other programs may have left them."""
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    home = Path(os.environ.get("TORCH_HOME") or Path(cache) / "torch")
-    return home.expanduser() / "hub" / "checkpoints"
+def download_dir(file: WeightFile) -> Path:
+    """Where a download of the file goes: a hub cache, or for a URL a plain folder."""
+    return weights_dir() or (hub.hub_cache() if file.repository else user_cache() / "weights")
 
 
 def find(file: WeightFile) -> Path | None:
     """Where the file lies on this machine; None when it does not."""
-    names = [name for name in (file.name, file.instead) if name]
-    places = (place / name for name in names for place in _folders(file))
+    places = (folder / name for name in file.names for folder in _folders(file))
     return next((place for place in places if place.is_file()), None)
-
-
-def _folders(file: WeightFile) -> list[Path]:
-    """Where to look, in this order. A flat folder comes last: many files are called config.json."""
-    own, repository = weights_dir(), file.repository
-    folders = []
-    if own is not None and repository:
-        folders += [own / repository.replace("/", "--"), hub.snapshot(repository, own)]
-    if own is not None:
-        folders.append(own)
-    if repository:
-        return [*folders, hub.snapshot(repository, hub.hub_cache())]
-    return [*folders, _downloads(), torch_hub_cache()]
 
 
 def locate(file: WeightFile) -> Path:
@@ -107,45 +98,26 @@ def locate(file: WeightFile) -> Path:
     path = find(file)
     if path is None:
         raise WeightsError(f"{file.name} is missing; it comes from {file.source}")
-    check(file, path)
+    if wrong := wrong_hash(file, path):
+        raise WeightsError(
+            f"{path.resolve()} is damaged or another file: {wrong}; delete it and get it again "
+            f"from {file.source}"
+        )
     return path
 
 
-def check(file: WeightFile, path: Path) -> None:
-    """Raise WeightsError when what is known of the file's hash is not what lies at `path`."""
-    expected, origin = known_hash(file, path)
-    if not expected:
-        return
-    found = sha256(path) if len(expected) == 64 else git_hash(path)
-    if found != expected:
-        raise WeightsError(
-            f"{path} is damaged or another file: its hash is {found}, and {origin} says "
-            f"{expected}; delete it and get it again from {file.source}"
-        )
+def wrong_hash(file: WeightFile, path: Path) -> str | None:
+    """How the hash of the file at `path` differs from the known one.
 
-
-def known_hash(file: WeightFile, path: Path) -> tuple[str, str]:
-    """The hash that the file at `path` should have, and who says so; empty when nobody does.
-
-    64 hexadecimal digits of a sha256, or 40 of git's own hash, which the hub has for small files.
+    None when it does not differ, and when no hash is known. Raises OSError.
     """
-    if file.sha256:
-        return file.sha256.lower(), "this program"
-    record = record_of(path)
-    with contextlib.suppress(FileNotFoundError):
-        words = record.read_text(errors="replace").lower().split()
-        if not words or not re.fullmatch("[0-9a-f]{64}", words[0]):
-            raise WeightsError(f"{record} holds no sha256; delete it and fetch {file.name} again")
-        return words[0], record.name
-    blob = path.resolve()
-    if blob.parent.name == "blobs" and re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", blob.name):
-        return blob.name, "the hub"
-    return "", ""
-
-
-def record_of(path: Path) -> Path:
-    """Where the hash of the file at `path` is written down; it need not be."""
-    return path.with_name(path.name + RECORD)
+    expected, origin = file.sha256.lower(), "this program"
+    blob = path.resolve()  # a hub cache names large files by their sha256, small ones by git's
+    if not expected and blob.parent.name == "blobs" and re.fullmatch("[0-9a-f]{64}", blob.name):
+        expected, origin = blob.name, "the hub"
+    if not expected or (found := sha256(path)) == expected:
+        return None
+    return f"its hash is {found}, and {origin} says {expected}"
 
 
 def absent(files: Sequence[WeightFile]) -> list[WeightFile]:
@@ -153,11 +125,36 @@ def absent(files: Sequence[WeightFile]) -> list[WeightFile]:
     return [file for file in files if find(file) is None]
 
 
-def fetch_command(verifier: str, python: str = "python") -> str:
+def missing_files(
+    user: str, files: Sequence[WeightFile], licence: str | None = None
+) -> Missing | None:
+    """What of the files of a verifier or judge is not here; None when all are.
+
+    user: the verifier's or judge's name. licence: None for those that the files have.
+    """
+    lacking = absent(files)
+    if not lacking:
+        return None
+    licences = dict.fromkeys(file.licence for file in lacking if file.licence)
+    return Missing(
+        what=", ".join(file.described for file in lacking),
+        source=", ".join(dict.fromkeys(file.source for file in lacking)),
+        how=fetch_command(user),
+        licence=licence or "; ".join(licences),
+    )
+
+
+def missing_line(verifier: str, files: Sequence[WeightFile]) -> str | None:
+    """What of a verifier's files is not here, and how to get it; None when all are."""
+    missing = missing_files(verifier, files)
+    return f"{missing.what} not found; get it with: {missing.how}" if missing else None
+
+
+def fetch_command(user: str) -> str:
     """The command line that downloads what a verifier or judge needs to where it is looked for."""
     own = weights_dir()
     folder = f" --weights_dir {shlex.quote(str(own))}" if own else ""
-    return f"{python} verifier_server.py --fetch {verifier}{folder}"
+    return f"{PYTHON} verifier_server.py --fetch {user}{folder}"
 
 
 def unusable(verifier: str, path: Path, what: str) -> WeightsError:
@@ -165,22 +162,6 @@ def unusable(verifier: str, path: Path, what: str) -> WeightsError:
     return WeightsError(
         f"{path} {what}; delete it and get it again with: {fetch_command(verifier)}"
     )
-
-
-def missing_line(verifier: str, files: Sequence[WeightFile]) -> str | None:
-    """What of a verifier's files is not here, and how to get it; None when all are."""
-    missing = absent(files)
-    if not missing:
-        return None
-    return f"{listing(missing)} not found; get it with: {fetch_command(verifier)}"
-
-
-def listing(files: Sequence[WeightFile]) -> str:
-    """The first file with its size and source, and how many more there are."""
-    first = files[0]
-    facts = [fact for fact in (first.size, first.repository or first.url) if fact]
-    more = {1: "", 2: " and 1 more file"}.get(len(files), f" and {len(files) - 1} more files")
-    return f"{first.name} ({', '.join(facts)}){more}"
 
 
 def why_not_loaded(error: BaseException) -> str:
@@ -201,61 +182,44 @@ def is_non_commercial(licence: str) -> bool:
 
 
 def sha256(path: Path) -> str:
-    """Of a file, hexadecimal. Remembered in the user's cache by path, size and time of change.
+    """Of a file, hexadecimal. Raises OSError when the file cannot be read.
 
-    Raises OSError when the file cannot be read. A cache that cannot be read or written costs the
-    time to hash the file anew, nothing else.
+    Hashing gigabytes takes seconds, so the user's cache keeps one small file for each hash, named
+    after the path, size and time of change that it belongs to.
     """
     place = path.resolve()
-    before = place.stat()
-    if before.st_size < REMEMBER_FROM:
-        return _hash(place)
-    known = _remembered().get(str(place))
-    if known and known[:2] == [before.st_size, before.st_mtime_ns]:
-        return str(known[2])
-    digest = _hash(place)
-    after = place.stat()
-    if (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns):
-        remember(place, digest)
+    state = place.stat()
+    identity = os.fsencode(f"{place}\n{state.st_size}\n{state.st_mtime_ns}")
+    kept = None
+    if state.st_size >= REMEMBER_FROM:
+        with contextlib.suppress(RuntimeError):  # no home
+            kept = user_cache() / "sha256" / hashlib.sha256(identity).hexdigest()
+    if kept is not None:
+        with contextlib.suppress(OSError, ValueError):
+            if re.fullmatch("[0-9a-f]{64}", known := kept.read_text()):
+                return known
+    with place.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    if kept is not None:
+        with contextlib.suppress(OSError):
+            write_whole(kept, digest)
     return digest
 
 
-def remember(path: Path, digest: str) -> None:
-    """Let `sha256` know the hash of a file as it is now. Does nothing where it cannot."""
-    with _remembering, contextlib.suppress(OSError, RuntimeError):
-        place = path.resolve()
-        state = place.stat()
-        kept = {name: old for name, old in _remembered().items() if Path(name).is_file()}
-        kept[str(place)] = [state.st_size, state.st_mtime_ns, digest]
-        write_whole(_memory(), json.dumps(kept, indent=1))
+def _folders(file: WeightFile) -> list[Path]:
+    """Where to look, in this order. A flat folder comes last: many files are called config.json."""
+    own, repository = weights_dir(), file.repository
+    folders = []
+    if own is not None and repository:
+        folders += [own / repository.replace("/", "--"), hub.snapshot(repository, own)]
+    if own is not None:
+        folders.append(own)
+    if repository:
+        return [*folders, hub.snapshot(repository, hub.hub_cache())]
+    torch_home = Path(os.environ.get("TORCH_HOME") or _xdg_cache() / "torch").expanduser()
+    return [*folders, user_cache() / "weights", torch_home / "hub" / "checkpoints"]
 
 
-def git_hash(path: Path) -> str:
-    """The name that git gives to a file of these bytes."""
-    data = path.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _memory() -> Path:
-    return user_cache() / "sha256.json"
-
-
-def _remembered() -> dict[str, list]:
-    """Real path -> [bytes, nanoseconds, sha256]; what is not so is left out."""
-    try:
-        entries = json.loads(_memory().read_text()).items()
-    except (OSError, ValueError, AttributeError, RuntimeError):
-        return {}
-    return {path: entry for path, entry in entries if _is_entry(entry)}
-
-
-def _is_entry(entry: object) -> bool:
-    match entry:
-        case [int(), int(), str() as digest]:
-            return re.fullmatch("[0-9a-f]{64}", digest) is not None
-    return False
+def _xdg_cache() -> Path:
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return Path(cache).expanduser() if cache else Path.home() / ".cache"

@@ -1,18 +1,17 @@
-"""Which files each model is made of, from where, under which licence; and which are missing."""
+"""Which files a MusicGen is made of, from where, under which licence; and which are missing."""
 
 import re
-from collections.abc import Sequence
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from src.data import hub
 from src.data.files import ROOT
+from src.weights.files import Missing, WeightFile
 
 LM_FILE, CODEC_FILE = "state_dict.bin", "compression_state_dict.bin"
-MODEL_FILES = ((LM_FILE,), (CODEC_FILE,))
 MUSICGEN_LICENCE = "CC-BY-NC 4.0 (no commercial use)"
-# A text encoder is its configuration, its tokenizer and its weights in one of two formats.
-ENCODER_FILES = (("config.json",), ("spiece.model",), ("model.safetensors", "pytorch_model.bin"))
+DEFAULT_ENCODER = "t5-base"  # of every released MusicGen
 BUILTIN_FILES = (
     *("config.json", "lm.safetensors", "codec.safetensors"),
     "text_encoder/model.safetensors",
@@ -28,125 +27,103 @@ TAGGERS_DIR = ROOT / "builtin" / "taggers"
 
 
 @dataclass(frozen=True)
-class Missing:
-    """One thing that is not there: which file, from where, under which licence, how to get it."""
+class HubPart:
+    """What audiocraft takes of one hub repository.
 
-    what: str
-    source: str
-    how: str
-    licence: str = ""
+    cache: the one hub cache that is looked into. alternative: another way to have the files.
+    """
 
+    title: str
+    files: tuple[WeightFile, ...]
+    cache: Path
+    alternative: str = ""
 
-def missing_model(name: str) -> list[Missing]:
-    if name == "builtin":
-        return _builtin_model()
-    if Path(name).is_dir():
-        return _local_model(Path(name))
-    if is_hub_name(name):
-        return _hub_files(
-            name,
-            MODEL_FILES,
-            title=f"MusicGen {name}",
-            licence=MUSICGEN_LICENCE,
-            cache=hub.model_cache(),
-            alternative=", or pass a folder that holds both files: --model FOLDER",
+    def absent(self) -> list[WeightFile]:
+        """What is not in the cache, so that loading downloads it."""
+        folder = hub.snapshot(self.files[0].repository, self.cache)
+        return [f for f in self.files if not any((folder / name).is_file() for name in f.names)]
+
+    def missing(self) -> list[Missing]:
+        """What is neither in the cache nor to be had from the hub now."""
+        files = self.absent()
+        if not files:
+            return []
+        repository, licence = files[0].repository, files[0].licence
+        problem = "HF_HUB_OFFLINE is set" if hub.is_offline() else hub.hub_problem(repository)
+        if problem is None:
+            return []
+        names = ", ".join(" or ".join(file.names) for file in files)
+        command = f"hf download {repository} {' '.join(file.name for file in files)}"
+        how = (
+            f"{problem}. With a network this command fetches them by itself; on another machine: "
+            f"{command}, then copy its cache and set HF_HOME{self.alternative}"
         )
-    return [
-        Missing(
-            f"model {name!r}",
-            "nowhere: it is neither 'builtin', nor a hub name (owner/name), nor a folder here",
-            "for example --model facebook/musicgen-small, or --model builtin",
-        )
-    ]
+        return [
+            Missing(f"{self.title}: {names} (not in {self.cache})", files[0].source, how, licence)
+        ]
 
 
-def is_hub_name(name: str) -> bool:
-    return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None
-
-
-def _builtin_model() -> list[Missing]:
-    absent = [name for name in BUILTIN_FILES if not (ROOT / "builtin" / name).is_file()]
-    if not absent:
+def hub_parts(model: str, decodes: bool = True) -> list[HubPart]:
+    """What `model` takes from the hub: its own files, and its text encoder where it decodes."""
+    if model == "builtin":
         return []
-    return [
-        Missing(
-            f"the built-in model: {', '.join(f'builtin/{name}' for name in absent)}",
-            "the repository itself",
-            "git checkout -- builtin, or clone it again; builtin/recipe trains them anew",
-        )
-    ]
+    parts, folder = [], Path(model)
+    if _is_hub_name(model) and not folder.is_dir():
+        cache = hub.model_cache()
+        folder = hub.snapshot(model, cache)
+        files = tuple(WeightFile(n, model, licence=MUSICGEN_LICENCE) for n in (LM_FILE, CODEC_FILE))
+        alternative = ", or pass a folder that holds both files: --model FOLDER"
+        parts.append(HubPart(f"MusicGen {model}", files, cache, alternative))
+    encoder = _text_encoder(folder / LM_FILE)
+    if decodes and not Path(encoder).is_dir():
+        title = f"text encoder {encoder}, which the model conditions on"
+        parts.append(HubPart(title, _encoder_files(encoder), hub.hub_cache()))
+    return parts
 
 
-def _local_model(folder: Path) -> list[Missing]:
-    absent = [name for name in (LM_FILE, CODEC_FILE) if not (folder / name).is_file()]
-    if not absent:
+def missing_here(model: str) -> list[Missing]:
+    """What is missing of a model that does not come from the hub: "builtin" or a folder."""
+    if model == "builtin":
+        absent = [name for name in BUILTIN_FILES if not (ROOT / "builtin" / name).is_file()]
+        what = f"the built-in model: {', '.join(f'builtin/{name}' for name in absent)}"
+        how = "git checkout -- builtin, or clone it again; builtin/recipe trains them anew"
+        return [Missing(what, "the repository itself", how)] if absent else []
+    if Path(model).is_dir():
+        absent = [name for name in (LM_FILE, CODEC_FILE) if not (Path(model) / name).is_file()]
+        what, source = f"{', '.join(absent)} in {model}", "an audiocraft export of a MusicGen"
+        how = "put both files of one model into the folder, as on the hub"
+        return [Missing(what, source, how, MUSICGEN_LICENCE)] if absent else []
+    if _is_hub_name(model):
         return []
-    return [
-        Missing(
-            f"{', '.join(absent)} in {folder}",
-            "an audiocraft export of a MusicGen",
-            "put both files of one model into the folder, as on the hub",
-            MUSICGEN_LICENCE,
-        )
-    ]
+    source = "nowhere: it is neither 'builtin', nor a hub name (owner/name), nor a folder here"
+    how = "for example --model facebook/musicgen-small, or --model builtin"
+    return [Missing(f"model {model!r}", source, how)]
 
 
-def missing_encoder(model: str) -> list[Missing]:
-    name = _encoder_name(model)
-    if name is None:
-        return []
-    return _hub_files(
-        name,
-        ENCODER_FILES,
-        title=f"text encoder {name}, which the model conditions on",
-        licence="Apache 2.0",
-        cache=hub.hub_cache(),
+def _is_hub_name(model: str) -> bool:
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", model) is not None
+
+
+def _encoder_files(encoder: str) -> tuple[WeightFile, ...]:
+    """A text encoder is its configuration, its tokenizer and its weights in one of two formats."""
+    names = {"config.json": "", "spiece.model": "", "model.safetensors": "pytorch_model.bin"}
+    return tuple(
+        WeightFile(name, encoder, licence="Apache 2.0", instead=instead)
+        for name, instead in names.items()
     )
 
 
-def _encoder_name(model: str) -> str | None:
-    """The hub name of a model's text encoder; None when it needs none from the hub."""
-    if model == "builtin":
-        return None
-    folder = Path(model) if Path(model).is_dir() else hub.snapshot(model, hub.model_cache())
-    name = hub.text_encoder(folder / LM_FILE)
-    return None if Path(name).is_dir() else name
+def _text_encoder(checkpoint: Path) -> str:
+    """The T5 that a checkpoint names in its configuration, read without torch; else the default.
 
-
-def hub_needed(model: str) -> bool:
-    """Whether loading `model` has to download something."""
-    encoder = _encoder_name(model)
-    absent: list[Sequence[str]] = []
-    if is_hub_name(model) and not Path(model).is_dir():
-        absent += hub.absent_from_cache(model, MODEL_FILES, hub.model_cache())
-    if encoder is not None:
-        absent += hub.absent_from_cache(encoder, ENCODER_FILES, hub.hub_cache())
-    return bool(absent)
-
-
-def _hub_files(
-    repository: str,
-    files: Sequence[Sequence[str]],
-    *,
-    title: str,
-    licence: str,
-    cache: Path,
-    alternative: str = "",
-) -> list[Missing]:
-    """Files that are neither cached nor to be had from the hub now."""
-    absent = hub.absent_from_cache(repository, files, cache)
-    if not absent:
-        return []
-    problem = "HF_HUB_OFFLINE is set" if hub.is_offline() else hub.hub_problem(repository)
-    if problem is None:
-        return []
-    command = f"hf download {repository} {' '.join(names[0] for names in absent)}"
-    return [
-        Missing(
-            f"{title}: {', '.join(' or '.join(names) for names in absent)} (not in {cache})",
-            f"https://huggingface.co/{repository}",
-            f"{problem}. With a network this command fetches them by itself; on another machine: "
-            f"{command}, then copy its cache and set HF_HOME{alternative}",
-            licence,
-        )
-    ]
+    A checkpoint is a zip whose `data.pkl` holds the configuration as YAML text beside pointers to
+    the weights, so that searching its bytes is enough; nothing is unpickled.
+    """
+    try:
+        with zipfile.ZipFile(checkpoint) as archive:
+            pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+            text = archive.read(pickles[0])
+    except (OSError, IndexError, zipfile.BadZipFile):
+        return DEFAULT_ENCODER
+    found = re.search(rb"\n\s+t5:\s*\n(?:\s+\w+:[^\n]*\n)*?\s+name: ([^\n]+)\n", text)
+    return found[1].decode().strip("'\" ") if found else DEFAULT_ENCODER

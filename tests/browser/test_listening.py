@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from src.reports.page import write_page
 from src.runs.ending import Exit
 from tests.browser.conftest import ROOT, Open
-from tests.generator.listening_run import HOSTILE, listening_run, tone
+from tests.generator.made_up_run import HOSTILE, listening_run, page_of, tone
 
 TINY = (
     *("--profile", "builtin", "--verifier", "perplexity", "--judges", "mtt_vgg"),
@@ -54,7 +53,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def made_up(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_page(listening_run(tmp_path_factory.mktemp("made up"), prompts=3))
+    return page_of(listening_run(tmp_path_factory.mktemp("made up"), prompts=3))
 
 
 @pytest.fixture
@@ -197,7 +196,7 @@ def test_fields_keep_their_keys(made_up: Path, open_page: Open) -> None:
 def test_audio_that_is_gone_since_is_told(
     tmp_path: Path, open_page: Open, trouble: list[str]
 ) -> None:
-    index = write_page(listening_run(tmp_path, prompts=1))
+    index = page_of(listening_run(tmp_path, prompts=1))
     (index.parent / "audio/sbs/p0.wav").unlink()
     page = open_page(index)
     play(page, "sbs, p0")
@@ -214,7 +213,7 @@ def test_hostile_captions_are_text(made_up: Path, open_page: Open) -> None:
 
 
 def test_a_run_without_audio_has_no_player(tmp_path: Path, open_page: Open) -> None:
-    page = open_page(write_page(listening_run(tmp_path, prompts=2, save_audio="none")))
+    page = open_page(page_of(listening_run(tmp_path, prompts=2, save_audio="none")))
     expect(page.locator(".note")).to_contain_text("saved no audio")
     assert page.locator("audio, button.play, .keys").count() == 0
     expect(page.locator("tr.clip")).to_have_count(8)

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from src.reports.page import write_page
 from src.runs.records import RECORDS
 from tests.browser.conftest import Open
-from tests.generator.listening_run import FAILED, METHODS, UNJUDGED, listening_run
+from tests.generator.made_up_run import ALL_METHODS, FAILED, UNJUDGED, listening_run, page_of
 
 LONGEST = 3.0  # seconds until a page of 200 prompts is there, or sorted
 
@@ -22,7 +21,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def page(run: Path, open_page: Open) -> Page:
-    return open_page(write_page(run))
+    return open_page(page_of(run))
 
 
 def records(folder: Path) -> dict[tuple[str, str], dict]:
@@ -35,27 +34,21 @@ def order(page: Page) -> list[str]:
     return page.locator("#clips tbody:not([hidden]) .id").all_text_contents()
 
 
-def test_prompts_are_sorted_by_any_score_the_best_first(run: Path, page: Page) -> None:
+def test_prompts_are_sorted_by_any_score_the_best_first_and_reversed(run: Path, page: Page) -> None:
     found = records(run)
-    page.locator("#sort").select_option(label="mtt_vgg ↑ (judge)")
-    page.locator("#of-method").select_option("sbs")
-    higher = sorted(
-        (f"p{i}" for i in range(6)), key=lambda p: -found["sbs", p]["judges"]["mtt_vgg"]
-    )
-    assert order(page) == higher
-    page.locator("#reversed").check()
-    assert order(page) == higher[::-1]
-
-
-def test_what_has_no_score_is_sorted_last_either_way(run: Path, page: Page) -> None:
-    found = records(run)
-    page.locator("#sort").select_option("value:1")
-    page.locator("#of-method").select_option("baseline")
-    judged = [f"p{i}" for i in range(6) if i != 1]
-    lower = sorted(judged, key=lambda p: found["baseline", p]["judges"]["msd_kld"])
-    assert order(page) == [*lower, "p1"]
-    page.locator("#reversed").check()
-    assert order(page) == [*lower[::-1], "p1"]
+    for sort, method, judge, sign in (
+        ("mtt_vgg ↑ (judge)", "sbs", "mtt_vgg", -1),
+        ("msd_kld ↓ (primary judge)", "baseline", "msd_kld", 1),
+    ):
+        page.locator("#sort").select_option(label=sort)
+        page.locator("#of-method").select_option(method)
+        values = {f"p{i}": found[method, f"p{i}"]["judges"].get(judge) for i in range(6)}
+        best = sorted((p for p in values if values[p] is not None), key=lambda p: sign * values[p])
+        last = [p for p in values if values[p] is None]  # either way
+        assert order(page) == best + last
+        page.locator("#reversed").check()
+        assert order(page) == best[::-1] + last
+        page.locator("#reversed").uncheck()
 
 
 def test_prompts_are_sorted_by_the_difference_to_the_baseline(run: Path, page: Page) -> None:
@@ -175,7 +168,7 @@ def test_a_tree_closes_again(page: Page) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_needs_no_scrolling_sideways(run: Path, open_page: Open, scheme: str) -> None:
-    page = open_page(write_page(run), width=360, color_scheme=scheme)
+    page = open_page(page_of(run), width=360, color_scheme=scheme)
     for button in page.locator(".more button").all():
         button.click()
     for details in page.locator("details > summary").all():
@@ -188,16 +181,16 @@ def test_a_phone_needs_no_scrolling_sideways(run: Path, open_page: Open, scheme:
 
 
 def test_nothing_moves_for_those_who_ask_for_that(run: Path, open_page: Open) -> None:
-    page = open_page(write_page(run), reduced_motion="reduce")
+    page = open_page(page_of(run), reduced_motion="reduce")
     moving = "getComputedStyle(document.querySelector('.play')).transitionDuration"
     assert page.evaluate(moving) == "0s"
 
 
 def test_two_hundred_prompts_are_there_and_sorted_fast(tmp_path: Path, open_page: Open) -> None:
     folder = listening_run(tmp_path, prompts=200, candidates=16, steps=5, save_audio="none")
-    index = write_page(folder)
+    index = page_of(folder)
     page = open_page(index)
-    assert page.locator("tr.clip").count() == 200 * len(METHODS)
+    assert page.locator("tr.clip").count() == 200 * len(ALL_METHODS)
     ready = page.evaluate("performance.getEntriesByType('navigation')[0].domComplete") / 1000
     print(f"200 prompts are there after {ready:.2f} s")
     assert ready < LONGEST

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import imageio_ffmpeg
 import numpy as np
 import pytest
 import soundfile
 
 import download_data
-from src.data.downloads.source import ffmpeg_path
 from src.data.musiccaps import COLUMNS
 from tests.downloader.media_server import MediaServer, media_server
 
@@ -47,7 +47,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     for ending, codec in CODECS.items():
         path = folder / f"out.{ending}"
         quiet = ["-y", "-loglevel", "error", "-i", str(folder / "in.wav")]
-        subprocess.run([ffmpeg_path(), *quiet, *codec, str(path)], check=True)
+        subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), *quiet, *codec, str(path)], check=True)
         made[ending] = path.read_bytes()
     return made
 
@@ -64,6 +64,7 @@ class Downloads:
 
     folder: Path
     media: MediaServer
+    sources: dict[str, bytes]
     ending: str = "webm"
 
     @property
@@ -83,8 +84,14 @@ class Downloads:
                 writer.writerow(row)
         return path
 
-    def host(self, audio: bytes, *names: str) -> None:
+    def host(self, *names: str) -> None:
+        audio = self.sources[self.ending]
         self.media.files |= {f"{name}.{self.ending}": audio for name in names}
+
+    def offer(self, *names: str, absent: Sequence[str] = ()) -> None:
+        """Clips of seconds 1 to 3, on the table; and on the host but for those that are absent."""
+        self.table(*((name, 1, 3) for name in (*names, *absent)))
+        self.host(*names)
 
     def command(self, *options: object) -> list[str]:
         defaults = {
@@ -138,9 +145,14 @@ class Downloads:
 
 
 @pytest.fixture
-def downloads(tmp_path: Path, media: MediaServer, monkeypatch: pytest.MonkeyPatch) -> Downloads:
+def downloads(
+    tmp_path: Path,
+    media: MediaServer,
+    sources: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Downloads:
     """Without the system's ffmpeg, ffprobe or JavaScript runtime on the PATH."""
     monkeypatch.setenv("PATH", "/nonexistent")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-    return Downloads(tmp_path, media)
+    return Downloads(tmp_path, media, sources)

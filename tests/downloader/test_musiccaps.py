@@ -1,6 +1,7 @@
 """MusicCaps' table: from the hub in both environments, from a folder, from a file."""
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from src.data import musiccaps
-from src.data.musiccaps import MusicCapsError, Section
+from src.data.prompt_table import read_table
 from tests.downloader.conftest import ROOT, Downloads
 from tests.downloader.dataset_hub import DatasetHub, dataset_hub
 
@@ -57,19 +58,16 @@ def test_the_hubs_table_is_kept_in_its_own_columns_by_both_environments(
     assert musiccaps.find_table(tmp_path / "data") == table
     written = table.read_text("utf-8").replace('"', "")
     assert written == TABLE.decode().replace('"', "")
-    assert musiccaps.read_sections(table) == [
-        Section("-0Gj8-vB1q4", 30, 40),
-        Section("0123456789a", 0, 10),
-    ]
-    assert [s.ytid for s in musiccaps.read_sections(table, "balanced")] == ["0123456789a"]
-    assert [s.ytid for s in musiccaps.read_sections(table, "eval")] == ["-0Gj8-vB1q4"]
+    first, second = read_table(table, tmp_path)[0]
+    assert (first.id, first.start_s, first.end_s) == ("-0Gj8-vB1q4", 30, 40)
+    assert (first.subsets, second.subsets) == ({"eval"}, {"balanced"})
 
 
 def test_a_local_folder_of_the_data_set_is_loaded_too(tmp_path: Path) -> None:
     (tmp_path / "MusicCaps").mkdir()
     (tmp_path / "MusicCaps" / "musiccaps-public.csv").write_bytes(TABLE)
     table = musiccaps.fetch_table(tmp_path / "data", source=str(tmp_path / "MusicCaps"))
-    assert len(musiccaps.read_sections(table)) == 2
+    assert len(read_table(table, tmp_path)[0]) == 2
 
 
 @pytest.mark.parametrize(
@@ -105,27 +103,32 @@ def test_a_hub_without_the_table_is_one_sentence_within_seconds(
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("ytid,start_s\na,0\n", "no column end_s, caption"),
+        ("ytid,start_s,caption\na,0,x\n", "not MusicCaps' table: it has no column end_s"),
         ("ytid,start_s,end_s,caption\n", "has no rows"),
-        ("ytid,start_s,end_s,caption\na,10,0,x\n", "the end after the start"),
-        ("ytid,start_s,end_s,caption\na,zero,1,x\n", "are seconds"),
-        ("ytid,start_s,end_s,caption\n../a,0,1,x\n", "no YouTube id"),
-        ("ytid,start_s,end_s,caption\na,0,1,x\na,1,2,x\n", "there twice"),
+        ("ytid,start_s,end_s,caption\na,10,0,x\n", "line 2: start_s and end_s are seconds"),
+        ("ytid,start_s,end_s,caption\n../a,0,1,x\n", "line 2: the id '../a' names files"),
+        ("ytid,start_s,end_s,caption\na,0,1,x\na,1,2,x\n", r"its own: a \(lines 2, 3\)"),
     ],
 )
-def test_a_table_that_is_none_is_told_and_not_kept(tmp_path: Path, text: str, said: str) -> None:
-    (tmp_path / "table.csv").write_text(text)
-    with pytest.raises(MusicCapsError, match=said):
-        musiccaps.copy_table(tmp_path / "table.csv", tmp_path / "data")
-    assert musiccaps.find_table(tmp_path / "data") is None
+def test_a_table_that_is_none_is_an_error_and_not_kept(
+    downloads: Downloads, text: str, said: str
+) -> None:
+    (downloads.folder / "table.csv").write_text(text)
+    code, _, errors = downloads.run()
+    assert code == 3
+    assert re.search(said, errors)
+    assert musiccaps.find_table(downloads.data_dir) is None
 
 
-def test_a_table_without_subsets_serves_all_and_names_the_column_it_lacks(tmp_path: Path) -> None:
-    (tmp_path / "mine.csv").write_text("ytid,start_s,end_s,caption\na,0,1,x\n")
-    table = musiccaps.copy_table(tmp_path / "mine.csv", tmp_path / "data")
-    assert len(musiccaps.read_sections(table)) == 1
-    with pytest.raises(MusicCapsError, match="is_balanced_subset"):
-        musiccaps.read_sections(table, "balanced")
+def test_a_table_without_subsets_serves_all_and_names_the_column_it_lacks(
+    downloads: Downloads,
+) -> None:
+    (downloads.folder / "table.csv").write_text("ytid,start_s,end_s,caption\na,0,1,x\n")
+    downloads.host("a")
+    assert downloads.run()[0] == 0
+    code, _, errors = downloads.run("--split", "balanced")
+    assert code == 2
+    assert "no column is_balanced_subset" in errors
 
 
 def test_the_table_itself_needs_neither_datasets_nor_pandas() -> None:

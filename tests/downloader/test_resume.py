@@ -12,9 +12,8 @@ NAMES = [f"clip{number}" for number in range(6)]
 SLOWLY = ("--workers", 1)
 
 
-def table_of_six(downloads: Downloads, audio: bytes) -> None:
-    downloads.table(*((name, 1, 3) for name in NAMES))
-    downloads.host(audio, *NAMES)
+def offer_six(downloads: Downloads) -> None:
+    downloads.offer(*NAMES)
     downloads.media.slow = {f"{name}.webm": 0.15 for name in NAMES}
 
 
@@ -26,10 +25,8 @@ def wait_for_rows(downloads: Downloads, process: subprocess.Popen[str], count: i
         time.sleep(0.02)
 
 
-def test_a_killed_run_is_gone_on_with_and_does_nothing_twice(
-    downloads: Downloads, sources: dict[str, bytes]
-) -> None:
-    table_of_six(downloads, sources["webm"])
+def test_a_killed_run_is_gone_on_with_and_does_nothing_twice(downloads: Downloads) -> None:
+    offer_six(downloads)
     process = downloads.start(*SLOWLY)
     wait_for_rows(downloads, process, 2)
     process.kill()
@@ -44,9 +41,9 @@ def test_a_killed_run_is_gone_on_with_and_does_nothing_twice(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_ends_at_once_and_is_gone_on_with(
-    downloads: Downloads, sources: dict[str, bytes], number: signal.Signals
+    downloads: Downloads, number: signal.Signals
 ) -> None:
-    table_of_six(downloads, sources["webm"])
+    offer_six(downloads)
     downloads.media.slow["clip1.webm"] = 20
     process = downloads.start(*SLOWLY)
     wait_for_rows(downloads, process, 1)
@@ -64,10 +61,8 @@ def test_an_interrupted_run_ends_at_once_and_is_gone_on_with(
     assert downloads.media.begun["clip0.webm"] == 1
 
 
-def test_a_second_process_on_the_same_folder_is_turned_away(
-    downloads: Downloads, sources: dict[str, bytes]
-) -> None:
-    table_of_six(downloads, sources["webm"])
+def test_a_second_process_on_the_same_folder_is_turned_away(downloads: Downloads) -> None:
+    offer_six(downloads)
     process = downloads.start(*SLOWLY)
     wait_for_rows(downloads, process, 1)
     code, _, errors = downloads.run()
@@ -77,11 +72,8 @@ def test_a_second_process_on_the_same_folder_is_turned_away(
     assert process.returncode == 0
 
 
-def test_a_torn_last_line_is_dropped_and_its_audio_taken_in(
-    downloads: Downloads, sources: dict[str, bytes]
-) -> None:
-    downloads.table(("a", 1, 3), ("b", 1, 3))
-    downloads.host(sources["webm"], "a", "b")
+def test_a_torn_last_line_is_dropped_and_its_audio_taken_in(downloads: Downloads) -> None:
+    downloads.offer("a", "b")
     assert downloads.run("--workers", 1)[0] == 0
     manifest = downloads.data_dir / "manifest.jsonl"
     manifest.write_bytes(manifest.read_bytes()[:-20])
@@ -93,7 +85,7 @@ def test_a_torn_last_line_is_dropped_and_its_audio_taken_in(
 
 
 def test_a_damaged_manifest_is_named_by_line_and_not_overwritten(downloads: Downloads) -> None:
-    downloads.table(("a", 1, 3))
+    downloads.offer("a")
     downloads.data_dir.mkdir()
     text = '{"ytid": "a", "status": "failed", "reason": "removed"}\nnonsense\n'
     (downloads.data_dir / "manifest.jsonl").write_text(text)
@@ -103,22 +95,19 @@ def test_a_damaged_manifest_is_named_by_line_and_not_overwritten(downloads: Down
     assert (downloads.data_dir / "manifest.jsonl").read_text() == text
 
 
-def test_a_file_of_somebody_else_is_not_overwritten(
-    downloads: Downloads, sources: dict[str, bytes]
-) -> None:
-    downloads.table(("a", 1, 3))
-    downloads.host(sources["webm"], "a")
+def test_a_file_of_somebody_else_is_not_overwritten(downloads: Downloads) -> None:
+    downloads.offer("a")
     downloads.data_dir.mkdir()
     (downloads.data_dir / "a.wav").write_bytes(b"mine")
     assert downloads.run()[0] == 1
-    assert downloads.reasons() == {"a": "in_the_way"}
+    assert downloads.reasons() == {"a": "again"}
     assert (downloads.data_dir / "a.wav").read_bytes() == b"mine"
     (downloads.data_dir / "a.wav").unlink()
     assert downloads.run()[0] == 0
 
 
-def test_a_folder_that_cannot_be_written_is_told(downloads: Downloads) -> None:
-    downloads.table(("a", 1, 3))
+def test_a_folder_that_cannot_be_written_is_an_error(downloads: Downloads) -> None:
+    downloads.offer("a")
     downloads.data_dir.write_text("a file")
     code, _, errors = downloads.run()
     assert code == 5
@@ -126,10 +115,9 @@ def test_a_folder_that_cannot_be_written_is_told(downloads: Downloads) -> None:
 
 
 def test_a_full_disk_ends_the_run_and_leaves_no_half_file(
-    downloads: Downloads, sources: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+    downloads: Downloads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    downloads.table(("a", 1, 3))
-    downloads.host(sources["webm"], "a")
+    downloads.offer("a")
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")

@@ -5,27 +5,15 @@ import math
 import numpy as np
 import pytest
 
-from src.stats.timing import (
-    crossing,
-    fit,
-    interpolated,
-    interval,
-    resampled_medians,
-    weighted_line,
-)
+from src.stats.intervals import interval, resampled_medians
+from src.stats.timing import crossing, fit, interpolated, weighted_line
 
 
-def test_the_bootstraps_medians_spread_as_the_repetitions_do() -> None:
+@pytest.mark.parametrize("axis", [0, 1], ids=["prompts", "repetitions"])
+def test_the_bootstraps_medians_spread_as_prompts_and_repetitions_do(axis: int) -> None:
     """What is the same in all prompts of a repetition does not average out over prompts."""
-    drift = np.repeat([[1.0], [2.0], [3.0], [4.0], [5.0]], 1000, axis=1)
-    found = interval(3.0, resampled_medians(drift))
-    assert found.low <= 2
-    assert found.high >= 4
-
-
-def test_the_bootstraps_medians_spread_as_the_prompts_do() -> None:
-    differing = np.repeat([[1.0, 2.0, 3.0, 4.0, 5.0]], 1000, axis=0)
-    found = interval(3.0, resampled_medians(differing))
+    levels = np.expand_dims(np.arange(1.0, 6.0), axis)
+    found = interval(3.0, resampled_medians(np.repeat(levels, 1000, axis)))
     assert found.low <= 2
     assert found.high >= 4
 
@@ -45,10 +33,6 @@ def test_one_repetition_has_no_interval() -> None:
     assert found.mean == 1
     assert math.isnan(found.low)
     assert math.isnan(found.high)
-
-
-def test_an_interval_of_which_a_part_is_not_measured_has_no_ends() -> None:
-    assert math.isnan(interval(1.0, [1.0, float("nan"), 2.0]).low)
 
 
 def test_interpolation_is_linear_and_never_goes_beyond_what_was_measured() -> None:

@@ -9,19 +9,26 @@ import hashlib
 import json
 import re
 import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from src.reports.page import HERE, embedded, write_page
-from src.runs.ending import Exit
-from src.runs.records import RECORDS, Run, RunFolderError
+from src.reports.page import HERE, embedded
+from src.runs.records import RECORDS
 from tests.generator.first_release import first_release
-from tests.generator.listening_run import FAILED, HOSTILE, UNJUDGED, listening_run, tone
-from tests.generator.made_up_run import SET, made_up_run
+from tests.generator.made_up_run import (
+    FAILED,
+    HOSTILE,
+    SET,
+    UNJUDGED,
+    change_records,
+    listening_run,
+    made_up_run,
+    page_of,
+    tone,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -60,12 +67,12 @@ class Reader(HTMLParser):
         return prompt["clips"][method]
 
 
-def page_of(folder: Path) -> Reader:
-    return Reader(write_page(folder))
+def read(folder: Path) -> Reader:
+    return Reader(page_of(folder))
 
 
 def test_hostile_captions_come_back_as_they_are_and_end_no_element(tmp_path: Path) -> None:
-    page = page_of(listening_run(tmp_path))
+    page = read(listening_run(tmp_path))
     assert [prompt["text"] for prompt in page.data["prompts"]][:3] == list(HOSTILE)
     assert page.clip("p1", "sbs")["unjudged"] == {"msd_kld": UNJUDGED}
     assert sum(tag == "script" for tag, _ in page.elements) == 2
@@ -81,7 +88,7 @@ def test_embedded_json_has_no_character_that_html_knows() -> None:
 
 
 def test_the_page_refers_to_nothing_outside(tmp_path: Path) -> None:
-    page = page_of(listening_run(tmp_path))
+    page = read(listening_run(tmp_path))
     found = [attrs[name] for _, attrs in page.elements for name in ("src", "href") if name in attrs]
     assert sorted(map(str, found)) == ["manifest.json", "records.jsonl"]
     for text in page.inside.values():
@@ -89,7 +96,7 @@ def test_the_page_refers_to_nothing_outside(tmp_path: Path) -> None:
 
 
 def test_the_policy_lets_only_the_pages_own_style_and_script_run(tmp_path: Path) -> None:
-    page = page_of(listening_run(tmp_path))
+    page = read(listening_run(tmp_path))
     (policy,) = (a["content"] for _, a in page.elements if "http-equiv" in a)
     for directive, text in (("style-src", "style"), ("script-src", "module")):
         digest = base64.b64encode(hashlib.sha256(page.inside[text].encode()).digest()).decode()
@@ -100,11 +107,11 @@ def test_the_policy_lets_only_the_pages_own_style_and_script_run(tmp_path: Path)
 def test_the_page_has_the_tables_numbers_and_tells_selector_and_judges_apart(
     tmp_path: Path,
 ) -> None:
-    page = page_of(made_up_run(tmp_path, more=[SET], failed=1))
+    page = read(made_up_run(tmp_path, more=[SET], failed=1))
     for words in (
         *("tags ↑ selector: it chose these clips, and is no evidence", "msd_kld ↓ primary judge"),
         *("fad_msd ↓ judge; one number for all clips of a method", "p = "),
-        "best_of_n beats the baseline on tags, which chose its clips; and the judge msd_kld agrees",
+        "which chose the clips, and the primary judge msd_kld agrees: better.",
         "Failed: 1 (method and prompt, see records.jsonl): sbs f0: tags: names no tag",
     ):
         assert words in page.text
@@ -113,28 +120,23 @@ def test_the_page_has_the_tables_numbers_and_tells_selector_and_judges_apart(
 
 
 def test_a_failed_clip_says_where_and_why(tmp_path: Path) -> None:
-    failed = page_of(listening_run(tmp_path)).clip("p2", "lookahead")
+    failed = read(listening_run(tmp_path)).clip("p2", "lookahead")
     assert failed == {"failed": f"step 0, candidate 3, tags: {FAILED}"}
 
 
-def test_a_run_that_is_not_finished_has_a_page_that_says_so(tmp_path: Path) -> None:
+@pytest.mark.parametrize("done", [6, 0])
+def test_a_run_that_is_not_finished_has_a_page_that_says_so(tmp_path: Path, done: int) -> None:
     folder = listening_run(tmp_path)
     records = folder / RECORDS
-    records.write_bytes(b"".join(records.read_bytes().splitlines(keepends=True)[:6]) + b'{"meth')
-    assert "6 of 16 clips are finished; the same command goes on" in page_of(folder).text
-
-
-def test_a_run_with_nothing_finished_has_a_page(tmp_path: Path) -> None:
-    folder = listening_run(tmp_path)
-    (folder / RECORDS).write_bytes(b"")
-    page = page_of(folder)
-    assert "0 of 16 clips are finished" in page.text
-    assert page.data["prompts"] == []
+    records.write_bytes(b"".join(records.read_bytes().splitlines(True)[:done]) + b'{"meth')
+    page = read(folder)
+    assert f"{done} of 16 clips are finished; the same command goes on" in page.text
+    assert len(page.data["prompts"]) == done // 3
 
 
 def test_an_older_run_without_audio_and_newer_entries_has_a_page(tmp_path: Path) -> None:
     folder = first_release(tmp_path)
-    page = page_of(folder)
+    page = read(folder)
     assert "The audio is not in this folder" in page.text
     assert not any(tag == "audio" for tag, _ in page.elements)
     assert len(page.data["prompts"]) == 64
@@ -146,7 +148,7 @@ def test_an_older_run_without_audio_and_newer_entries_has_a_page(tmp_path: Path)
 
 
 def test_a_run_that_saved_no_audio_says_so(tmp_path: Path) -> None:
-    page = page_of(listening_run(tmp_path, save_audio="none"))
+    page = read(listening_run(tmp_path, save_audio="none"))
     assert "The run saved no audio (--save_audio none)" in page.text
     assert not any(tag == "audio" for tag, _ in page.elements)
     assert page.clip("p0", "sbs")["audio"] is None
@@ -158,7 +160,7 @@ def test_audio_that_is_gone_or_outside_is_not_offered(tmp_path: Path) -> None:
     (folder / "audio/baseline/p0.wav").unlink()
     text = (folder / RECORDS).read_text()
     (folder / RECORDS).write_text(text.replace("audio/baseline/p1.wav", "../elsewhere.wav"))
-    page = page_of(folder)
+    page = read(folder)
     offered = {key: page.clip(key, "baseline")["audio"] for key in ("p0", "p1", "p3")}
     assert offered == {"p0": None, "p1": None, "p3": "audio/baseline/p3.wav"}
     assert "The audio of 1 of 3 finished clips is in this folder." in page.text
@@ -166,7 +168,7 @@ def test_audio_that_is_gone_or_outside_is_not_offered(tmp_path: Path) -> None:
 
 def test_trees_are_as_the_records_have_them_and_leaves_are_found(tmp_path: Path) -> None:
     folder = listening_run(tmp_path, save_audio="all")
-    clip = page_of(folder).clip("p3", "sbs")
+    clip = read(folder).clip("p3", "sbs")
     record = next(
         r
         for r in map(json.loads, (folder / RECORDS).open())
@@ -181,61 +183,25 @@ def test_trees_are_as_the_records_have_them_and_leaves_are_found(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("caption", "folder", "shown"),
+    ("folder", "reference", "shown"),
     [
-        ("a slow tune number 3 for violin", "results/demo", "../../../refs/p3.wav"),
-        ("another text by now", "results/demo", None),
-        ("a slow tune number 3 for violin", "a/b/results/demo", None),
+        ("results/demo", "../../../refs/p3.wav", True),
+        ("results/demo", "../../../refs/gone.wav", False),
+        ("results/demo", "{outside}/refs/p3.wav", False),
+        ("a/b/results/demo", "../../../../../refs/p3.wav", False),
     ],
+    ids=["near", "gone", "absolute", "far"],
 )
-def test_references_are_linked_when_they_are_near_and_of_the_same_text(
-    tmp_path: Path, caption: str, folder: str, shown: str | None
+def test_references_are_linked_when_they_are_there_and_near(
+    tmp_path: Path, folder: str, reference: str, shown: bool
 ) -> None:
-    table = tmp_path / "prompts.csv"
-    table.write_text(f"id,caption,path\np3,{caption},refs/p3.wav\np0,gone,refs/p0.wav\n")
     tone(tmp_path / "refs" / "p3.wav")
+    reference = reference.format(outside=tmp_path)
     run = listening_run(tmp_path / folder, methods=("baseline",))
-    manifest = json.loads((run / "manifest.json").read_text())
-    manifest["identity"]["settings"]["prompts"] = str(table)
-    (run / "manifest.json").write_text(json.dumps(manifest))
-    references = {p["id"]: p["reference"] for p in page_of(run).data["prompts"]}
-    assert references == {"p0": None, "p1": None, "p2": None, "p3": shown}
-
-
-def command(folder: Path) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "src.reports.page", str(folder)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-
-
-def test_the_command_writes_the_page_and_prints_its_path(tmp_path: Path) -> None:
-    folder = listening_run(tmp_path)
-    done = command(folder)
-    assert done.returncode == Exit.DONE, done.stderr
-    assert Path(done.stdout.strip()) == folder / "index.html"
-    assert "made up" in (folder / "index.html").read_text()
-
-
-def test_a_folder_that_is_no_benchmarks_run_is_refused_in_a_sentence(tmp_path: Path) -> None:
-    for name, facts in (("pool", {"measures": []}), ("benchmark", {})):
-        with Run(tmp_path, name, {"script": name, "settings": {}}, facts) as run:
-            pass
-        with pytest.raises(RunFolderError, match="only runs of benchmark"):
-            write_page(run.folder)
-    lost = command(tmp_path / "nothing")
-    assert lost.returncode == Exit.FOLDER
-    assert "Traceback" not in lost.stderr
-
-
-def test_making_a_page_imports_no_torch() -> None:
-    code = "import sys, src.reports.page.__main__; print('torch' in sys.modules)"
-    shown = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert shown.stdout == "False\n"
+    change_records(run, lambda i, r: r.update(reference=reference) if i == 3 else None)
+    references = {p["id"]: p["reference"] for p in read(run).data["prompts"]}
+    expected = reference if shown else None
+    assert references == {"p0": None, "p1": None, "p2": None, "p3": expected}
 
 
 def luminance(colour: str) -> float:

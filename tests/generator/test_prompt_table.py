@@ -10,21 +10,16 @@ from src.data.prompt_table import MAX_CAPTION, Prompt, PromptError, read_table
 from src.data.prompts import single_prompt
 
 
-def write(folder: Path, text: str, name: str = "prompts.csv") -> Path:
-    path = folder / name
-    path.write_text(text, encoding="utf-8", newline="")
-    return path
-
-
 def prompts_of(folder: Path, text: str) -> list[Prompt]:
-    return read_table(write(folder, text), folder)[0]
+    (folder / "prompts.csv").write_text(text, encoding="utf-8", newline="")
+    return read_table(folder / "prompts.csv", folder)[0]
 
 
 def test_musiccaps_columns_are_understood(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "-abc_DEF123.wav").touch()
-    table = write(
-        tmp_path,
+    table = tmp_path / "table.csv"
+    table.write_text(
         "ytid,start_s,end_s,audioset_positive_labels,aspect_list,caption,author_id,"
         "is_balanced_subset,is_audioset_eval\n"
         '-abc_DEF123,30,40,"/m/0140xf","[\'slow\', \'piano\']","A slow, sad piano.",4,False,True\n'
@@ -41,16 +36,18 @@ def test_musiccaps_columns_are_understood(tmp_path: Path) -> None:
     assert columns[-2:] == ["is_balanced_subset", "is_audioset_eval"]
 
 
-def test_a_reference_path_is_relative_to_its_table(tmp_path: Path) -> None:
-    (prompt,) = prompts_of(tmp_path, "id,caption,path\na,Piano.,references/a.ogg\n")
-    assert prompt.reference == tmp_path / "references" / "a.ogg"
-
-
-def test_the_wav_of_an_id_that_differs_in_case_is_not_its_reference(tmp_path: Path) -> None:
+def test_a_reference_is_the_path_of_the_row_or_the_wav_of_exactly_that_id(tmp_path: Path) -> None:
     (tmp_path / "ABC.wav").touch()
     (tmp_path / "folder.wav").mkdir()
-    prompts = prompts_of(tmp_path, "ytid,caption\nabc,one\nABC,two\nfolder,three\n")
-    assert [p.reference for p in prompts] == [None, tmp_path / "ABC.wav", None]
+    prompts = prompts_of(
+        tmp_path, "id,caption,path\nabc,one,\nABC,two,\nfolder,three,\na,four,audio/a.ogg\n"
+    )
+    assert [p.reference for p in prompts] == [
+        None,
+        tmp_path / "ABC.wav",
+        None,
+        tmp_path / "audio" / "a.ogg",  # relative to its table
+    ]
 
 
 def test_a_table_of_musiccaps_size_is_read_in_well_under_a_second(tmp_path: Path) -> None:
@@ -70,38 +67,30 @@ def test_a_table_of_musiccaps_size_is_read_in_well_under_a_second(tmp_path: Path
     assert all(p.reference for p in prompts)
 
 
-def test_ids_and_keys_depend_on_the_text_alone(tmp_path: Path) -> None:
+def test_ids_and_keys_depend_on_the_text_alone_and_repeats_have_their_own(tmp_path: Path) -> None:
     forwards = prompts_of(tmp_path, "caption\none\ntwo\n")
     assert forwards == prompts_of(tmp_path, "caption\ntwo\none\n")[::-1]
     assert single_prompt("one") == forwards[0]
-
-
-def test_the_same_text_twice_is_two_prompts_with_noise_of_their_own(tmp_path: Path) -> None:
     first, second = prompts_of(tmp_path, "caption\nsame\nsame\n")
     assert first.text == second.text
     assert first.id != second.id
     assert first.key != second.key
 
 
-def test_a_byte_order_mark_and_captions_over_several_lines_are_read(tmp_path: Path) -> None:
-    path = tmp_path / "excel.csv"
-    path.write_text('caption\n"two\nlines"\n', encoding="utf-8-sig")
-    assert read_table(path, tmp_path)[0][0].text == "two lines"
-
-
-def test_spaces_after_commas_windows_line_ends_and_empty_lines_are_no_matter(
-    tmp_path: Path,
-) -> None:
-    text = 'id, caption,\r\n\r\na, "slow, sad",\r\nb, fast,,,\r\n'
-    assert [(p.id, p.text) for p in prompts_of(tmp_path, text)] == [
-        ("a", "slow, sad"),
-        ("b", "fast"),
-    ]
-
-
 def test_a_section_without_an_end_lasts_ten_seconds(tmp_path: Path) -> None:
     (prompt,) = prompts_of(tmp_path, "caption,start_s\none,30\n")
-    assert (prompt.start_s, prompt.end_s) == (30, 40)
+    assert (prompt.start_s, prompt.end_s, prompt.seconds) == (30, 40, 10)
+
+
+@pytest.mark.parametrize(
+    ("text", "captions"),
+    [
+        ('\ufeffcaption\n"two\nlines"\n', ["two lines"]),
+        ('id, caption,\r\n\r\na, "slow, sad",\r\nb, fast,,,\r\n', ["slow, sad", "fast"]),
+    ],
+)
+def test_tables_of_spreadsheets_are_read(tmp_path: Path, text: str, captions: list[str]) -> None:
+    assert [p.text for p in prompts_of(tmp_path, text)] == captions
 
 
 @pytest.mark.parametrize(
@@ -132,11 +121,15 @@ def test_tables_that_cannot_be_used_say_where_and_why(
     assert str(tmp_path / "prompts.csv") in str(caught.value)
 
 
-def test_a_table_that_is_not_there_or_not_text_is_named(tmp_path: Path) -> None:
-    with pytest.raises(PromptError, match=r"no prompt table .*gone\.csv"):
-        read_table(tmp_path / "gone.csv", tmp_path)
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [
+        ("gone.csv", r"no prompt table .*gone\.csv"),
+        ("binary.csv", r"binary\.csv cannot be read as a CSV file in UTF-8"),
+        (".", "cannot be read as a CSV file"),
+    ],
+)
+def test_a_table_that_is_no_text_is_named(tmp_path: Path, name: str, complaint: str) -> None:
     (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00caption")
-    with pytest.raises(PromptError, match=r"binary\.csv cannot be read as a CSV file in UTF-8"):
-        read_table(tmp_path / "binary.csv", tmp_path)
-    with pytest.raises(PromptError, match="cannot be read as a CSV file"):
-        read_table(tmp_path, tmp_path)
+    with pytest.raises(PromptError, match=complaint):
+        read_table(tmp_path / name, tmp_path)

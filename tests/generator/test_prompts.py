@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from src.data.prompts import (
     single_prompt,
 )
 
+Select = Callable[..., list[int]]
 ROOT = Path(__file__).resolve().parents[2]
 HEADER = "ytid,caption,is_balanced_subset,is_audioset_eval"
 
@@ -37,147 +39,127 @@ def ids(source: str, folder: Path, **selection: object) -> list[str]:
     return [p.id for p in load_prompts(source, Selection(**selection), folder)]
 
 
-def numbers(source: str, folder: Path, **selection: object) -> list[int]:
-    """The rows of the table that are selected."""
-    return [int(name.removeprefix("-id")) for name in ids(source, folder, **selection)]
+@pytest.fixture
+def select(table: str, tmp_path: Path) -> Select:
+    """The rows of the table, or of another source, that are selected."""
+
+    def select(source: str = table, **selection: object) -> list[int]:
+        return [int(name.removeprefix("-id")) for name in ids(source, tmp_path, **selection)]
+
+    return select
 
 
-def id_file(folder: Path, content: str) -> Path:
-    path = folder / "ids.txt"
-    path.write_bytes(content.encode())
-    return path
-
-
-def test_the_first_rows_are_taken_and_a_short_set_is_used_whole(table: str, tmp_path: Path) -> None:
-    assert numbers(table, tmp_path, limit=3) == [0, 1, 2]
-    assert numbers(table, tmp_path) == list(range(10))
-    assert numbers(table, tmp_path, limit=1_000) == list(range(40))
-
-
-def test_a_subset_is_what_its_column_says(table: str, tmp_path: Path) -> None:
-    assert numbers(table, tmp_path, subset="balanced", limit=3) == [0, 2, 4]
-    assert numbers(table, tmp_path, subset="eval", limit=99) == list(range(0, 40, 3))
-
-
-def test_a_set_without_the_subsets_column_says_so(tmp_path: Path) -> None:
-    (tmp_path / "own.csv").write_text("caption\none\n")
-    for source, name in [(str(tmp_path / "own.csv"), "own.csv"), ("slow piano", "the prompt")]:
-        with pytest.raises(PromptError, match=f"{name} has no column is_audioset_eval.*ask for"):
-            load_prompts(source, Selection(subset="eval"), tmp_path)
-
-
-def test_a_draw_is_the_same_on_every_machine(table: str, tmp_path: Path) -> None:
-    drawn = numbers(table, tmp_path, pick="random", limit=6)
-    assert drawn == [0, 1, 10, 11, 12, 23]  # as sha256sum and sort have it
-    assert numbers(table, tmp_path, pick="random", limit=6, pick_seed=1) != drawn
-
-
-def test_a_larger_draw_holds_the_smaller_ones_in_the_tables_order(
-    table: str, tmp_path: Path
+def test_the_first_rows_of_a_subset_are_taken_and_a_short_set_is_used_whole(
+    select: Select,
 ) -> None:
-    draws = [numbers(table, tmp_path, pick="random", limit=n) for n in range(1, 42)]
+    assert select(limit=3) == [0, 1, 2]
+    assert select() == list(range(10))
+    assert select(limit=1_000) == select(limit=None) == list(range(40))
+    assert select(subset="balanced", limit=3) == [0, 2, 4]
+    assert select(subset="eval", limit=99) == list(range(0, 40, 3))
+
+
+def test_a_draw_is_the_same_on_every_machine(select: Select) -> None:
+    drawn = select(pick="random", limit=6)
+    assert drawn == [0, 1, 10, 11, 12, 23]  # as sha256sum and sort have it
+    assert select(pick="random", limit=6, pick_seed=1) != drawn
+
+
+def test_a_larger_draw_holds_the_smaller_ones_in_the_tables_order(select: Select) -> None:
+    draws = [select(pick="random", limit=n) for n in range(1, 42)]
     assert all(draw == sorted(draw) for draw in draws)
     assert all(set(less) < set(more) for less, more in pairwise(draws[:40]))
     assert draws[-1] == draws[-2] == list(range(40))
 
 
-def test_a_draw_does_not_depend_on_what_else_is_in_the_table(table: str, tmp_path: Path) -> None:
-    drawn = numbers(table, tmp_path, pick="random", limit=6)
+def test_a_draw_does_not_depend_on_what_else_is_in_the_table(
+    select: Select, table: str, tmp_path: Path
+) -> None:
+    drawn = select(pick="random", limit=6)
     rows = Path(table).read_text().splitlines()
     (tmp_path / "turned.csv").write_text("\n".join([rows[0], *rows[:0:-1]]) + "\n")
-    turned = numbers(str(tmp_path / "turned.csv"), tmp_path, pick="random", limit=6)
+    turned = select(str(tmp_path / "turned.csv"), pick="random", limit=6)
     assert turned == drawn[::-1]
 
 
-def test_every_row_is_about_as_likely_to_be_drawn(table: str, tmp_path: Path) -> None:
+def test_every_row_is_about_as_likely_to_be_drawn(select: Select) -> None:
     counts = dict.fromkeys(range(40), 0)
     for seed in range(300):
-        for number in numbers(table, tmp_path, pick="random", limit=10, pick_seed=seed):
+        for number in select(pick="random", limit=10, pick_seed=seed):
             counts[number] += 1
     assert all(45 < count < 110 for count in counts.values())  # 75 expected, deviation 7.5
 
 
 def test_an_ids_file_may_hold_comments_blank_lines_and_windows_marks(
-    table: str, tmp_path: Path
+    select: Select, tmp_path: Path
 ) -> None:
-    path = id_file(
-        tmp_path, "\ufeff# of interest\r\n-id07\r\n\r\n  -id03  # twice\r\n-id03\r\n-id21"
-    )
+    path = tmp_path / "ids.txt"
+    path.write_bytes(b"\xef\xbb\xbf# these\r\n-id07\r\n\r\n  -id03  # twice\r\n-id03\r\n-id21")
     assert read_ids(path) == {"-id07", "-id03", "-id21"}
-    assert numbers(table, tmp_path, ids=path) == [3, 7, 21]
-
-
-def test_unknown_ids_are_told_all_at_once(table: str, tmp_path: Path) -> None:
-    path = id_file(tmp_path, "-id07\nnope\n-ID08\n")
-    with pytest.raises(
-        PromptError, match=r"ids\.txt: 2 of its 3 ids are not in .*table\.csv.* -ID08, nope$"
-    ):
-        ids(table, tmp_path, ids=path)
-    path = id_file(tmp_path, "\n".join(f"x{i:04}" for i in range(5_000)))
-    with pytest.raises(PromptError, match=r"x0019 and 4980 more$"):
-        ids(table, tmp_path, ids=path)
+    assert select(ids=path) == [3, 7, 21]
 
 
 @pytest.mark.parametrize(
-    ("content", "complaint"),
+    ("named", "selection", "complaint"),
     [
-        (b"", "names no ids"),
-        (b"# nothing\n\n", "names no ids"),
-        (b"fine\nhttps://youtu.be/x\n", "line 2: 'https://youtu.be/x' is no id"),
-        (b"\xff\xfea\x00", "cannot be read as text in UTF-8"),
+        (b"", {}, "ids.txt names no ids; write one a line"),
+        (b"# nothing\n\n", {}, "ids.txt names no ids"),
+        (b"fine\nhttps://youtu.be/x\n", {}, "ids.txt, line 2: 'https://youtu.be/x' is no id"),
+        (b"\xff\xfea\x00", {}, "ids.txt cannot be read as text in UTF-8"),
+        (None, {}, "there is no file of ids .*ids.txt"),
+        (b"-id07\nno\n-ID08\n", {}, "2 of its 3 ids are not in .*table.csv; .* -ID08, no$"),
+        (b"".join(b"x%04d\n" % i for i in range(5_000)), {}, "x0019 and 4980 more$"),
+        (
+            b"-id01",
+            {"subset": "eval"},
+            "no prompt of .*csv is in the subset 'eval' and named in .*",
+        ),
+        (b"-id01", {"referenced": True}, "is named in .* and with its reference audio there"),
+        (b"-id01", {"limit": 0}, "1 or more, not 0"),
     ],
 )
-def test_an_ids_file_that_cannot_be_used_is_named(
-    tmp_path: Path, content: bytes, complaint: str
+def test_a_selection_that_cannot_be_made_says_why(
+    select: Select, tmp_path: Path, named: bytes | None, selection: dict, complaint: str
 ) -> None:
-    path = tmp_path / "ids.txt"
-    path.write_bytes(content)
-    with pytest.raises(PromptError, match=rf"ids\.txt.*{complaint}"):
-        read_ids(path)
-    with pytest.raises(PromptError, match=r"no file of ids .*gone\.txt"):
-        read_ids(tmp_path / "gone.txt")
+    if named is not None:
+        (tmp_path / "ids.txt").write_bytes(named)
+    with pytest.raises(PromptError, match=complaint):
+        select(ids=tmp_path / "ids.txt", **selection)
 
 
-def test_only_prompts_whose_reference_is_there_are_used(table: str, tmp_path: Path) -> None:
-    assert numbers(table, tmp_path, referenced=True, limit=4) == [0, 5, 10, 15]
+@pytest.mark.parametrize(("source", "name"), [("own.csv", "own.csv"), ("slow piano", "the prompt")])
+def test_a_set_without_the_subsets_column_says_so(tmp_path: Path, source: str, name: str) -> None:
+    (tmp_path / "own.csv").write_text("caption\none\n")
+    source = str(tmp_path / source) if source == name else source
+    with pytest.raises(PromptError, match=f"{name} has no column is_audioset_eval.*ask for"):
+        ids(source, tmp_path, subset="eval")
+
+
+def test_only_prompts_whose_reference_is_there_are_used(select: Select, tmp_path: Path) -> None:
+    assert select(referenced=True, limit=4) == [0, 5, 10, 15]
     (tmp_path / "own.csv").write_text("id,caption,path\na,one,gone.wav\nb,two,-id00.wav\n")
     assert ids(str(tmp_path / "own.csv"), tmp_path) == ["a", "b"]
     assert ids(str(tmp_path / "own.csv"), tmp_path, referenced=True) == ["b"]
 
 
-def test_what_is_combined_is_left_out_before_some_are_picked(table: str, tmp_path: Path) -> None:
-    path = id_file(tmp_path, "\n".join(f"-id{i:02}" for i in range(1, 40)))
-    both = {"subset": "balanced", "referenced": True, "ids": path}
-    assert numbers(table, tmp_path, **both) == [10, 20, 30]
-    assert numbers(table, tmp_path, **both, limit=2) == [10, 20]
-    draws = {
-        tuple(numbers(table, tmp_path, **both, limit=2, pick="random", pick_seed=seed))
-        for seed in range(20)
-    }
+def test_what_is_combined_is_left_out_before_some_are_picked(
+    select: Select, tmp_path: Path
+) -> None:
+    (tmp_path / "ids.txt").write_text("\n".join(f"-id{i:02}" for i in range(1, 40)))
+    both = {"subset": "balanced", "referenced": True, "ids": tmp_path / "ids.txt"}
+    assert select(**both) == [10, 20, 30]
+    assert select(**both, limit=2) == [10, 20]
+    draws = {tuple(select(**both, limit=2, pick="random", pick_seed=seed)) for seed in range(20)}
     assert draws == {(10, 20), (10, 30), (20, 30)}
 
 
-def test_a_selection_that_leaves_nothing_says_what_was_asked_for(
-    table: str, tmp_path: Path
-) -> None:
-    path = id_file(tmp_path, "-id01\n")
-    with pytest.raises(
-        PromptError, match=r"no prompt of .*table\.csv is in the subset 'eval' and named in .*ids"
-    ):
-        ids(table, tmp_path, subset="eval", ids=path)
-    with pytest.raises(PromptError, match="the prompt is with its reference audio there"):
-        load_prompts("slow piano", Selection(referenced=True), tmp_path)
-    with pytest.raises(PromptError, match="1 or more, not 0"):
-        ids(table, tmp_path, limit=0)
-
-
 def test_musiccaps_is_the_table_in_the_data_folder_or_a_word_on_how_to_get_it(
-    table: str, tmp_path: Path
+    select: Select, table: str, tmp_path: Path
 ) -> None:
     with pytest.raises(PromptError, match=r"musiccaps\.csv, is not there: download_data\.py gets"):
         load_prompts("musiccaps", Selection(), tmp_path)
     Path(table).rename(tmp_path / "musiccaps.csv")
-    assert numbers("musiccaps", tmp_path, subset="eval", referenced=True) == [0, 15, 30]
+    assert select("musiccaps", subset="eval", referenced=True) == [0, 15, 30]
 
 
 @pytest.fixture
@@ -208,15 +190,13 @@ def test_ids_that_differ_in_case_alone_are_refused_where_their_files_would_be_on
     assert ids(two_cases, tmp_path, limit=2) == ["abc", "other"]
 
 
-def test_what_is_no_file_is_a_prompt_itself(tmp_path: Path) -> None:
-    (prompt,) = load_prompts("  a slow   violin melody ", Selection(), tmp_path)
-    assert prompt.text == "a slow violin melody"
-    assert prompt.id.startswith("a-slow-violin-melody-")
-
-
-@pytest.mark.parametrize("text", ["Ünïcödé ♫ only", "♫" * 200, "x" * 500, "a\0null"])
-def test_ids_made_from_texts_can_name_files(text: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "text", [" a  slow violin ", "Ünïcödé ♫ only", "♫" * 200, "x" * 500, "a\0b"]
+)
+def test_what_is_no_file_is_a_prompt_whose_id_can_name_files(text: str, tmp_path: Path) -> None:
     (prompt,) = load_prompts(text, Selection(), tmp_path)
+    assert prompt.text == " ".join(text.split())
+    assert prompt.id.startswith("a-slow-violin-") == ("slow" in text)
     assert prompt.id.replace("-", "").isalnum()
     assert prompt.id.isascii()
     assert len(prompt.id) < 64

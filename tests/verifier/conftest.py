@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.verifier.asking import wait_until_ready
-from tests.verifier.fetching import host, mirror  # noqa: F401 (fixtures)
+from tests.verifier.fetching import fetched, mirror  # noqa: F401 (fixtures)
 from tests.verifier.server_process import ServerProcess
 
 MODELS = ("--models", "fake", "fake48", "broken", "slow_to_load")

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from src.models.adapter import Adapter
+from src.runs import fetch
 from src.verifier_core import VERIFIERS
 from src.weights import download
 from src.weights.files import WeightFile
-from tests.verifier.hub_server import HubServer, hub_server
+from tests.hub_server import HubServer, hub_server
 
-Host = Callable[..., None]
+Fetch = Callable[..., bool]
 
 LARGE, SMALL, PLAIN = "owner/model/large.bin", "owner/model/config.json", "plain.pth"
 CONTENT = {
@@ -60,10 +61,10 @@ def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServe
 
 
 @pytest.fixture
-def host(monkeypatch: pytest.MonkeyPatch) -> Host:
-    """Registers a verifier that needs the files."""
+def fetched(mirror: HubServer, monkeypatch: pytest.MonkeyPatch) -> Fetch:
+    """Runs --fetch for a verifier that needs these files; says whether it got them."""
 
-    def register(*needed: WeightFile, licence_: str = "MIT") -> None:
+    def run(*needed: WeightFile, licence_: str = "MIT") -> bool:
         class Small(Adapter):
             files = needed
             licence = licence_
@@ -73,8 +74,9 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Host:
             def score(self, clips: object, prompts: object) -> None: ...  # type: ignore[override]
 
         monkeypatch.setitem(VERIFIERS, "small", Small)
+        return fetch.fetch(["small", "small"]) == 0
 
-    return register
+    return run
 
 
 def file(name: str, sha256: str = "", instead: str = "") -> WeightFile:

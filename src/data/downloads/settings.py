@@ -21,8 +21,9 @@ class DownloadSettings:
     The table comes from the hub or from --csv, and each clip is the section of a YouTube video that
     its caption describes, as <data_dir>/<ytid>.wav: 16 bit, the source's channels, resampled. What
     became of each clip is a row of <data_dir>/manifest.jsonl: status, reason, duration, sha256,
-    date. The same command goes on where a run stopped. Videos that are gone, private or blocked are
-    left alone from then on, what may pass (a network failure, a refusal) is tried again.
+    date. The same command goes on where a run stopped. What failed has one of three reasons, and
+    yt-dlp's message: gone (removed, private, restricted, too short: left alone from then on),
+    blocked (this machine is refused) or again (busy, or a broken connection).
 
     yt-dlp's users count some 300 videos an hour until YouTube blocks a guest: --rate_limit stays
     there, and the 5,521 clips (7 GB) take most of a day. Many are gone. YouTube's terms do not
@@ -59,7 +60,7 @@ class DownloadSettings:
     limit: int | None = None
     #: File of ids, one a line: only these clips.
     ids: Path | None = None
-    #: Try every clip again that failed, also those whose video was gone or blocked.
+    #: Try every clip again that failed, also those that are gone.
     retry: bool = False
     #: Download nothing; compare the files with the manifest and the table. Damaged files are
     #: marked, so that the next run fetches them again.

@@ -1,11 +1,9 @@
 """The listening page: a run's index.html, made from its records alone.
 
-    python -m src.reports.page results/benchmark-builtin-tags-n8-1a2b3c4d
-
-makes it for any run of benchmark.py: finished, still running or interrupted. The page is one file
-with its styles and scripts inside; it names audio relatively and asks for nothing from outside, so
-it works from the disk and from a file server. What is in it is contents.py's; how it looks and
-behaves is in page.html, page.css and the *.js files beside it.
+`python -m src.reports RUN_DIR` makes it for any run of benchmark.py: finished, still running or
+interrupted. The page is one file with its styles and scripts inside; it names audio relatively and
+asks for nothing from outside, so it works from the disk and from a file server. What is in it is
+contents.py's; how it looks and behaves is in page.html, page.css and the *.js files beside it.
 
 Captions are anybody's text. The template escapes them, the scripts write them as text and never as
 markup, and the page's own policy lets no script run but the page's.
@@ -14,13 +12,16 @@ markup, and the page's own policy lets no script run but the page's.
 import base64
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
 from src.data.files import write_whole
-from src.reports.benchmark_summary import Summary, summarise
+from src.reports.benchmark_study import Study
 from src.reports.page.contents import contents
-from src.runs.records import RunFolderError, read_manifest
+from src.runs.records import read_manifest
 
 __all__ = ["NAME", "write_page"]
 
@@ -30,17 +31,12 @@ HERE = Path(__file__).parent
 SCRIPTS = ("markup.js", "player.js", "tree.js", "clips.js", "choose.js")
 
 
-def write_page(folder: Path, summary: Summary | None = None) -> Path:
-    """Write a run's page and return its path. summary: of this folder, where it is made already.
+def write_page(folder: Path, study: Study, findings: Sequence[str]) -> Path:
+    """Write a run's page and return its path. findings: the report's sentences.
 
-    Raises RunFolderError for a folder that is no run of benchmark.py.
+    Raises RunFolderError.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    manifest = read_manifest(folder)
-    if manifest["identity"].get("script", "benchmark") != "benchmark" or "measures" not in manifest:
-        raise RunFolderError(f"{folder} has no listening page: only runs of benchmark.py have one")
-    found = contents(folder, manifest, summary or summarise(folder))
+    found = contents(folder, read_manifest(folder), study, findings)
     code = "\n".join((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS)
     style = (HERE / "page.css").read_text(encoding="utf-8")
     environment = Environment(

@@ -1,15 +1,13 @@
 """What a run's page says: texts and tables for its template, clips and trees for its scripts."""
 
-import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from src.data.prompts import PromptError, Selection, load_prompts
-from src.reports.benchmark_summary import BASELINE, Measure, Summary, value_of
-from src.reports.benchmark_tables import decimals, difference_text, findings
+from src.methods import BASELINE
+from src.reports.benchmark_study import Study, difference_text, value_of
+from src.runs.measures import Measure
 from src.runs.records import Record
 
 ROLES = {
@@ -31,20 +29,19 @@ class Contents:
     clips: dict[str, Any]
 
 
-def contents(folder: Path, manifest: dict[str, Any], summary: Summary) -> Contents:
-    records = [*summary.done, *summary.failed]
+def contents(
+    folder: Path, manifest: dict[str, Any], study: Study, findings: Sequence[str]
+) -> Contents:
+    records = [*study.done, *study.failed]
     asked = manifest["identity"]["settings"]["method"]
     methods = [m for m in asked if any(record["method"] == m for record in records)]
-    measures = [measure for measure in summary.measures if measure.kind == "clip"]
-    references = reference_paths(folder, manifest, records)
+    measures = [measure for measure in study.measures if measure.kind == "clip"]
     prompts: dict[str, dict[str, Any]] = {}
     for record in records:
         key = record["prompt_id"]
-        prompt = prompts.setdefault(
-            key,
-            {"id": key, "text": record.get("prompt", key), "reference": references.get(key)}
-            | {"clips": {}},
-        )
+        new = {"id": key, "text": record.get("prompt", key), "reference": None, "clips": {}}
+        prompt = prompts.setdefault(key, new)
+        prompt["reference"] = prompt["reference"] or _reference(folder, record)
         prompt["clips"][record["method"]] = _clip(folder, record, measures)
     clips = {
         "methods": methods,
@@ -54,21 +51,21 @@ def contents(folder: Path, manifest: dict[str, Any], summary: Summary) -> Conten
                 "name": m.name,
                 "arrow": m.arrow,
                 "better": 1 if m.higher_is_better else -1,
-                "evidence": m.is_evidence,
+                "evidence": m.is_judge,
                 "role": ROLES[m.role],
                 "short": m.role,
-                "digits": decimals(summary, m),
+                "digits": study.digits(m.name),
             }
             for m in measures
         ],
         "prompts": list(prompts.values()),
     }
     page = {
-        "title": summary.title,
-        "notes": _notes(manifest, summary, clips),
-        "measures": [_table(summary, measure) for measure in summary.measures],
-        "costs": {m: summary.costs[m] for m in summary.methods},
-        "findings": _sentences(findings(summary)),
+        "title": study.title,
+        "notes": _notes(manifest, study, clips),
+        "measures": [_table(study, measure) for measure in study.measures],
+        "costs": study.costs,
+        "findings": _sentences(findings),
         "settings": {k: _words(v) for k, v in manifest["identity"]["settings"].items()},
         "starts": [_start(start) for start in manifest["starts"]],
         "files": [name for name in FILES if (folder / name).is_file()],
@@ -77,43 +74,20 @@ def contents(folder: Path, manifest: dict[str, Any], summary: Summary) -> Conten
     return Contents(page, clips)
 
 
-def reference_paths(
-    folder: Path, manifest: dict[str, Any], records: Sequence[Record]
-) -> dict[str, str]:
-    """By prompt id, where its reference audio lies, relative to the run's folder.
+def _reference(folder: Path, record: Record) -> str | None:
+    """Where a prompt's reference audio lies, relative to the run's folder, as its record says.
 
-    Left out: what is not there, what the table says of another text now, and what lies further away
-    than REACH folders up, which would break as soon as the run is moved.
+    None for what is not there, or lies further away than REACH folders up, which would break as
+    soon as the run is moved.
     """
-    settings, command = manifest["identity"]["settings"], manifest["starts"][-1].get("command", [])
-    if "prompts" not in settings:
-        return {}
-    everything = Selection(limit=sys.maxsize)
-    try:
-        prompts = load_prompts(settings["prompts"], everything, Path(_data_dir(command)))
-    except PromptError:
-        return {}
+    if "reference" not in record:
+        return None
     here = folder.resolve()
     reach = here.parents[min(REACH, len(here.parents)) - 1]
-    texts = {record["prompt_id"]: record.get("prompt") for record in records}
-    found = {}
-    for prompt in prompts:
-        if prompt.reference is None or texts.get(prompt.id) != prompt.text:
-            continue
-        reference = prompt.reference.resolve()
-        if reference.is_relative_to(reach) and reference.is_file():
-            found[prompt.id] = Path(os.path.relpath(reference, here)).as_posix()
-    return found
-
-
-def _data_dir(command: Sequence[str]) -> str:
-    """What a start's command line names as --data_dir."""
-    for index, word in enumerate(command):
-        if word.replace("-", "_") == "__data_dir" and index + 1 < len(command):
-            return command[index + 1]
-        if word.replace("-", "_").startswith("__data_dir="):
-            return word.partition("=")[2]
-    return "music_data"
+    path = PurePosixPath(record["reference"])
+    found = (here / path).resolve()
+    near = not path.is_absolute() and found.is_relative_to(reach)
+    return str(path) if near and found.is_file() else None
 
 
 def _clip(folder: Path, record: Record, measures: Sequence[Measure]) -> dict[str, Any]:
@@ -168,10 +142,10 @@ def _has_audio(clips: dict[str, Any]) -> bool:
     return any(clip.get("audio") for p in clips["prompts"] for clip in p["clips"].values())
 
 
-def _notes(manifest: dict[str, Any], summary: Summary, clips: dict[str, Any]) -> list[str]:
+def _notes(manifest: dict[str, Any], study: Study, clips: dict[str, Any]) -> list[str]:
     """What to know before listening: how much is finished, and what cannot be heard."""
     settings, count = manifest["identity"]["settings"], manifest["identity"].get("prompts", {})
-    done, failed = len(summary.done), len(summary.failed)
+    done, failed = len(study.done), len(study.failed)
     notes = []
     if isinstance(count, dict) and "count" in count:
         total = count["count"] * len(settings["method"])
@@ -184,38 +158,35 @@ def _notes(manifest: dict[str, Any], summary: Summary, clips: dict[str, Any]) ->
     if not done:
         return notes
     saved = sum(bool(clip.get("audio")) for p in clips["prompts"] for clip in p["clips"].values())
-    if not any("audio" in record for record in summary.done):
+    if not any("audio" in record for record in study.done):
         notes.append("The run saved no audio (--save_audio none): there is nothing to play.")
     elif not saved:
         notes.append("The audio is not in this folder: there is nothing to play.")
-    elif saved < sum("audio" in record for record in summary.done):
+    elif saved < sum("audio" in record for record in study.done):
         notes.append(f"The audio of {saved} of {done} finished clips is in this folder.")
     return notes
 
 
-def _table(summary: Summary, measure: Measure) -> dict[str, Any]:
-    """One measure's rows: method, clips, value, difference to the baseline and which way it is."""
-    rows = []
-    for method in summary.methods:
-        cell = summary.cells[method, measure.name]
-        digits = decimals(summary, measure)
-        way = measure.direction(cell.difference) if cell.difference else ""
-        rows.append(
-            {
-                "method": method,
-                "clips": cell.clips,
-                "value": "–" if cell.value is None else f"{cell.value:.{digits}f}",
-                "difference": difference_text(summary, measure, cell.difference),
-                "way": way if measure.is_evidence else "",
-            }
-        )
+def _table(study: Study, measure: Measure) -> dict[str, Any]:
+    """One measure's rows: method, clips, value, difference to the baseline, verdict."""
+    digits = study.digits(measure.name)
+    rows = [
+        {
+            "method": row["method"],
+            "clips": row["prompts"],
+            "value": "–" if row["mean"] is None else f"{row['mean']:.{digits}f}",
+            "difference": difference_text(row, digits),
+            "verdict": row["verdict"],
+        }
+        for row in study.of(measure.name)
+    ]
     together = "; one number for all clips of a method" if measure.kind == "set" else ""
     return {
         "name": measure.name,
         "arrow": measure.arrow,
         "better": "higher is better" if measure.higher_is_better else "lower is better",
         "role": ROLES[measure.role] + together,
-        "evidence": measure.is_evidence,
+        "evidence": measure.is_judge,
         "checkpoint": measure.checkpoint,
         "rows": rows,
     }

@@ -1,6 +1,6 @@
 """What a run needs and does not have, all of it at once, before torch is imported.
 
-    ready = preflight.look(settings)
+    ready = preflight.look(needs)
     ready.missing    # everything that is not there; empty: the run can start
 
 Looks for the model and its text encoder (local folder, hub cache, or the hub itself), the prompts,
@@ -14,32 +14,32 @@ wrong environment.
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING
 
 from src.data import hub
+from src.data.files import ROOT
 from src.runs.ending import Exit
-from src.weights.musicgen import ROOT, Missing, hub_needed, missing_encoder, missing_model
+from src.weights.files import Missing
+from src.weights.musicgen import hub_parts, missing_here
 
 if TYPE_CHECKING:
     from src.data.prompts import Prompt
-    from src.experiments.scaling_settings import ExperimentSettings
-    from src.runs.settings import BenchmarkSettings
+    from src.runs.settings import Needs
 
-S = TypeVar("S", "BenchmarkSettings", "ExperimentSettings")
 WITHOUT_DOWNLOAD = "benchmark.py --profile builtin --server auto --verifier tags"
 GENERATOR_PACKAGES = ("torch", "audiocraft", "tyro", "soundfile", "requests", "matplotlib")
 
 
 @dataclass(frozen=True)
-class Ready(Generic[S]):
-    """Settings with their judges, the prompts, and what is missing (empty: the run can start)."""
+class Ready:
+    """The prompts, the judges' names, and what is missing (empty: the run can start)."""
 
-    settings: S
     prompts: Sequence["Prompt"]
+    judges: tuple[str, ...]
     missing: Sequence[Missing]
 
 
@@ -60,32 +60,27 @@ def check_environment() -> None:
     raise SystemExit(Exit.MISSING)
 
 
-def look(settings: S, known: Sequence["Prompt"] | None = None, decodes: bool = True) -> Ready[S]:
+def look(needs: "Needs") -> Ready:
     """Look for everything that the run needs.
 
-    known: the prompts, where they are not to be looked for. decodes: whether the language model,
-    and with it its text encoder, is used. Judges by default are those of the profile that can judge
-    these prompts. When nothing is left to be downloaded, hub libraries are kept off the network
-    from here on.
+    Judges by default are those of the profile that can judge these prompts. When nothing is left to
+    be downloaded, hub libraries are kept off the network from here on.
     """
     from src.runs.preflight.judges import choose_judges
     from src.runs.preflight.verifiers import missing_verifiers
 
-    prompts, missing = _prompts(settings) if known is None else (list(known), [])
-    model = str(settings.model)
-    checks: list[Callable[[], list[Missing]]] = [
-        lambda: missing_model(model),
-        lambda: missing_encoder(model) if decodes else [],
-        lambda: missing_verifiers(settings),
-    ]
-    with ThreadPoolExecutor(len(checks)) as pool:
+    prompts, missing = _prompts(needs)
+    missing += missing_here(needs.model)
+    parts = hub_parts(needs.model, needs.decodes)
+    checks = [*(part.missing for part in parts), lambda: missing_verifiers(needs)]
+    with ThreadPoolExecutor() as pool:
         for found in pool.map(lambda check: check(), checks):
             missing += found
-    judges, found = choose_judges(settings, prompts)
-    missing += found + _writable(settings.output)
-    if not missing and not hub_needed(model):
+    judges, found = choose_judges(needs, prompts)
+    missing += found + _writable(needs.output)
+    if not missing and not any(part.absent() for part in parts):
         hub.go_offline()
-    return Ready(replace(settings, judges=judges), prompts, missing)
+    return Ready(prompts, judges, missing)
 
 
 def message(missing: Sequence[Missing], without: str = WITHOUT_DOWNLOAD) -> str:
@@ -98,16 +93,16 @@ def message(missing: Sequence[Missing], without: str = WITHOUT_DOWNLOAD) -> str:
     return "\n".join(lines)
 
 
-def _prompts(
-    settings: "BenchmarkSettings | ExperimentSettings",
-) -> tuple[list["Prompt"], list[Missing]]:
+def _prompts(needs: "Needs") -> tuple[list["Prompt"], list[Missing]]:
     from src.data.musiccaps import MusicCapsError, fetch_table, find_table
     from src.data.prompts import PromptError, load_prompts
 
+    if needs.known is not None:
+        return list(needs.known), []
     try:
-        if settings.prompts == "musiccaps" and find_table(settings.data_dir) is None:
-            fetch_table(settings.data_dir)
-        return load_prompts(str(settings.prompts), settings.selection(), settings.data_dir), []
+        if needs.prompts == "musiccaps" and find_table(needs.data_dir) is None:
+            fetch_table(needs.data_dir)
+        return load_prompts(needs.prompts, needs.selection, needs.data_dir), []
     except MusicCapsError as error:
         return [], [
             Missing(
@@ -118,7 +113,7 @@ def _prompts(
             )
         ]
     except PromptError as error:
-        return [], [Missing("prompts", str(settings.prompts), str(error))]
+        return [], [Missing("prompts", needs.prompts, str(error))]
 
 
 def _writable(output: Path) -> list[Missing]:

@@ -14,8 +14,9 @@ from tests.local_http import serving
 class HubServer:
     """Files by path. `owner/name/file` is a hub's, what has no slash lies at a plain URL.
 
-    Hub files of over a kilobyte are as those in its large storage: the first answer tells their
-    sha256 and sends on to another host; smaller ones have git's hash.
+    Hub files of over a kilobyte are as those in its large storage: the first answer has their
+    sha256 and redirects to another host; smaller ones have git's hash. The hub's API knows the
+    repositories that have a file.
     """
 
     url: str = ""
@@ -24,14 +25,14 @@ class HubServer:
     # Faults, by path.
     cut: dict[str, list[int]] = field(default_factory=dict)  # bytes sent before a cut; last stays
     swapped: dict[str, bytes] = field(default_factory=dict)  # sent in the place of the file
-    refused: dict[str, int] = field(default_factory=dict)  # status
+    refused: dict[str, int] = field(default_factory=dict)  # status; its body is `swapped`
     stalled: set[str] = field(default_factory=set)  # half of it is sent, the rest never
     no_ranges: bool = False
     requests: list[str] = field(default_factory=list)  # paths asked for
-    sent: list[tuple[str, int]] = field(default_factory=list)  # file, and from which byte on
+    sent: list[tuple[str, int]] = field(default_factory=list)  # file, and the first byte asked for
 
     def downloads(self, name: str) -> list[int]:
-        """From which byte on each download of the file was."""
+        """The first byte that each download of the file asked for."""
         return [start for sent, start in self.sent if sent == name]
 
 
@@ -50,13 +51,20 @@ def hub_server() -> Iterator[HubServer]:
             path = self.path.lstrip("/")
             large, name = path.startswith("large/"), path.removeprefix("large/")
             name = name.replace("/resolve/main/", "/")
-            first = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").rstrip("-")
-            start = 0 if hub.no_ranges else int(first)
             hub.requests.append(path)
+            if path.startswith("api/models/"):
+                repository = path.removeprefix("api/models/") + "/"
+                known = any(file.startswith(repository) for file in hub.files)
+                return self.head(200 if known else 404, {})
             if name not in hub.files or name in hub.refused:
-                return self.head(hub.refused.get(name, 404), {"X-Repo-Commit": hub.commit})
+                self.head(hub.refused.get(name, 404), {"X-Repo-Commit": hub.commit})
+                self.wfile.write(hub.swapped.get(name, b""))
+                return None
             data = hub.files[name]
             etag = hashlib.sha256(data).hexdigest()
+            first = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").rstrip("-")
+            outdated = self.headers.get("If-Range", f'"{etag}"') != f'"{etag}"'
+            start = 0 if hub.no_ranges or outdated else int(first)
             facts = {"ETag": f'"{etag}"', "Content-Length": str(len(data))}
             if "/" in name and not large:
                 facts["X-Repo-Commit"] = hub.commit

@@ -1,0 +1,60 @@
+"""Files of JSON lines that one process at a time appends to, and that a kill leaves readable.
+
+A line is appended in one write, and is on the disk before the run goes on; one that a kill cut
+short is dropped at the next start. Standard library only.
+"""
+
+import errno
+import fcntl
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+
+def lock(path: Path) -> int:
+    """Keep every other process out until this handle is closed. Raises BlockingIOError when one
+    is in."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise
+    return handle
+
+
+def open_to_append(path: Path) -> int:
+    """A handle for `append_line`, after a torn last line is dropped."""
+    drop_torn_line(path)
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+
+
+def as_json(value: Any) -> str:
+    """One line, the same for equal values. Raises ValueError for a number that is not finite."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def append_line(handle: int, value: Any) -> None:
+    """value: of JSON, without NaN. Raises OSError when the line cannot be kept."""
+    line = f"{as_json(value)}\n".encode()
+    if os.write(handle, line) != len(line):
+        raise OSError(errno.ENOSPC, "a line was cut short")
+    os.fsync(handle)
+
+
+def drop_torn_line(path: Path) -> None:
+    """Cut off what follows the last line end: a line whose write was interrupted."""
+    if not path.exists():
+        return
+    data = path.read_bytes()
+    whole = data.rfind(b"\n") + 1
+    if whole < len(data):
+        torn = len(data) - whole
+        log.warning("%s: dropping a last line that was cut short (%d bytes)", path, torn)
+        with path.open("r+b") as file:
+            file.truncate(whole)
+            os.fsync(file.fileno())

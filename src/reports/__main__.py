@@ -1,0 +1,78 @@
+"""Tables, figures and pages anew, from the records of runs alone.
+
+    python -m src.reports results/benchmark-builtin-tags-n8-1a2b3c4d
+    python -m src.reports results/pool-builtin-m32-1a2b3c4d results/sweep-builtin-tags-p16-*
+
+writes each run's CSV files, figures and listening page into its folder and prints what they show. A
+pool's best-of-n stands beside the sweeps that are named with it.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from src.reports import benchmark, latency
+from src.runs.ending import Exit
+from src.runs.records import RunFolderError, read_manifest
+from src.stats.intervals import StatsError
+
+BUDGETS = (1, 2, 4, 8, 16)
+REPORTS = {"benchmark": benchmark.report, "latency": latency.report}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m src.reports",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("runs", type=Path, nargs="*", metavar="RUN_DIR", help="of any script")
+    parser.add_argument(
+        "--sweep", type=Path, nargs="+", default=[], help="folders of tree searches"
+    )
+    parser.add_argument("--budgets", type=int, nargs="+", default=BUDGETS, help="of a pool: N")
+    parser.add_argument("--sums", nargs="+", default=[], help="of a pool's verifiers: tags+pmi")
+    parser.add_argument("--output", type=Path, help="one folder for all of a pool's and sweeps'")
+    asked = parser.parse_args(arguments)
+    runs = [*asked.runs, *asked.sweep]
+    if not runs:
+        parser.error("name the folders of one or several runs")
+    try:
+        kinds = {folder: kind_of(folder) for folder in dict.fromkeys(runs)}
+        texts = [REPORTS[kind](folder)[0] for folder, kind in kinds.items() if kind in REPORTS]
+        pools = [folder for folder, kind in kinds.items() if kind == "pool"]
+        sweeps = [folder for folder, kind in kinds.items() if kind == "sweep"]
+        if len(pools) > 1:
+            parser.error("name one pool at most")
+        if pools or sweeps:
+            texts.append(_pool_report(pools, sweeps, asked))
+    except (RunFolderError, StatsError) as error:
+        sys.stderr.write(f"{error}\n")
+        return Exit.FOLDER
+    sys.stdout.write("\n\n".join(texts) + "\n")
+    return Exit.DONE
+
+
+def kind_of(folder: Path) -> str:
+    """Which script's run it is: benchmark, latency, pool or sweep. Raises RunFolderError."""
+    identity = read_manifest(folder).get("identity", {})
+    kind = identity.get("script", "benchmark" if "settings" in identity else "")
+    if kind not in (*REPORTS, "pool", "sweep"):
+        raise RunFolderError(f"{folder} is no run's folder: its manifest names no known script")
+    return str(kind)
+
+
+def _pool_report(pools: Sequence[Path], sweeps: Sequence[Path], asked: argparse.Namespace) -> str:
+    from src.reports.pool_report import report
+    from src.runs.pool import PoolError, load_pool
+
+    try:
+        pool = load_pool(pools[0], asked.sums) if pools else None
+        return report(pool, sweeps, asked.budgets, asked.output)
+    except PoolError as error:
+        raise RunFolderError(str(error)) from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

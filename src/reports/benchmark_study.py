@@ -1,0 +1,255 @@
+"""What a run of benchmark.py found, from its folder alone: means, paired differences and costs.
+
+    study = study_benchmark(Path("results/benchmark-builtin-tags-n8-1a2b3c4d"))
+    study.rows["best_of_n", "msd_kld"]["difference"]
+
+Differences are to the baseline over the prompts that both methods finished, and judges alone have a
+verdict: the selector's own number says that the search worked, not that the music is better.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from src.methods import BASELINE
+from src.reports.table import Row, brackets, digits_of, ends, interval_of
+from src.runs import embeddings
+from src.runs.measures import Measure, Verdict
+from src.runs.records import Record, read_manifest, read_records
+from src.stats.frechet import References, p_of_difference
+from src.stats.intervals import Interval, bootstrap
+
+MIN_CLIPS = 2  # fewer have no Frechet distance
+ALPHA = 0.05  # as an interval of 95% has it
+LOST = "its embedding, or that of its reference, is not in the run's folder"
+
+Embeddings = dict[str, NDArray[np.float32]]  # by prompt id, [windows, D]
+Values = dict[str, float]  # by prompt id
+
+
+@dataclass(frozen=True)
+class Study:
+    """A run's results.
+
+    methods: those with a finished prompt, in the order they were asked for. rows: by method and
+    measure, as summary.csv has them. values: by method and measure, each clip's number; none for
+    measures of sets. costs: by method, means per prompt. done, failed: records. unjudged: by
+    measure, why a clip has no number. unread: by measure, how many captions are longer than it
+    reads ("captions", "of", "tokens").
+    """
+
+    title: str
+    methods: tuple[str, ...]
+    measures: tuple[Measure, ...]
+    rows: Mapping[tuple[str, str], Row]
+    values: Mapping[tuple[str, str], Values]
+    costs: Mapping[str, Row]
+    done: tuple[Record, ...]
+    failed: tuple[Record, ...]
+    unjudged: Mapping[str, tuple[str, ...]]
+    unread: Mapping[str, Mapping[str, int]]
+
+    @property
+    def primary(self) -> Measure | None:
+        return next((m for m in self.measures if m.role == "primary judge"), None)
+
+    @property
+    def selector(self) -> Measure:
+        return next(m for m in self.measures if m.role == "selector")
+
+    def of(self, measure: str) -> list[Row]:
+        """A measure's rows, by method."""
+        return [self.rows[method, measure] for method in self.methods]
+
+    def paired(self, method: str, measure: str) -> Values:
+        """Each clip's difference to the baseline's."""
+        return _paired(self.values[method, measure], self.values.get((BASELINE, measure), {}))
+
+    def digits(self, measure: str) -> int:
+        """Those after the point that show three of the largest difference (else value)."""
+        rows = self.of(measure)
+        differences = [row["difference"] for row in rows if row["difference"] is not None]
+        return digits_of(differences or [row["mean"] for row in rows])
+
+
+def study_benchmark(folder: Path) -> Study:
+    """Read a run's folder. Raises RunFolderError.
+
+    A measure of sets is tested against the baseline by permutations: seconds for a hundred prompts,
+    about a minute a method for thousands.
+    """
+    manifest = read_manifest(folder)
+    records = list(read_records(folder).values())
+    done = [record for record in records if record["status"] == "ok"]
+    asked = manifest["identity"]["settings"]["method"]
+    by_method = {m: [r for r in done if r["method"] == m] for m in asked}
+    by_method = {method: own for method, own in by_method.items() if own}
+    costs = {method: _cost(method, own) for method, own in by_method.items()}
+    measures = [_measure(entry, manifest) for entry in manifest["measures"]]
+    selector = next(m for m in measures if m.role == "selector")
+    values: dict[tuple[str, str], Values] = {}
+    unjudged: dict[str, tuple[str, ...]] = {}
+    rows: dict[tuple[str, str], Row] = {}
+    for measure in measures:
+        reasons = [r["unjudged"][measure.name] for r in done if measure.name in r["unjudged"]]
+        if measure.kind == "set":
+            found = _set_numbers(folder, by_method, measure)
+            heard = sum(numbers["prompts"] for numbers in found.values())
+            reasons += [LOST] * (len(done) - len(reasons) - heard)
+        else:
+            own = {method: _values(records, measure) for method, records in by_method.items()}
+            values |= {(method, measure.name): numbers for method, numbers in own.items()}
+            base = own.get(BASELINE, {})
+            found = {m: _clip_numbers(own[m], base if m != BASELINE else {}) for m in own}
+        for method, numbers in found.items():
+            rows[method, measure.name] = _row(method, measure, selector, numbers, costs[method])
+        unjudged[measure.name] = tuple(reasons)
+    return Study(
+        title=manifest["title"],
+        methods=tuple(by_method),
+        measures=tuple(measures),
+        rows=rows,
+        values=values,
+        costs=costs,
+        done=tuple(done),
+        failed=tuple(record for record in records if record["status"] != "ok"),
+        unjudged=unjudged,
+        unread=manifest.get("unread", {}),
+    )
+
+
+def value_of(record: Record, measure: Measure) -> float | None:
+    """A finished clip's number under a measure of clips; None where a judge has none."""
+    if measure.role == "selector":
+        return float(record["winner"]["score"]["value"])
+    value = record["judges"].get(measure.name)
+    return None if value is None else float(value)
+
+
+def _measure(entry: dict[str, Any], manifest: dict[str, Any]) -> Measure:
+    known = manifest["identity"].get("checkpoints", {}).get(entry["name"])
+    if known and not entry.get("checkpoint"):
+        # Manifests of the first release name checkpoints in a run's identity only.
+        entry = {**entry, "checkpoint": f"{known['name']} ({known['sha256'][:8]})"}
+    return Measure.from_record(entry)
+
+
+def _row(method: str, measure: Measure, selector: Measure, numbers: Row, cost: Row) -> Row:
+    names = ("prompts", "windows", "mean", "paired_prompts", "difference", "low", "high", "p")
+    row: dict[str, Any] = {
+        "method": method,
+        "measure": measure.name,
+        "role": measure.role,
+        "kind": measure.kind,
+        "higher_is_better": measure.higher_is_better,
+        "checkpoint": measure.checkpoint,
+        **dict.fromkeys(names),
+        **numbers,
+        "verdict": "",
+        **{name: cost[name] for name in ("frames", "clips", "seconds")},
+    }
+    if row["difference"] is not None:
+        # Early manifests have what a judge shares with the selector in its note alone.
+        shares = measure.relation(selector) or measure.note.startswith("not independent")
+        evidence = measure.is_judge and not shares
+        row["verdict"] = direction(measure, row) if evidence else "not independent"
+    return row
+
+
+def difference_text(row: Row, digits: int) -> str:
+    """Such as "+0.650 [+0.500, +0.813]", of a measure of sets "-0.41, p = 0.012"."""
+    if row["p"] is not None:
+        return f"{row['difference']:+.{digits}f}, p = {row['p']:.3f}"
+    found = interval_of(row, "difference")
+    return brackets(found, digits) if found else ""
+
+
+def direction(measure: Measure, row: Row) -> Verdict:
+    """Which side of zero a difference shows, whoever measures it."""
+    if row["p"] is None:
+        return measure.verdict(Interval(row["difference"], row["low"], row["high"]))
+    if row["p"] > ALPHA:
+        return "unclear"
+    return "better" if row["difference"] * measure.sign > 0 else "worse"
+
+
+def _clip_numbers(own: Values, base: Values) -> Row:
+    """base: the baseline's; empty for itself."""
+    numbers: dict[str, Any] = {"prompts": len(own)}
+    if own:
+        numbers["mean"] = float(np.mean(list(own.values())))
+    if paired := _paired(own, base):
+        found = bootstrap(len(paired)).interval(np.array(list(paired.values())))
+        numbers |= {"paired_prompts": len(paired), **ends("difference", found)}
+    return numbers
+
+
+def _paired(own: Values, base: Values) -> Values:
+    return {key: value - base[key] for key, value in own.items() if key in base}
+
+
+def _values(records: Sequence[Record], measure: Measure) -> Values:
+    values = {record["prompt_id"]: value_of(record, measure) for record in records}
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _set_numbers(
+    folder: Path, records: Mapping[str, Sequence[Record]], measure: Measure
+) -> dict[str, Row]:
+    """By method, the Frechet distance of its clips to those prompts' references."""
+    clips: dict[str, Embeddings] = {}
+    for method, finished in records.items():
+        judged = [r["prompt_id"] for r in finished if measure.name not in r["unjudged"]]
+        clips[method] = embeddings.load(folder, measure.name, method, judged)
+    everyone = dict.fromkeys(key for found in clips.values() for key in found)
+    references = embeddings.load(folder, measure.name, embeddings.REFERENCE, everyone)
+    clips = {
+        method: {key: x for key, x in found.items() if key in references}
+        for method, found in clips.items()
+    }
+    numbers: dict[str, Row] = {}
+    for method, own in clips.items():
+        row: dict[str, Any] = {"prompts": len(own), "windows": sum(map(len, own.values()))}
+        if len(own) >= MIN_CLIPS:
+            row["mean"] = _distance(own, references, list(own))
+        shared = [key for key in own if key in clips.get(BASELINE, {})]
+        if method != BASELINE and len(shared) >= MIN_CLIPS:
+            row["paired_prompts"] = len(shared)
+            row |= _set_difference(own, clips[BASELINE], references, shared)
+        numbers[method] = row
+    return numbers
+
+
+def _distance(clips: Embeddings, references: Embeddings, keys: Sequence[str]) -> float:
+    to = References(np.concatenate([references[key] for key in keys]))
+    return to.distance(np.concatenate([clips[key] for key in keys]))
+
+
+def _set_difference(
+    clips: Embeddings, base: Embeddings, references: Embeddings, shared: Sequence[str]
+) -> dict[str, float]:
+    own, other = (_distance(found, references, shared) for found in (clips, base))
+    p = p_of_difference(
+        [clips[key] for key in shared],
+        [base[key] for key in shared],
+        References(np.concatenate([references[key] for key in shared])),
+    )
+    return {"difference": own - other, "p": p}
+
+
+def _cost(method: str, records: Sequence[Record]) -> Row:
+    """Means over the finished prompts; judging is left out of the seconds."""
+    ledgers = [record["ledger"] for record in records]
+    seconds = [math.fsum(s for k, s in x["seconds"].items() if k != "judge") for x in ledgers]
+    return {
+        "method": method,
+        "prompts": len(records),
+        "frames": float(np.mean([ledger["frames"] for ledger in ledgers])),
+        "clips": float(np.mean([ledger["clips"] for ledger in ledgers])),
+        "seconds": float(np.mean(seconds)),
+    }

@@ -1,0 +1,147 @@
+"""What all figures have in common: style, colours, panels, and the mark of their records.
+
+Widths suit two columns of a paper. Each PNG carries the SHA-256 of the records that it shows, so
+that a figure can be told from one of another run. Colours of methods are src/methods.py's.
+"""
+
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from src.runs.measures import Measure
+from src.stats.intervals import Interval
+
+DIGEST_KEY = "Records-SHA256"
+# Okabe and Ito's, those first that print well on white. Markers tell lines apart without colour.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+GREY = "#888888"
+WIDTH = 7.0  # inches: two columns
+COLUMNS = 4  # of panels
+PANEL_HEIGHT = 1.75  # inches
+TITLE_CHARACTERS, CAPTION_CHARACTERS = 14, 20  # an inch: of 8 and of 6 points
+STYLE: dict[Any, Any] = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "hatch.linewidth": 0.5,
+    "figure.dpi": 200,
+}
+styled = mpl.rc_context(STYLE)  # decorates what draws
+
+
+def new_figure(width: float, height: float, title: str, caption: str) -> Figure:
+    """An empty figure, in inches. title, caption: wrapped to its width, line by line."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(_wrapped(title, width * TITLE_CHARACTERS), fontsize=8, x=0.01, ha="left")
+    figure.supxlabel(_wrapped(caption, width * CAPTION_CHARACTERS), fontsize=6, x=0.01, ha="left")
+    return figure
+
+
+def _wrapped(text: str, width: float) -> str:
+    return "\n".join(textwrap.fill(line, int(width)) for line in text.splitlines())
+
+
+def panels(
+    count: int,
+    title: str,
+    caption: str,
+    rows_each: int = 1,
+    height: float = PANEL_HEIGHT,
+    width: float | None = None,
+    columns: int = COLUMNS,
+    sharey: bool = False,
+) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` panels, or columns of `rows_each`, and its axes column by column.
+
+    height: of a panel, width: of the figure, in inches; few panels make a narrower one by default.
+    columns: the most in a row; panels are spread evenly over the rows that this takes.
+    """
+    rows = math.ceil(count / columns)
+    across = math.ceil(count / rows)
+    width = width or min(WIDTH, max(WIDTH * across / COLUMNS, WIDTH / 2) + 1)
+    figure = new_figure(width, rows * rows_each * height + 0.6, title, caption)
+    grid = figure.subplots(rows * rows_each, across, squeeze=False, sharey=sharey)
+    axes = []
+    for index in range(rows * across):
+        row, column = divmod(index, across)
+        for line in range(rows_each):
+            ax = grid[row * rows_each + line, column]
+            if index < count:
+                axes.append(ax)
+            else:
+                ax.remove()
+    return figure, axes
+
+
+@styled
+def save(figure: Figure, path: Path, digests: Mapping[str, str]) -> Path:
+    """Write a PNG. digests: what it is marked with, by key (DIGEST_KEY)."""
+    figure.savefig(path, metadata={**digests, "Software": "Curator"})
+    return path
+
+
+def look(index: int) -> tuple[str, str]:
+    """Colour and marker of the index-th of several lines."""
+    again = index // len(COLOURS)  # the same colour, with another marker
+    return COLOURS[index % len(COLOURS)], MARKERS[(index + again) % len(MARKERS)]
+
+
+def name_panel(ax: Axes, measure: Measure) -> None:
+    """Title a panel with a measure, its direction and role.
+
+    The primary judge is bold; what is no evidence is italic, on a hatched ground.
+    """
+    noted = " †" if measure.note else ""
+    role = "selector: own verifier" if measure.role == "selector" else measure.role
+    own = measure.role in ("selector", "own verifier")
+    ax.set_title(
+        f"{measure.name} {measure.arrow}{noted}\n{role}",
+        weight="bold" if measure.role == "primary judge" else "normal",
+        style="italic" if own else "normal",
+    )
+    if own:
+        ax.patch.set(facecolor="#F0F0F0", hatch="////", edgecolor="#E0E0E0", linewidth=0)
+
+
+def intervals(
+    ax: Axes,
+    at: Sequence[float],
+    found: Sequence[Interval],
+    colour: str,
+    sideways: bool = False,
+    hollow: bool = False,
+    **style: Any,
+) -> None:
+    """Means with bars to the ends of their intervals, where there are ends.
+
+    at: where they stand on the other axis. sideways: values are on the x axis. hollow: markers
+    that are not filled. style: of Axes.errorbar.
+    """
+    means = np.array([f.mean for f in found])
+    # A percentile interval of a skewed ratio need not hold the estimate.
+    ends = np.maximum(0, [[f.mean - f.low for f in found], [f.high - f.mean for f in found]])
+    places: dict[str, Any] = {"x": at, "y": means, "yerr": ends}
+    if sideways:
+        places = {"x": means, "y": at, "xerr": ends}
+    usual = {"fmt": "o", "markersize": 3, "markeredgewidth": 0.7, "elinewidth": 0.7}
+    face = "white" if hollow else colour
+    ax.errorbar(**places, color=colour, **{**usual, "markerfacecolor": face, **style})

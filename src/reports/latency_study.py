@@ -1,0 +1,297 @@
+"""What a run of latency_experiment.py found, from its folder alone: seconds, ratios, lines.
+
+    study = study_latency(Path("results/latency-builtin-perplexity-1a2b3c4d"))
+    study.cells[0]["seconds"]
+
+A cell's seconds are a table [repetitions, prompts]. Intervals resample repetitions and prompts, the
+same ones for all cells at once: what slowed a whole repetition slows it in every cell, and cancels
+in ratios. The baseline is best_of_n with N = 1, and stands for it.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from src.budget import STAGES, Cost, Plan
+from src.methods import BASELINE, BEST_OF_N, PARAMETERS, SearchCell
+from src.reports.table import Row, ends
+from src.runs.records import Record, read_manifest, read_records
+from src.stats.intervals import Array, interval, resampled_medians
+from src.stats.timing import crossing, fit, interpolated
+
+OTHER = "other"  # what a search does outside of its stages
+TIMED = (*(stage for stage in STAGES if stage != "judge"), OTHER)
+MIN_ON_A_LINE = 3  # cells: two are on a line always
+STRAIGHT = 0.1  # a line from which a median lies further off than this part says nothing
+COST_COLUMNS = (
+    *("against", "claimed_frames", "frames", "clips", "seconds", "low", "high", "verdict"),
+    *("equal_frames_n", "equal_frames_seconds", "equal_frames_low", "equal_frames_high"),
+    *("equal_seconds_n", "equal_seconds_low", "equal_seconds_high"),
+)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A run's results.
+
+    cells, costs, lines: rows as summary.csv, costs.csv and lines.csv have them. failed: records,
+    their prompts left out of every cell. unfinished: repetitions left out. off_plan: records whose
+    ledger is not the plan's cost. changed: prompts and cells whose repetitions chose different
+    clips. starts: of the manifest, those that the records come from. loads: the machine's load
+    average at each search.
+    """
+
+    manifest: Mapping[str, Any]
+    cells: tuple[Row, ...]
+    costs: tuple[Row, ...]
+    lines: tuple[Row, ...]
+    prompts: tuple[str, ...]
+    repetitions: tuple[int, ...]
+    unfinished: tuple[int, ...]
+    failed: tuple[Record, ...]
+    off_plan: tuple[Record, ...]
+    changed: tuple[str, ...]
+    starts: tuple[Mapping[str, Any], ...]
+    loads: tuple[float, ...]
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = self.manifest["identity"]["settings"]
+        return found
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(row["method"] for row in self.cells))
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One cell's measurements.
+
+    plan: what it should cost. seconds: a prompt's, float64 [repetitions, prompts]. resampled: its
+    medians, float64 [TIMING_RESAMPLES], empty without a spread.
+    """
+
+    cell: SearchCell
+    plan: Plan
+    records: tuple[Record, ...]
+    seconds: Array
+    resampled: Array
+
+    @property
+    def median(self) -> float:
+        return float(np.median(self.seconds))
+
+    @property
+    def cost(self) -> Cost:
+        return self.plan.expected()
+
+
+def study_latency(folder: Path) -> Study:
+    """Read a run's folder. Raises RunFolderError.
+
+    Repetitions count that all cells and prompts are finished in; prompts, that failed nowhere.
+    """
+    manifest = read_manifest(folder)
+    records = list(read_records(folder).values())
+    cells = [SearchCell.from_record(cell) for cell in manifest["cells"]]
+    failed = [r for r in records if r["status"] != "ok"]
+    lost = {r["prompt_id"] for r in failed}
+    done = {
+        (SearchCell.from_record(r["cell"]), r["repetition"], r["prompt_id"]): r
+        for r in records
+        if r["status"] == "ok" and r["prompt_id"] not in lost
+    }
+    prompts = tuple(dict.fromkeys(prompt for _, _, prompt in done))
+    counts = Counter(repetition for _, repetition, _ in done)
+    whole = tuple(sorted(r for r in counts if counts[r] == len(cells) * len(prompts)))
+    settings = manifest["identity"]["settings"]
+    lengths = settings["duration"], settings["step_size"], manifest["frame_rate"]
+    plans = {cell: cell.plan(*lengths) for cell in cells}
+    timed = {
+        cell: _timed(
+            cell, plans[cell], [[done[cell, rep, prompt] for prompt in prompts] for rep in whole]
+        )
+        for cell in cells
+        if whole
+    }
+    used = sorted({r["start"] for r in done.values()})
+    return Study(
+        manifest=manifest,
+        cells=tuple(map(_cell_row, timed.values())),
+        costs=tuple(_cost_rows(timed)),
+        lines=tuple(_line_rows(timed)),
+        prompts=prompts,
+        repetitions=whole,
+        unfinished=tuple(sorted(set(counts) - set(whole))),
+        failed=tuple(failed),
+        off_plan=tuple(
+            record
+            for (cell, _, _), record in done.items()
+            if Cost(record["ledger"]["frames"], record["ledger"]["clips"]) != plans[cell].expected()
+        ),
+        changed=tuple(name for own in timed.values() for name in _changed(own)),
+        starts=tuple(manifest["starts"][number] for number in used),
+        loads=tuple(r["load"] for r in done.values()),
+    )
+
+
+def _timed(cell: SearchCell, plan: Plan, table: Sequence[Sequence[Record]]) -> Timed:
+    """table: [repetitions][prompts]."""
+    seconds = np.array([[r["wall_seconds"] / r["group"] for r in row] for row in table])
+    records = tuple(record for row in table for record in row)
+    return Timed(cell, plan, records, seconds, resampled_medians(seconds))
+
+
+def _changed(own: Timed) -> Iterable[str]:
+    winners: dict[str, set[str]] = {}
+    for record in own.records:
+        winners.setdefault(record["prompt_id"], set()).add(record["winner"]["tokens_sha256"])
+    return (f"{prompt} ({own.cell.name})" for prompt, found in winners.items() if len(found) > 1)
+
+
+def _named(cell: SearchCell) -> dict[str, Any]:
+    row: dict[str, Any] = {"cell": cell.name, "method": cell.method, "candidates": cell.candidates}
+    return row | {p.name: cell.parameters.get(p.name) for p in PARAMETERS}
+
+
+def _cell_row(own: Timed) -> Row:
+    """Seconds are a prompt's, split by the stages' mean shares so that they sum to the median.
+
+    real_time_factor: seconds of compute per second of audio. Bytes: uploaded, a prompt's mean; of
+    memory the median of the searches' peaks, None where one is unknown.
+    """
+    seconds = [record["ledger"]["seconds"] for record in own.records]
+    shares = {
+        stage: float(np.mean([spent[stage] for spent in seconds]) / own.seconds.mean())
+        for stage in TIMED[:-1]
+    }
+    shares[OTHER] = 1 - sum(shares.values())
+    low, high = np.quantile(own.seconds, [0.25, 0.75])
+    return {
+        **_named(own.cell),
+        "repetitions": own.seconds.shape[0],
+        "prompts": own.seconds.shape[1],
+        "frames": own.cost.frames,
+        "clips": own.cost.clips,
+        "uploaded_bytes": float(np.mean([r["ledger"]["uploaded_bytes"] for r in own.records])),
+        **ends("seconds", interval(own.median, own.resampled)),
+        "lower_quartile": float(low),
+        "upper_quartile": float(high),
+        "real_time_factor": own.median * own.plan.frame_rate / own.plan.frames,
+        **{f"{stage}_seconds": share * own.median for stage, share in shares.items()},
+        **{
+            f"{name}_bytes": _median([r["memory"][name] for r in own.records])
+            for name in ("gpu", "resident", "server")
+        },
+    }
+
+
+def _median(sizes: Sequence[int | None]) -> int | None:
+    known = [size for size in sizes if size is not None]
+    return round(float(np.median(known))) if known and len(known) == len(sizes) else None
+
+
+def _cost_rows(timed: Mapping[SearchCell, Timed]) -> Iterable[Row]:
+    """Each cell's cost beside best_of_n's with as many candidates, frames and seconds.
+
+    best_of_n itself stands beside the baseline. What was not measured is None.
+    """
+    reference = _reference(timed)
+    for cell, own in timed.items():
+        row = _named(cell) | dict.fromkeys(COST_COLUMNS)
+        alone = SearchCell(BASELINE, 1)
+        against = alone if cell.method == BEST_OF_N else SearchCell(BEST_OF_N, cell.candidates)
+        beside = cell != alone and against in timed
+        if beside:
+            row |= _ratios(own, timed[against])
+        if among := cell.prunes and len(reference) > 1:
+            row |= _equals(own, reference)
+        if beside or among:
+            yield row
+
+
+def _reference(timed: Mapping[SearchCell, Timed]) -> dict[int, Timed]:
+    """best_of_n's cells by N, ascending; the baseline stands for N = 1."""
+    found = {
+        cell.candidates: own
+        for method in (BASELINE, BEST_OF_N)
+        for cell, own in timed.items()
+        if cell.method == method
+    }
+    return dict(sorted(found.items()))
+
+
+def _ratios(own: Timed, against: Timed) -> Row:
+    """A cost as a multiple of another's.
+
+    claimed_frames: what is commonly said (N; 1; k + 1). frames, clips: exact. seconds: the ratio
+    of medians. verdict: whether that is the ratio of frames, within its interval.
+    """
+    cell, k = own.cell, own.cell.parameters.get("lookahead_k", 0)
+    frames = own.cost.frames / against.cost.frames
+    seconds = interval(own.median / against.median, own.resampled / against.resampled)
+    verdict = "no spread"
+    if np.isfinite(seconds.low):
+        verdict = "above frames" if seconds.low > frames else "as frames"
+        verdict = "below frames" if seconds.high < frames else verdict
+    return {
+        "against": against.cell.name,
+        "claimed_frames": float(cell.candidates if cell.method == BEST_OF_N else k + 1),
+        "frames": frames,
+        "clips": own.cost.clips / against.cost.clips,
+        **ends("seconds", seconds),
+        "verdict": verdict,
+    }
+
+
+def _equals(own: Timed, reference: Mapping[int, Timed]) -> Row:
+    """A tree search against a best_of_n of another N, interpolated between those measured.
+
+    equal_frames_n: best_of_n's N with as many frames; equal_frames_seconds: the ratio of seconds
+    there. equal_seconds_n: best_of_n's N that takes as long.
+    """
+    ns = list(reference)
+    medians = [found.median for found in reference.values()]
+    resampled = list(zip(*(found.resampled for found in reference.values()), strict=True))
+    frames_n = own.cost.frames / own.plan.frames
+    row: dict[str, Any] = {"equal_frames_n": frames_n}
+    if (level := interpolated(frames_n, ns, medians)) > 0:
+        levels = np.array([interpolated(frames_n, ns, row) for row in resampled])
+        ratio = interval(own.median / level, own.resampled / levels)
+        row |= ends("equal_frames_seconds", ratio, "equal_frames_")
+    if (n := crossing(own.median, ns, medians)) > 0:
+        pairs = zip(own.resampled, resampled, strict=True)
+        found = np.array([crossing(y, ns, row) for y, row in pairs])
+        # An interval of which a part was not measured has no ends.
+        known = found if np.isfinite(found).all() else np.empty(0)
+        row |= ends("equal_seconds_n", interval(n, known), "equal_seconds_")
+    return row
+
+
+def _line_rows(timed: Mapping[SearchCell, Timed]) -> Iterable[Row]:
+    """Seconds over frames, by method, where enough cells lie on the line; best_of_n's has the
+    baseline on it. worst_residual: of a median, as a part of it."""
+    for method in dict.fromkeys(cell.method for cell in timed):
+        group = [own for cell, own in timed.items() if cell.method == method]
+        if method == BEST_OF_N:
+            group = list(_reference(timed).values())
+        if len(group) < MIN_ON_A_LINE:
+            continue
+        line = fit(
+            np.array([own.cost.frames for own in group], dtype=np.float64),
+            np.array([own.median for own in group]),
+            np.stack([own.resampled for own in group], axis=-1),
+        )
+        yield {
+            "method": method,
+            "cells": line.cells,
+            **ends("fixed_seconds", line.fixed, "fixed_"),
+            **ends("seconds_per_frame", line.per_frame, "per_frame_"),
+            "worst_residual": line.worst,
+            "verdict": "a line" if line.worst <= STRAIGHT else "no line",
+        }

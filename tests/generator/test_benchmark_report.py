@@ -1,0 +1,316 @@
+"""What a benchmark's report shows: selectors and judges apart, no claim that does not follow."""
+
+import csv
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from src.methods import METHODS as REGISTERED
+from src.reports.benchmark import benchmark_text, findings, report, write_tables
+from src.reports.benchmark_figure import benchmark_figure
+from src.reports.benchmark_study import Study, study_benchmark
+from src.reports.figure import DIGEST_KEY
+from src.runs import embeddings
+from src.runs.measures import Measure
+from src.runs.records import Record, RunFolderError, records_digest
+from src.stats.frechet import distance
+from src.stats.intervals import Interval
+from tests.generator.first_release import COMMITTED, first_release
+from tests.generator.made_up_run import (
+    MEASURES,
+    METHODS,
+    OWN,
+    SET,
+    change_records,
+    keep_measures,
+    made_up_run,
+)
+
+SNAPSHOT = Path(__file__).parent / "snapshots" / "benchmark.txt"
+ALL = (*MEASURES, OWN, SET)
+UNREAD = {"clap": {"captions": 12, "of": 64, "tokens": 240}}
+
+
+def study_of(output: Path, **kind: Any) -> Study:
+    return study_benchmark(made_up_run(output, **kind))
+
+
+def text_of(folder: Path) -> str:
+    """Without the ends of lines that are wrapped."""
+    study = study_benchmark(folder)
+    return benchmark_text(study, findings(study)).replace("\n    ", " ")
+
+
+def sentences(folder: Path) -> str:
+    return "\n".join(findings(study_benchmark(folder)))
+
+
+def csv_rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_text_is_that_of_the_snapshot_and_the_figure_repeats_itself(tmp_path: Path) -> None:
+    folder = made_up_run(tmp_path, more=(OWN, SET), failed=7, unread=UNREAD)
+    text, failed = report(folder)
+    assert failed
+    assert text + "\n" == SNAPSHOT.read_text()
+    assert max(map(len, text.splitlines())) <= 100
+    drawn = (folder / "benchmark.png").read_bytes()
+    report(folder)
+    assert (folder / "benchmark.png").read_bytes() == drawn
+    with Image.open(folder / "benchmark.png") as image:
+        assert image.text[DIGEST_KEY] == records_digest(folder)  # type: ignore[attr-defined]
+
+
+def test_differences_are_paired_by_prompt_with_intervals(tmp_path: Path) -> None:
+    study = study_of(tmp_path, failed=7)
+    row, base = study.rows["best_of_n", "tags"], study.rows["baseline", "tags"]
+    assert row["difference"] == pytest.approx(row["mean"] - base["mean"])
+    # the prompts' own levels spread by 1, which an unpaired interval would show
+    assert row["high"] - row["low"] < 0.5
+    assert (row["prompts"], row["paired_prompts"], base["difference"]) == (16, 16, None)
+    assert len(study.failed) == 7
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "higher_is_better", "verdict"),
+    [
+        (0.1, 0.2, True, "better"),
+        (0.1, 0.2, False, "worse"),
+        (-0.2, -0.1, True, "worse"),
+        (-0.2, -0.1, False, "better"),
+        (-0.1, 0.1, True, "unclear"),
+        (0.0, 0.1, True, "unclear"),
+        (math.nan, math.nan, True, "unclear"),
+    ],
+)
+def test_an_interval_counts_by_its_side_of_zero_and_the_measures_direction(
+    low: float, high: float, higher_is_better: bool, verdict: str
+) -> None:
+    measure = Measure("m", "judge", higher_is_better)
+    assert measure.verdict(Interval((low + high) / 2, low, high)) == verdict
+
+
+def test_where_the_selector_gains_nothing_no_judge_is_said_to_follow_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(METHODS, "sbs", (0.0, -0.5, 2000, 24))
+    monkeypatch.setitem(METHODS, "best_of_n", (0.0, 0.0, 2000, 8))
+    said = sentences(made_up_run(tmp_path))
+    nothing = "not shown to differ from the baseline by tags, which chose the clips, the primary"
+    assert f"sbs: {nothing} judge msd_kld says better." in said
+    assert f"best_of_n: {nothing} judge msd_kld shows no clear difference." in said
+    assert "follow" not in said
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ({"methods": ("best_of_n", "sbs")}, "baseline is not among the methods"),
+        ({"judged": False}, "tags chose these clips and no judge was asked"),
+        ({"prompts": 1}, "No intervals are given: they need 2 finished prompts or more."),
+        ({"prompts": 5}, "5 prompts are too few to rely on these intervals."),
+        ({"prompts": 0, "failed": 2}, "No prompt is finished."),
+        ({"prompts": 0, "failed": 2}, "sbs f0: tags: names no tag"),
+        ({"prompts": 1, "more": (SET,)}, "fad_msd: no distance for fewer than 2 clips"),
+        ({"more": (OWN,), "unread": UNREAD}, "clap reads only the start of 12 of 64 captions"),
+    ],
+)
+def test_what_to_know_is_said_where_it_holds_and_only_there(
+    tmp_path: Path, kind: dict[str, Any], said: str
+) -> None:
+    assert said in text_of(made_up_run(tmp_path / "kind", **kind))
+    assert said not in text_of(made_up_run(tmp_path / "plain"))
+
+
+def test_one_prompt_has_a_difference_without_an_interval(tmp_path: Path) -> None:
+    folder = made_up_run(tmp_path, prompts=1)
+    assert "[" not in text_of(folder)
+    assert study_benchmark(folder).rows["sbs", "msd_kld"]["verdict"] == "unclear"
+
+
+def test_a_clip_without_a_number_is_left_out_of_that_measure_and_counted(tmp_path: Path) -> None:
+    def change(index: int, record: Record) -> None:
+        del record["judges"]["mtt_vgg"]
+        record["unjudged"] = {"mtt_vgg": "names no tag; one of: " + "rock, pop, " * 100}
+        if index == 1:
+            del record["judges"]["msd_kld"]
+            record["unjudged"]["msd_kld"] = "no reference"
+
+    folder = made_up_run(tmp_path)
+    change_records(folder, change)
+    study = study_benchmark(folder)
+    (none,) = (line for line in findings(study) if line.startswith("mtt_vgg: no number"))
+    assert none.startswith("mtt_vgg: no number for 48 clip(s): names no tag; one of: rock,")
+    assert len(none) < 250
+    assert none.endswith(" ..")
+    assert "msd_kld: no number for 1 clip(s): no reference" in findings(study)
+    assert study.rows["best_of_n", "msd_kld"]["paired_prompts"] == 15
+    write_tables(study, tmp_path)
+    rows = {(row["method"], row["measure"]): row for row in csv_rows(tmp_path / "summary.csv")}
+    row = rows["best_of_n", "mtt_vgg"]
+    assert (row["prompts"], row["mean"], row["difference"], row["low"]) == ("0", "", "", "")
+
+
+def test_a_measure_of_sets_is_one_distance_to_the_references_with_a_p(tmp_path: Path) -> None:
+    folder = made_up_run(tmp_path, more=(SET,))
+    study = study_benchmark(folder)
+    prompts = [f"p{n}" for n in range(16)]
+    clips, references = (
+        np.concatenate(list(embeddings.load(folder, "fad_msd", place, prompts).values()))
+        for place in ("best_of_n", "reference")
+    )
+    base, row, sbs = study.of("fad_msd")
+    assert row["mean"] == pytest.approx(distance(clips, references))
+    assert (row["prompts"], row["windows"], row["low"]) == (16, 32, None)
+    assert row["difference"] == pytest.approx(row["mean"] - base["mean"])
+    assert row["p"] == pytest.approx(1 / 201)
+    assert sbs["p"] > 0.05
+    assert base["difference"] is None
+
+
+def test_a_measure_of_sets_compares_the_prompts_that_both_methods_have(tmp_path: Path) -> None:
+    folder = made_up_run(tmp_path, more=(SET,))
+    for method, prompt in (("baseline", "p3"), ("sbs", "p4"), ("reference", "p5")):
+        embeddings.place(folder, "fad_msd", method, prompt).unlink()
+    rows = study_benchmark(folder).of("fad_msd")
+    assert [row["prompts"] for row in rows] == [14, 15, 14]
+    assert [row["paired_prompts"] for row in rows] == [None, 14, 13]
+    both = [f"p{n}" for n in range(16) if n not in (3, 4, 5)]
+    sbs, base, references = (
+        np.concatenate(list(embeddings.load(folder, "fad_msd", place, both).values()))
+        for place in ("sbs", "baseline", "reference")
+    )
+    expected = distance(sbs, references) - distance(base, references)
+    assert rows[2]["difference"] == pytest.approx(expected)
+    said = sentences(folder)
+    assert "fad_msd: from baseline 14 clips (28 windows), best_of_n 15 clips (30 windows)" in said
+    assert "fad_msd: no number for 5 clip(s): its embedding, or that of its reference" in said
+
+
+def test_an_unjudged_clips_embedding_is_not_counted(tmp_path: Path) -> None:
+    folder = made_up_run(tmp_path, more=(SET,))
+    lost = {"fad_msd": "the reference cannot be read"}
+    change_records(folder, lambda i, r: r.update(unjudged=lost) if i == 0 else None)
+    assert study_benchmark(folder).rows["baseline", "fad_msd"]["prompts"] == 15
+    assert f"fad_msd: no number for 1 clip(s): {lost['fad_msd']}" in sentences(folder)
+
+
+def test_a_damaged_embedding_is_an_error_that_names_it(tmp_path: Path) -> None:
+    folder = made_up_run(tmp_path, more=(SET,))
+    embeddings.place(folder, "fad_msd", "sbs", "p3").write_bytes(b"\x93NUMPY")
+    with pytest.raises(RunFolderError, match=r"sbs/p3.npy cannot be read"):
+        study_benchmark(folder)
+
+
+def test_a_primary_judge_of_sets_is_followed_by_its_p(tmp_path: Path) -> None:
+    folder = made_up_run(tmp_path, more=(SET,))
+    keep_measures(folder, MEASURES[0], Measure("fad_msd", "primary judge", False, kind="set"))
+    said = sentences(folder)
+    assert "and the primary judge fad_msd agrees: better." in said
+    assert "but the primary judge fad_msd does not follow: no clear difference." in said
+
+
+def test_a_verifier_that_judges_its_own_selection_is_no_judge(tmp_path: Path) -> None:
+    folder = made_up_run(tmp_path, more=(OWN,))
+    keep_measures(folder, MEASURES[0], OWN)
+    assert study_benchmark(folder).primary is None
+    assert "tags chose these clips and no judge is independent of it" in sentences(folder)
+
+
+def test_the_csvs_have_the_tables_numbers(tmp_path: Path) -> None:
+    folder = made_up_run(tmp_path, failed=1, more=(SET,))
+    lacking = {"mtt_vgg": "names no tag", "fad_msd": "no reference"}
+
+    def change(index: int, record: Record) -> None:
+        if index == 0:
+            del record["judges"]["mtt_vgg"]
+            record["unjudged"] = lacking
+
+    change_records(folder, change)
+    study = study_benchmark(folder)
+    write_tables(study, tmp_path)
+    for row in csv_rows(tmp_path / "summary.csv"):
+        for name, value in study.rows[row["method"], row["measure"]].items():
+            expected = "" if value is None else value
+            expected = f"{value:.6g}" if isinstance(value, float) else str(expected)
+            assert row[name] == expected, name
+    first, *rows, last = csv_rows(tmp_path / "per_clip.csv")
+    assert list(first) == [
+        *("method", "prompt_id", "status", "tags", "msd_kld", "mtt_vgg", "unjudged"),
+    ]
+    assert first["mtt_vgg"] == ""
+    assert first["unjudged"] == "mtt_vgg: names no tag; fad_msd: no reference"
+    for row, record in zip(rows, study.done[1:], strict=True):
+        assert (row["method"], row["prompt_id"]) == (record["method"], record["prompt_id"])
+        assert float(row["tags"]) == record["winner"]["score"]["value"]
+        assert float(row["mtt_vgg"]) == record["judges"]["mtt_vgg"]
+    assert (last["status"], last["tags"], last["unjudged"]) == ("failed", "", "tags: names no tag")
+
+
+def test_a_run_of_the_first_release_is_read_as_it_was(tmp_path: Path) -> None:
+    study = study_benchmark(first_release(tmp_path))
+    write_tables(study, tmp_path)
+    for name in ("summary.csv", "per_clip.csv"):
+        assert (tmp_path / name).read_text() == (COMMITTED / name).read_text()
+    assert "  msd_kld: MSD_musicnn (ebd4de86)" in benchmark_text(study, []).splitlines()
+
+
+def test_panels_name_their_measures_and_mark_what_is_no_evidence(tmp_path: Path) -> None:
+    figure = benchmark_figure(study_of(tmp_path, more=(OWN, SET)))
+    *panels, cost = figure.axes
+    assert [ax.get_title() for ax in panels] == [
+        *("tags ↑\nselector: own verifier", "msd_kld ↓\nprimary judge", "mtt_vgg ↑ †\njudge"),
+        *("clap ↑\nown verifier", "fad_msd ↓ †\njudge"),
+    ]
+    assert cost.get_title() == "cost\nper prompt"
+    assert [bool(ax.patch.get_hatch()) for ax in panels] == [True, False, False, True, False]
+    # better is to the right
+    assert [ax.xaxis_inverted() for ax in panels] == [not m.higher_is_better for m in ALL]
+    tops = [ax.get_subplotspec().rowspan.start for ax in figure.axes]  # type: ignore[union-attr]
+    assert tops == [0, 0, 0, 1, 1, 1]
+    assert figure.get_size_inches()[0] < 12
+    assert "fad_msd: MSD_musicnn (ebd4de86)" in figure.get_supxlabel()
+
+
+def test_a_measure_of_sets_is_one_diamond_a_method_with_its_p(tmp_path: Path) -> None:
+    study = study_of(tmp_path, more=(SET,))
+    panel = benchmark_figure(study).axes[3]
+    drawn = [np.ravel(line.get_xdata())[0] for line in panel.lines if line.get_marker() == "D"]
+    assert drawn == [row["difference"] for row in study.of("fad_msd")[1:]]
+    assert panel.texts[0].get_text().endswith(", p = 0.005")
+    assert not panel.collections
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {"methods": ("best_of_n", "sbs")},
+        {"methods": ("baseline",)},
+        {"prompts": 1},
+        {"judged": False},
+        {"methods": ("best_of_n", "sbs"), "more": (SET,)},
+        {"prompts": 1, "more": (OWN, SET)},
+    ],
+)
+def test_runs_without_a_baseline_judges_or_intervals_are_reported_too(
+    tmp_path: Path, kind: dict[str, Any]
+) -> None:
+    folder = made_up_run(tmp_path, **kind)
+    report(folder)
+    assert (folder / "benchmark.png").stat().st_size > 5_000
+    assert "nan" not in (folder / "summary.csv").read_text()
+
+
+def test_a_method_that_is_not_registered_is_reported_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = made_up_run(tmp_path)
+    monkeypatch.delitem(REGISTERED, "sbs")
+    report(folder)
+    assert (folder / "benchmark.png").stat().st_size > 10_000

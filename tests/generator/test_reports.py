@@ -1,0 +1,116 @@
+"""What all reports share: tables, figures, and the command that writes any run's report anew."""
+
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from src.reports.__main__ import main
+from src.reports.figure import intervals, new_figure
+from src.reports.table import (
+    Column,
+    brackets,
+    digits_of,
+    ends,
+    figures,
+    interval_of,
+    layout,
+    shown,
+    write_csv,
+)
+from src.runs.ending import Exit
+from src.runs.records import Run
+from src.stats.intervals import Interval
+from tests.generator.made_up_latency import made_up_latency
+from tests.generator.made_up_run import listening_run, made_up_run
+
+ROOT = Path(__file__).resolve().parents[2]
+ROWS = [
+    {"name": "sbs", "value": 1.23456789, "count": 3, "known": True, "low": None},
+    {"name": "baseline", "value": math.nan, "count": 30_000, "known": False, "low": -2.0},
+]
+
+
+def test_a_csv_has_six_digits_and_nothing_for_what_is_not_known(tmp_path: Path) -> None:
+    write_csv(tmp_path / "some.csv", ROWS)
+    assert (tmp_path / "some.csv").read_text().splitlines() == [
+        *("name,value,count,known,low", "sbs,1.23457,3,True,", "baseline,,30000,False,-2"),
+    ]
+    write_csv(tmp_path / "none.csv", [], header=("name", "value"))
+    assert (tmp_path / "none.csv").read_text() == "name,value\n"
+
+
+def test_text_is_aligned_over_all_groups_and_the_widest_that_fits_is_taken() -> None:
+    name, value = Column("", shown("name"), left=True), Column("value", shown("value", ".2f"))
+    wide = Column("wide", lambda row: "x" * 100)
+    lines = layout({"one": ROWS[:1], "other": ROWS[1:]}, [name, wide], [name, value])
+    assert lines == [
+        *("          value", "", "one", "sbs        1.23", "", "other", "baseline      -"),
+    ]
+    assert max(map(len, layout(ROWS, [name, wide]))) > 100
+
+
+def test_numbers_are_written_with_three_figures_and_intervals_in_brackets() -> None:
+    assert [figures(x) for x in (0.01234, 1.234, 1234.5, math.nan)] == [
+        *("0.0123", "1.23", "1,234", "-"),
+    ]
+    assert brackets(Interval(0.5, 0.1, math.inf)) == "+0.50 [+0.10, +inf]"
+    assert brackets(Interval(0.5, math.nan, math.nan), digits=1) == "+0.5"
+    assert brackets(None) == brackets(Interval(math.nan, 0, 0)) == "-"
+    assert [digits_of(x) for x in ([None, 0.0123], [12.3, 0.1], [1234], [])] == [4, 1, 0, 2]
+
+
+def test_an_interval_comes_back_from_its_columns() -> None:
+    found = Interval(1.0, 0.5, 1.5)
+    row = ends("gain", found) | ends("loss", None, "loss_")
+    assert list(row) == ["gain", "low", "high", "loss", "loss_low", "loss_high"]
+    assert interval_of(row, "gain") == found
+    assert interval_of(row, "loss", "loss_") is None
+
+
+def test_intervals_are_drawn_to_their_ends_and_never_backwards() -> None:
+    figure = new_figure(3, 2, "title", "caption")
+    ax = figure.subplots()
+    found = [Interval(1, 0, 3), Interval(2, 2.5, 3), Interval(4, math.nan, math.nan)]
+    intervals(ax, [0, 1, 2], found, "red")
+    (bars,) = ax.collections
+    drawn = [path.vertices[:, 1].tolist() for path in bars.get_paths()]
+    assert drawn[:2] == [[0, 3], [2, 3]]
+    assert len(ax.lines[0].get_xdata()) == 3  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (made_up_run, {"summary.csv", "per_clip.csv", "benchmark.png", "index.html"}),
+        (listening_run, {"summary.csv", "per_clip.csv", "benchmark.png", "index.html"}),
+        (made_up_latency, {"summary.csv", "costs.csv", "lines.csv", "latency.png", "cost.png"}),
+    ],
+)
+def test_the_command_writes_a_runs_report_without_torch(
+    tmp_path: Path, make: Callable[[Path], Path], expected: set[str]
+) -> None:
+    folder = make(tmp_path)
+    before = {path.name for path in folder.iterdir()}
+    code = (
+        "import sys; from src.reports.__main__ import main; "
+        f"assert main([{str(folder)!r}]) == 0; sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == Exit.DONE, done.stderr
+    assert done.stdout.startswith("made up")
+    assert {path.name for path in folder.iterdir()} - before == expected
+
+
+def test_a_folder_that_is_no_runs_is_refused_in_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Run(tmp_path, "other", {"script": "another"}, {}) as run:
+        pass
+    assert main([str(run.folder)]) == Exit.FOLDER
+    assert "is no run's folder" in capsys.readouterr().err
+    assert main([str(tmp_path / "nothing")]) == Exit.FOLDER
+    assert "cannot be read" in capsys.readouterr().err
