@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.generator.test_pooling import make
 
 from src.runs.pool import PoolError, load_pool
 from src.runs.records import RECORDS, RunFolderError
 from src.stats.best_of_n import within_prompt_std
 from tests.generator.fake_pool import PROMPTS, FakeClient, verifier
 from tests.generator.test_pool_scoring import hears, judge
-from tests.generator.test_pooling import make
 
 ROOT = Path(__file__).parents[2]
 
