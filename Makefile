@@ -68,7 +68,7 @@ results: setup ## make the runs of results/builtin anew, in results/again (two h
 		--sweep_verifiers tags perplexity pmi --budgets 16 --beam_widths 4 --lookahead_ks 1
 	$(generator) verifier_experiment.py $(on_builtin) $(trees) --num_samples 16 \
 		--sweep_verifiers tags --budgets 4 8 16 --beam_widths 2 4 --lookahead_ks 1 2 --seeds 42 43 44
-	$(generator) -m src.reports.pool_report "$(RESULTS)"/pool-builtin-m32-* \
+	$(generator) -m src.reports "$(RESULTS)"/pool-builtin-m32-* \
 		--sums $(sums) --sweep "$(RESULTS)"/sweep-builtin-*
 	@$(generator) -m src.reports.reproduction "$(RESULTS)" results/builtin
 

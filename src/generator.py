@@ -7,6 +7,7 @@
 
 Loads the built-in model, and any text-to-music MusicGen by hub name or from a folder that holds
 audiocraft's `state_dict.bin` and `compression_state_dict.bin`. It knows nothing of verifiers.
+`load_renderer` loads the codec alone, for tokens that were generated before.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,12 +46,33 @@ class GeneratorError(RuntimeError):
     """A model that cannot be loaded; the message says what to do."""
 
 
-class Generator:
-    """A language model, its text conditioner and its codec.
+class Renderer:
+    """A codec: tokens to audio.
 
-    checkpoint: name and hash of the weights. sample_rate in Hz; frame_rate in frames a second;
-    channels of the audio. device and dtype as the manifest has them.
+    checkpoint: name and hash of the whole generator's weights, so that tokens of another one are
+    told apart. sample_rate in Hz; frame_rate in frames a second; channels of the audio. device:
+    "cpu" or "cuda".
     """
+
+    def __init__(self, codec: CompressionModel, checkpoint: Checkpoint) -> None:
+        self.codec, self.checkpoint = codec.eval(), checkpoint
+        self.sample_rate = int(codec.sample_rate)
+        self.frame_rate = float(codec.frame_rate)
+        self.channels = int(codec.channels)
+        self.device = next(codec.parameters()).device.type
+
+    @torch.inference_mode()
+    def render(self, tokens: Tensor) -> list[Clip]:
+        """int64 [B, codebooks, frames] -> B clips of float32 [channels, frames / frame_rate s]."""
+        clips, device = [], next(self.codec.parameters()).device
+        for batch in tokens.to(device).split(RENDERED_AT_ONCE):
+            for audio in self.codec.decode(batch, None).float().cpu():
+                clips.append(Clip(audio.numpy(), self.sample_rate))
+        return clips
+
+
+class Generator(Renderer):
+    """A language model with its text conditioner, and its codec. dtype as the manifest has it."""
 
     def __init__(
         self,
@@ -62,17 +83,11 @@ class Generator:
         sampling: Sampling | None = None,
         max_rows: int = 64,
     ) -> None:
-        self.lm, self.codec, self.checkpoint = lm.eval(), codec.eval(), checkpoint
+        super().__init__(codec, checkpoint)
+        self.lm = lm.eval()
         self.decoder = Decoder(lm, sampling, dtype, max_rows)
-        self.sample_rate = int(codec.sample_rate)
-        self.frame_rate = float(codec.frame_rate)
-        self.channels = int(codec.channels)
         self.dtype = str(dtype).removeprefix("torch.")
         self._conditions: dict[str, Tensor] = {}
-
-    @cached_property
-    def device(self) -> str:
-        return next(self.lm.parameters()).device.type
 
     def begin(
         self,
@@ -110,16 +125,6 @@ class Generator:
         """Encode texts anew from here on, as a first run does."""
         self._conditions.clear()
 
-    @torch.inference_mode()
-    def render(self, tokens: Tensor) -> list[Clip]:
-        """int64 [B, codebooks, frames] -> B clips of float32 [channels, frames / frame_rate s]."""
-        device = next(self.codec.parameters()).device
-        clips = []
-        for batch in tokens.to(device).split(RENDERED_AT_ONCE):
-            for audio in self.codec.decode(batch, None).float().cpu():
-                clips.append(Clip(audio.numpy(), self.sample_rate))
-        return clips
-
     def synchronize(self) -> None:
         """Wait for the device, so that a stage's seconds are its own."""
         if self.device == "cuda":
@@ -139,24 +144,41 @@ def load_generator(
     unless given. Raises GeneratorError, UnsupportedModel for checkpoints that cannot be decoded
     here, ValueError for a dtype that the device has not.
     """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = _chosen(device)
     kind = torch.device(device).type
     chosen = DTYPES[dtype or ("float16" if kind == "cuda" else "float32")]
     with audiocraft_without_clap():
         import audiocraft.models  # noqa: F401
     if model == "builtin":
-        from src.decoding.builtin import WEIGHT_FILES, load_builtin
+        from src.decoding.builtin import load_builtin
 
         lm, codec = load_builtin(device)
-        checkpoint = Checkpoint(name="builtin", sha256=hash_of(WEIGHT_FILES))
     else:
-        lm, codec = load_musicgen(model, device)
-        checkpoint = Checkpoint(name=model, sha256=hash_of(files_of(model)))
-    return Generator(lm, codec, checkpoint, chosen, sampling, max_rows)
+        lm, codec = _load_musicgen(model, device)
+    return Generator(lm, codec, checkpoint_of(model), chosen, sampling, max_rows)
 
 
-def load_musicgen(model: str, device: str) -> tuple[LMModel, CompressionModel]:
+def load_renderer(model: str, device: str = "auto") -> Renderer:
+    """The codec of `model`, for which no language model is loaded. Raises GeneratorError."""
+    device = _chosen(device)
+    with audiocraft_without_clap():
+        import audiocraft.models  # noqa: F401
+    if model == "builtin":
+        from src.decoding.builtin import as_compression_model, load_codec
+
+        codec = as_compression_model(load_codec(device))
+    else:
+        codec = _load_musicgens_codec(model, device)
+    return Renderer(codec, checkpoint_of(model))
+
+
+def _chosen(device: str) -> str:
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _load_musicgen(model: str, device: str) -> tuple[LMModel, CompressionModel]:
     """audiocraft's own loading: the stereo checkpoints' interleaved codec comes wrapped."""
     from audiocraft.models import MusicGen
 
@@ -172,8 +194,36 @@ def load_musicgen(model: str, device: str) -> tuple[LMModel, CompressionModel]:
     return musicgen.lm, musicgen.compression_model
 
 
-def files_of(model: str) -> list[Path]:
-    """Where a loaded model's two weight files lie: in its folder, or in the hub's cache."""
+def _load_musicgens_codec(model: str, device: str) -> CompressionModel:
+    """Stereo models interleave two codecs' codebooks, which the language model's file says.
+
+    Of its weights nothing is read.
+    """
+    from audiocraft.models.builders import get_wrapped_compression_model
+    from audiocraft.models.loaders import load_compression_model
+    from omegaconf import OmegaConf
+
+    try:
+        codec = load_compression_model(model, device=device)
+        kept = torch.load(str(files_of(model)[0]), map_location="cpu", mmap=True)["xp.cfg"]
+        return get_wrapped_compression_model(codec, OmegaConf.create(kept))
+    except Exception as error:  # the hub, torch and omegaconf raise many types
+        raise GeneratorError(
+            f"the codec of {model} cannot be loaded ({type(error).__name__}: {error})"
+        ) from error
+
+
+def checkpoint_of(model: str) -> Checkpoint:
+    """Name and hash of a model that is loaded, or whose files lie where they are looked for."""
+    return Checkpoint(name=model, sha256=hash_of(files_of(model)))
+
+
+def files_of(model: str) -> Sequence[Path]:
+    """A model's weight files: the built-in's, those in its folder, or those in the hub's cache."""
+    if model == "builtin":
+        from src.decoding.builtin import WEIGHT_FILES
+
+        return WEIGHT_FILES
     folder = Path(model) if Path(model).is_dir() else hub.snapshot(model, hub.model_cache())
     return [folder / LM_FILE, folder / CODEC_FILE]
 

@@ -31,7 +31,7 @@ from src.decoding.builtin import BUILTIN_DIR, load_codec
 from src.generator import load_generator
 from src.models.tagger import Tagger, load_tagger
 from src.models.vocabulary import named_tags
-from src.stats.best_of_n import paired_interval
+from src.stats.intervals import paired_interval
 
 log = logging.getLogger("evaluate")
 INSTRUMENTS = tuple(INSTRUMENT_WORDS)

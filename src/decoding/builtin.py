@@ -36,18 +36,18 @@ def load_config() -> dict[str, Any]:
     return config
 
 
-def load_weights(path: Path, device: str) -> dict[str, Tensor]:
+def load_weights(path: Path) -> dict[str, Tensor]:
     """A safetensors file's tensors as float32 (they are stored as float16)."""
     from safetensors.torch import load_file
 
-    return {name: tensor.float() for name, tensor in load_file(path, device=device).items()}
+    return {name: tensor.float() for name, tensor in load_file(path).items()}
 
 
 def load_codec(device: str = "cpu") -> Codec:
     """The trained codec, float32, in evaluation mode."""
     known = {field.name for field in fields(CodecConfig)}
     codec = Codec(CodecConfig(**{k: v for k, v in load_config()["codec"].items() if k in known}))
-    codec.load_state_dict(load_weights(CODEC_WEIGHTS, "cpu"))
+    codec.load_state_dict(load_weights(CODEC_WEIGHTS))
     return codec.to(device).eval()
 
 
@@ -94,7 +94,7 @@ def load_lm(device: str = "cpu") -> LMModel:
         positional_embedding="sin",
         cfg_coef=3.0,
     )
-    lm.load_state_dict(load_weights(LM_WEIGHTS, "cpu"))
+    lm.load_state_dict(load_weights(LM_WEIGHTS))
     return lm.to(device).eval()
 
 

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from src.decoding.layers import AbsorbedText, Text
 from src.decoding.sampling import NoiseKey, Sampling, sample, uniforms
-from src.decoding.transformer import Transformer, UnsupportedModel
+from src.decoding.transformer import Transformer, UnsupportedModel, delays_of
 
 if TYPE_CHECKING:
     from audiocraft.models import LMModel
@@ -103,8 +103,9 @@ class Decoder:
         logits = transformer.logits(hidden.flatten(0, 1)).unflatten(0, hidden.shape[:2])
         if not self.guided:
             return logits.log_softmax(-1), logits[0]
-        told, untold = logits
-        return logits.log_softmax(-1), torch.lerp(untold, told, self.sampling.guidance)
+        conditional, unconditional = logits
+        guided = torch.lerp(unconditional, conditional, self.sampling.guidance)
+        return logits.log_softmax(-1), guided
 
 
 class Mark(NamedTuple):
@@ -335,21 +336,3 @@ def split(prompts: int, candidates: int, max_rows: int) -> Iterator[tuple[range,
                 range(prompt, min(prompt + together, prompts)),
                 range(slot, min(slot + slots, candidates)),
             )
-
-
-def delays_of(lm: LMModel) -> tuple[int, ...]:
-    """By how many steps each codebook lags. Raises UnsupportedModel for any other pattern."""
-    provider = lm.pattern_provider
-    delays = tuple(getattr(provider, "delays", ()))
-    if len(delays) == lm.n_q:
-        frames = max(delays) + 2
-        steps = range(1 + frames + max(delays))
-        expected = [
-            [(s - 1 - d, k) for k, d in enumerate(delays) if 0 <= s - 1 - d < frames] for s in steps
-        ]
-        layout = provider.get_pattern(frames).layout
-        if [[tuple(at) for at in step if at.t < frames] for step in layout] == expected:
-            return delays
-    raise UnsupportedModel(
-        f"codebooks interleaved by {type(provider).__name__} are not supported, only delayed ones"
-    )

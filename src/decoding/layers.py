@@ -151,14 +151,14 @@ class Layer:
         bias = self.text_values.bias
         return None if bias is None else self.text_out(bias[None])
 
-    def pack(self, past_rows: int, told_rows: int, rows: int) -> Layer:
+    def pack(self, past_rows: int, conditional_rows: int, rows: int) -> Layer:
         """For so many rows in self-attention, in cross-attention and in the feed-forward."""
         return dataclasses.replace(
             self,
             qkv=self.qkv.pack(past_rows),
             self_out=self.self_out.pack(past_rows),
-            text_query=self.text_query.pack(told_rows),
-            text_out=self.text_out.pack(told_rows),
+            text_query=self.text_query.pack(conditional_rows),
+            text_out=self.text_out.pack(conditional_rows),
             ff_up=self.ff_up.pack(rows),
             ff_down=self.ff_down.pack(rows),
         )

@@ -134,10 +134,10 @@ class Transformer:
             x += layer.attend_to_past(x, cache, first, times)
             if guided and number == 0:
                 x = x.repeat(2, 1)
-            told, untold = x[: rows * times], x[rows * times :]
-            told += layer.attend_to_text(told, text)
+            conditional, unconditional = x[: rows * times], x[rows * times :]
+            conditional += layer.attend_to_text(conditional, text)
             if layer.without_text is not None:
-                untold += layer.without_text
+                unconditional += layer.without_text
             x += layer.feed_forward(x)
         return self.out_norm(x).view(-1, rows, times, self.dim)
 
@@ -186,19 +186,28 @@ def refuse_unsupported(lm: LMModel) -> None:
         raise UnsupportedModel("this model cannot be decoded here: " + "; ".join(reasons))
 
 
+def delays_of(lm: LMModel) -> tuple[int, ...]:
+    """By how many steps each codebook lags. Raises UnsupportedModel for any other pattern."""
+    provider = lm.pattern_provider
+    delays = tuple(getattr(provider, "delays", ()))
+    if len(delays) == lm.n_q:
+        frames = max(delays) + 2
+        steps = range(1 + frames + max(delays))
+        expected = [
+            [(s - 1 - d, k) for k, d in enumerate(delays) if 0 <= s - 1 - d < frames] for s in steps
+        ]
+        layout = provider.get_pattern(frames).layout
+        if [[tuple(at) for at in step if at.t < frames] for step in layout] == expected:
+            return delays
+    raise UnsupportedModel(
+        f"codebooks interleaved by {type(provider).__name__} are not supported, only delayed ones"
+    )
+
+
 def _layer(layer: Any, dtype: torch.dtype) -> Layer:
     """A `StreamingTransformerLayer`'s weights."""
     past, text = layer.self_attn, layer.cross_attention
-    query, keys, values = (
-        Linear(weight, bias)
-        for weight, bias in zip(
-            text.in_proj_weight.detach().to(dtype).chunk(3),
-            (None,) * 3
-            if text.in_proj_bias is None
-            else text.in_proj_bias.detach().to(dtype).chunk(3),
-            strict=True,
-        )
-    )
+    query, keys, values = _thirds(_linear(text.in_proj_weight, text.in_proj_bias, dtype))
     return Layer(
         heads=past.num_heads,
         self_norm=_norm(layer.norm1, dtype),
@@ -218,6 +227,12 @@ def _layer(layer: Any, dtype: torch.dtype) -> Layer:
 
 def _linear(weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Linear:
     return Linear(weight.detach().to(dtype), None if bias is None else bias.detach().to(dtype))
+
+
+def _thirds(linear: Linear) -> list[Linear]:
+    """Three layers from one with their outputs side by side."""
+    biases = [None] * 3 if linear.bias is None else linear.bias.chunk(3)
+    return [Linear(weight, b) for weight, b in zip(linear.weight.chunk(3), biases, strict=True)]
 
 
 def _concatenated(linears: Sequence[nn.Linear], dtype: torch.dtype) -> Linear:

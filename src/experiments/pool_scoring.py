@@ -22,11 +22,11 @@ from src.data.progress import bar
 from src.data.prompts import Prompt
 from src.experiments.pool_generation import short
 from src.judges.registry import JUDGES, ClipJudge, JudgeError
-from src.judges.served import SHARED_DATA
 from src.protocol import Checkpoint, VerifierResult
 from src.runs.measures import Measure, Role
 from src.runs.pool import WHOLE, load_tokens, prefix_key
 from src.runs.records import CANDIDATES, Record, Run, scores_key
+from src.verifier_core import shares_data_with
 
 log = logging.getLogger(__name__)
 
@@ -93,9 +93,8 @@ def list_scorers(
     for name, checkpoint in {**judges, **verifiers}.items():
         role: Role = "verifier" if name in verifiers else "judge"
         if checkpoint is not None:
-            measure = Measure(
-                name, role, is_verifier=(name,), shares_data_with=SHARED_DATA.get(name, ())
-            )
+            shared = shares_data_with(name)
+            measure = Measure(name, role, is_verifier=(name,), shares_data_with=shared)
             heard = tuple(prefixes) if name in verifiers else ()
             listed.append(Scorer(measure, checkpoint, heard))
             continue

@@ -35,12 +35,8 @@ def run(settings: ExperimentSettings, prompts: Sequence[Prompt], end: Ending) ->
     with ExitStack() as stack:
         scoring = [part for name in settings.scoring for part in components(name)]
         names = [*remote_parts(scoring), *served(settings.judges or ())]
-        generator = renderer = None
-        if settings.pool is None or settings.method:
-            renderer = generator = load(settings)
-        else:
-            log.info("loading the codec of %s", settings.model)
-            renderer = load_renderer(str(settings.model), settings.device)
+        generator = load(settings) if settings.pool is None or settings.method else None
+        renderer = generator or load_codec(settings)
         client = connect(settings, names, stack)
         folder, failed, sweeps = None, 0, []
         if settings.candidates:
@@ -52,6 +48,12 @@ def run(settings: ExperimentSettings, prompts: Sequence[Prompt], end: Ending) ->
             failed += lost
     text = report(settings, folder, sweeps)
     return text, Exit.PROMPTS_FAILED if failed else Exit.DONE
+
+
+def load_codec(settings: ExperimentSettings) -> Renderer:
+    """The codec alone: an old pool's tokens are there already."""
+    log.info("loading the codec of %s", settings.model)
+    return load_renderer(str(settings.model), settings.device)
 
 
 def make_pool(

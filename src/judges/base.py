@@ -4,12 +4,14 @@ Several judges may share a network (three divergences of one classifier): a `Lis
 and hears a clip once, whoever asks, and each prompt's reference once in a run. No torch here.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar, Generic, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +24,36 @@ from src.weights.files import WeightFile
 # What is heard of a clip is kept for the judges that come next; a clip is judged by all in turn.
 CLIPS_KEPT = 4
 
+Kept = TypeVar("Kept")
+
 
 class JudgeError(ValueError):
     """A clip, prompt or reference that a judge has no number for; the message says why."""
+
+
+@contextmanager
+def speaking_of(name: str) -> Iterator[None]:
+    """Let a JudgeError raised within say what it is about."""
+    try:
+        yield
+    except JudgeError as error:
+        raise JudgeError(f"{name}: {error}") from error
+
+
+class Recent(Generic[Kept]):
+    """What was made of the last few clips: of a clip itself, not of one that is equal to it."""
+
+    def __init__(self) -> None:
+        self._kept: deque[tuple[Clip, Hashable, Kept]] = deque(maxlen=CLIPS_KEPT)
+
+    def get(self, clip: Clip, key: Hashable, make: Callable[[], Kept]) -> Kept:
+        """What `make` gave for this clip; `key` is what else it depends on."""
+        for known, other, kept in self._kept:
+            if known is clip and other == key:
+                return kept
+        made = make()
+        self._kept.append((clip, key, made))
+        return made
 
 
 class Listener(ABC):
@@ -38,7 +67,7 @@ class Listener(ABC):
 
     def __init__(self, device: str = "cpu") -> None:
         self.device = device
-        self._heard: deque[tuple[Clip, NDArray[np.float32]]] = deque(maxlen=CLIPS_KEPT)
+        self._heard: Recent[NDArray[np.float32]] = Recent()
         self._references: dict[Path, NDArray[np.float32]] = {}
 
     @classmethod
@@ -60,36 +89,37 @@ class Listener(ABC):
 
     def hear(self, clip: Clip, name: str) -> NDArray[np.float32]:
         """`listen`, kept for the judge that asks next. `name` is what errors call the clip."""
-        for known, heard in self._heard:
-            if known is clip:
-                return heard
-        heard = self._listen(clip, name)
-        self._heard.append((clip, heard))
-        return heard
+        with speaking_of(name):
+            return self._heard.get(clip, None, lambda: self.listen(clip))
 
     def reference(self, prompt: Prompt) -> NDArray[np.float32]:
         """What is heard in the prompt's whole reference. Raises JudgeError."""
-        path = prompt.reference
-        if path is None:
-            raise JudgeError(f"prompt {prompt.id} has no reference audio to compare with")
+        path = reference_path(prompt)
         if path not in self._references:
-            try:
-                clip = read_audio(path)
-            except AudioError as error:
-                raise JudgeError(f"reference of {prompt.id}: {error}") from error
-            self._references[path] = self._listen(clip, f"reference of {prompt.id}: {path}")
+            clip = read_reference(prompt)
+            with speaking_of(f"reference of {prompt.id}: {path}"):
+                self._references[path] = self.listen(clip)
         return self._references[path]
-
-    def _listen(self, clip: Clip, name: str) -> NDArray[np.float32]:
-        try:
-            return self.listen(clip)
-        except JudgeError as error:
-            raise JudgeError(f"{name}: {error}") from error
 
 
 @cache
 def _shared(kind: type[Listener], device: str) -> Listener:
     return kind(device)
+
+
+def reference_path(prompt: Prompt) -> Path:
+    """Where the prompt's reference audio lies. Raises JudgeError for a prompt without one."""
+    if prompt.reference is None:
+        raise JudgeError(f"prompt {prompt.id} has no reference audio to compare with")
+    return prompt.reference
+
+
+def read_reference(prompt: Prompt) -> Clip:
+    """The prompt's reference audio. Raises JudgeError when there is none that can be read."""
+    try:
+        return read_audio(reference_path(prompt))
+    except AudioError as error:
+        raise JudgeError(f"reference of {prompt.id}: {error}") from error
 
 
 class Judge(ABC):
@@ -125,9 +155,26 @@ class Judge(ABC):
 class ClipJudge(Judge):
     """A judge with a number for each clip."""
 
-    @abstractmethod
     def judge(self, clips: Sequence[Clip], prompts: Sequence[Prompt]) -> list[float]:
         """Finite numbers for clips and their prompts, one each, in order. Raises JudgeError."""
+        numbers = []
+        for clip, prompt in zip(clips, prompts, strict=True):
+            number = self.number(clip, prompt)
+            if not math.isfinite(number):
+                raise JudgeError(f"the clip of {prompt.id}: {self.name} gave no finite number")
+            numbers.append(number)
+        return numbers
+
+    @abstractmethod
+    def number(self, clip: Clip, prompt: Prompt) -> float:
+        """What a clip of the prompt is worth; `judge` refuses what is not finite.
+
+        Raises JudgeError.
+        """
+
+    def hear(self, clip: Clip, prompt: Prompt) -> NDArray[np.float32]:
+        """What the listener hears in a clip of the prompt. Raises JudgeError."""
+        return self.listener.hear(clip, f"the clip of {prompt.id}")
 
 
 class SetJudge(Judge):

@@ -1,7 +1,5 @@
 """CLAP score, as audiocraft computes it for MusicGen: does the clip sound like its caption?"""
 
-from collections import deque
-from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -10,15 +8,11 @@ from numpy.typing import NDArray
 
 from src.data.audio import Clip
 from src.data.prompts import Prompt
-from src.judges.base import CLIPS_KEPT, ClipJudge, JudgeError, Listener
-from src.judges.published import (
-    at_published_loudness,
-    at_rate,
-    computing_as_published,
-    speaking_of,
-)
-from src.models import clap_network as clap_model
+from src.judges.base import ClipJudge, Listener, Recent, speaking_of
+from src.judges.published import at_published_loudness, at_rate, computing_as_published
+from src.models import clap_network
 from src.models.adapter import window_starts
+from src.models.cosine import unit
 from src.protocol import Checkpoint
 
 if TYPE_CHECKING:
@@ -34,16 +28,16 @@ class ClapListener(Listener):
     reference is heard as it is.
     """
 
-    files = clap_model.FILES
+    files = clap_network.FILES
 
     def __init__(self, device: str = "cpu") -> None:
         super().__init__(device)
-        self._normalised: deque[tuple[Clip, Clip]] = deque(maxlen=CLIPS_KEPT)
+        self._normalised: Recent[Clip] = Recent()
         self.embed_text = lru_cache(maxsize=1024)(self._embed_text)
 
     @cached_property
     def _loaded(self) -> tuple[Any, Checkpoint]:
-        return clap_model.load_clap(self.device)
+        return clap_network.load_clap(self.device)
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -52,23 +46,16 @@ class ClapListener(Listener):
     @cached_property
     def tokenizer(self) -> Any:
         """RoBERTa's; needs no checkpoint. Raises WeightsError."""
-        return clap_model.load_tokenizer()
+        return clap_network.load_tokenizer()
 
     def hear(self, clip: Clip, name: str) -> NDArray[np.float32]:
-        return super().hear(self._at_loudness(clip, name), name)
-
-    def _at_loudness(self, clip: Clip, name: str) -> Clip:
-        for known, normalised in self._normalised:
-            if known is clip:
-                return normalised
         with speaking_of(name):
-            normalised = at_published_loudness(clip)
-        self._normalised.append((clip, normalised))
-        return normalised
+            normalised = self._normalised.get(clip, None, lambda: at_published_loudness(clip))
+        return super().hear(normalised, name)
 
     def listen(self, clip: Clip) -> NDArray[np.float32]:
-        samples = at_rate(clip, clap_model.SAMPLE_RATE)
-        library, window = self._loaded[0], clap_model.WINDOW
+        samples = at_rate(clip, clap_network.SAMPLE_RATE)
+        library, window = self._loaded[0], clap_network.WINDOW
         starts = window_starts(len(samples), window)
         with computing_as_published(self.device):
             embeddings = [
@@ -77,7 +64,7 @@ class ClapListener(Listener):
                 )[0]
                 for start in starts
             ]
-        return np.stack([clap_model.unit(embedding).cpu().numpy() for embedding in embeddings])
+        return np.stack([unit(embedding).cpu().numpy() for embedding in embeddings])
 
     def _embed_text(self, text: str) -> "Tensor":
         """Float32 [512], on the CPU. The library cuts texts at RoBERTa's 77th token."""
@@ -101,24 +88,18 @@ class ClapScore(ClipJudge):
     needs_reference = False
     is_verifier = ("clap",)
     note = "its checkpoint was trained on AudioSet, from which MusicCaps' clips come"
-    licence = clap_model.LICENCE
+    licence = clap_network.LICENCE
     listener_class = ClapListener
 
-    def judge(self, clips: Sequence[Clip], prompts: Sequence[Prompt]) -> list[float]:
-        return [self._one(clip, prompt) for clip, prompt in zip(clips, prompts, strict=True)]
-
-    def _one(self, clip: Clip, prompt: Prompt) -> float:
+    def number(self, clip: Clip, prompt: Prompt) -> float:
         import torch
 
         assert isinstance(self.listener, ClapListener)
-        windows = torch.from_numpy(self.listener.hear(clip, f"the clip of {prompt.id}"))
+        windows = torch.from_numpy(self.hear(clip, prompt))
         text = self.listener.embed_text(prompt.text)
-        value = torch.nn.functional.cosine_similarity(windows.mean(0), text, dim=0).item()
-        if not np.isfinite(value):
-            raise JudgeError(f"the clip of {prompt.id}: CLAP gave no finite number")
-        return value
+        return torch.nn.functional.cosine_similarity(windows.mean(0), text, dim=0).item()
 
     def unread(self, prompt: Prompt) -> int:
         """Tokens of the caption beyond the 77 that CLAP reads. Raises WeightsError."""
         assert isinstance(self.listener, ClapListener)
-        return clap_model.unread_tokens(self.listener.tokenizer, prompt.text)
+        return clap_network.unread_tokens(self.listener.tokenizer, prompt.text)

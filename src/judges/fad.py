@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from src.data.audio import Clip
-from src.judges.base import JudgeError, Listener, SetJudge
+from src.judges.base import Listener, SetJudge
 from src.judges.clap_score import ClapListener
-from src.judges.tags import MsdMusicnn, tagger_samples
-from src.models import clap_network as clap_model
+from src.judges.tags import MsdMusicnn, refusing_what_taggers_refuse, tagger_samples
+from src.models import clap_network
 from src.protocol import Checkpoint
 
 TO_KNOW = (
@@ -29,13 +29,9 @@ class MsdEmbedding(Listener):
         return MsdMusicnn.shared(self.device).checkpoint
 
     def listen(self, clip: Clip) -> NDArray[np.float32]:
-        from src.models.tagger import TaggerError
-
         tagger = MsdMusicnn.shared(self.device).tagger
-        try:
+        with refusing_what_taggers_refuse():
             return tagger.embeddings(tagger_samples(clip)).numpy()
-        except TaggerError as error:
-            raise JudgeError(str(error)) from error
 
 
 class FadClap(SetJudge):
@@ -48,7 +44,7 @@ class FadClap(SetJudge):
     name = "fad_clap"
     shares_data_with = ("clap",)
     note = TO_KNOW
-    licence = clap_model.LICENCE
+    licence = clap_network.LICENCE
     listener_class = ClapListener
 
 

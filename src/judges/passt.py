@@ -5,10 +5,6 @@ audiocraft's configuration of its evaluations (config/solver/default.yaml in its
 `pretrained_length: 20`. The network, its pieces and its softmax are audiocraft's own metric's.
 """
 
-from abc import abstractmethod
-from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -16,21 +12,22 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from src.data.audio import AudioError, Clip, read_audio
+from src.data.audio import Clip
 from src.data.prompts import Prompt
-from src.judges.base import CLIPS_KEPT, ClipJudge, JudgeError, Listener
-from src.judges.published import (
-    at_published_loudness,
-    at_rate,
-    computing_as_published,
+from src.judges.base import (
+    ClipJudge,
+    JudgeError,
+    Listener,
+    Recent,
+    read_reference,
+    reference_path,
     speaking_of,
 )
-from src.models.adapter import random_states_kept
-from src.models.clap_network import float32_default, without_warnings
+from src.judges.published import at_published_loudness, at_rate, computing_as_published
+from src.models.checkpoints import CheckpointFile
+from src.models.isolation import float32_default, random_states_kept, replaced, without_warnings
 from src.protocol import Checkpoint
-from src.weights import files as verifier_weights
-from src.weights.files import WeightFile, locate, unusable
-from src.weights.unpickling import first_sentence, misfits, read_tensors
+from src.weights.files import WeightFile
 
 if TYPE_CHECKING:
     import torch
@@ -61,7 +58,7 @@ class PasstListener(Listener):
 
     def __init__(self, device: str = "cpu") -> None:
         super().__init__(device)
-        self._pairs: deque[tuple[Clip, Path, Pair]] = deque(maxlen=CLIPS_KEPT)
+        self._pairs: Recent[Pair] = Recent()
         self._starts: dict[tuple[Path, int], NDArray[np.float32]] = {}
 
     @cached_property
@@ -81,16 +78,11 @@ class PasstListener(Listener):
         The longer of the two is cut to the other's length; then the clip is brought to audiocraft's
         loudness. Both have the same number of pieces. Raises JudgeError.
         """
-        path = prompt.reference
-        if path is None:
-            raise JudgeError(f"prompt {prompt.id} has no reference audio to compare with")
-        for known, other, pair in self._pairs:
-            if known is clip and other == path:
-                return pair
-        try:
-            reference = read_audio(path)
-        except AudioError as error:
-            raise JudgeError(f"reference of {prompt.id}: {error}") from error
+        path = reference_path(prompt)
+        return self._pairs.get(clip, path, lambda: self._hear_pair(clip, prompt, path))
+
+    def _hear_pair(self, clip: Clip, prompt: Prompt, path: Path) -> Pair:
+        reference = read_reference(prompt)
         seconds = min(clip.seconds, reference.seconds)
         with speaking_of(f"the clip of {prompt.id}"):
             samples = at_rate(at_published_loudness(_first(clip, seconds)), SAMPLE_RATE)
@@ -102,9 +94,7 @@ class PasstListener(Listener):
             heard = self._posteriors(samples[:length])
         if (path, length) not in self._starts:
             self._starts[path, length] = self._posteriors(compared[:length])
-        pair = heard, self._starts[path, length]
-        self._pairs.append((clip, path, pair))
-        return pair
+        return heard, self._starts[path, length]
 
     def _posteriors(self, samples: "torch.Tensor") -> NDArray[np.float32]:
         """Of float32 [T] at 32 kHz. Raises JudgeError where no piece is over 0.15 s long."""
@@ -143,51 +133,35 @@ class PasstDivergence(ClipJudge):
     )
     licence = CHECKPOINT.licence
     listener_class = PasstListener
+    from_reference = False  # whether KL(reference || clip) counts
+    from_clip = False  # whether KL(clip || reference) counts
 
-    def judge(self, clips: Sequence[Clip], prompts: Sequence[Prompt]) -> list[float]:
-        return [self._one(clip, prompt) for clip, prompt in zip(clips, prompts, strict=True)]
-
-    def _one(self, clip: Clip, prompt: Prompt) -> float:
+    def number(self, clip: Clip, prompt: Prompt) -> float:
         assert isinstance(self.listener, PasstListener)
-        value = self.divergence(*self.listener.hear_pair(clip, prompt))
-        if not np.isfinite(value):
-            raise JudgeError(f"the clip of {prompt.id}: PaSST gave no finite number")
-        return value
-
-    @staticmethod
-    @abstractmethod
-    def divergence(generated: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
-        """Of posteriors [pieces, 527]."""
+        heard, reference = self.listener.hear_pair(clip, prompt)
+        value = mean_kl(reference, heard) if self.from_reference else 0.0
+        return value + mean_kl(heard, reference) if self.from_clip else value
 
 
 class KldPq(PasstDivergence):
     """KL(reference || clip): the published one."""
 
     name = "kld_pq"
-
-    @staticmethod
-    def divergence(generated: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
-        return mean_kl(reference, generated)
+    from_reference = True
 
 
 class KldQp(PasstDivergence):
     """KL(clip || reference)."""
 
     name = "kld_qp"
-
-    @staticmethod
-    def divergence(generated: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
-        return mean_kl(generated, reference)
+    from_clip = True
 
 
 class KldBoth(PasstDivergence):
     """The sum of the two, not their mean."""
 
     name = "kld_both"
-
-    @staticmethod
-    def divergence(generated: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
-        return mean_kl(reference, generated) + mean_kl(generated, reference)
+    from_reference = from_clip = True
 
 
 def mean_kl(p: NDArray[np.float32], q: NDArray[np.float32]) -> float:
@@ -209,51 +183,31 @@ def load_passt(device: str) -> tuple[Any, Checkpoint]:
     """
     from src.generator import audiocraft_without_clap
 
-    path = locate(CHECKPOINT)
-    state = read_checkpoint(path)
+    file = CheckpointFile.of(FETCHED_AS, CHECKPOINT)
+    weights = read_weights(file)
     with audiocraft_without_clap():
         from audiocraft.metrics.kld import PasstKLDivergenceMetric
-
-    with random_states_kept(), float32_default(), without_warnings(), _untrained():
-        metric = PasstKLDivergenceMetric(pretrained_length=20)
-    network = metric.model.net
-    if problems := misfits(network.state_dict(), state):
-        raise unusable(FETCHED_AS, path, f"does not fit PaSST of 20 s: {problems}")
-    network.load_state_dict(state)
-    metric = metric.requires_grad_(False).eval().to(device)
-    return metric, Checkpoint(name=CHECKPOINT.name, sha256=verifier_weights.sha256(path))
-
-
-def read_checkpoint(path: Path) -> "dict[str, torch.Tensor]":
-    """PaSST's weights by name. Raises WeightsError."""
-    import torch
-    from hear21passt.models.helpers.vit_helpers import adapt_input_conv
-
-    try:
-        state = read_tensors(path)
-    except Exception as error:  # the unpickler raises whatever a damaged file leads it to
-        reason = f"cannot be read ({first_sentence(error)})"
-        raise unusable(FETCHED_AS, path, reason) from error
-    if not isinstance(state, dict) or not state or not all(map(torch.is_tensor, state.values())):
-        raise unusable(FETCHED_AS, path, "holds no weights")
-    state = {str(name): tensor for name, tensor in state.items()}
-    if FIRST_LAYER in state and state[FIRST_LAYER].ndim == 4:
-        # as hear21passt loads it: a first layer for pictures takes a spectrogram as all colours
-        state[FIRST_LAYER] = adapt_input_conv(1, state[FIRST_LAYER])
-    return state
-
-
-@contextmanager
-def _untrained() -> Iterator[None]:
-    """Within, hear21passt builds its 20 s network without weights, and so without torch.hub."""
     from hear21passt import base20sec
 
-    build = base20sec.get_model_passt
-    base20sec.get_model_passt = partial(build, pretrained=False)
-    try:
-        yield
-    finally:
-        base20sec.get_model_passt = build
+    # hear21passt then builds its network without weights, and so without torch.hub.
+    untrained = replaced(
+        base20sec, get_model_passt=partial(base20sec.get_model_passt, pretrained=False)
+    )
+    with random_states_kept(), float32_default(), without_warnings(), untrained:
+        metric = PasstKLDivergenceMetric(pretrained_length=20)
+    file.fill(metric.model.net, weights, "PaSST of 20 s")
+    return metric.requires_grad_(False).eval().to(device), file.identity()
+
+
+def read_weights(file: CheckpointFile) -> "dict[str, torch.Tensor]":
+    """PaSST's weights by name. Raises WeightsError."""
+    from hear21passt.models.helpers.vit_helpers import adapt_input_conv
+
+    weights = file.weights(file.read())
+    if FIRST_LAYER in weights and weights[FIRST_LAYER].ndim == 4:
+        # as hear21passt loads it: a first layer for pictures takes a spectrogram as all colours
+        weights[FIRST_LAYER] = adapt_input_conv(1, weights[FIRST_LAYER])
+    return weights
 
 
 def _first(clip: Clip, seconds: float) -> Clip:

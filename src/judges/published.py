@@ -17,8 +17,7 @@ import numpy as np
 
 from src.data.audio import Clip
 from src.judges.base import JudgeError
-from src.models.adapter import random_states_kept
-from src.models.clap_network import float32_default, without_warnings
+from src.models.isolation import float32_default, random_states_kept, without_warnings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -87,15 +86,6 @@ def must_be_heard(clip: Clip) -> None:
         raise JudgeError("it has no samples")
     if not np.isfinite(clip.samples).all():
         raise JudgeError("it holds NaN or infinite samples")
-
-
-@contextmanager
-def speaking_of(name: str) -> Iterator[None]:
-    """Let a JudgeError raised within say what it is about."""
-    try:
-        yield
-    except JudgeError as error:
-        raise JudgeError(f"{name}: {error}") from error
 
 
 @contextmanager

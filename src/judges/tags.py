@@ -1,6 +1,7 @@
 """The built-in judges: the musicnn networks that the verifier `tags` (MTT_musicnn) does not use."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
@@ -10,16 +11,13 @@ from numpy.typing import NDArray
 from src.data.audio import Clip, resample, to_mono
 from src.data.prompts import Prompt
 from src.judges.base import ClipJudge, JudgeError, Listener
-from src.models.vocabulary import NoTagNamed, named_tags
+from src.models.vocabulary import EPSILON, NoTagNamed, named_tags
 from src.protocol import Checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from src.models.tagger import Tagger
-
-# Posteriors are kept this far from 0 and 1 in a divergence, so that no tag weighs over ln 1e6.
-EPSILON = 1e-6
 
 
 class TagListener(Listener):
@@ -38,12 +36,8 @@ class TagListener(Listener):
         return Checkpoint(name=self.tagger.name, sha256=self.tagger.sha256)
 
     def listen(self, clip: Clip) -> NDArray[np.float32]:
-        from src.models.tagger import TaggerError
-
-        try:
+        with refusing_what_taggers_refuse():
             return self.tagger.posteriors([tagger_samples(clip)])[0].numpy()
-        except TaggerError as error:
-            raise JudgeError(str(error)) from error
 
 
 class MsdMusicnn(TagListener):
@@ -69,14 +63,8 @@ class TagDivergence(ClipJudge):
     needs_reference = True
     shares_data_with = ("tags_msd", "tags_msd_vgg")
 
-    def judge(self, clips: Sequence[Clip], prompts: Sequence[Prompt]) -> list[float]:
-        return [
-            bernoulli_kl(
-                self.listener.reference(prompt),
-                self.listener.hear(clip, f"the clip of {prompt.id}"),
-            )
-            for clip, prompt in zip(clips, prompts, strict=True)
-        ]
+    def number(self, clip: Clip, prompt: Prompt) -> float:
+        return bernoulli_kl(self.listener.reference(prompt), self.hear(clip, prompt))
 
 
 class MsdKld(TagDivergence):
@@ -103,24 +91,15 @@ class MttVgg(ClipJudge):
     shares_data_with = ("tags",)
     listener_class = MttVggTagger
 
-    def judge(self, clips: Sequence[Clip], prompts: Sequence[Prompt]) -> list[float]:
-        return [self._one(clip, prompt) for clip, prompt in zip(clips, prompts, strict=True)]
-
-    def _one(self, clip: Clip, prompt: Prompt) -> float:
+    def number(self, clip: Clip, prompt: Prompt) -> float:
         assert isinstance(self.listener, TagListener)
         try:
             named = named_tags(prompt.text, self.listener.tagger_name)
         except NoTagNamed as error:
             raise JudgeError(str(error)) from error
-        heard = self.listener.hear(clip, f"the clip of {prompt.id}")
-        posterior = heard.astype(np.float64).clip(EPSILON, 1 - EPSILON)
-        tags = self.listener.tagger.tags
-        log_odds = dict(zip(tags, np.log(posterior / (1 - posterior)), strict=True))
-        value = 0.0
-        for sign, chosen in ((1, named.wanted), (-1, named.unwanted)):
-            if chosen:
-                value += sign * float(np.mean([log_odds[tag] for tag in chosen]))
-        return value
+        posterior = self.hear(clip, prompt).astype(np.float64).clip(EPSILON, 1 - EPSILON)
+        log_odds = np.log(posterior / (1 - posterior)).tolist()
+        return named.log_odds(dict(zip(self.listener.tagger.tags, log_odds, strict=True)))
 
 
 def bernoulli_kl(reference: NDArray[np.floating], clip: NDArray[np.floating]) -> float:
@@ -144,3 +123,14 @@ def tagger_samples(clip: Clip) -> "Tensor":
     from src.models.tagger import SAMPLE_RATE
 
     return torch.from_numpy(resample(to_mono(clip), SAMPLE_RATE).samples[0])
+
+
+@contextmanager
+def refusing_what_taggers_refuse() -> Iterator[None]:
+    """Turn a TaggerError raised within into a JudgeError."""
+    from src.models.tagger import TaggerError
+
+    try:
+        yield
+    except TaggerError as error:
+        raise JudgeError(str(error)) from error

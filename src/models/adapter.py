@@ -1,10 +1,8 @@
 """What a verifier's adapter is: the class that every module of this package fills in."""
 
 import math
-import random
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -58,6 +56,10 @@ class Adapter(ABC):
         """The words of which a prompt must name one; empty when any prompt will do."""
         return ()
 
+    def shares_data_with(self) -> tuple[str, ...]:
+        """Verifiers whose networks learnt from the same data and labels: none is independent."""
+        return ()
+
     def check(self, prompt: str) -> None:  # noqa: B027 (most verifiers take any prompt)
         """Raise PromptUnusable for a prompt that has no score. Quick, and needs no weights."""
 
@@ -83,36 +85,6 @@ def finite_score(value: float, components: Mapping[str, float]) -> Score:
     if bad:
         raise ScoreError(f"the model gave no finite number for {', '.join(bad)}")
     return Score(value=value, components=dict(components))
-
-
-@contextmanager
-def computing(device: str, dtype: str) -> Iterator[None]:
-    """No gradients, and matrix products in `dtype` where that is not float32."""
-    import torch
-
-    precision = getattr(torch, dtype)
-    kind = torch.device(device).type
-    with torch.inference_mode(), torch.autocast(kind, precision, precision != torch.float32):
-        yield
-
-
-@contextmanager
-def random_states_kept() -> Iterator[None]:
-    """The global random states afterwards as before.
-
-    Building a model draws its initial weights from them, and some draw in every layer of every
-    forward for a layer drop that only training does.
-    """
-    import torch
-
-    python, legacy_numpy = random.getstate(), np.random.get_state()
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    try:
-        with torch.random.fork_rng(devices):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(legacy_numpy)
 
 
 def must_be_audible(clip: np.ndarray, shortest: int = 1) -> None:

@@ -7,18 +7,16 @@ environments of the server and of the client.
 
 import logging
 import sys
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from src.models.adapter import random_states_kept
+from src.models.checkpoints import CheckpointFile
+from src.models.isolation import float32_default, random_states_kept, replaced, without_warnings
 from src.protocol import Checkpoint
-from src.weights import files as verifier_weights
-from src.weights.files import WeightFile, WeightsError, locate, unusable
-from src.weights.unpickling import first_sentence, misfits, read_tensors
+from src.weights.files import WeightFile, WeightsError, fetch_command, locate
 
 if TYPE_CHECKING:
     import torch
@@ -47,67 +45,28 @@ def load_clap(device: str) -> tuple[Any, Checkpoint]:
 
     In float32, whatever torch's default. Raises WeightsError.
     """
-    path = locate(CHECKPOINT)
-    state = read_checkpoint(path)
+    file = CheckpointFile.of(NAME, CHECKPOINT)
+    weights = read_weights(file)
     with random_states_kept(), float32_default(), without_warnings(), from_this_machine():
         from laion_clap import CLAP_Module
 
         library = CLAP_Module(enable_fusion=False, amodel="HTSAT-base", device="cpu")
-    fill(library.model, state, path)
-    library = library.requires_grad_(False).eval().to(device)
-    return library, Checkpoint(name=CHECKPOINT.name, sha256=verifier_weights.sha256(path))
+    file.fill(library.model, weights, "CLAP with HTSAT-base")
+    return library.requires_grad_(False).eval().to(device), file.identity()
 
 
-def without_warnings() -> warnings.catch_warnings:
-    """A context without those that libraries give about their own code."""
-    return warnings.catch_warnings(action="ignore")
-
-
-@contextmanager
-def float32_default() -> "Iterator[None]":
-    """What is built within is float32, whatever torch's default dtype is outside."""
-    import torch
-
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
-def read_checkpoint(path: Path) -> "dict[str, torch.Tensor]":
+def read_weights(file: CheckpointFile) -> "dict[str, torch.Tensor]":
     """The weights in a CLAP checkpoint, by their names in the model.
 
     Upstream's file is a training checkpoint: the weights of a wrapped model (`module.` before each
     name) under "state_dict", beside an optimizer, over half of the file, which is never read. A
     bare dictionary of weights is read too, as upstream does. Raises WeightsError.
     """
-    import torch
-
-    try:
-        loaded = read_tensors(path)
-    except Exception as error:  # the unpickler raises whatever a damaged file leads it to
-        reason = f"cannot be read ({first_sentence(error)})"
-        raise unusable(NAME, path, reason) from error
-    state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else None
-    if not isinstance(state, dict) or not state or not all(map(torch.is_tensor, state.values())):
-        raise unusable(NAME, path, "holds no weights")
-    state = {str(name).removeprefix("module."): tensor for name, tensor in state.items()}
-    state.pop(POSITION_IDS, None)
-    return state
-
-
-def fill(model: "torch.nn.Module", state: "Mapping[str, torch.Tensor]", path: Path) -> None:
-    """Copy the weights into the model, each of them. Raises WeightsError, and then copies none."""
-    if problems := misfits(model.state_dict(), dict(state)):
-        raise unusable(NAME, path, f"does not fit CLAP with HTSAT-base: {problems}")
-    model.load_state_dict(state)
-
-
-def unit(vectors: "torch.Tensor") -> "torch.Tensor":
-    """The vectors [..., D] at length 1."""
-    return vectors / vectors.norm(dim=-1, keepdim=True)
+    found = file.read()
+    weights = file.weights(found.get("state_dict", found) if isinstance(found, dict) else found)
+    weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
+    weights.pop(POSITION_IDS, None)
+    return weights
 
 
 def load_tokenizer() -> Any:
@@ -158,8 +117,8 @@ def from_this_machine() -> "Iterator[None]":
         if folder not in sys.path:
             undo.callback(_forget, folder)
         for loader, name, thing in stand_ins:
-            loader.from_pretrained = _known(name, thing, loader.from_pretrained)
-            undo.callback(delattr, loader, "from_pretrained")  # uncovers the inherited one
+            known = _known(name, thing, loader.from_pretrained)
+            undo.enter_context(replaced(loader, from_pretrained=known))
         yield
 
 
@@ -187,7 +146,9 @@ def _roberta() -> tuple[object, object]:
     # Files of these names come with many models, whose other numbering would go unnoticed.
     special = [(t.pad_token_id, t.bos_token_id, t.eos_token_id) for t in (tokenizer, config)]
     if len(tokenizer) > config.vocab_size or special[0] != special[1]:
-        raise unusable(NAME, locate(VOCABULARY), f"is not of the same RoBERTa as {configuration}")
+        raise CheckpointFile.of(NAME, VOCABULARY).unusable(
+            f"is not of the same RoBERTa as {configuration}"
+        )
     return tokenizer, RobertaModel(config)
 
 
@@ -195,5 +156,5 @@ def _no_tokenizer(error: Exception) -> WeightsError:
     files = ", ".join(str(locate(file)) for file in (VOCABULARY, MERGES, CONFIGURATION))
     return WeightsError(
         f"RoBERTa's tokenizer cannot be read from {files} ({error}); delete them and get them "
-        f"again with: {verifier_weights.fetch_command(NAME)}"
+        f"again with: {fetch_command(NAME)}"
     )

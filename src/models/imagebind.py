@@ -15,31 +15,25 @@ product of its two outputs. What is done otherwise here, and why:
 
 import sys
 import warnings
-import zipfile
-from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from src.models.adapter import Adapter, computing, finite_score, must_be_audible, window_starts
-from src.protocol import Checkpoint, Score
-from src.weights import files as verifier_weights
-from src.weights.files import WeightFile, unusable
+from src.models.checkpoints import CheckpointFile
+from src.models.cosine import CosineVerifier
+from src.protocol import Checkpoint
+from src.weights.files import WeightFile
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
 # As in imagebind.data.load_and_transform_audio_data.
-WINDOW = 32_000  # samples: 2 s
 MEL_BANDS, MEL_FRAMES = 128, 204
 MEL_MEAN, MEL_STD = -4.268, 9.138
-SHORTEST = 400  # samples: the mel spectrogram's own window, 25 ms
 
 BRANCHES = ("audio", "text")
-WINDOWS_PER_PASS = 32  # bounds the memory of long clips and large batches
 
 
 def imagebind_huge() -> "nn.Module":
@@ -49,13 +43,11 @@ def imagebind_huge() -> "nn.Module":
     return imagebind_model.imagebind_huge(pretrained=False)
 
 
-class ImageBindVerifier(Adapter):
+class ImageBindVerifier(CosineVerifier):
     """Cosine of the clip's and the prompt's ImageBind embeddings (Girdhar et al., CVPR 2023).
 
-    A clip's embedding is the mean of the unit embeddings of windows of 2 s that cover it, scaled to
-    unit length. When 2 s do not divide the clip, its last window overlaps the one before. A clip
-    shorter than 2 s is one window, whose spectrogram the library pads at its end. The model's own
-    patches leave out the last 25 ms of each window.
+    Windows are of 2 s. Of a clip shorter than that, the library pads the spectrogram at its end.
+    The model's own patches leave out the last 25 ms of each window.
 
     Prompts are cut to 77 tokens, of which the first and the last mark the start and the end of the
     text: words after the 75th token have no influence.
@@ -64,7 +56,9 @@ class ImageBindVerifier(Adapter):
     summary = "cosine of clip and prompt (ImageBind)"
     licence = "CC-BY-NC-SA 4.0 (no commercial use)"
     sample_rate = 16_000
-    needs_text = True
+    window = 32_000
+    windows_at_once = 32
+    shortest = 400  # the mel spectrogram's own window, 25 ms
     files = (
         WeightFile(
             "imagebind_huge.pth",
@@ -85,14 +79,14 @@ class ImageBindVerifier(Adapter):
         The file must be the whole model, tensor by tensor; what only images, depth, heat and
         motion need is left in it. Raises WeightsError.
         """
-        path = verifier_weights.locate(self.files[0])
+        file = CheckpointFile.of("imagebind", self.files[0])
         import_imagebind()
         from imagebind.data import return_bpe_path
         from imagebind.models.multimodal_preprocessors import SimpleTokenizer
 
         model = _without_memory(self._architecture)
-        tensors = _read(path)
-        _must_agree(path, tensors, model.state_dict())
+        tensors = file.weights(file.read())
+        file.must_fit(model.state_dict(), tensors, "ImageBind")
         _drop_other_branches(model)
         kept = {
             # A copy, since what was read may be a view of the file.
@@ -102,50 +96,27 @@ class ImageBindVerifier(Adapter):
         model.load_state_dict(kept, strict=True, assign=True)
         self._model = model.requires_grad_(False).eval()
         self._tokenizer = SimpleTokenizer(bpe_path=return_bpe_path())
-        self._text = lru_cache(maxsize=1024)(self._text_embedding)
-        self._device, self._dtype = device, dtype
-        return Checkpoint(name=path.stem, sha256=verifier_weights.sha256(path))
-
-    def score(self, clips: Sequence[np.ndarray], prompts: Sequence[str]) -> list[Score]:
-        import torch
-
-        for clip in clips:
-            must_be_audible(clip, SHORTEST)
-        audio = self._audio_embeddings(clips)
-        text = torch.stack([self._text(prompt) for prompt in prompts])
-        return [finite_score(cosine, {}) for cosine in (audio * text).sum(dim=1).tolist()]
+        self.compute_on(device, dtype)
+        return file.identity(file.path.stem)
 
     def unread_tokens(self, prompt: str) -> int:
         marks = 2  # of the start and the end
         read = self._tokenizer.context_length - marks
         return max(0, len(self._tokenizer.encode(prompt)) - read)
 
-    def _audio_embeddings(self, clips: Sequence[np.ndarray]) -> "torch.Tensor":
-        """float32 [clips, D], unit length."""
+    def embed_windows(self, windows: Sequence[np.ndarray]) -> "torch.Tensor":
+        """[windows, D]."""
         import torch
-        from torch.nn.functional import normalize
 
-        pieces = [
-            [clip[at : at + WINDOW] for at in window_starts(len(clip), WINDOW)] for clip in clips
-        ]
-        windows = [window for of_clip in pieces for window in of_clip]
-        passes = []
-        for at in range(0, len(windows), WINDOWS_PER_PASS):
-            # Outside of `computing`, which on a CPU would take the spectrograms' products in dtype.
-            mels = torch.stack([_mel(window) for window in windows[at : at + WINDOWS_PER_PASS]])
-            with computing(self._device, self._dtype):
-                passes.append(self._model({"audio": mels.to(self._device)})["audio"])
-        units = normalize(torch.cat(passes).float(), dim=1).split([len(p) for p in pieces])
-        return normalize(torch.stack([of_clip.mean(dim=0) for of_clip in units]), dim=1)
+        # On a CPU, autocast would take the spectrograms' products in the dtype of the network.
+        with torch.autocast("cpu", enabled=False):
+            mels = torch.stack([_mel(window) for window in windows])
+        return self._model({"audio": mels.to(self.device)})["audio"]
 
-    def _text_embedding(self, prompt: str) -> "torch.Tensor":
-        """float32 [D], unit length. A prompt's tokens fill 77 places: it needs no batch."""
-        from torch.nn.functional import normalize
-
+    def embed_text(self, prompt: str) -> "torch.Tensor":
+        """[D]. A prompt's tokens fill 77 places."""
         tokens = self._tokenizer(prompt)  # int64 [77]: start, at most 75 tokens, end, zeros
-        with computing(self._device, self._dtype):
-            embedding = self._model({"text": tokens[None].to(self._device)})["text"][0]
-        return normalize(embedding.float(), dim=0)
+        return self._model({"text": tokens[None].to(self.device)})["text"][0]
 
 
 def _mel(window: np.ndarray) -> "torch.Tensor":
@@ -204,36 +175,3 @@ def _drop_other_branches(model: Any) -> None:
     ):
         for branch in set(parts) - set(BRANCHES):
             del parts[branch]
-
-
-def _read(path: Path) -> "dict[str, torch.Tensor]":
-    """The file's tensors by name; mapped rather than read where its format allows it."""
-    import torch
-
-    try:
-        state = torch.load(
-            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-        )
-    except Exception as error:  # torch raises whatever a damaged byte leads to
-        raise unusable(
-            "imagebind", path, f"cannot be read as weights ({type(error).__name__})"
-        ) from error
-    if not isinstance(state, dict) or not all(isinstance(x, torch.Tensor) for x in state.values()):
-        raise unusable("imagebind", path, "is not ImageBind's: it does not hold tensors by name")
-    return state
-
-
-def _must_agree(
-    path: Path, found: "Mapping[str, torch.Tensor]", expected: "Mapping[str, torch.Tensor]"
-) -> None:
-    missing = sorted(expected.keys() - found.keys())
-    unknown = sorted(found.keys() - expected.keys())
-    shapes = [n for n in expected if n in found and found[n].shape != expected[n].shape]
-    problems = {"are missing": missing, "are unknown": unknown, "have another shape": shapes}
-    if any(problems.values()):
-        text = ", ".join(
-            f"{len(names)} tensors {what} ({names[0]}{', ...' * (len(names) > 1)})"
-            for what, names in problems.items()
-            if names
-        )
-        raise unusable("imagebind", path, f"is not ImageBind's: {text}")

@@ -4,30 +4,19 @@ import json
 import threading
 from collections import defaultdict
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
 import numpy as np
 
-from src.models.adapter import (
-    Adapter,
-    computing,
-    finite_score,
-    must_be_audible,
-    random_states_kept,
-    window_starts,
-)
-from src.protocol import Checkpoint, Score
-from src.weights import files as verifier_weights
-from src.weights.files import WeightFile, WeightsError
+from src.models.checkpoints import CheckpointFile, in_one_line
+from src.models.cosine import CosineVerifier
+from src.models.isolation import exempt_from_autocast, random_states_kept, replaced
+from src.protocol import Checkpoint
+from src.weights.files import WeightFile
 
 if TYPE_CHECKING:
     import torch
-
-WINDOWS_PER_FORWARD = 8
-SHORTEST = 2_400  # samples: 0.1 s; the spectrogram's first frame needs 0.04 s
 
 _LICENCE = "CC-BY-NC 4.0 (no commercial use)"
 _MULAN, _MUQ, _ROBERTA = "OpenMuQ/MuQ-MuLan-large", "OpenMuQ/MuQ-large-msd-iter", "xlm-roberta-base"
@@ -44,13 +33,12 @@ _TEXT_CONFIG = WeightFile("config.json", repository=_ROBERTA, licence="MIT")
 _TOKENIZER = WeightFile("tokenizer.json", repository=_ROBERTA, licence="MIT", size="9 MB")
 
 
-class MuqVerifier(Adapter):
+class MuqVerifier(CosineVerifier):
     """Cosine of the clip's and the prompt's MuQ-MuLan embeddings (Zhu et al., 2025).
 
-    A clip's embedding is the mean of the unit embeddings of windows of 10 s that cover it, scaled
-    to unit length, which upstream does not do. When 10 s do not divide a longer clip, its last
-    window ends with it: upstream's ends with a splice to the clip's start, a jump that nobody
-    composed. A clip shorter than 10 s goes in as upstream has it: followed by its own start, once.
+    Windows are of 10 s; upstream does not scale their mean to unit length, and its last window ends
+    with a splice to the clip's start, a jump that nobody composed. A clip shorter than 10 s goes in
+    as upstream has it: followed by its own start, once.
 
     A prompt is embedded alone, because upstream does not mask the padding of a batch. One that is
     longer than the text model's 512 tokens is cut there; upstream raises.
@@ -62,73 +50,50 @@ class MuqVerifier(Adapter):
     summary = "cosine of clip and prompt (MuQ-MuLan)"
     licence = _LICENCE
     sample_rate = 24_000
-    needs_text = True
+    windows_at_once = 8
+    shortest = 2_400  # 0.1 s; the spectrogram's first frame needs 0.04 s
     files = (_CONFIG, _WEIGHTS, _AUDIO_CONFIG, _TEXT_CONFIG, _TOKENIZER)
 
     def load(self, device: str, dtype: str = "float32") -> Checkpoint:
-        import torch
-
-        path = verifier_weights.locate(_WEIGHTS)
+        file = _file(_WEIGHTS)
         with random_states_kept():
             model = _build()
-        _load_weights(model, path)
+        weights = file.weights(file.read())
+        # Buffers that the model makes itself, and that older versions of transformers saved.
+        for name in {name for name, _ in model.named_buffers()} - model.state_dict().keys():
+            weights.pop(name, None)
+        file.fill(model, weights, "MuQ-MuLan")
         if model.sr != self.sample_rate:
-            raise _unusable(_CONFIG, f"is for {model.sr} Hz, not {self.sample_rate}")
+            raise _file(_CONFIG).unusable(f"is for {model.sr} Hz, not {self.sample_rate}")
         self._tokenizer: _Tokenizer = model.mulan.text.tokenizer
-        self._window = int(model.sr * model.clip_secs)  # samples
+        self.window = int(model.sr * model.clip_secs)
         # Loading leaves the model in training mode, where dropout makes every score another.
         self._model = model.eval().requires_grad_(False).to(device)
-        # In half precision the powers of a spectrogram overflow.
-        features = self._model.mulan.audio.model.model
-        features.preprocessing = torch.autocast(torch.device(device).type, enabled=False)(
-            features.preprocessing
-        )
-        self._device, self._dtype = device, dtype
-        self._text = lru_cache(maxsize=1024)(self._text_embedding)
-        return Checkpoint(name=_MULAN, sha256=verifier_weights.sha256(path))
-
-    def score(self, clips: Sequence[np.ndarray], prompts: Sequence[str]) -> list[Score]:
-        import torch
-
-        for clip in clips:
-            must_be_audible(clip, SHORTEST)
-        with random_states_kept(), computing(self._device, self._dtype):
-            audio = self._audio_embeddings(clips)
-            text = torch.stack([self._text(prompt) for prompt in prompts])
-        return [finite_score(cosine, {}) for cosine in (audio * text).sum(dim=1).tolist()]
+        exempt_from_autocast(self._model.mulan.audio.model.model, "preprocessing", device)
+        self.compute_on(device, dtype)
+        return file.identity(_MULAN)
 
     def unread_tokens(self, prompt: str) -> int:
         return self._tokenizer.unread(prompt)
 
-    def _audio_embeddings(self, clips: Sequence[np.ndarray]) -> "torch.Tensor":
-        """float32 [clips, D], unit length."""
+    def embed_windows(self, windows: Sequence[np.ndarray]) -> "torch.Tensor":
+        """[windows, D]."""
         import torch
-        from torch.nn.functional import normalize
 
-        pieces = [
-            [_filled(clip[at : at + self._window], self._window) for at in starts]
-            for clip, starts in ((c, window_starts(len(c), self._window)) for c in clips)
-        ]
-        windows = [piece for of_clip in pieces for piece in of_clip]
+        waves = [torch.tensor(_filled(window, self.window)) for window in windows]
         by_length = defaultdict(list)  # no padding: only windows of one length share a forward
-        for index, window in enumerate(windows):
-            by_length[len(window)].append(index)
-        units: dict[int, torch.Tensor] = {}
+        for index, wave in enumerate(waves):
+            by_length[len(wave)].append(index)
+        embeddings: dict[int, torch.Tensor] = {}
         for indices in by_length.values():
-            for at in range(0, len(indices), WINDOWS_PER_FORWARD):
-                portion = indices[at : at + WINDOWS_PER_FORWARD]
-                stacked = torch.tensor(np.stack([windows[index] for index in portion]))
-                latents = self._model.mulan.get_audio_latents(stacked.to(self._device))
-                units.update(zip(portion, normalize(latents.float(), dim=1), strict=True))
-        ordered = torch.stack([units[index] for index in range(len(windows))])
-        means = [of_clip.mean(dim=0) for of_clip in ordered.split([len(p) for p in pieces])]
-        return normalize(torch.stack(means), dim=1)
+            stacked = torch.stack([waves[index] for index in indices]).to(self.device)
+            latents = self._model.mulan.get_audio_latents(stacked)
+            embeddings.update(zip(indices, latents, strict=True))
+        return torch.stack([embeddings[index] for index in range(len(waves))])
 
-    def _text_embedding(self, prompt: str) -> "torch.Tensor":
-        """float32 [D], unit length."""
-        from torch.nn.functional import normalize
-
-        return normalize(self._model(texts=[prompt])[0].float(), dim=0)
+    def embed_text(self, prompt: str) -> "torch.Tensor":
+        """[D]."""
+        return self._model(texts=[prompt])[0]
 
 
 def _filled(piece: np.ndarray, window: int) -> np.ndarray:
@@ -151,7 +116,7 @@ def _build() -> Any:
     for tower, repository in (("audio_model", _MUQ), ("text_model", _ROBERTA)):
         name = str(config.get(tower, {}).get("name"))
         if Path(repository).name not in name:
-            raise _unusable(_CONFIG, f"names {name} as its {tower}, not {repository}")
+            raise _file(_CONFIG).unusable(f"names {name} as its {tower}, not {repository}")
     # A path in it would be unpickled if a file happened to lie there.
     audio = _configuration(_AUDIO_CONFIG, "stat", "w2v2_config") | {"rvq_ckpt_path": None}
     text = _configuration(_TEXT_CONFIG, "vocab_size", "hidden_size", "max_position_embeddings")
@@ -168,16 +133,17 @@ def _build() -> Any:
         def _init_tokenizer(self) -> _Tokenizer:
             return tokenizer
 
+    towers = {
+        "AudioSpectrogramTransformerPretrained": AudioTower,
+        "TextTransformerPretrained": TextTower,
+    }
     try:
-        with (  # threads that load other models do not use this module
-            mock.patch.object(muq_mulan, "AudioSpectrogramTransformerPretrained", AudioTower),
-            mock.patch.object(muq_mulan, "TextTransformerPretrained", TextTower),
-        ):
+        with replaced(muq_mulan, **towers):  # threads that load other models do not use this module
             return MuQMuLan(config)
     except Exception as error:  # of what the files hold, anything may be missing or misshapen
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise _unusable(
-            _CONFIG, f"does not fit {_MUQ} and {_ROBERTA}, or one of the three is wrong ({reason})"
+        raise _file(_CONFIG).unusable(
+            f"does not fit {_MUQ} and {_ROBERTA}, or one of the three is wrong "
+            f"({in_one_line(error)})"
         ) from error
 
 
@@ -191,11 +157,11 @@ class _Tokenizer:
         """text: the model's configuration. Raises WeightsError."""
         from transformers import XLMRobertaTokenizerFast
 
-        path = verifier_weights.locate(_TOKENIZER)
+        file = _file(_TOKENIZER)
         try:
-            self._tokenizer = XLMRobertaTokenizerFast(tokenizer_file=str(path))
+            self._tokenizer = XLMRobertaTokenizerFast(tokenizer_file=str(file.path))
         except Exception as error:  # the tokenizers library raises bare Exceptions
-            raise _unusable(_TOKENIZER, "is no tokenizer of the tokenizers library") from error
+            raise file.unusable("is no tokenizer of the tokenizers library") from error
         self._turn = threading.Lock()
         # Positions are numbered from the one after the padding's.
         self.max_tokens = text["max_position_embeddings"] - text.get("pad_token_id", 1) - 1
@@ -212,41 +178,16 @@ class _Tokenizer:
         return sum(encoding.special_tokens_mask.count(0) for encoding in rest)
 
 
-def _configuration(file: WeightFile, *needed: str) -> dict[str, Any]:
-    path = verifier_weights.locate(file)
+def _configuration(described: WeightFile, *needed: str) -> dict[str, Any]:
+    file = _file(described)
     try:
-        config = json.loads(path.read_text())
+        config = json.loads(file.path.read_text())
     except ValueError as error:  # neither UTF-8 nor JSON are anything else
-        raise _unusable(file, "is not JSON") from error
+        raise file.unusable("is not JSON") from error
     if not isinstance(config, dict) or not config.keys() >= set(needed):
-        raise _unusable(file, f"is not that of {file.repository}: it needs {', '.join(needed)}")
+        raise file.unusable(f"is not that of {described.repository}: it needs {', '.join(needed)}")
     return config
 
 
-def _load_weights(model: Any, path: Path) -> None:
-    """Fill every weight of `model` from MuLan's file. Raises WeightsError.
-
-    A name that the model does not know is an error too, but for its buffers that it makes itself
-    and that older versions of transformers saved (position_ids).
-    """
-    import torch
-    from safetensors.torch import load_model
-
-    try:
-        if path.suffix == ".safetensors":
-            missing, unknown = load_model(model, path, strict=False)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            missing, unknown = model.load_state_dict(state, strict=False)
-    except Exception as error:  # both libraries raise whatever a damaged byte leads to
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise _unusable(_WEIGHTS, f"is torn or not MuQ-MuLan's ({reason:.200})") from error
-    excess = set(unknown) - {name for name, _ in model.named_buffers()}
-    for what, names in (("lacks", missing), ("has the unknown", excess)):
-        if names:
-            raise _unusable(_WEIGHTS, f"{what} {min(names)} ({len(names)} such names)")
-
-
-def _unusable(file: WeightFile, what: str) -> WeightsError:
-    path = verifier_weights.find(file) or Path(file.name)
-    return verifier_weights.unusable("muq", path, what)
+def _file(described: WeightFile) -> CheckpointFile:
+    return CheckpointFile.of("muq", described)

@@ -3,25 +3,18 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from src.models.adapter import (
-    Adapter,
-    finite_score,
-    must_be_audible,
-    random_states_kept,
-)
+from src.models.adapter import Adapter, finite_score, must_be_audible
+from src.models.checkpoints import CheckpointFile, in_one_line
+from src.models.isolation import random_states_kept
 from src.protocol import Checkpoint, Score
-from src.weights import files as verifier_weights
-from src.weights.files import WeightFile, unusable
+from src.weights.files import WeightFile
 
 if TYPE_CHECKING:
     import torch
-
-WINDOWS_PER_FORWARD = 8
 
 _REPOSITORY = "facebook/audiobox-aesthetics"
 _STATISTICS = ("mean", "std")
@@ -44,16 +37,17 @@ class QualityVerifier(Adapter):
     licence = "CC-BY 4.0"
     sample_rate = 16_000
     needs_text = False
+    windows_at_once = 8
     files = (
         WeightFile("checkpoint.pt", repository=_REPOSITORY, licence="CC-BY 4.0", size="415 MB"),
     )
 
     def load(self, device: str, dtype: str = "float32") -> Checkpoint:
-        path = verifier_weights.locate(self.files[0])
+        file = CheckpointFile.of("quality", self.files[0])
         with random_states_kept():
-            model = _read_model(path)
+            model = _read_model(file)
         self._predictor = _predictor(model, device, dtype)
-        return Checkpoint(name=_REPOSITORY, sha256=verifier_weights.sha256(path))
+        return file.identity(_REPOSITORY)
 
     def score(
         self,
@@ -70,39 +64,32 @@ class QualityVerifier(Adapter):
         return [finite_score((row["PQ"] + row["CE"]) / 20, row) for row in rows]
 
 
-def _read_model(path: Path) -> Any:
+def _read_model(file: CheckpointFile) -> Any:
     """AesMultiOutput with every weight, setting and statistic from the file. Raises WeightsError.
 
     The file holds `state_dict` (names begin with "model."), `model_cfg` (the model's settings) and
     `target_transform` (mean and std of each axis).
     """
-    import torch
     from audiobox_aesthetics.model.aes import AXES_NAME, AesMultiOutput
 
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever a damaged byte leads to
-        raise unusable(
-            "quality", path, f"is torn or holds more than weights ({type(error).__name__})"
-        ) from error
+    found = file.read()
     ours = {"target_transform", "freeze_encoder"}
     names = [field.name for field in fields(AesMultiOutput) if field.name not in ours]
     try:
         statistics = {
-            axis: {name: float(checkpoint["target_transform"][axis][name]) for name in _STATISTICS}
+            axis: {name: float(found["target_transform"][axis][name]) for name in _STATISTICS}
             for axis in AXES_NAME
         }
-        settings = {name: checkpoint["model_cfg"][name] for name in names}
+        settings = {name: found["model_cfg"][name] for name in names}
         model = AesMultiOutput(**settings, target_transform=statistics)
-        state = {key.removeprefix("model."): x for key, x in checkpoint["state_dict"].items()}
-        model.load_state_dict(state, strict=True)
+        state = found["state_dict"]
     except Exception as error:  # of what the file holds, anything may be missing or misshapen
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise unusable(
-            "quality", path, f"is no checkpoint of Audiobox Aesthetics ({reason:.200})"
-        ) from error
+        reason = in_one_line(error)
+        raise file.unusable(f"is no checkpoint of Audiobox Aesthetics ({reason})") from error
     if not all(math.isfinite(x) for axis in statistics.values() for x in axis.values()):
-        raise unusable("quality", path, "has a mean or std that is not finite")
+        raise file.unusable("has a mean or std that is not finite")
+    weights = {name.removeprefix("model."): x for name, x in file.weights(state).items()}
+    file.fill(model, weights, "Audiobox Aesthetics")
     return model.eval()
 
 
@@ -127,11 +114,13 @@ _Tensors = dict[str, "torch.Tensor"]
 
 
 def _in_portions(model: Callable[[_Tensors], _Tensors]) -> Callable[[_Tensors], _Tensors]:
-    """`model` with at most WINDOWS_PER_FORWARD windows at a time; float32 [windows] per axis."""
+    """`model` with at most `windows_at_once` windows at a time; float32 [windows] per axis."""
     import torch
 
     def forward(batch: _Tensors) -> _Tensors:
-        portions = zip(*(batch[key].split(WINDOWS_PER_FORWARD) for key in batch), strict=True)
+        portions = zip(
+            *(batch[key].split(QualityVerifier.windows_at_once) for key in batch), strict=True
+        )
         outputs = [model(dict(zip(batch, portion, strict=True))) for portion in portions]
         return {axis: torch.cat([o[axis].float() for o in outputs]) for axis in outputs[0]}
 

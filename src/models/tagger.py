@@ -13,7 +13,6 @@ unheard: musicnn drops what is left after the last whole window, and fails on cl
 here one more window covers the tail, and a short clip is repeated until it fills a window.
 """
 
-import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -25,6 +24,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from src.models.isolation import random_states_kept
+from src.models.vocabulary import EPSILON
+from src.weights.files import sha256
 from src.weights.musicgen import TAGGERS
 from src.weights.musicgen import TAGGERS_DIR as WEIGHTS_DIR
 
@@ -38,8 +40,6 @@ WINDOW_SAMPLES = (WINDOW_FRAMES - 1) * HOP
 # A window's activations are some 13 MB: on a CPU few at once stay in the cache and run fastest.
 WINDOWS_AT_ONCE = 64
 WINDOWS_AT_ONCE_CPU = 2
-# Probabilities are kept this far from 0 and 1 before they become log-odds (so within +-13.8).
-EPSILON = 1e-6
 
 
 class TaggerError(ValueError):
@@ -280,6 +280,7 @@ def load_tagger(name: str, directory: Path = WEIGHTS_DIR) -> Tagger:
         )
     with safe_open(path, framework="pt") as file:
         tags = json.loads(file.metadata()["tags"])
-    tagger = Tagger(network, tags, hashlib.sha256(path.read_bytes()).hexdigest())
+    with random_states_kept():
+        tagger = Tagger(network, tags, sha256(path))
     tagger.network.load_state_dict(load_file(path))
     return tagger.eval().requires_grad_(False)

@@ -1,24 +1,21 @@
 """musicnn's taggers as verifiers, on the weights that come with the repository."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from src.models.adapter import (
-    Adapter,
-    PromptUnusable,
-    ScoreError,
-    computing,
-    finite_score,
-)
+from src.models.adapter import Adapter, PromptUnusable, ScoreError, finite_score
+from src.models.isolation import computing
+from src.models.vocabulary import TAGS, NoTagNamed, named_tags
 from src.protocol import Checkpoint, Score
 from src.weights.musicgen import TAGGERS, TAGGERS_DIR
 
 if TYPE_CHECKING:
     from src.models.tagger import Tagger
-    from src.models.vocabulary import Named
+
+_named_tags = lru_cache(maxsize=1024)(named_tags)  # a search asks for the same prompts again
 
 
 class TaggerVerifier(Adapter):
@@ -42,13 +39,14 @@ class TaggerVerifier(Adapter):
         return Checkpoint(name=self.tagger.name, sha256=self.tagger.sha256)
 
     def vocabulary(self) -> tuple[str, ...]:
-        from src.models.vocabulary import TAGS
-
         return TAGS[self.name]
 
-    def check(self, prompt: str) -> None:
-        from src.models.vocabulary import NoTagNamed
+    def shares_data_with(self) -> tuple[str, ...]:
+        """The network of the other architecture."""
+        other = self.name.removesuffix("_vgg")
+        return (other if other != self.name else f"{self.name}_vgg",)
 
+    def check(self, prompt: str) -> None:
         try:
             _named_tags(prompt, self.name)
         except NoTagNamed as error:
@@ -69,20 +67,6 @@ class TaggerVerifier(Adapter):
         for row, prompt in zip(logits.tolist(), prompts, strict=True):
             log_odds = dict(zip(self.tagger.tags, row, strict=True))
             named = _named_tags(prompt, self.name)
-            value = _mean(log_odds[tag] for tag in named.wanted)
-            value -= _mean(log_odds[tag] for tag in named.unwanted)
             components = {tag: log_odds[tag] for tag in (*named.wanted, *named.unwanted)}
-            scores.append(finite_score(value, components))
+            scores.append(finite_score(named.log_odds(log_odds), components))
         return scores
-
-
-@lru_cache(maxsize=1024)  # a search asks for the same prompts again and again
-def _named_tags(prompt: str, tagger: str) -> "Named":
-    from src.models.vocabulary import named_tags
-
-    return named_tags(prompt, tagger)
-
-
-def _mean(numbers: Iterable[float]) -> float:
-    values = list(numbers)
-    return sum(values) / len(values) if values else 0.0

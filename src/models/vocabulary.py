@@ -10,11 +10,15 @@ can be read off the table below.
 
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
 from src.models.negation import Span, negated
+
+# Probabilities of tags are kept this far from 0 and 1 before their logarithms are taken: log-odds
+# are within +-13.8, and no tag weighs over ln 1e6 in a divergence.
+EPSILON = 1e-6
 
 _MAGNATAGATUNE = """guitar, classical, slow, techno, strings, drums, electronic, rock, fast, piano,
 ambient, beat, violin, vocal, synth, female, indian, opera, male, singing, vocals, no vocals,
@@ -154,6 +158,14 @@ class Named:
 
     wanted: tuple[str, ...]
     unwanted: tuple[str, ...]
+
+    def log_odds(self, of_tags: Mapping[str, float]) -> float:
+        """The mean of the wanted tags' log-odds, less the mean of the unwanted ones'."""
+        value = 0.0
+        for sign, chosen in ((1, self.wanted), (-1, self.unwanted)):
+            if chosen:
+                value += sign * sum(of_tags[tag] for tag in chosen) / len(chosen)
+        return value
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from src.reports import benchmark, latency
+from src.reports import benchmark, latency, pool
 from src.runs.ending import Exit
+from src.runs.pool import PoolError, load_pool
 from src.runs.records import RunFolderError, read_manifest
 from src.stats.intervals import StatsError
 
@@ -46,8 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if len(pools) > 1:
             parser.error("name one pool at most")
         if pools or sweeps:
-            texts.append(_pool_report(pools, sweeps, asked))
-    except (RunFolderError, StatsError) as error:
+            found = load_pool(pools[0], asked.sums) if pools else None
+            texts.append(pool.report(found, sweeps, asked.budgets, asked.output))
+    except (RunFolderError, PoolError, StatsError) as error:
         sys.stderr.write(f"{error}\n")
         return Exit.FOLDER
     sys.stdout.write("\n\n".join(texts) + "\n")
@@ -61,17 +63,6 @@ def kind_of(folder: Path) -> str:
     if kind not in (*REPORTS, "pool", "sweep"):
         raise RunFolderError(f"{folder} is no run's folder: its manifest names no known script")
     return str(kind)
-
-
-def _pool_report(pools: Sequence[Path], sweeps: Sequence[Path], asked: argparse.Namespace) -> str:
-    from src.reports.pool_report import report
-    from src.runs.pool import PoolError, load_pool
-
-    try:
-        pool = load_pool(pools[0], asked.sums) if pools else None
-        return report(pool, sweeps, asked.budgets, asked.output)
-    except PoolError as error:
-        raise RunFolderError(str(error)) from error
 
 
 if __name__ == "__main__":

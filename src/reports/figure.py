@@ -6,7 +6,7 @@ that a figure can be told from one of another run. Colours of methods are src/me
 
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +120,11 @@ def name_panel(ax: Axes, measure: Measure) -> None:
     )
     if own:
         ax.patch.set(facecolor="#F0F0F0", hatch="////", edgecolor="#E0E0E0", linewidth=0)
+
+
+def notes(measures: Iterable[Measure]) -> str:
+    """Lines of a caption: what the marks at measures' names stand for."""
+    return "".join(f"\n† {m.name}: {m.note}." for m in measures if m.note)
 
 
 def intervals(

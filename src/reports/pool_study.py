@@ -1,83 +1,63 @@
-"""A pool's study: what every selector gives by every measure, for the CSV files and figures.
+"""A pool's study as tables: what every selector gives by every measure.
 
     study = study_pool(load_pool(folder), budgets=(1, 2, 4, 8, 16))
-    study.pairs["tags", "msd_kld"].standard    # the gain at the largest N, in deviations
+    study.row("matrix", selector="tags", measure="msd_kld")["gain_sd"]
 
 Selectors are the pool's verifiers, weighted sums of them among these; measures are all it has,
-judges and verifiers. A pair is computed over the prompts that both have numbers for. No torch.
+judges and verifiers. A selector is measured over the prompts that both have numbers for, `prompts`.
+`relation`: what the two have in common: "own", the number itself or a part of it; "shares data",
+training on the same data; either makes the verdict "not independent". Other verdicts say on which
+side of zero the 95% interval over prompts (low, high) lies. Tables, each a CSV file:
+
+    scaling     mean: best-of-n, in the measure's unit; gain: over one sample
+    matrix      gain_sd: of the largest n, in within-prompt deviations, positive where better;
+                best_n: where the mean is best; since_best: what is gained from there to the largest
+                n, in the measure's unit, negative where worse (a little overstated where the peak
+                of the means is not pronounced)
+    transfer    transfer: the measure's gain over the selector's, each in deviations; else reason;
+                change: from the smallest n to the largest; kl_bound, sqrt_kl: in nats, how far from
+                the model's own distribution the selection may have gone
+    fits        best-of-n as a + b * E_n; r2, and r2_log2 of a line over log2 n
+    agreement   tau: Kendall's, within prompts, positive where both call the same clips better
+    prefix      tau: of the score of the first `seconds` with the whole clip's
+    selectors   difference: by how much more the first selector gains than the other by a judge, at
+                equal frames, paired, in the judge's unit, positive where better
+
+No torch.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from src.runs.records import read_manifest, read_records
-from src.stats.intervals import Interval, StatsError
-from src.stats.scaling import (
+from src.reports.table import Row, ends
+from src.runs.measures import SIDES, Measure, Relation, Verdict
+from src.runs.pool import Pool
+from src.stats.agreement import mean_tau
+from src.stats.best_of_n import (
     MIN_BUDGETS,
-    Agreement,
     Array,
-    Fit,
-    Point,
-    Transfer,
-    bootstrap,
     chances,
     expected,
     fit,
-    points,
-    slope,
+    kl_bound,
     standardised,
-    tau,
-    transfers,
+    transfer,
 )
+from src.stats.intervals import Interval, StatsError, bootstrap
 
-if TYPE_CHECKING:
-    from src.runs.pool import Pool, PoolMeasure
-
-Relation = Literal["own", "shares data", ""]
-
-
-@dataclass(frozen=True)
-class Pair:
-    """One selector by one measure.
-
-    relation: "own": the measure is the selector's number, or they have a part in common: no
-    evidence. "shares data": trained on the same data, not independent.
-    values: best-of-n for each budget, [prompts, budgets], in the measure's unit. standard: the gain
-    at the largest budget in within-prompt deviations, positive where better. change: of the
-    transfer, from the smallest to the largest budget.
-    """
-
-    selector: str
-    measure: str
-    relation: Relation
-    prompts: tuple[str, ...]
-    points: tuple[Point, ...]
-    values: Array
-    standard: Interval | None
-    fit: Fit | None
-    slope: Interval | None
-    transfers: tuple[Transfer, ...]
-    change: Interval | None
-
-
-class Prefix(NamedTuple):
-    """How the score of the first `seconds` ranks whole clips by `measure`."""
-
-    verifier: str
-    measure: str
-    seconds: float
-    agreement: Agreement
+Values = dict[str, dict[str, Array]]  # [m] by measure and prompt
 
 
 @dataclass(frozen=True)
 class Study:
-    """What a pool says. budgets: ascending, from 1 on. measures: judges first, the primary one
-    (fixed before any result) at their head. pairs: of each selector with each measure; of a sum as
-    a measure with itself alone. refused: by measure, the reasons of prompts without numbers.
-    dropped: budgets that are larger than the pool."""
+    """What a pool says. budgets: ascending, from 1 on; dropped: those larger than the pool.
+    measures: judges first, the primary one (fixed before any result) at their head. refused: by
+    measure, the reasons of prompts without numbers. tables: by name."""
 
     title: str
     prompts: int
@@ -86,11 +66,9 @@ class Study:
     budgets: tuple[int, ...]
     dropped: tuple[int, ...]
     selectors: tuple[str, ...]
-    measures: dict[str, "PoolMeasure"]
-    pairs: dict[tuple[str, str], Pair]
-    agreement: dict[tuple[str, str], Agreement]
-    prefixes: tuple[Prefix, ...]
+    measures: dict[str, Measure]
     refused: dict[str, tuple[str, ...]]
+    tables: dict[str, list[Row]]
 
     @property
     def largest(self) -> int:
@@ -98,7 +76,7 @@ class Study:
 
     @property
     def judges(self) -> tuple[str, ...]:
-        return tuple(name for name, m in self.measures.items() if m.role == "judge")
+        return tuple(name for name, m in self.measures.items() if m.is_judge)
 
     @property
     def sums(self) -> tuple[str, ...]:
@@ -115,194 +93,217 @@ class Study:
         """Measures to show selectors by: a sum says nothing that its parts do not."""
         return tuple(name for name in self.measures if name not in self.sums)
 
+    def rows(self, table: str, **values: Any) -> list[Row]:
+        """Those that have these values."""
+        return [row for row in self.tables[table] if values.items() <= row.items()]
+
+    def row(self, table: str, **values: Any) -> Row | None:
+        return next(iter(self.rows(table, **values)), None)
+
     def primary(self, selector: str) -> str | None:
         """The first judge that is independent of the selector."""
-        free = (j for j in self.judges if relation(self.measures, selector, j) == "")
-        return next(free, None)
+        own = self.measures[selector]
+        return next((j for j in self.judges if not self.measures[j].relation(own)), None)
 
 
-def study_pool(pool: "Pool", budgets: Sequence[int]) -> Study:
+class _Pair(NamedTuple):
+    """A selector by a measure, over the prompts that both have.
+
+    scores, values: their pools. own, seen: best-of-n of either's numbers, [prompts, budgets]. All
+    of them are higher where better.
+    """
+
+    selector: Measure
+    measure: Measure
+    prompts: tuple[str, ...]
+    budgets: tuple[int, ...]
+    scores: list[Array]
+    values: list[Array]
+    own: Array
+    seen: Array
+
+    @property
+    def in_unit(self) -> Array:
+        """`seen` as the measure counts."""
+        return self.seen * self.measure.sign
+
+    @property
+    def relation(self) -> Relation:
+        return self.measure.relation(self.selector)
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What its rows begin with."""
+        names = {"selector": self.selector.name, "measure": self.measure.name}
+        return {**names, "relation": self.relation, "prompts": len(self.prompts)}
+
+
+def study_pool(pool: Pool, budgets: Sequence[int]) -> Study:
     """Raises StatsError for a pool without candidates, or budgets below 1."""
     asked = sorted({1, *budgets})
     if asked[0] < 1 or not pool.prompts:
         raise StatsError("a study needs budgets of 1 or more and a pool with candidates")
     kept = tuple(n for n in asked if n <= pool.size)
-    judges = [name for name, m in pool.measures.items() if m.role == "judge"]
-    selectors = tuple(name for name in pool.measures if name not in judges)
-    measures = {name: pool.measures[name] for name in (*judges, *selectors)}
-    values = {name: pool.values(name) for name in measures}
-    chosen = {
-        name: dict(
-            zip(
-                values[name],
-                chances([_sign(measures, name) * x for x in values[name].values()], (1, *kept)),
-                strict=True,
-            )
-        )
-        for name in selectors
-    }
-    pairs = {}
-    for s in selectors:
-        for m in measures:
-            if measures[m].scales and m != s:
-                continue
-            if both := tuple(p for p in pool.prompts if p in values[s] and p in values[m]):
-                pairs[s, m] = _pair(measures, s, m, both, kept, values, chosen[s])
+    judges = {name: m for name, m in pool.measures.items() if m.is_judge}
+    judges |= {name: replace(m, role="primary judge") for name, m in list(judges.items())[:1]}
+    selectors = {name: m for name, m in pool.measures.items() if name not in judges}
+    measures = judges | selectors
+    values = {name: _oriented(pool, m) for name, m in measures.items()}
+    pairs = [pair for s in selectors for pair in _pairs(s, measures, values, kept)]
+    no_sums = {name: m for name, m in measures.items() if not m.scales}
     return Study(
-        title=read_manifest(pool.folder).get("title", pool.folder.name),
+        title=pool.manifest.get("title", pool.folder.name),
         prompts=len(pool.prompts),
         size=pool.size,
         duration=pool.duration,
         budgets=kept,
         dropped=tuple(n for n in asked if n > pool.size),
-        selectors=selectors,
+        selectors=tuple(selectors),
         measures=measures,
-        pairs=pairs,
-        agreement=_agreements(measures, values),
-        prefixes=tuple(_prefixes(pool, measures, selectors, judges)),
-        refused=_refused(pool, measures),
+        refused={
+            name: tuple(pool.reasons.get(name, {}).get(p, "not scored") for p in lacking)
+            for name in no_sums
+            if (lacking := [p for p in pool.prompts if p not in values[name]])
+        },
+        tables={
+            "scaling": [row for pair in pairs for row in _scaling(pair)],
+            "matrix": [_largest(pair) for pair in pairs],
+            "agreement": [
+                {"a": a, "b": b} | _agreement(measures[a], measures[b], values[a], values[b])
+                for a, b in combinations(no_sums, 2)
+            ],
+            "transfer": [row for pair in pairs for row in _transfer(pair)],
+            "prefix": [row for s in selectors for row in _prefixes(pool, s, measures, values)],
+            "fits": [_fitted(pair) for pair in pairs if len(kept) >= MIN_BUDGETS],
+            "selectors": [
+                row
+                for judge in judges or no_sums
+                for row in _compared([pair for pair in pairs if pair.measure.name == judge])
+            ],
+        },
     )
 
 
-def relation(measures: dict[str, "PoolMeasure"], selector: str, measure: str) -> Relation:
-    """What a selector and a measure have in common."""
-    own, other = measures[selector], measures[measure]
-    a, b = {own.name, *own.is_verifier}, {other.name, *other.is_verifier}
-    if a & b:
-        return "own"
-    return "shares data" if a & {*other.shares_data_with} or b & {*own.shares_data_with} else ""
-
-
-def difference(
-    study: Study, measure: str, selector: str, other: str, budget: int | None = None
-) -> Interval | None:
-    """By how much more `selector` gains than `other` at a budget (the largest), positive where
-    better.
-
-    At equal frames: both choose among as many clips. In the measure's unit, paired over the prompts
-    that both have. None where there are fewer than two.
-    """
-    at = -1 if budget is None else study.budgets.index(budget)
-    a, b = (study.pairs.get((s, measure)) for s in (selector, other))
-    if a is None or b is None:
+def verdict(found: Interval | None, relation: Relation, sign: float = 1) -> Verdict | None:
+    """Of a number that, times `sign`, is positive where better; None where there is none."""
+    if found is None or math.isnan(found.mean):
         return None
-    first, second = (
-        dict(zip(p.prompts, p.values[:, at] - p.values[:, 0], strict=True)) for p in (a, b)
-    )
-    both = [first[p] - second[p] for p in first if p in second]
-    sign = _sign(study.measures, measure)
-    return bootstrap(len(both)).interval(sign * np.array(both)) if len(both) > 1 else None
+    return "not independent" if relation else SIDES[found.side * int(sign)]
 
 
-def past_peak(study: Study, pair: Pair) -> tuple[int, Interval] | None:
-    """The budget at which a pair is best, if before the largest, and what is lost from there on.
-
-    In the measure's unit, paired by prompt, negative where worse. The peak is that of the means:
-    where it is not pronounced, the loss is a little overstated.
-    """
-    sign = _sign(study.measures, pair.measure)
-    means = sign * pair.values.mean(0)
-    best = int(means.argmax())
-    if best == len(means) - 1:
-        return None
-    lost = sign * (pair.values[:, -1] - pair.values[:, best])
-    return study.budgets[best], bootstrap(len(lost)).interval(lost)
+def _oriented(pool: Pool, measure: Measure, seconds: float | None = None) -> dict[str, Array]:
+    """A measure's [m] by prompt, higher where better."""
+    return {p: measure.sign * x for p, x in pool.values(measure.name, seconds).items()}
 
 
-def _pair(
-    measures: dict[str, "PoolMeasure"],
-    s: str,
-    m: str,
-    prompts: tuple[str, ...],
-    budgets: tuple[int, ...],
-    values: dict[str, dict[str, Array]],
-    chosen: dict[str, Array],
-) -> Pair:
-    selector = [_sign(measures, s) * values[s][p] for p in prompts]
-    measure = [values[m][p] for p in prompts]
-    weights = [chosen[p] for p in prompts]
-    own, seen = expected(weights, selector), expected(weights, measure)
-    found = points(seen, budgets)
-    gains = seen[:, -1] - seen[:, 0]
-    better = measures[m].higher_is_better
-    # budgets begin with 1, where nothing is selected: leave out its second column
-    searched = [0, *range(2, own.shape[1])]
-    ratios, change = transfers(
-        own[:, searched], seen[:, searched], selector, measure, budgets[1:], better
-    )
-    straight = len(budgets) >= MIN_BUDGETS
-    return Pair(
-        selector=s,
-        measure=m,
-        relation=relation(measures, s, m),
-        prompts=prompts,
-        points=tuple(found),
-        values=seen[:, 1:],
-        standard=standardised(gains, measure, better),
-        fit=fit(found) if straight else None,
-        slope=slope(seen[:, 1:], budgets) if straight else None,
-        transfers=tuple(ratios),
-        change=change,
+def _pairs(
+    selector: str, measures: Mapping[str, Measure], values: Values, budgets: tuple[int, ...]
+) -> Iterator[_Pair]:
+    """A selector by each measure: of sums, which say nothing that their parts do not, by itself
+    alone."""
+    scores = values[selector]
+    chosen = dict(zip(scores, chances(list(scores.values()), budgets), strict=True))
+    for name, measure in measures.items():
+        both = tuple(prompt for prompt in scores if prompt in values[name])
+        if both and (not measure.scales or name == selector):
+            weights = [chosen[p] for p in both]
+            own, others = [scores[p] for p in both], [values[name][p] for p in both]
+            best = expected(weights, own), expected(weights, others)
+            yield _Pair(measures[selector], measure, both, budgets, own, others, *best)
+
+
+def _scaling(pair: _Pair) -> Iterator[Row]:
+    draws = bootstrap(len(pair.prompts))
+    values = pair.in_unit
+    for at, n in enumerate(pair.budgets):
+        gain = draws.interval(values[:, at] - values[:, 0])
+        yield (
+            pair.key
+            | {"n": n, "mean": float(values[:, at].mean())}
+            | ends("gain", gain)
+            | {"verdict": verdict(gain, pair.relation, pair.measure.sign)}
+            | {"higher_is_better": pair.measure.higher_is_better}
+        )
+
+
+def _largest(pair: _Pair) -> Row:
+    """What the largest budget gains, and since the best one."""
+    gain = standardised(pair.seen[:, -1] - pair.seen[:, 0], pair.values)
+    best = int(pair.seen.mean(0).argmax())
+    since = bootstrap(len(pair.prompts)).interval(pair.seen[:, -1] - pair.seen[:, best])
+    return (
+        pair.key
+        | {"n": pair.budgets[-1]}
+        | ends("gain_sd", gain)
+        | {"verdict": verdict(gain, pair.relation), "best_n": pair.budgets[best]}
+        | ends("since_best", since, "since_")
     )
 
 
-def _agreements(
-    measures: dict[str, "PoolMeasure"], values: dict[str, dict[str, Array]]
-) -> dict[tuple[str, str], Agreement]:
-    """Of each two measures once, positive where they call the same clips better."""
-    names = [name for name, measure in measures.items() if not measure.scales]
-    return {
-        (a, b): _tau(measures, a, values[a], b, values[b])
-        for i, a in enumerate(names)
-        for b in names[i + 1 :]
-    }
+def _transfer(pair: _Pair) -> Iterator[Row]:
+    found = transfer(pair.own, pair.seen, pair.scores, pair.values)
+    for n, ratio in zip(pair.budgets[1:], found.ratios, strict=True):
+        yield (
+            pair.key
+            | {"n": n, "kl_bound": kl_bound(n), "sqrt_kl": math.sqrt(kl_bound(n))}
+            | ends("transfer", ratio)
+            | {"verdict": verdict(ratio, pair.relation)}
+            | {"reason": "" if ratio else found.reason}
+            | ends("change", found.change, "change_")
+        )
+
+
+def _fitted(pair: _Pair) -> Row:
+    line = fit(pair.in_unit, pair.budgets)
+    return (
+        pair.key
+        | {"a": line.a}
+        | ends("b", line.b, "b_")
+        | {"verdict": verdict(line.b, pair.relation, pair.measure.sign)}
+        | {"r2": line.r2, "r2_log2": line.r2_log2}
+    )
+
+
+def _compared(pairs: Sequence[_Pair]) -> Iterator[Row]:
+    """Of one judge, each two selectors once, over the prompts that both have."""
+    gains = [dict(zip(p.prompts, p.seen - p.seen[:, :1], strict=True)) for p in pairs]
+    for at, n in [*enumerate(pairs[0].budgets if pairs else ())][1:]:
+        for (one, first), (other, second) in combinations(zip(pairs, gains, strict=True), 2):
+            both = np.array([first[p][at] - second[p][at] for p in first if p in second])
+            if len(both) > 1:
+                found = bootstrap(len(both)).interval(both)
+                yield (
+                    {"judge": one.measure.name, "n": n}
+                    | {"selector": one.selector.name, "other": other.selector.name}
+                    | ends("difference", found)
+                    | {"verdict": verdict(found, one.relation or other.relation)}
+                )
+
+
+def _agreement(
+    a: Measure, b: Measure, of_a: Mapping[str, Array], of_b: Mapping[str, Array]
+) -> dict[str, Any]:
+    both = [prompt for prompt in of_a if prompt in of_b]
+    found, prompts = mean_tau([of_a[p] for p in both], [of_b[p] for p in both])
+    relation = b.relation(a)
+    return (
+        {"relation": relation, "prompts": prompts}
+        | ends("tau", found)
+        | {"verdict": verdict(found, relation)}
+    )
 
 
 def _prefixes(
-    pool: "Pool", measures: dict[str, "PoolMeasure"], selectors: Sequence[str], judges: list[str]
-) -> list[Prefix]:
-    """Of each verifier with itself and with the judges, whole clips at the end."""
-    found = []
-    for v in selectors:
-        for seconds in (*pool.prefixes, pool.duration):
-            whole = seconds == pool.duration
-            first = pool.values(v, None if whole else seconds)
-            if not first:
-                continue
-            for m in judges if whole else (v, *judges):
-                agreed = _tau(measures, v, first, m, pool.values(m))
-                found.append(Prefix(v, m, seconds, agreed))
-    return found
-
-
-def _tau(
-    measures: dict[str, "PoolMeasure"],
-    a: str,
-    a_values: dict[str, Array],
-    b: str,
-    b_values: dict[str, Array],
-) -> Agreement:
-    both = [p for p in a_values if p in b_values]
-    return tau(
-        [a_values[p] for p in both],
-        [b_values[p] for p in both],
-        _sign(measures, a),
-        _sign(measures, b),
-    )
-
-
-def _refused(pool: "Pool", measures: dict[str, "PoolMeasure"]) -> dict[str, tuple[str, ...]]:
-    records = read_records(pool.folder)
-    reasons: dict[str, tuple[str, ...]] = {}
-    for name in (name for name, measure in measures.items() if not measure.scales):
-        lacking = [p for p in pool.prompts if p not in pool.values(name)]
-        found = [
-            records.get((f"scores {name}", p), {}).get("reason", "not scored") for p in lacking
-        ]
-        if found:
-            reasons[name] = tuple(found)
-    return reasons
-
-
-def _sign(measures: dict[str, "PoolMeasure"], name: str) -> float:
-    return 1.0 if measures[name].higher_is_better else -1.0
+    pool: Pool, name: str, measures: Mapping[str, Measure], values: Values
+) -> Iterator[Row]:
+    """A verifier's beginnings by itself and by the judges, by these its whole clips at the end."""
+    judges = [other for other, measure in measures.items() if measure.is_judge]
+    for seconds in (*pool.prefixes, pool.duration):
+        whole = seconds == pool.duration
+        first = _oriented(pool, measures[name], None if whole else seconds)
+        for other in judges if whole else (name, *judges):
+            if first:
+                yield (
+                    {"verifier": name, "measure": other, "seconds": seconds}
+                    | _agreement(measures[name], measures[other], first, values[other])
+                )

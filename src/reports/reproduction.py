@@ -12,10 +12,12 @@ import csv
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
-from src.reports.text import columns
+import numpy as np
+
+from src.reports.table import Column, layout, shown
 from src.runs.ending import Exit
 from src.runs.pool import Pool, load_pool
 from src.runs.records import MANIFEST, RunFolderError, read_manifest, read_records
@@ -23,12 +25,13 @@ from src.runs.records import MANIFEST, RunFolderError, read_manifest, read_recor
 TIMED = "second"  # in a column's name: what no two runs share
 
 
-class Agreement(NamedTuple):
+@dataclass(frozen=True)
+class Agreement:
     """same, clips: how many clips have the same tokens, of those that both runs have. furthest: the
     largest difference of a number in the tables, relative to the largest of its column; where: in
     which table and column."""
 
-    name: str
+    run: str
     same: int
     clips: int
     furthest: float
@@ -75,24 +78,19 @@ def _apart(path: Path, other: Path) -> dict[str, float]:
     for column in first[0] if first else ():
         if TIMED in column:
             continue
-        both = zip(first, second, strict=True)
-        pairs = [(_number(one[column]), _number(other[column])) for one, other in both]
-        size = max((abs(x) for pair in pairs for x in pair if x is not None), default=0.0)
-        found[column] = max((_difference(a, b) for a, b in pairs), default=0.0) / (size or 1.0)
+        a, b = (np.array([_number(row[column]) for row in rows]) for rows in (first, second))
+        largest, furthest = (np.nan_to_num(np.abs(x)).max(initial=0) for x in ([a, b], a - b))
+        alike = (np.isnan(a) == np.isnan(b)).all()
+        found[column] = float(furthest / (largest or 1.0)) if alike else math.inf
     return found
 
 
-def _difference(a: float | None, b: float | None) -> float:
-    if a is None or b is None:
-        return 0.0 if a is b else math.inf
-    return abs(a - b)
-
-
-def _number(text: str) -> float | None:
+def _number(text: str) -> float:
+    """NaN for what is no number."""
     try:
         return float(text)
     except ValueError:
-        return None
+        return math.nan
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
@@ -116,9 +114,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ]
     except RunFolderError as error:
         parser.exit(Exit.FOLDER, f"{error}\n")
-    rows = [("run", "same tokens", "tables apart by at most", "")]
-    rows += [(f.name, f"{f.same} of {f.clips}", f"{f.furthest:.2g}", f.where) for f in found]
-    sys.stdout.write("\n".join(columns(rows, left=(0, 3))) + "\n")
+    columns = [
+        Column("run", shown("run"), left=True),
+        Column("same tokens", lambda row: f"{row['same']} of {row['clips']}"),
+        Column("tables apart by at most", shown("furthest", ".2g")),
+        Column("", shown("where"), left=True),
+    ]
+    sys.stdout.write("\n".join(layout([vars(one) for one in found], columns)) + "\n")
     for run in runs:
         if run not in known:
             sys.stdout.write(f"{run.name}: {asked.other} has no run of the same settings.\n")

@@ -14,6 +14,7 @@ from src.stats.intervals import Interval
 Role = Literal["selector", "own verifier", "verifier", "primary judge", "judge"]
 Relation = Literal["own", "shares data", ""]
 Verdict = Literal["better", "worse", "unclear", "not independent"]
+SIDES: dict[int, Verdict] = {1: "better", 0: "unclear", -1: "worse"}  # of Interval.side
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,7 @@ class Measure:
 
     def verdict(self, difference: Interval) -> Verdict:
         """Which side of zero an interval shows, by what this measure calls better."""
-        if not (difference.low > 0 or difference.high < 0):  # also without ends
-            return "unclear"
-        return "better" if (difference.low > 0) == self.higher_is_better else "worse"
+        return SIDES[difference.side * int(self.sign)]
 
     def as_record(self) -> dict[str, Any]:
         """JSON values."""

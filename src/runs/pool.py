@@ -15,55 +15,35 @@ In a notebook, from the repository's root (numpy only; nothing is loaded or gene
 `python verifier_experiment.py` makes pools, and adds measures to those that are there (--pool).
 
     <pool>/records.jsonl                    scores and log-probabilities, by prompt and measure
-    <pool>/tokens/<prompt id>.npy           int16 [m, codebooks, frames]
+    <pool>/tokens/<prompt id>.npy           int16 [m, codebooks, frames]; or .npz, as "tokens"
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from src.likelihood import IN_COMMON, LIKELIHOODS, NEEDS_GUIDANCE
+from src.runs.measures import Measure, in_short
 from src.runs.records import Record, RunFolderError, read_manifest, read_records
 from src.verifier import ExpressionError, components
 
 if TYPE_CHECKING:
     import pandas
 
-CANDIDATES = "candidates"
-SCORES = "scores "  # and the measure's name: a record's method
 LOG_PROBS = "log_probs"  # mean log-probabilities of a prompt's candidates, with their text
 UNCONDITIONAL = "unconditional_log_probs"  # and without it, where decoding was guided
 WHOLE = "whole"
 
 Array = NDArray[np.float64]
+Values = dict[str, dict[str, Array]]  # of a measure: [m] by prompt and by `prefix_key`
 
 
 class PoolError(ValueError):
     """What was asked for is not in the pool; the message says what is."""
-
-
-@dataclass(frozen=True)
-class PoolMeasure:
-    """What a pool is measured by.
-
-    role: "verifier" (scored at prefixes too, and may select) or "judge". checkpoint: name and hash
-    of the weights. is_verifier: verifiers whose own number it is, or that it has a part in common
-    with. shares_data_with: verifiers trained on the same data and labels. scales: of a sum, its
-    parts, with the within-prompt deviation that each is divided by.
-    """
-
-    name: str
-    role: str
-    higher_is_better: bool
-    checkpoint: str
-    is_verifier: tuple[str, ...] = ()
-    shares_data_with: tuple[str, ...] = ()
-    note: str = ""
-    scales: Mapping[str, float] = field(default_factory=dict)
 
 
 class Pool:
@@ -72,8 +52,9 @@ class Pool:
     sums: weighted sums of its verifiers, such as tags+pmi, that are verifiers of the pool too.
 
     prompts: ids of those with candidates, in order; asked: how many it is to have when finished.
-    size: m. duration: seconds of a clip; frames: of its tokens. prefixes: seconds at which some
-    verifier has scored the clips' beginnings, ascending.
+    size: m. duration: seconds of a clip; frames: of its tokens. measures: verifiers, sums, judges.
+    prefixes: seconds at which some verifier has scored the clips' beginnings, ascending. reasons:
+    by measure and prompt, why there is no score.
     """
 
     def __init__(self, folder: Path, sums: Sequence[str] = ()) -> None:
@@ -90,32 +71,27 @@ class Pool:
                 f"{folder} is not a pool's folder ({error!r} is missing)"
             ) from None
         self.folder, self.manifest = folder, manifest
-        records = list(read_records(folder).values())
-        ok = [r for r in records if r["status"] == "ok"]
-        self.candidates: dict[str, Record] = {
-            r["prompt_id"]: r for r in ok if r["method"] == CANDIDATES
-        }
-        self.prompts = tuple(self.candidates)
+        self.candidates: dict[str, Record] = {}
+        # By measure, in the order asked for, though the first prompt may have failed.
         self._scores: dict[str, dict[str, Record]] = {}
-        self.measures = {
-            name: PoolMeasure(name, "verifier", True, in_short(generator), IN_COMMON[name])
-            for name in LIKELIHOODS
-            if name not in NEEDS_GUIDANCE or any(UNCONDITIONAL in r for r in ok)
-        }
-        for record in (r for r in ok if r["method"].startswith(SCORES)):
-            self._add(record)
-        # Verifiers, then judges, as they were asked for: the first prompt may have failed.
-        asked_for = [r["method"].removeprefix(SCORES) for r in records]
-        self.measures = {
-            name: self.measures[name]
-            for role in ("verifier", "judge")
-            for name in dict.fromkeys([*LIKELIHOODS, *asked_for])
-            if name in self.measures and self.measures[name].role == role
-        }
-        verifiers = [name for name, m in self.measures.items() if m.role == "verifier"]
-        judges = [name for name in self.measures if name not in verifiers]
-        self.measures |= {name: self.sum_of(name) for name in sums}
-        self.measures = {n: self.measures[n] for n in (*verifiers, *sums, *judges)}
+        self.reasons: dict[str, dict[str, str]] = {}
+        for record in read_records(folder).values():
+            measure, prompt = record.get("measure"), record["prompt_id"]
+            own = self.candidates if measure is None else self._scores.setdefault(measure, {})
+            if record["status"] == "ok":
+                own[prompt] = record
+            elif measure is not None:
+                self.reasons.setdefault(measure, {})[prompt] = record["reason"]
+        self.prompts = tuple(self.candidates)
+        self.measures: dict[str, Measure] = {}
+        self._values: dict[str, Values] = {}
+        self._take_likelihoods(generator)
+        self._take_scores()
+        judges = {name: m for name, m in self.measures.items() if m.is_judge}
+        added = {name: self.sum_of(name) for name in sums}
+        self._values |= {name: self._sum(measure) for name, measure in added.items()}
+        verifiers = {name: m for name, m in self.measures.items() if name not in judges}
+        self.measures = verifiers | added | judges
         self.prefixes = tuple(
             sorted({at for name in self.measures for at in self.seconds_of(name)})
         )
@@ -126,8 +102,7 @@ class Pool:
         name: of `measures`, or a weighted sum of verifiers. Prompts that it has no number for are
         left out. Raises PoolError for what the pool does not have.
         """
-        key = prefix_key(seconds)
-        found = self._values(name)
+        key, found = prefix_key(seconds), self._values_of(name)
         return {
             prompt: found[prompt][key] for prompt in self.prompts if key in found.get(prompt, {})
         }
@@ -142,7 +117,7 @@ class Pool:
 
     def seconds_of(self, name: str) -> tuple[float, ...]:
         """The prefixes at which a measure has any number, ascending."""
-        keys = {key for values in self._values(name).values() for key in values} - {WHOLE}
+        keys = {key for values in self._values_of(name).values() for key in values} - {WHOLE}
         return tuple(sorted(map(float, keys)))
 
     def tokens(self, prompt_id: str) -> NDArray[np.int16]:
@@ -153,9 +128,15 @@ class Pool:
         """One row for each number: prompt_id, candidate, measure, seconds (of the clip), value."""
         import pandas
 
-        return pandas.DataFrame(
-            list(self._rows()), columns=["prompt_id", "candidate", "measure", "seconds", "value"]
-        )
+        rows = [
+            (prompt, candidate, name, self.duration if key == WHOLE else float(key), float(value))
+            for name in self.measures
+            for prompt, by_key in self._values[name].items()
+            for key, values in by_key.items()
+            for candidate, value in enumerate(values)
+        ]
+        names = ["prompt_id", "candidate", "measure", "seconds", "value"]
+        return pandas.DataFrame(rows, columns=names)
 
     def seconds(self, measure: str) -> float:
         """Mean wall seconds that scoring one whole clip took: rendering, sending and the model.
@@ -163,9 +144,8 @@ class Pool:
         0 for perplexity and pmi, which come with the tokens; of a sum that of its parts together,
         as if each were sent alone. Raises PoolError.
         """
-        if measure in LIKELIHOODS:
+        if measure in LIKELIHOODS and measure in self.measures:
             return 0.0
-        self._values(measure)
         if measure not in self._scores:
             return sum(self.seconds(part) for part in self.sum_of(measure).scales)
         return float(np.mean([r["seconds"][WHOLE] for r in self._scores[measure].values()]))
@@ -175,56 +155,30 @@ class Pool:
         spent = [sum(r["ledger"]["seconds"].values()) for r in self.candidates.values()]
         return float(np.mean(spent)) / self.size
 
-    def _add(self, record: Record) -> None:
-        """Take a measure's record of one prompt; other weights than the latest's do not count."""
-        name = record["method"].removeprefix(SCORES)
-        of_prompts = self._scores.setdefault(name, {})
-        newest = max([*of_prompts.values(), record], key=lambda r: (r["start"], r["time"]))
-        if newest is record:
-            self.measures[name] = PoolMeasure(
-                name=name,
-                role=record["role"],
-                higher_is_better=record["higher_is_better"],
-                checkpoint=in_short(record["checkpoint"]),
-                is_verifier=tuple(record["is_verifier"]),
-                shares_data_with=tuple(record["shares_data_with"]),
-                note=record["note"],
-            )
-        of_prompts[record["prompt_id"]] = record
-        self._scores[name] = {
-            prompt: r for prompt, r in of_prompts.items() if r["checkpoint"] == newest["checkpoint"]
-        }
-
-    def sum_of(self, expression: str) -> PoolMeasure:
+    def sum_of(self, expression: str) -> Measure:
         """A weighted sum of verifiers as a measure, each part in units of its spread in this pool.
 
         The spread is the within-prompt standard deviation of whole clips over all prompts: one
         constant a part, so that what follows of best-of-n is exact for sums too. Raises PoolError.
         """
-        from src.stats.best_of_n import (
-            within_prompt_std,  # brings scipy, which nothing else here needs
-        )
+        # Here, since it brings scipy, which nothing else in this module needs.
+        from src.stats.best_of_n import within_prompt_std
 
         if expression in self.measures:
             return self.measures[expression]
-        try:
-            weights = components(expression)
-        except ExpressionError as error:
-            raise PoolError(str(error)) from error
+        weights = self._weights(expression)
         for part in weights:
             if part not in self.measures or self.measures[part].role != "verifier":
                 raise PoolError(self._lacks(f"verifier {part!r}"))
         parts = [self.measures[part] for part in weights]
-        scales = {}
-        for part in weights:
-            scales[part] = within_prompt_std(list(self.values(part).values()))
-            if not scales[part] > 0:
+        scales = {part: within_prompt_std(list(self.values(part).values())) for part in weights}
+        for part, scale in scales.items():
+            if not scale > 0:
                 raise PoolError(f"{part} does not vary within a prompt: it cannot be in a sum")
         shown = ", ".join(f"{part} {scale:.3g}" for part, scale in scales.items())
-        return PoolMeasure(
+        return Measure(
             name=expression,
             role="verifier",
-            higher_is_better=True,
             checkpoint=", ".join(part.checkpoint for part in parts),
             is_verifier=tuple(dict.fromkeys(v for p in parts for v in p.is_verifier)),
             shares_data_with=tuple(dict.fromkeys(v for p in parts for v in p.shares_data_with)),
@@ -232,65 +186,92 @@ class Pool:
             scales=scales,
         )
 
-    def _values(self, name: str) -> dict[str, dict[str, Array]]:
-        """Arrays [m] by prompt and key."""
-        if name in LIKELIHOODS and name in self.measures:
-            return {
-                prompt: self._likelihood(name, record) for prompt, record in self.candidates.items()
+    def _take_likelihoods(self, generator: Mapping[str, str]) -> None:
+        """Those verifiers whose numbers came with the tokens."""
+        for name, value_of in LIKELIHOODS.items():
+            values: Values = {}
+            for prompt, record in self.candidates.items():
+                without = record.get(UNCONDITIONAL, {})
+                values[prompt] = {
+                    key: value_of(log_prob, without.get(key))
+                    for key, log_prob in record[LOG_PROBS].items()
+                    if name not in NEEDS_GUIDANCE or key in without
+                }
+            if name not in NEEDS_GUIDANCE or any(values.values()):
+                self._values[name] = values
+                self.measures[name] = Measure(
+                    name, "verifier", True, in_short(generator), is_verifier=IN_COMMON[name]
+                )
+
+    def _take_scores(self) -> None:
+        """What was scored; by other weights than the latest record's, it does not count."""
+        self._scores = {name: own for name, own in self._scores.items() if own}
+        for name, own in self._scores.items():
+            newest = max(own.values(), key=lambda record: (record["start"], record["time"]))
+            now = {p: r for p, r in own.items() if r["checkpoint"] == newest["checkpoint"]}
+            self._scores[name] = now
+            facts = ("role", "higher_is_better", "is_verifier", "shares_data_with", "note")
+            checkpoint = in_short(newest["checkpoint"])
+            self.measures[name] = Measure.from_record(
+                {"name": name, "checkpoint": checkpoint} | {fact: newest[fact] for fact in facts}
+            )
+            self._values[name] = {
+                prompt: {k: np.array(v, dtype=np.float64) for k, v in record["values"].items()}
+                for prompt, record in now.items()
             }
-        if name in self._scores:
-            return {
-                prompt: {key: _array(values) for key, values in record["values"].items()}
-                for prompt, record in self._scores[name].items()
-            }
-        if not set("+*") & set(name):
+
+    def _values_of(self, name: str) -> Values:
+        if name in self._values:
+            return self._values[name]
+        if list(self._weights(name)) == [name]:
             raise PoolError(self._lacks(f"measure {name!r}"))
-        scales, weights = self.sum_of(name).scales, components(name)
-        parts = {part: self._values(part) for part in weights}
-        first = next(iter(parts.values()))
+        return self._sum(self.sum_of(name))
+
+    def _sum(self, measure: Measure) -> Values:
+        """A sum's values, at the prompts and prefixes that all of its parts have."""
+        weights = self._weights(measure.name)
+        factors = {part: w / measure.scales[part] for part, w in weights.items()}
+        parts = {part: self._values[part] for part in weights}
+        first, *others = parts.values()
         return {
             prompt: {
-                key: np.sum([w / scales[p] * parts[p][prompt][key] for p, w in weights.items()], 0)
-                for key in first[prompt]
-                if all(key in of_part[prompt] for of_part in parts.values())
+                key: np.sum([f * parts[part][prompt][key] for part, f in factors.items()], axis=0)
+                for key in by_key
+                if all(key in other[prompt] for other in others)
             }
-            for prompt in first
-            if all(prompt in of_part for of_part in parts.values())
+            for prompt, by_key in first.items()
+            if all(prompt in other for other in others)
         }
 
-    def _likelihood(self, name: str, record: Record) -> dict[str, Array]:
-        """By key; nothing where it is not known."""
-        without = record.get(UNCONDITIONAL, {})
-        return {
-            key: LIKELIHOODS[name](log_prob, without.get(key))
-            for key, log_prob in record[LOG_PROBS].items()
-            if name not in NEEDS_GUIDANCE or key in without
-        }
+    def _weights(self, expression: str) -> dict[str, float]:
+        try:
+            return components(expression)
+        except ExpressionError as error:
+            raise PoolError(str(error)) from error
 
     def _lacks(self, what: str) -> str:
         return f"{self.folder} has no {what}; it has {', '.join(self.measures)}"
 
-    def _rows(self) -> Iterator[tuple[str, int, str, float, float]]:
-        for name in self.measures:
-            for prompt, of_prompt in self._values(name).items():
-                for key, values in of_prompt.items():
-                    seconds = self.duration if key == WHOLE else float(key)
-                    for candidate, value in enumerate(values):
-                        yield prompt, candidate, name, seconds, float(value)
 
-
-def load_pool(folder: Path, sums: Sequence[str] = ()) -> Pool:
+def load_pool(folder: Path | str, sums: Sequence[str] = ()) -> Pool:
     """Raises RunFolderError for a folder that is not a pool's, or is damaged; PoolError for sums
     of what it does not have."""
-    return Pool(folder, sums)
+    return Pool(Path(folder), sums)
 
 
 def load_tokens(folder: Path, prompt_id: str) -> NDArray[np.int16]:
     """A prompt's candidates, int16 [m, codebooks, frames]. Raises RunFolderError."""
     path = token_file(folder, prompt_id)
+    packed = path.with_suffix(".npz")
+    tokens: NDArray[np.int16]
     try:
-        tokens: NDArray[np.int16] = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        if path.exists() or not packed.exists():
+            tokens = np.load(path, allow_pickle=False)
+        else:
+            path = packed
+            with np.load(packed, allow_pickle=False) as file:
+                tokens = file["tokens"]
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise RunFolderError(f"{path} cannot be read: {error}") from error
     return tokens
 
@@ -306,12 +287,3 @@ def prefix_key(seconds: float | None) -> str:
     ('2', '2.5', 'whole')
     """
     return WHOLE if seconds is None else f"{seconds:g}"
-
-
-def in_short(checkpoint: Mapping[str, Any]) -> str:
-    """A checkpoint as tables name it."""
-    return f"{checkpoint['name']} ({checkpoint['sha256'][:8]})"
-
-
-def _array(values: list[float]) -> Array:
-    return np.array(values, dtype=np.float64)

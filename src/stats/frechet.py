@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import eigvalsh, qr, svdvals
 
-from src.stats.best_of_n import PERMUTATIONS, permutation_p
-from src.stats.intervals import StatsError
+from src.stats.intervals import PERMUTATIONS, StatsError, permutation_p
 
 Array = NDArray[np.float64]
 

@@ -22,11 +22,11 @@ class FakeJudge(ClipJudge):
         self.is_verifier = own  # type: ignore[misc]
         self.calls = 0
 
-    def judge(self, clips, prompts) -> list[float]:
+    def number(self, clip: Clip, prompt: Prompt) -> float:
         self.calls += 1
         if self.problem:
             raise JudgeError(self.problem)
-        return [float(np.abs(clip.samples).max()) for clip in clips]
+        return float(np.abs(clip.samples).max())
 
 
 class FakeSetJudge(SetJudge):

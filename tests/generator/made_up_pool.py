@@ -8,13 +8,15 @@ point and then turns against it; kin is trained on the data of tags; again is th
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from src.runs.records import Run
+from src.methods import SearchCell
+from src.runs.records import CANDIDATES, Run, scores_key, search_key
 
 Array = NDArray[np.float64]
 SHA = "0123456789abcdef" * 4
@@ -40,10 +42,11 @@ def made_up_pool(
     size: int = 16,
     measures: Iterable[str] = tuple(MEASURES),
     refused: Mapping[str, Sequence[int]] | None = None,
-    seed: int = 0,
+    guided: bool = False,
 ) -> Path:
-    """A pool's folder. refused: by measure, the prompts (their numbers) without scores."""
-    rng = np.random.default_rng(seed)
+    """A pool's folder. refused: by measure, the prompts (their numbers) without scores. guided:
+    whether log-probabilities without the text are known."""
+    rng = np.random.default_rng(0)
     identity = {
         "script": "pool",
         "candidates": size,
@@ -51,7 +54,7 @@ def made_up_pool(
         "frames": FRAMES,
         "prompts": {"count": prompts, "sha256": SHA},
         "checkpoints": {"generator": {"name": "made up", "sha256": SHA}},
-        **{"seed": seed, "measures": sorted(measures), "refused": dict(refused or {})},
+        "made up": [sorted(measures), dict(refused or {}), guided],
     }
     facts = {"title": f"made up: {prompts} prompts, m = {size}", "source": {}}
     with Run(output, "pool made up", identity, facts) as run:
@@ -60,10 +63,13 @@ def made_up_pool(
             prompt, z = f"p{number}", rng.normal(size=size)
             np.save(run.folder / "tokens" / f"{prompt}.npy", np.zeros((size, 4, FRAMES), np.int16))
             log_probs = {key: values.tolist() for key, values in _beginnings(0.1 * z, rng).items()}
+            without = {key: [-x for x in values] for key, values in log_probs.items()}
+            spent = {"decode": size * 1.0, "conditions": 0.0}
             run.append(
-                {"method": "candidates", "prompt_id": prompt, "status": "ok", "prompt": prompt}
+                {**CANDIDATES, "prompt_id": prompt, "status": "ok", "prompt": prompt}
                 | {"key": prompt, "log_probs": log_probs}
-                | {"ledger": _ledger(FRAMES * size, 0, {"decode": size * 1.0, "conditions": 0.0})}
+                | ({"unconditional_log_probs": without} if guided else {})
+                | {"ledger": _ledger(FRAMES * size, 0, spent)}
             )
             for name, values in _scores(z, _level(number), rng).items():
                 if name in measures:
@@ -100,7 +106,7 @@ def _beginnings(whole: Array, rng: np.random.Generator) -> dict[str, Array]:
 def _scored(name: str, prompt: str, values: dict[str, Array]) -> dict[str, Any]:
     role, higher, is_verifier, shares = (MEASURES | FLAT)[name]
     return {
-        "method": f"scores {name}",
+        **scores_key(name),
         "prompt_id": prompt,
         "status": "ok" if values else "failed",
         "checkpoint": {"name": name, "sha256": SHA},
@@ -120,60 +126,58 @@ SWEEP_MEASURES = [
     {"name": "copy", "role": "primary judge", "higher_is_better": False, "note": ""},
     {"name": "kin", "role": "judge", "higher_is_better": True, "note": "not independent"},
 ]
-# (search, N, M, k) -> (gain of tags and of copy in deviations of z, frames, seconds)
-CELLS: dict[tuple[str, int, int, int], tuple[float, float, int, float]] = {
-    ("sbs", 4, 2, 0): (1.5, 1.5, 1000, 4.0),
-    ("sbs", 8, 4, 0): (2.0, 0.5, 2000, 9.0),
-    ("lookahead", 4, 2, 1): (1.6, 1.6, 1900, 8.0),
+SBS4 = SearchCell("sbs", 4, {"beam_width": 2}, 2.0)
+SBS8 = SearchCell("sbs", 8, {"beam_width": 4}, 2.0)
+LOOKAHEAD = SearchCell("lookahead", 4, {"beam_width": 2, "lookahead_k": 1}, 2.0)
+BASELINE, BEST_OF_4 = SearchCell("baseline", 1), SearchCell("best_of_n", 4)
+# -> (gain of tags and of copy in deviations of z, frames, seconds)
+CELLS: dict[SearchCell, tuple[float, float, int, float]] = {
+    SBS4: (1.5, 1.5, 1000, 4.0),
+    SBS8: (2.0, 0.5, 2000, 9.0),
+    LOOKAHEAD: (1.6, 1.6, 1900, 8.0),
 }
+SINGLES = {BASELINE: (0.0, 0.0, 250, 1.5), BEST_OF_4: (1.0, 1.0, 1000, 6.0)}
 
 
 def made_up_sweep(
     output: Path,
     prompts: int = 12,
     seeds: Sequence[int] = (42, 43),
-    unfinished: Sequence[tuple[str, int, int, int]] = (),
-    more: Iterable[str] = (),
+    unfinished: Sequence[SearchCell] = (),
+    cells: Mapping[SearchCell, tuple[float, float, int, float]] = CELLS,
     noise: float = 0.05,
     seconds: float = DURATION,
     checkpoint: str = "",
 ) -> Path:
     """A sweep's folder, to go with `made_up_pool`: gains are over the level that its tags have.
 
-    unfinished: cells of which two prompts are lacking. checkpoint: of its tags. more: "baseline",
-    "best_of_n" (N = 4).
+    unfinished: cells of which two prompts are lacking. checkpoint: of its tags.
     """
     rng = np.random.default_rng(5)
-    cells = {**CELLS}
-    cells |= {("baseline", 1, 1, 0): (0.0, 0.0, 250, 1.5)} if "baseline" in more else {}
-    cells |= {("best_of_n", 4, 1, 0): (1.0, 1.0, 1000, 6.0)} if "best_of_n" in more else {}
     identity = {
-        "prompts": prompts,
-        "seeds": list(seeds),
-        "unfinished": [list(c) for c in unfinished],
+        "script": "sweep",
+        "made up": [prompts, *seeds, noise, seconds, checkpoint],
+        "cells": [cell.name for cell in cells],
+        "unfinished": [cell.name for cell in unfinished],
     }
-    identity |= {"more": sorted(more), "noise": noise, "seconds": seconds}
-    identity |= {"checkpoint": checkpoint}
     tags, *judges = SWEEP_MEASURES
     measures = [{**tags, "checkpoint": checkpoint}, *judges]
     facts = {"title": "made up sweep, selector tags", "measures": measures}
     with Run(output, "sweep made up tags", identity, facts) as run:
-        for (search, n, m, k), (own, judged, frames, spent) in cells.items():
+        for cell, (own, judged, frames, spent) in cells.items():
             for seed in seeds:
-                for number in range(prompts - 2 * ((search, n, m, k) in unfinished)):
+                for number in range(prompts - 2 * (cell in unfinished)):
                     shift = rng.normal(0, noise, size=2)
+                    value = _level(number) + own + shift[0]
                     run.append(
                         {
-                            "method": f"{search} n={n} m={m} k={k} step=2 seed={seed}",
-                            **{"search": search, "candidates": n, "beam_width": m},
-                            **{"lookahead_k": k, "step_size": 2.0, "seed": seed},
+                            **search_key(cell.method, replace(cell, seed=seed)),
                             **{"prompt_id": f"p{number}", "status": "ok", "unjudged": {}},
-                            "winner": {
-                                "score": {"value": _level(number) + own + shift[0]},
-                                "seconds": seconds,
-                            },
+                            "winner": {"score": {"value": value}, "seconds": seconds},
                             "judges": {"copy": 7 - 2 * (judged + shift[1]), "kin": own},
-                            "ledger": _ledger(frames, 3 * n, {"decode": spent, "judge": 100.0}),
+                            "ledger": _ledger(
+                                frames, 3 * cell.candidates, {"decode": spent, "judge": 100.0}
+                            ),
                         }
                     )
     return run.folder

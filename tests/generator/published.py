@@ -108,6 +108,12 @@ def nothing_left_behind() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The user's own folder of weights; the hub's and torch.hub's caches are empty."""
+    from src.generator import audiocraft_without_clap
+
+    with audiocraft_without_clap():
+        import audiocraft.data.audio_utils  # noqa: F401
+        import torch.distributed.nn.jit.instantiator  # noqa: F401 (appends a folder to sys.path)
+
     folder = shared_folder() / "weights"
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv(WEIGHTS_VARIABLE, str(folder))

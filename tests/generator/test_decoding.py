@@ -11,7 +11,6 @@ from src.decoding.layers import Linear
 from src.generator import load_generator
 from tests.generator.random_models import attributes, condition, random_lm
 
-GREEDY = Sampling(top_k=0)
 PROMPTS = ("a slow harp", "fast loud drums with a guitar and more words", "choir")
 
 
@@ -44,6 +43,24 @@ def whole(lm, **options) -> torch.Tensor:
     return decoding.tokens()
 
 
+def greedy(model, prompt: str, frames: int, given=None, **sampling) -> torch.Tensor:
+    decoder = Decoder(model, Sampling(**sampling))
+    rows = 1 if given is None else len(given)
+    decoding = decoder.begin([condition(model, prompt)], rows, frames, ["k"], 0, given)
+    assert decoding.finished == (0 if given is None else given.shape[-1])
+    decoding.advance(frames - decoding.finished, greedy=True)
+    return decoding.tokens()
+
+
+@torch.inference_mode()
+def audiocrafts(model, prompt: str, frames: int, given=None, **options) -> torch.Tensor:
+    """What audiocraft decodes greedily."""
+    prompts = [prompt] * (1 if given is None else len(given))
+    return model.generate(
+        given, attributes(*prompts), max_gen_len=frames, use_sampling=False, **options
+    )
+
+
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize(("outputs", "inputs"), [(96, 32), (32, 96), (512, 2048)])
 def test_a_product_is_the_same_in_any_order_of_its_weight(outputs, inputs, bias):
@@ -56,37 +73,20 @@ def test_a_product_is_the_same_in_any_order_of_its_weight(outputs, inputs, bias)
 
 @pytest.mark.parametrize("guidance", [3.0, 1.0])
 @pytest.mark.parametrize("name", ["lm", "narrow_heads", "builtin"])
-@torch.inference_mode()
 def test_greedy_tokens_are_audiocrafts(name, guidance, request):
-    model = request.getfixturevalue(name)
-    prompt = "a slow harp air in a minor key"
-    if guidance == 1.0:  # audiocraft always computes both halves; at 1 they cancel out
-        expected = model.generate(
-            None, attributes(prompt), max_gen_len=40, use_sampling=False, cfg_coef=1.0
-        )
-    else:
-        expected = model.generate(None, attributes(prompt), max_gen_len=40, use_sampling=False)
-    decoding = Decoder(model, Sampling(guidance=guidance)).begin(
-        [condition(model, prompt)], 1, 40, ["k"], 0
-    )
-    decoding.advance(40, greedy=True)
-    assert torch.equal(decoding.tokens(), expected)
+    model, prompt = request.getfixturevalue(name), "a slow harp air in a minor key"
+    # audiocraft always computes both halves; at 1 they cancel out
+    expected = audiocrafts(model, prompt, 40, cfg_coef=guidance)
+    assert torch.equal(greedy(model, prompt, 40, guidance=guidance), expected)
 
 
 @pytest.mark.parametrize("name", ["lm", "narrow_heads", "builtin"])
-@torch.inference_mode()
 def test_greedy_continuation_of_given_tokens_is_audiocrafts(name, request):
-    model = request.getfixturevalue(name)
+    model, prompt = request.getfixturevalue(name), "a fast violin reel"
     given = torch.randint(0, model.card, (2, 4, 9), generator=torch.Generator().manual_seed(3))
-    prompt = "a fast violin reel"
-    expected = model.generate(given, attributes(prompt, prompt), max_gen_len=30, use_sampling=False)
-    decoding = Decoder(model).begin(
-        [condition(model, prompt)], 2, 30, ["k"], 0, prompt_tokens=given
-    )
-    assert decoding.finished == 9
-    decoding.advance(21, greedy=True)
-    assert torch.equal(decoding.tokens(), expected)
-    assert torch.equal(decoding.tokens()[..., :9], given)
+    tokens = greedy(model, prompt, 30, given)
+    assert torch.equal(tokens, audiocrafts(model, prompt, 30, given))
+    assert torch.equal(tokens[..., :9], given)
 
 
 @pytest.mark.parametrize("name", ["lm", "narrow_heads"])
@@ -96,7 +96,7 @@ def test_prompts_of_different_length_side_by_side_are_what_each_is_alone(name, r
     together = begin(lm, candidates=2)
     together.advance(24, greedy=True)
     for row, prompt in enumerate(PROMPTS):
-        alone = lm.generate(None, attributes(prompt), max_gen_len=24, use_sampling=False)
+        alone = audiocrafts(lm, prompt, 24)
         assert torch.equal(together.tokens()[2 * row : 2 * row + 1], alone)
 
 
@@ -300,22 +300,17 @@ def test_seeds_prompts_and_slots_sample_differently(lm):
     assert not torch.equal(whole(lm, seed=2), whole(lm, seed=1))
 
 
-def test_stereo_delays_decode_as_in_audiocraft():
-    """Stereo MusicGen: eight codebooks, delayed in pairs."""
-    model = random_lm(codebooks=8, delays=[0, 0, 1, 1, 2, 2, 3, 3])
-    expected = model.generate(None, attributes("x"), max_gen_len=20, use_sampling=False)
-    decoding = Decoder(model).begin([condition(model, "x")], 1, 20, ["k"], 0)
-    decoding.advance(20, greedy=True)
-    assert torch.equal(decoding.tokens(), expected)
-
-
-@pytest.mark.parametrize("heads", [2, 16])
-def test_biases_are_heeded(heads):
-    model = random_lm(heads=heads, bias_ff=True, bias_attn=True)
-    expected = model.generate(None, attributes("x y z"), max_gen_len=20, use_sampling=False)
-    decoding = Decoder(model).begin([condition(model, "x y z")], 1, 20, ["k"], 0)
-    decoding.advance(20, greedy=True)
-    assert torch.equal(decoding.tokens(), expected)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"codebooks": 8, "delays": [0, 0, 1, 1, 2, 2, 3, 3]},  # stereo: delayed in pairs
+        {"heads": 2, "bias_ff": True, "bias_attn": True},
+        {"heads": 16, "bias_ff": True, "bias_attn": True},
+    ],
+)
+def test_stereo_delays_and_biases_are_heeded(options):
+    model = random_lm(**options)
+    assert torch.equal(greedy(model, "x y z", 20), audiocrafts(model, "x y z", 20))
 
 
 def test_other_patterns_and_wrong_calls_are_refused(lm):

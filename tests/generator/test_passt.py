@@ -15,7 +15,6 @@ import torch
 
 from src.data.audio import Clip, resample, write_wav
 from src.data.prompts import Prompt
-from src.generator import audiocraft_without_clap
 from src.judges.base import ClipJudge
 from src.judges.passt import CHECKPOINT, PasstListener
 from src.judges.published import at_published_loudness
@@ -41,10 +40,6 @@ SHORT = (1, 32_000, 1)
 @pytest.fixture(scope="module")
 def listener(weights: Path) -> PasstListener:
     """What the judges of this module hear through."""
-    with audiocraft_without_clap():
-        import audiocraft.data.audio_utils  # noqa: F401
-        import torch.distributed.nn.jit.instantiator  # noqa: F401 (appends a folder to sys.path)
-
     listener = PasstListener.shared("cpu")
     with nothing_left_behind():
         assert listener.checkpoint.name == CHECKPOINT.name
@@ -229,7 +224,7 @@ def test_a_number_that_is_not_finite_is_an_error(
 ) -> None:
     nan = np.full((1, 527), np.nan, np.float32)
     monkeypatch.setattr(listener, "_posteriors", lambda samples: nan)
-    with pytest.raises(JudgeError, match="the clip of p: PaSST gave no finite number"):
+    with pytest.raises(JudgeError, match="the clip of p: kld_pq gave no finite number"):
         one().judge([sound(*SHORT)], [asked(tmp_path, reference(*SHORT))])
 
 
@@ -290,18 +285,12 @@ def test_a_file_that_is_torn_hostile_or_another_models_is_an_error_of_one_line(
         return text
 
     with (weights / CHECKPOINT.name).open("rb") as whole:
-        torn = whole.read(100_000)
-    for data in (b"", b"<html>not found</html>", torn):
-        path.write_bytes(data)
-        assert "cannot be read" in refusal()
+        path.write_bytes(whole.read(100_000))
+    assert "cannot be read" in refusal()
     torch.save({"head.0.weight": Surprise(tmp_path / "made")}, path)
     assert "mkdir" in refusal()
     assert not (tmp_path / "made").exists()
-    torch.save({"epoch": 3}, path)
-    assert "holds no weights" in refusal()
     state = torch.load(str(weights / CHECKPOINT.name), weights_only=True, mmap=True)
-    torch.save({name: state[name] for name in ("cls_token", "patch_embed.proj.weight")}, path)
-    assert "weights missing (" in refusal()
     # the network for 10 s
     state["time_new_pos_embed"] = state["time_new_pos_embed"][..., :99].clone()
     torch.save(state, path)

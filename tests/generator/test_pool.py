@@ -1,158 +1,172 @@
 """Pools as people's notebooks read them."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.generator.test_pooling import make
 
-from src.runs.pool import PoolError, load_pool
-from src.runs.records import RECORDS, RunFolderError
+from src.runs.pool import PoolError, load_pool, token_file
+from src.runs.records import RECORDS, RunFolderError, read_records
 from src.stats.best_of_n import within_prompt_std
-from tests.generator.fake_pool import PROMPTS, FakeClient, verifier
-from tests.generator.test_pool_scoring import hears, judge
+from tests.generator.made_up_pool import made_up_pool
 
 ROOT = Path(__file__).parents[2]
+LEVELS = (1.0, 2.0, 4.0, 5.0)  # of which the last is the whole clip
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    with make(tmp_path) as run:
-        hears(run, [verifier("tags"), judge("far")], FakeClient(refuses=[("tags", "a jig")]))
-    return run.folder
+    """Three prompts of four candidates; tags has no score of the second."""
+    measures, refused = ("tags", "copy", "kin"), {"tags": (1,), "copy": (0,)}
+    return made_up_pool(tmp_path, 3, 4, measures, refused, guided=True)
 
 
 def test_a_notebook_reads_what_was_made(folder: Path) -> None:
     pool = load_pool(folder)
-    assert pool.prompts == ("waltz", "jig", "reel")
-    assert (pool.size, pool.duration, pool.frames, pool.asked) == (4, 0.4, 20, 3)
-    assert pool.tokens("jig").shape == (4, 1, 20)
-    assert pool.tokens("jig").dtype == np.int16
-    assert set(pool.values("tags")) == {"waltz", "reel"}
-    assert pool.values("tags", seconds=0.1)["reel"].dtype == np.float64
-    own, seen = pool.pair("tags", "far")
-    assert [len(clips) for clips in own] == [len(clips) for clips in seen] == [4, 4]
-    assert list(own[1]) == list(pool.values("tags")["reel"])
-    assert list(seen[1]) == list(pool.values("far")["reel"])
-    first, whole = pool.pair("tags", "tags", a_seconds=0.2)
-    assert list(first[0]) == list(pool.values("tags", 0.2)["waltz"])
-    assert list(whole[0]) == list(pool.values("tags")["waltz"])
-    far = pool.measures["far"]
-    assert (far.role, far.higher_is_better, far.checkpoint) == ("judge", False, "fake (22222222)")
+    assert pool.prompts == ("p0", "p1", "p2")
+    assert (pool.size, pool.duration, pool.frames, pool.asked) == (4, 5.0, 250, 3)
+    assert pool.prefixes == LEVELS[:-1]
+    assert pool.tokens("p1").shape == (4, 4, 250)
+    assert pool.tokens("p1").dtype == np.int16
+    assert set(pool.values("tags")) == {"p0", "p2"}
+    assert pool.reasons == {
+        "tags": {"p1": "tags: names no tag"},
+        "copy": {"p0": "copy: names no tag"},
+    }
+    scores = {
+        r["prompt_id"]: r["values"]
+        for r in read_records(folder).values()
+        if r.get("measure") == "tags"
+    }
+    for seconds, key in ((None, "whole"), (2.0, "2")):
+        assert pool.values("tags", seconds)["p2"].tolist() == scores["p2"][key]
+    assert pool.values("kin", 2.0) == {}
+    own, seen = pool.pair("tags", "kin")
+    assert [list(x) for x in own] == [list(pool.values("tags")[p]) for p in ("p0", "p2")]
+    assert [list(x) for x in seen] == [list(pool.values("kin")[p]) for p in ("p0", "p2")]
+    first, whole = pool.pair("tags", "tags", a_seconds=2.0)
+    assert list(first[0]) == list(pool.values("tags", 2.0)["p0"])
+    assert list(whole[0]) == list(own[0])
+    assert (pool.seconds("tags"), pool.generation_seconds()) == (0.5, 1.0)
 
 
-def test_perplexity_is_there_without_being_scored(folder: Path) -> None:
+def test_measures_are_verifiers_then_judges_as_asked_for_though_the_first_prompt_has_no_number(
+    folder: Path,
+) -> None:
+    measures = load_pool(folder).measures
+    assert list(measures) == ["perplexity", "pmi", "tags", "copy", "kin"]
+    copy = measures["copy"]
+    assert (copy.role, copy.higher_is_better, copy.checkpoint) == (
+        "judge",
+        False,
+        "copy (01234567)",
+    )
+    assert measures["kin"].shares_data_with == ("tags",)
+
+
+def test_perplexity_and_pmi_are_there_without_being_scored(folder: Path) -> None:
     pool = load_pool(folder)
-    record = json.loads((folder / RECORDS).read_text().splitlines()[0])
+    record = pool.candidates["p0"]
     assert pool.measures["perplexity"].is_verifier == ("perplexity", "pmi")
-    for key, seconds in (("whole", None), ("0.1", 0.1)):
-        expected = np.exp(record["log_probs"][key])
-        assert np.array_equal(pool.values("perplexity", seconds)["waltz"], expected)
+    for key, seconds in (("whole", None), ("1", 1.0)):
+        log_probs = np.array(record["log_probs"][key])
         without = np.array(record["unconditional_log_probs"][key])
-        expected = np.array(record["log_probs"][key]) - without
-        assert np.array_equal(pool.values("pmi", seconds)["waltz"], expected)
+        assert np.array_equal(pool.values("perplexity", seconds)["p0"], np.exp(log_probs))
+        assert np.array_equal(pool.values("pmi", seconds)["p0"], log_probs - without)
     assert pool.seconds("perplexity") == pool.seconds("pmi") == 0.0
-    assert pool.seconds("far") > 0
 
 
-def test_a_pool_made_without_guidance_has_no_pmi(folder: Path) -> None:
-    lines = [json.loads(line) for line in (folder / RECORDS).read_text().splitlines()]
-    for record in lines:
-        record.pop("unconditional_log_probs", None)
-    (folder / RECORDS).write_text("".join(json.dumps(record) + "\n" for record in lines))
-    pool = load_pool(folder)
-    assert list(pool.measures) == ["perplexity", "tags", "far"]
-    with pytest.raises(PoolError, match="no measure 'pmi'"):
+def test_a_pool_made_without_guidance_has_no_pmi(tmp_path: Path) -> None:
+    pool = load_pool(made_up_pool(tmp_path, 2, 4, ["tags"]))
+    assert list(pool.measures) == ["perplexity", "tags"]
+    with pytest.raises(PoolError, match="no measure 'pmi'; it has perplexity, tags"):
         pool.values("pmi")
 
 
 def test_a_sum_is_of_parts_in_units_of_their_spread_within_the_pools_prompts(folder: Path) -> None:
-    pool = load_pool(folder, ["0.5*tags+pmi"])
-    assert list(pool.measures) == ["perplexity", "pmi", "tags", "0.5*tags+pmi", "far"]
-    tags, pmi = pool.values("tags"), pool.values("pmi")
-    scales = {
-        "tags": within_prompt_std([*tags.values()]),
-        "pmi": within_prompt_std([*pmi.values()]),
-    }
-    assert pool.measures["0.5*tags+pmi"].scales == scales
-    found = pool.values("0.5*tags+pmi")
-    assert list(found) == ["waltz", "reel"]  # tags has no jig
-    for prompt, values in found.items():
-        expected = 0.5 * tags[prompt] / scales["tags"] + pmi[prompt] / scales["pmi"]
-        assert values == pytest.approx(expected, rel=1e-12)
+    name = "0.5*tags+pmi"
+    pool = load_pool(folder, [name])
+    assert list(pool.measures) == ["perplexity", "pmi", "tags", name, "copy", "kin"]
+    parts = {part: pool.values(part) for part in ("tags", "pmi")}
+    scales = {part: within_prompt_std([*values.values()]) for part, values in parts.items()}
+    assert pool.measures[name].scales == scales
+    assert pool.measures[name].is_verifier == ("tags", "perplexity", "pmi")
     # beginnings are in the units of whole clips, as a search has one constant for all steps
-    begun = pool.values("0.5*tags+pmi", 0.2)["reel"]
-    parts = [pool.values(name, 0.2)["reel"] for name in ("tags", "pmi")]
-    assert begun == pytest.approx(0.5 * parts[0] / scales["tags"] + parts[1] / scales["pmi"])
+    for seconds in (None, 2.0):
+        tags, pmi = pool.values("tags", seconds), pool.values("pmi", seconds)
+        found = pool.values(name, seconds)
+        assert list(found) == ["p0", "p2"]  # tags has no p1
+        for prompt, values in found.items():
+            expected = 0.5 * tags[prompt] / scales["tags"] + pmi[prompt] / scales["pmi"]
+            assert values == pytest.approx(expected, rel=1e-12)
     assert pool.values("tags+perplexity").keys() == found.keys()  # named on the spot
-    assert pool.seconds("0.5*tags+pmi") == pool.seconds("tags")
-    assert pool.measures["0.5*tags+pmi"].is_verifier == ("tags", "perplexity", "pmi")
+    assert pool.seconds(name) == pool.seconds("tags")
 
 
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("tags+clap", "no verifier 'clap'; it has perplexity, pmi, tags, far"),
-        ("tags+far", "no verifier 'far'"),  # a judge selects nothing
+        ("tags+clap", "no verifier 'clap'; it has perplexity, pmi, tags, copy, kin"),
+        ("tags+copy", "no verifier 'copy'"),  # a judge selects nothing
         ("tags+", "is not a verifier or a sum"),
     ],
 )
 def test_a_sum_of_what_is_no_verifier_of_the_pool_is_an_error(folder, text, reason) -> None:
     with pytest.raises(PoolError, match=reason):
         load_pool(folder, [text])
+    with pytest.raises(PoolError, match=reason):
+        load_pool(folder).values(text)
 
 
 def test_a_table_has_a_row_for_each_number(folder: Path) -> None:
     pool = load_pool(folder)
     table = pool.table()
     assert list(table.columns) == ["prompt_id", "candidate", "measure", "seconds", "value"]
-    # perplexity, pmi and tags at two prefixes and whole, the judge whole; tags has no jig
-    assert len(table) == 4 * (2 * 3 * 3 + 3 * 2 + 3)
-    row = table.query("prompt_id == 'reel' and candidate == 2 and measure == 'tags'")
-    assert list(row["seconds"]) == [0.1, 0.2, 0.4]
-    assert row["value"].iloc[-1] == pool.values("tags")["reel"][2]
-
-
-def test_an_unknown_measure_is_an_error_that_lists_those_there_are(folder: Path) -> None:
-    with pytest.raises(PoolError, match="no measure 'clap'; it has perplexity, pmi, tags, far"):
-        load_pool(folder).values("clap")
-
-
-def test_the_first_judge_stays_the_first_though_its_first_prompt_has_no_number(
-    tmp_path: Path,
-) -> None:
-    with make(tmp_path) as run:
-        one, two = judge("first", problem="no reference"), judge("second")
-        hears(run, [one, two], FakeClient())
-        hears(run, [judge("first"), two], FakeClient())
-    assert list(load_pool(run.folder).measures) == ["perplexity", "pmi", "first", "second"]
+    # perplexity, pmi and tags at three prefixes and whole, judges whole
+    assert len(table) == 4 * (2 * 3 * 4 + 2 * 4 + 2 + 3)
+    row = table.query("prompt_id == 'p2' and candidate == 2 and measure == 'tags'")
+    assert tuple(row["seconds"]) == LEVELS
+    assert row["value"].iloc[-1] == pool.values("tags")["p2"][2]
 
 
 def test_a_pool_that_is_still_being_made_has_what_is_finished(folder: Path) -> None:
     lines = (folder / RECORDS).read_bytes().splitlines(keepends=True)
-    (folder / RECORDS).write_bytes(b"".join(lines[:2]) + lines[2][:40])
+    (folder / RECORDS).write_bytes(b"".join(lines[:6]) + lines[6][:40])
     pool = load_pool(folder)
-    assert pool.prompts == tuple(p.id for p in PROMPTS[:2])
-    assert pool.asked == 3
+    assert (pool.prompts, pool.asked) == (("p0", "p1"), 3)
+    assert list(pool.values("tags")) == ["p0"]
 
 
-def test_what_is_no_pool_or_lacks_its_tokens_is_said(folder: Path, tmp_path: Path) -> None:
-    (folder / "tokens" / "jig.npy").write_bytes(b"half a fi")
-    with pytest.raises(RunFolderError, match=r"jig\.npy cannot be read"):
-        load_pool(folder).tokens("jig")
-    other = tmp_path / "benchmark-x"
-    other.mkdir()
-    (other / "manifest.json").write_text('{"identity": {"script": "benchmark"}}')
+def test_tokens_may_be_packed(folder: Path) -> None:
+    path = token_file(folder, "p1")
+    tokens = np.arange(4 * 4 * 250, dtype=np.int16).reshape(4, 4, 250)
+    np.savez_compressed(path.with_suffix(".npz"), tokens=tokens)
+    path.unlink()
+    assert np.array_equal(load_pool(folder).tokens("p1"), tokens)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+def test_tokens_that_are_not_whole_are_an_error(folder: Path, suffix: str) -> None:
+    path = token_file(folder, "p1")
+    path.unlink()
+    with pytest.raises(RunFolderError, match=r"p1\.npy cannot be read"):
+        load_pool(folder).tokens("p1")
+    path.with_suffix(suffix).write_bytes(b"PK\x03\x04 half a fi")
+    with pytest.raises(RunFolderError, match=rf"p1\{suffix} cannot be read"):
+        load_pool(folder).tokens("p1")
+
+
+def test_what_is_no_pool_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text('{"identity": {"script": "benchmark"}}')
     with pytest.raises(RunFolderError, match="is not a pool's folder"):
-        load_pool(other)
+        load_pool(tmp_path)
 
 
 def test_reading_a_pool_imports_no_torch(folder: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from src.runs.pool import load_pool;"
-        "load_pool(Path(sys.argv[1])).pair('tags', 'far'); sys.exit('torch' in sys.modules)"
+        "import sys; from src.runs.pool import load_pool;"
+        "load_pool(sys.argv[1]).pair('tags', 'kin'); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code, str(folder)], cwd=ROOT).returncode == 0

@@ -7,8 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from src.experiments.renderer import load_renderer
-from src.generator import GeneratorError, audiocraft_without_clap, load_generator
+from src.generator import (
+    GeneratorError,
+    audiocraft_without_clap,
+    load_generator,
+    load_renderer,
+)
 
 CODEC = {
     "compression_model": "encodec",

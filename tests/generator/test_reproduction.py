@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.reports.pool_report import pool_tables
+from src.reports.pool import write_tables
+from src.reports.pool_study import study_pool
 from src.reports.reproduction import compare, main
-from src.reports.text import write_csv
+from src.reports.table import write_csv
 from src.runs.ending import Exit
 from src.runs.pool import load_pool, token_file
-from src.runs.records import Run
+from src.runs.records import Run, search_key
 from tests.generator.made_up_pool import made_up_pool
 
 
@@ -19,7 +20,7 @@ from tests.generator.made_up_pool import made_up_pool
 def pools(tmp_path: Path) -> tuple[Path, Path]:
     """A pool with its tables, and its copy."""
     folder = made_up_pool(tmp_path / "again", prompts=3, size=4)
-    pool_tables(load_pool(folder), folder, [1, 2, 4])
+    write_tables(study_pool(load_pool(folder), [1, 2, 4]), folder)
     return folder, Path(shutil.copytree(folder, tmp_path / "kept" / folder.name))
 
 
@@ -34,8 +35,9 @@ def test_other_tokens_and_numbers_are_counted_and_placed(pools: tuple[Path, Path
     tokens = np.load(token_file(folder, "p1"))
     tokens[2, 3, 7] += 1
     np.save(token_file(folder, "p1"), tokens)
-    write_csv(other / "mine.csv", [("name", "seconds", "mean"), ("a", 3, 2.0), ("b", 4, -10)])
-    write_csv(folder / "mine.csv", [("name", "seconds", "mean"), ("a", 9, 2.5), ("b", 9, -10)])
+    for run, seconds, mean in ((other, 3, 2.0), (folder, 9, 2.5)):
+        first = {"name": "a", "seconds": seconds, "mean": mean}
+        write_csv(run / "mine.csv", [first, {"name": "b", "seconds": seconds, "mean": -10}])
     found = compare(folder, other)
     assert (found.same, found.clips) == (11, 12)
     assert found.furthest == pytest.approx(0.05)  # of 10; seconds are not compared
@@ -44,11 +46,10 @@ def test_other_tokens_and_numbers_are_counted_and_placed(pools: tuple[Path, Path
 
 def test_tables_of_other_rows_are_no_small_difference(pools: tuple[Path, Path]) -> None:
     folder, other = pools
-    write_csv(folder / "fits.csv", [("selector", "a"), ("tags", 1)])
+    write_csv(folder / "fits.csv", [{"selector": "tags", "a": 1}])
     found = compare(folder, other)
     assert (found.furthest, found.where) == (float("inf"), "fits.csv: its rows")
-    write_csv(folder / "fits.csv", [("selector", "a"), ("tags", 1)])
-    write_csv(other / "fits.csv", [("selector", "a"), ("tags", "")])
+    write_csv(other / "fits.csv", [{"selector": "tags", "a": None}])
     found = compare(folder, other)
     assert (found.furthest, found.where) == (float("inf"), "fits.csv: a")
 
@@ -59,10 +60,11 @@ def test_winners_are_compared_by_their_tokens_where_both_have_one(tmp_path: Path
         with Run(tmp_path / name, "benchmark", {"script": "benchmark"}, {}) as run:
             for number, tokens in enumerate(hashes):
                 status = "failed" if (name, number) == ("kept", 3) else "ok"
-                record = {"method": "sbs", "prompt_id": f"p{number}", "status": status}
+                record = {**search_key("sbs"), "prompt_id": f"p{number}", "status": status}
                 run.append(record | {"winner": {"tokens_sha256": tokens}})
         folders.append(run.folder)
-    assert compare(*folders)[1:3] == (2, 3)
+    found = compare(*folders)
+    assert (found.same, found.clips) == (2, 3)
 
 
 def test_the_command_prints_a_line_a_run_and_what_it_has_nothing_to_hold_against(

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from src.reports.sweep import POOL_DIGEST_KEY
-from src.reports.sweep_study import study_sweep
 
 from src.reports import benchmark, latency, sweep
 from src.reports import pool as pools
@@ -18,6 +16,8 @@ from src.reports.benchmark_study import study_benchmark
 from src.reports.figure import DIGEST_KEY
 from src.reports.latency_study import study_latency
 from src.reports.pool_study import study_pool
+from src.reports.sweep import POOL_DIGEST_KEY
+from src.reports.sweep_study import study_sweep
 from src.runs.pool import Pool, load_pool
 from src.runs.records import MANIFEST, read_manifest, read_records, records_digest
 

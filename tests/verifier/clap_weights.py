@@ -8,7 +8,7 @@ RoBERTa's files; and FOLDER/hub home, an HF_HOME with which the library itself c
 --naive also FOLDER/naive.json: what laion_clap gives when it is called as its documentation says in
 this process, which never imports the adapter. Seeded: two runs write the same weights.
 
-The tests of one process share one such folder, and one loaded verifier.
+The tests of one process share one such folder.
 """
 
 import atexit
@@ -21,16 +21,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from src.models.clap import ClapVerifier
-    from src.protocol import Checkpoint
 
 RATE = 48_000
 WINDOW = 10 * RATE
@@ -145,14 +140,6 @@ class Surprise:
 def naive(library: Any, folder: Path) -> dict[str, Any]:
     """What the documented calls give, by name; the traps among them."""
     import torch
-    from laion_clap import CLAP_Module
-
-    def message(call: Callable[[], object]) -> str:
-        try:
-            call()
-        except Exception as error:
-            return f"{type(error).__name__}: {error}"[:300]
-        return ""
 
     def embed(*clips: np.ndarray) -> np.ndarray:
         return library.get_audio_embedding_from_data(x=list(clips), use_tensor=False)
@@ -169,8 +156,6 @@ def naive(library: Any, folder: Path) -> dict[str, Any]:
         windows = (audio[3] + audio[4]) / np.linalg.norm(audio[3] + audio[4])
         crops = [(np.random.seed(seed), embed(long))[1][0] for seed in (0, 1)]
         silent, nan = embed(np.zeros(WINDOW, np.float32), np.full(WINDOW, np.nan, np.float32))
-        surprise = folder / "surprise.pt"
-        torch.save({"state_dict": {"w": Surprise(folder / "naive surprise")}}, surprise)
         return {
             "ten": (audio[0] @ texts.T).tolist(),
             "other": (audio[1] @ texts.T).tolist(),
@@ -180,13 +165,6 @@ def naive(library: Any, folder: Path) -> dict[str, Any]:
             "crops of long": [float(crop @ texts[0]) for crop in crops],
             "nan is silence": bool((silent == nan).all()),
             "long prompts are one": bool((long_texts[0] == long_texts[1]).all()),
-            "no position ids": message(
-                lambda: library.load_ckpt(str(folder / "bare" / CHECKPOINT))
-            ),
-            "surprise": message(lambda: library.load_ckpt(str(surprise))),
-            "default model": message(
-                lambda: CLAP_Module(enable_fusion=False).load_ckpt(str(checkpoint), verbose=False)
-            ),
         }
 
 
@@ -205,25 +183,6 @@ def shared_folder() -> Path:
 def shared_naive() -> dict[str, Any]:
     """What the library said, by name."""
     return json.loads((shared_folder() / "naive.json").read_text())
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A verifier, and what surrounded its first load in this process."""
-
-    verifier: "ClapVerifier"
-    checkpoint: "Checkpoint"
-    before: dict[str, Any]
-    after: dict[str, Any]
-
-
-@cache
-def shared_verifier() -> Loaded:
-    """CURATOR_WEIGHTS must name the shared folder's weights."""
-    from src.models.clap import ClapVerifier
-
-    verifier, before = ClapVerifier("clap"), surroundings()
-    return Loaded(verifier, verifier.load("cpu"), before, surroundings())
 
 
 def surroundings() -> dict[str, Any]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.verifier.adapters import adapter, case, loaded, own, weights  # noqa: F401 (fixtures)
 from tests.verifier.asking import wait_until_ready
 from tests.verifier.fetching import fetched, mirror  # noqa: F401 (fixtures)
 from tests.verifier.server_process import ServerProcess

@@ -1,15 +1,13 @@
-"""A small ImageBind with random weights, as a file of upstream's format, and clips for it."""
+"""A small ImageBind with random weights, as a file of upstream's format."""
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 
 from src.models.imagebind import ImageBindVerifier, import_imagebind
 
 RATE = ImageBindVerifier.sample_rate
-PROMPT = "a slow piano piece with soft strings"
 SIZES = {
     "out_embed_dim": 32,
     "vision_embed_dim": 16,
@@ -62,17 +60,3 @@ def load_small(dtype: str = "float32") -> ImageBindVerifier:
     verifier = ImageBindVerifier("imagebind", small_imagebind)
     verifier.load("cpu", dtype)
     return verifier
-
-
-def noisy_tones(seconds: float, seed: int) -> np.ndarray:
-    """float32 [T] at 16 kHz: a tone that changes every half second, over noise."""
-    random = np.random.default_rng(seed)
-    time = np.arange(round(seconds * RATE)) / RATE
-    pitch = random.uniform(100, 2000, len(time) // (RATE // 2) + 1)[(time * 2).astype(int)]
-    noise = random.standard_normal(len(time))
-    return (0.3 * np.sin(2 * np.pi * pitch * time) + 0.03 * noise).astype(np.float32)
-
-
-def score(verifier: ImageBindVerifier, clip: np.ndarray, prompt: str = PROMPT) -> float:
-    """One clip's score."""
-    return verifier.score([clip], [prompt])[0].value

@@ -9,7 +9,6 @@ import string
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from muq import MuQ, MuQConfig, MuQMuLan, MuQMuLanConfig
 from muq.muq_mulan import (
@@ -28,7 +27,6 @@ from transformers import (
 )
 
 from src.data import hub
-from src.models.muq import MuqVerifier
 
 MULAN, MUQ, ROBERTA = "OpenMuQ/MuQ-MuLan-large", "OpenMuQ/MuQ-large-msd-iter", "xlm-roberta-base"
 RATE = 24_000
@@ -51,20 +49,6 @@ def folder(cache: Path, repository: str) -> Path:
 def upstream(cache: Path, **options: Any) -> MuQMuLan:
     """The library's own model, as its README loads it."""
     return MuQMuLan.from_pretrained(MULAN, cache_dir=str(cache), **options)
-
-
-def tones(seconds: float, seed: int, rate: int = RATE) -> np.ndarray:
-    """float32 [T]: a few decaying tones."""
-    time = np.arange(round(seconds * rate)) / rate
-    tones = sum(
-        np.sin(2 * np.pi * f * time) for f in np.random.default_rng(seed).uniform(99, 4e3, 4)
-    )
-    return (0.1 * tones * np.exp(-(time % 0.5) * 6)).astype(np.float32)
-
-
-def score(verifier: MuqVerifier, audio: np.ndarray, prompt: str = "slow piano") -> float:
-    """One clip's score."""
-    return verifier.score([audio], [prompt])[0].value
 
 
 def _repository(cache: Path, name: str) -> Path:

@@ -68,12 +68,3 @@ def save_checkpoint(path: Path, **changes: Any) -> None:
 def axes(library: AesPredictor, *clips: np.ndarray) -> list[dict[str, float]]:
     """The library's own scores."""
     return library.forward([{"path": torch.tensor(c)[None], "sample_rate": RATE} for c in clips])
-
-
-def tones(seconds: float, seed: int, rate: int = RATE) -> np.ndarray:
-    """float32 [T]: a few decaying tones."""
-    time = np.arange(round(seconds * rate)) / rate
-    tones = sum(
-        np.sin(2 * np.pi * f * time) for f in np.random.default_rng(seed).uniform(99, 4e3, 4)
-    )
-    return (0.1 * tones * np.exp(-(time % 0.5) * 6)).astype(np.float32)

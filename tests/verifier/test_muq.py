@@ -1,22 +1,39 @@
-"""MuQ-MuLan's scores, against the library called as its README does it."""
+"""MuQ-MuLan against the library called as its README does it, and what only this adapter loads."""
 
-# ruff: noqa: F811 (fixtures are imported, then they are arguments)
-
+import json
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from muq import MuQMuLan
+from safetensors.torch import load_file, save_file
 
-from src.data.audio import Clip, decode_wav, encode_wav, resample, to_mono
 from src.models.adapter import ScoreError
 from src.models.muq import MuqVerifier
-from tests.verifier.muq_fixtures import cache, library, muq  # noqa: F401
-from tests.verifier.muq_weights import RATE, TEXT_TOKENS, score, tones, upstream
+from src.weights.files import WeightsError
+from tests.verifier import sounds
+from tests.verifier.adapters import vacate
+from tests.verifier.clap_weights import Surprise
+from tests.verifier.muq_weights import MULAN, MUQ, RATE, ROBERTA, TEXT_TOKENS, folder, upstream
+from tests.verifier.sounds import score
 
+CASE = "muq"
 LONG_PROMPT = "a piano and loud drums " * TEXT_TOKENS
+tones = partial(sounds.tones, rate=RATE)
+
+
+@pytest.fixture(scope="module")
+def library(weights: Path) -> MuQMuLan:
+    return upstream(weights, strict=True).eval()
+
+
+@pytest.fixture(scope="module")
+def muq(adapter: MuqVerifier) -> MuqVerifier:
+    return adapter
 
 
 def similarity(library: MuQMuLan, audio: np.ndarray, prompt: str) -> float:
@@ -48,78 +65,9 @@ def test_seventeen_seconds_are_the_mean_of_the_first_and_the_last_ten(
     assert score(muq, audio, "drums") == pytest.approx(expected, abs=1e-5)
 
 
-@pytest.mark.parametrize("seconds", [2, 10, 17, 30])
-def test_every_second_of_a_clip_is_heard(muq: MuqVerifier, seconds: int) -> None:
-    audio = tones(seconds, 3)
-    for second in {0, seconds // 2, seconds - 1}:
-        changed = audio.copy()
-        changed[second * RATE : (second + 1) * RATE] = tones(1, 4)
-        assert abs(score(muq, changed) - score(muq, audio)) > 1e-4
-
-
-def test_scores_depend_neither_on_the_batch_nor_on_the_order_nor_on_the_time(
-    muq: MuqVerifier,
-) -> None:
-    clips = [tones(seconds, i) for i, seconds in enumerate([10, 2, 17, 10, 30, 2.5, 2])]
-    prompts = ["piano", "a long and winding prompt", "drums", "", "piano", "x", "slow drums"]
-    alone = [score(muq, c, p) for c, p in zip(clips, prompts, strict=True)]
-    assert len({round(value, 4) for value in alone}) == len(clips)
-    for order in (range(7), range(7), reversed(range(7))):
-        indices = list(order)
-        together = muq.score([clips[i] for i in indices], [prompts[i] for i in indices])
-        expected = [alone[i] for i in indices]
-        np.testing.assert_allclose([s.value for s in together], expected, atol=1e-5)
-
-
-def test_stereo_and_other_rates_come_through_the_servers_own_path(muq: MuqVerifier) -> None:
-    expected = score(muq, tones(10, 5))
-    for rate in (16_000, 44_100, 48_000):
-        left = tones(10, 5, rate)
-        stereo = Clip(np.stack([1.5 * left, 0.5 * left]), rate)
-        uploaded = resample(to_mono(decode_wav(encode_wav(stereo))), RATE).samples[0]
-        sent_mono = resample(Clip(left[None], rate), RATE).samples[0]
-        assert score(muq, uploaded) == pytest.approx(score(muq, sent_mono), abs=1e-5)
-        assert score(muq, uploaded) == pytest.approx(expected, abs=0.03)
-
-
-def test_half_precision_scores_nearly_as_single_does(muq: MuqVerifier) -> None:
-    audio = tones(10, 6) * 10
-    for dtype in ("bfloat16", "float16"):
-        verifier = MuqVerifier("muq")
-        verifier.load("cpu", dtype)
-        assert score(verifier, audio) == pytest.approx(score(muq, audio), abs=0.02)
-        assert score(verifier, audio) != score(muq, audio)
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_a_clip_that_is_not_finite_has_no_score(muq: MuqVerifier, bad: float) -> None:
-    audio = tones(2, 7)
-    audio[-1] = bad
-    with pytest.raises(ScoreError, match="NaN or infinite"):
-        score(muq, audio)
-
-
-@pytest.mark.parametrize("samples", [0, 1, 2_399])
-def test_a_clip_without_a_single_frame_has_no_score(muq: MuqVerifier, samples: int) -> None:
-    with pytest.raises(ScoreError, match=r"no samples|is too short"):
-        score(muq, np.zeros(samples, np.float32))
-    assert np.isfinite(score(muq, np.zeros(2_400, np.float32)))
-
-
 def test_samples_that_overflow_the_model_have_no_score(muq: MuqVerifier) -> None:
     with pytest.raises(ScoreError, match="no finite number"):
         score(muq, np.full(RATE, 1e30, np.float32))
-
-
-def test_the_model_is_left_in_training_mode_by_the_library_and_not_by_the_adapter(
-    cache: Path, muq: MuqVerifier
-) -> None:
-    naive = upstream(cache, strict=True)
-    assert naive.training
-    with torch.no_grad():
-        wavs = torch.tensor(tones(2, 9))[None]
-        assert not torch.equal(naive(wavs=wavs), naive(wavs=wavs))
-    assert score(muq, tones(2, 9)) == score(muq, tones(2, 9))
 
 
 def test_a_prompts_embedding_depends_on_its_neighbours_in_the_library_and_not_in_the_adapter(
@@ -160,15 +108,6 @@ def test_a_prompt_over_the_text_models_length_is_cut_and_not_an_error(
     assert value == pytest.approx(expected, abs=1e-5)
 
 
-@pytest.mark.parametrize("over", [-1, 0, 1, TEXT_TOKENS - 2, TEXT_TOKENS - 1, 500])
-def test_tokens_over_the_text_models_length_are_counted_as_unread(
-    muq: MuqVerifier, library: MuQMuLan, over: int
-) -> None:
-    prompt = " ".join(["piano"] * (TEXT_TOKENS - 2 + over))  # and the marks of start and end
-    assert len(library.mulan.text.tokenizer(prompt)["input_ids"]) == TEXT_TOKENS + over
-    assert muq.unread_tokens(prompt) == max(0, over)
-
-
 def test_tokens_are_counted_in_any_thread_while_prompts_are_scored(muq: MuqVerifier) -> None:
     prompts = [" ".join(["drums"] * length) for length in range(TEXT_TOKENS, TEXT_TOKENS + 200)]
 
@@ -185,12 +124,68 @@ def test_tokens_are_counted_in_any_thread_while_prompts_are_scored(muq: MuqVerif
         assert list(counts) == [list(range(2, 202))] * 3
 
 
-def test_a_prompt_is_embedded_once(muq: MuqVerifier, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
-    tower = muq._model.mulan.text
-    monkeypatch.setattr(
-        tower, "forward", lambda *a, f=tower.forward, **k: calls.append(1) or f(*a, **k)
-    )
-    for _ in range(3):
-        muq.score([tones(2, 13)] * 2, ["a prompt that is new"] * 2)
-    assert len(calls) == 1
+# Loading
+
+
+def rewrite(path: Path, text: str) -> None:
+    vacate(path).write_text(text)
+
+
+def loaded_from(own: Path) -> MuqVerifier:
+    verifier = MuqVerifier("muq")
+    assert verifier.missing() is None
+    assert verifier.load("cpu").name == MULAN
+    return verifier
+
+
+def test_the_backbones_own_weights_are_not_needed_and_a_pickled_checkpoint_does_as_well(
+    own: Path, muq: MuqVerifier
+) -> None:
+    for repository in (MUQ, ROBERTA):
+        (folder(own, repository) / "model.safetensors").unlink()
+    checkpoint = folder(own, MULAN) / "model.safetensors"
+    torch.save(load_file(checkpoint), checkpoint.with_name("pytorch_model.bin"))
+    checkpoint.unlink()
+    assert score(loaded_from(own), tones(2, 14)) == score(muq, tones(2, 14))
+
+
+@pytest.mark.parametrize(
+    ("repository", "name"),
+    [(MULAN, "config.json"), (MUQ, "config.json"), (ROBERTA, "config.json"),
+     (ROBERTA, "tokenizer.json")],
+)  # fmt: skip
+def test_a_torn_configuration_or_tokenizer_is_named(own: Path, repository: str, name: str) -> None:
+    path = folder(own, repository) / name
+    rewrite(path, path.read_text()[: path.stat().st_size // 2])
+    with pytest.raises(
+        WeightsError, match=rf"{repository.replace('/', '--')}.*{name}.*--fetch muq"
+    ):
+        MuqVerifier("muq").load("cpu")
+
+
+def test_buffers_that_older_versions_of_transformers_saved_are_passed_over(own: Path) -> None:
+    checkpoint = folder(own, MULAN) / "model.safetensors"
+    positions = torch.arange(TEXT_TOKENS + 2)[None]
+    state = {**load_file(checkpoint), "mulan.text.model.embeddings.position_ids": positions}
+    save_file(state, vacate(checkpoint), {"format": "pt"})
+    loaded_from(own)
+
+
+def test_other_backbones_than_the_known_ones_are_refused(own: Path) -> None:
+    path = folder(own, MULAN) / "config.json"
+    config: dict[str, Any] = json.loads(path.read_text())
+    config["text_model"]["name"] = "Qwen/Qwen2-0.5B"
+    rewrite(path, json.dumps(config))
+    with pytest.raises(WeightsError, match=r"names Qwen/Qwen2-0\.5B as its text_model"):
+        MuqVerifier("muq").load("cpu")
+
+
+def test_nothing_that_a_configuration_names_is_run(own: Path, tmp_path: Path) -> None:
+    torch.save(Surprise(tmp_path / "sprung"), tmp_path / "rvq.pth")
+    path = folder(own, MUQ) / "config.json"
+    trap = {"use_rvq_target": True, "rvq_ckpt_path": str(tmp_path / "rvq.pth")}
+    rewrite(path, json.dumps({**json.loads(path.read_text()), **trap}))
+    # The quantizer is one that this model has no weights of.
+    with pytest.raises(WeightsError, match="weights missing"):
+        MuqVerifier("muq").load("cpu")
+    assert not (tmp_path / "sprung").exists()

@@ -1,7 +1,6 @@
-"""Audiobox Aesthetics' scores, against the library's own AesPredictor."""
+"""Audiobox Aesthetics against the library's own AesPredictor, and what only this adapter loads."""
 
-# ruff: noqa: F811 (fixtures are imported, then they are arguments)
-
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +10,33 @@ import torch
 from audiobox_aesthetics.infer import AesPredictor
 from audiobox_aesthetics.model import aes
 
-from src.data.audio import Clip, decode_wav, encode_wav, resample, to_mono
 from src.models.adapter import ScoreError
-from src.models.quality import WINDOWS_PER_FORWARD, QualityVerifier
+from src.models.quality import QualityVerifier
 from src.protocol import Score
-from tests.verifier.quality_fixtures import library, quality, weights  # noqa: F401
+from src.weights.files import WeightsError
+from tests.verifier import sounds
+from tests.verifier.adapters import vacate
 from tests.verifier.quality_weights import (
     PUBLISHED_WAVLM,
     RATE,
+    SMALL_WAVLM,
     axes,
     make_checkpoint,
-    tones,
+    save_checkpoint,
 )
+
+CASE = "quality"
+tones = partial(sounds.tones, rate=RATE)
+
+
+@pytest.fixture(scope="module")
+def library(weights: Path) -> AesPredictor:
+    return AesPredictor(checkpoint_pth=str(weights / "checkpoint.pt"))
+
+
+@pytest.fixture(scope="module")
+def quality(adapter: QualityVerifier) -> QualityVerifier:
+    return adapter
 
 
 def score(verifier: QualityVerifier, audio: np.ndarray) -> Score:
@@ -67,78 +81,10 @@ def test_an_axis_is_the_mean_over_windows_weighted_by_their_length(
         assert value == pytest.approx(expected, abs=1e-5)
 
 
-@pytest.mark.parametrize("seconds", [2, 10, 17, 30])
-def test_every_second_of_a_clip_is_heard(quality: QualityVerifier, seconds: int) -> None:
-    audio = tones(seconds, 4)
-    for second in {0, seconds // 2, seconds - 1}:
-        changed = audio.copy()
-        changed[second * RATE : (second + 1) * RATE] = 3 * tones(1, 5)
-        assert abs(score(quality, changed).value - score(quality, audio).value) > 1e-5
-
-
-def test_scores_depend_neither_on_the_batch_nor_on_the_order_nor_on_the_time(
-    quality: QualityVerifier,
-) -> None:
-    clips = [tones(seconds, i) for i, seconds in enumerate([10, 2, 17, 10, 30, 2.5, 60])]
-    alone = [score(quality, c).value for c in clips]
-    assert len({round(value, 5) for value in alone}) == len(clips)
-    for order in (range(7), range(7), reversed(range(7))):
-        indices = list(order)
-        together = quality.score([clips[i] for i in indices], ["x"] * 7)
-        np.testing.assert_allclose(values(together), [alone[i] for i in indices], atol=1e-6)
-
-
 def test_the_prompt_has_no_influence(quality: QualityVerifier) -> None:
     scores = quality.score([tones(2, 6)] * 3, ["piano", "", "no piano"])
     assert len(set(values(scores))) == 1
     assert not quality.needs_text
-
-
-def test_of_a_prompt_that_has_no_influence_nothing_is_unread(quality: QualityVerifier) -> None:
-    assert quality.unread_tokens("piano " * 300) == 0
-
-
-def test_stereo_and_other_rates_come_through_the_servers_own_path(
-    quality: QualityVerifier,
-) -> None:
-    expected = score(quality, tones(10, 7)).value
-    for rate in (16_000, 44_100, 48_000):
-        left = tones(10, 7, rate)
-        stereo = Clip(np.stack([1.5 * left, 0.5 * left]), rate)
-        uploaded = resample(to_mono(decode_wav(encode_wav(stereo))), RATE).samples[0]
-        sent_mono = resample(Clip(left[None], rate), RATE).samples[0]
-        assert score(quality, uploaded).value == pytest.approx(score(quality, sent_mono).value)
-        assert score(quality, uploaded).value == pytest.approx(expected, abs=0.01)
-
-
-def test_half_precision_takes_effect_here_and_not_in_the_library(
-    weights: Path, quality: QualityVerifier, library: AesPredictor
-) -> None:
-    audio = tones(10, 8)
-    half = AesPredictor(checkpoint_pth=str(weights / "checkpoint.pt"), precision="bf16")
-    assert axes(half, audio) == axes(library, audio)
-    for dtype in ("bfloat16", "float16"):
-        verifier = QualityVerifier("quality")
-        verifier.load("cpu", dtype)
-        assert score(verifier, audio).value != score(quality, audio).value
-        assert score(verifier, audio).value == pytest.approx(score(quality, audio).value, abs=0.02)
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_a_clip_that_is_not_finite_has_no_score(
-    quality: QualityVerifier, library: AesPredictor, bad: float
-) -> None:
-    audio = tones(2, 9)
-    audio[-1] = bad
-    assert np.isnan(axes(library, audio)[0]["PQ"])
-    with pytest.raises(ScoreError, match="NaN or infinite"):
-        score(quality, audio)
-
-
-def test_a_clip_without_samples_has_no_score(quality: QualityVerifier) -> None:
-    with pytest.raises(ScoreError, match="no samples"):
-        score(quality, np.zeros(0, np.float32))
-    assert np.isfinite(score(quality, np.zeros(1, np.float32)).value)
 
 
 def test_samples_that_overflow_the_model_have_no_score(quality: QualityVerifier) -> None:
@@ -162,6 +108,45 @@ def test_a_forward_holds_a_bounded_number_of_windows_here_and_all_of_them_in_the
     assert sizes == [15]
     sizes.clear()
     found = quality.score(clips, [""] * 5)
-    assert max(sizes) <= WINDOWS_PER_FORWARD
+    assert max(sizes) <= QualityVerifier.windows_at_once
     assert sum(sizes) == 15
     np.testing.assert_allclose([s.components["PQ"] for s in found], expected, atol=1e-5)
+
+
+# Loading
+
+
+@pytest.fixture
+def absent(own: Path) -> Path:
+    """Where the checkpoint is looked for; nothing lies there yet."""
+    return vacate(own / "checkpoint.pt")
+
+
+def test_no_gpu_is_taken_unasked(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[str] = []
+    move = aes.AesMultiOutput.to
+
+    def to(model: Any, device: Any) -> Any:
+        taken.append(torch.device(device).type)
+        return move(model, "cpu")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(aes.AesMultiOutput, "to", to)
+    QualityVerifier("quality").load("cpu")
+    assert taken == ["cpu"]
+
+
+def test_a_checkpoint_with_something_else_in_it_is_refused(absent: Path) -> None:
+    whole = make_checkpoint(SMALL_WAVLM.encoder_layers)
+    statistics, settings = whole["target_transform"], whole["model_cfg"]
+    changes: list[tuple[dict[str, Any], str]] = [
+        ({"state_dict": [1, 2]}, "no weights by name"),
+        ({"model_cfg": {**settings, "nth_layer": 2}}, "of another shape"),
+        ({"model_cfg": {k: v for k, v in settings.items() if k != "proj_ln"}}, "proj_ln"),
+        ({"target_transform": {k: v for k, v in statistics.items() if k != "PQ"}}, "PQ"),
+        ({"target_transform": {**statistics, "PQ": {"mean": 0, "std": np.nan}}}, "not finite"),
+    ]
+    for change, reason in changes:
+        save_checkpoint(absent, **change)
+        with pytest.raises(WeightsError, match=rf"{reason}.*--fetch quality"):
+            QualityVerifier("quality").load("cpu")

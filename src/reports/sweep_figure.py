@@ -1,0 +1,114 @@
+"""The figure of what each method gives for its cost, with the Pareto front."""
+
+import math
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from src.methods import BEST_OF_N, METHODS, colour_of
+from src.reports.figure import GREY, WIDTH, intervals, name_panel, notes, panels, styled
+from src.reports.sweep_study import Sweep, cell_of
+from src.reports.table import Row, interval_of
+from src.runs.measures import Measure
+from src.stats.intervals import Interval
+
+APART = 1.05  # by which points of equal cost are spread, so that their intervals can be seen
+BY_K = ("o", "^", "s", "D")  # markers by lookahead k, the last for all larger ones
+AXES = {"frames": "frames generated per prompt", "seconds": "seconds per prompt"}
+
+
+@styled
+def cost_figure(study: Sweep) -> Figure:
+    """Score against frames and against seconds, a row a measure; better is up."""
+    rows = len(study.measures)
+    figure, axes = panels(
+        2,
+        f"{study.title}: what each method gives for its cost",
+        "Gains over one sample, mean over prompts (and seeds) with 95% interval, paired by prompt. "
+        "Size: N. Marker: lookahead k (0 circle, 1 triangle, 2 square, more diamond). Line: "
+        "best-of-N from the pool, exact; hollow: run by the sweep itself. Grey: Pareto front, "
+        "labelled. Hatched: the selector's own number, no evidence. Points of equal cost stand a "
+        "little apart. Seconds leave judging out; those of the pool's best-of-N are N/m of its "
+        "own." + notes(study.measures),
+        rows_each=rows,
+        height=2.3,
+        width=WIDTH,
+    )
+    for column, cost in enumerate(AXES):
+        for row, measure in enumerate(study.measures):
+            ax = axes[column * rows + row]
+            _panel(ax, study, measure, cost)
+            ax.set_xlabel(AXES[cost] if row == rows - 1 else "")
+            if column:
+                ax.set_ylabel("")
+    _legend(figure, study)
+    return figure
+
+
+def _panel(ax: Axes, study: Sweep, measure: Measure, cost: str) -> None:
+    rows = sorted((r for r in study.rows if r["measure"] == measure.name), key=lambda r: r[cost])
+    height = "gain" if all(row["gain"] is not None for row in rows) else "mean"
+    front = [row for row in rows if row[f"front_{cost}"]]
+    steps = [row[cost] for row in front], [row[height] for row in front]
+    ax.step(*steps, where="post", color=GREY, linewidth=0.8, zorder=1)
+    pool = [row for row in rows if row["source"] == "pool"]
+    line = [row[cost] for row in pool], [row[height] for row in pool]
+    ax.plot(*line, color=colour_of(BEST_OF_N), lw=0.8)
+    for spent in dict.fromkeys(row[cost] for row in rows):
+        level = [row for row in rows if row[cost] == spent]
+        for index, row in enumerate(level):
+            _mark(ax, row, spent * APART ** (index - (len(level) - 1) / 2), height)
+    for row in front:
+        if cell_of(row).prunes:
+            # above and to the left of a front there is nothing
+            place: dict[str, Any] = {"xytext": (-3, 3), "textcoords": "offset points"}
+            place |= {"ha": "right", "va": "bottom", "fontsize": 5}
+            ax.annotate(cell_of(row).label, (row[cost], row[height]), **place)
+    ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter("{x:,g}")
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.margins(x=0.12)
+    if not measure.higher_is_better:
+        ax.invert_yaxis()
+    ax.set_ylabel("gain (better ↑)" if height == "gain" else "score (better ↑)")
+    name_panel(ax, measure)
+
+
+def _mark(ax: Axes, row: Row, x: float, height: str) -> None:
+    cell = cell_of(row)
+    found = interval_of(row, "gain") if height == "gain" else None
+    intervals(
+        ax,
+        [x],
+        [found or Interval(row[height], math.nan, math.nan)],
+        colour_of(cell.method),
+        hollow=row["source"] == "sweep" and not cell.prunes,
+        fmt=BY_K[min(int(cell.parameters.get("lookahead_k", 0)), len(BY_K) - 1)],
+        markersize=_size(cell.candidates),
+        alpha=0.85,
+        zorder=2,
+    )
+
+
+def _size(n: int) -> float:
+    """Of a marker of N candidates, in points: its area grows with log N."""
+    return 2.5 * math.sqrt(1 + math.log2(n))
+
+
+def _legend(figure: Figure, study: Sweep) -> None:
+    methods = {row["method"] for row in study.rows}
+    known = [method for method in METHODS if method in methods]
+    plain: dict[str, Any] = {"linestyle": "", "marker": "o"}
+    handles = [
+        Line2D([], [], color=colour_of(method), markersize=4, label=method, **plain)
+        for method in [*known, *sorted(methods - set(known))]
+    ]
+    handles += [
+        Line2D([], [], color=GREY, markersize=_size(n), label=f"N = {n}", **plain)
+        for n in sorted({row["n"] for row in study.rows})
+    ]
+    figure.legend(handles=handles, loc="outside right upper")

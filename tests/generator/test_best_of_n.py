@@ -1,0 +1,233 @@
+"""Best-of-n and agreement against brute force, closed forms and published figures."""
+
+import itertools
+import math
+import warnings
+
+import numpy as np
+import pytest
+
+from src.stats.agreement import even_tau, mean_tau, tau
+from src.stats.best_of_n import (
+    CONSTANT,
+    NO_GAIN,
+    Transfer,
+    best_of_n,
+    best_of_n_weights,
+    expected_maximum,
+    fit,
+    kl_bound,
+    standardised,
+    transfer,
+    within_prompt_std,
+)
+from src.stats.intervals import StatsError
+
+BUDGETS = (1, 2, 4, 8, 16)
+# Rewards of MusicGen-medium, best of n = 1, 2, 4, .. 32, as published.
+PUBLISHED = (0.3145, 0.5698, 0.8214, 0.9992, 1.1882, 1.3321)
+
+
+def normal_pools(prompts: int, size: int, scale: float = 1.0, seed: int = 0) -> list[np.ndarray]:
+    random = np.random.default_rng(seed)
+    return [random.normal(random.normal(0, 5), scale, size) for _ in range(prompts)]
+
+
+def transfers(selector: list[np.ndarray], measure: list[np.ndarray], budgets=BUDGETS) -> Transfer:
+    own, seen = (best_of_n(selector, of, budgets) for of in (selector, measure))
+    return transfer(own, seen, selector, measure)
+
+
+def best_of_all_subsets(scores: np.ndarray, measure: np.ndarray, n: int) -> float:
+    """What best-of-n means: the average over subsets of the measure of the best, ties by a coin."""
+    values = []
+    for subset in itertools.combinations(range(len(scores)), n):
+        chosen = list(subset)
+        best = [i for i in chosen if scores[i] == scores[chosen].max()]
+        values.append(np.mean(measure[best]))
+    return float(np.mean(values))
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("levels", [2, 4, 1000], ids=["many ties", "some ties", "no ties"])
+def test_best_of_n_is_the_average_over_all_subsets(seed: int, levels: int) -> None:
+    random = np.random.default_rng(seed)
+    m = int(random.integers(1, 9))
+    scores, measure = random.integers(levels, size=(2, m)), random.normal(size=(2, m))
+    budgets = range(1, m + 1)
+    expected = [
+        [best_of_all_subsets(s, g, n) for n in budgets]
+        for s, g in zip(scores, measure, strict=True)
+    ]
+    np.testing.assert_allclose(best_of_n(scores, measure, budgets), expected, atol=1e-12)
+
+
+def test_large_pools_do_not_overflow() -> None:
+    scores = np.arange(2000.0)
+    assert best_of_n([scores], [scores], [1000])[0] == pytest.approx(1998.0, abs=0.1)
+
+
+def test_best_of_n_is_unbiased_for_fresh_samples() -> None:
+    pools = np.random.default_rng(1).normal(size=(4000, 16))
+    assert best_of_n(pools, pools, [4]).mean() == pytest.approx(expected_maximum(4), abs=0.02)
+
+
+@pytest.mark.parametrize(("n", "size"), [(0, 4), (5, 4), (1, 0)])
+def test_a_pool_too_small_is_an_error(n: int, size: int) -> None:
+    with pytest.raises(StatsError, match="pool"):
+        best_of_n_weights(np.zeros(size), n)
+
+
+def test_different_numbers_of_pools_are_an_error() -> None:
+    with pytest.raises(StatsError, match="2 pools of scores, but 3 of measures"):
+        best_of_n(normal_pools(2, 8), normal_pools(3, 8), [2])
+
+
+@pytest.mark.parametrize(
+    ("n", "expected"), [(1, 0), (2, 0.5642), (4, 1.0294), (8, 1.4236), (16, 1.7660), (32, 2.0697)]
+)
+def test_expected_maximum_of_normals_is_as_tabulated(n: int, expected: float) -> None:
+    assert expected_maximum(n) == pytest.approx(expected, abs=5e-5)
+
+
+def test_expected_maximum_is_exact_where_a_closed_form_is_known() -> None:
+    assert expected_maximum(2) == pytest.approx(1 / math.sqrt(math.pi), abs=1e-9)
+    assert expected_maximum(3) == pytest.approx(1.5 / math.sqrt(math.pi), abs=1e-9)
+    assert 3.2 < expected_maximum(1000) < 3.3
+
+
+def test_the_kl_bound_starts_at_nothing_and_grows_like_a_logarithm() -> None:
+    assert kl_bound(1) == 0
+    assert kl_bound(2) == pytest.approx(math.log(2) - 0.5)
+    assert kl_bound(1024) - kl_bound(512) == pytest.approx(math.log(2), abs=0.002)
+
+
+def test_independent_normals_gain_the_expected_maximum_in_deviations() -> None:
+    pools = normal_pools(200, 100, scale=3.0)
+    values = best_of_n(pools, pools, BUDGETS)
+    for n, at in zip(BUDGETS, values.T, strict=True):
+        gains = at - values[:, 0]
+        assert gains.mean() == pytest.approx(3 * expected_maximum(n), abs=0.08)
+        found = standardised(gains, pools)
+        assert found is not None
+        assert found.mean == pytest.approx(gains.mean() / within_prompt_std(pools))
+        assert found.mean == pytest.approx(expected_maximum(n), abs=0.03)
+        assert n == 1 or found.low < found.mean < found.high
+
+
+def test_the_spread_within_prompts_leaves_out_what_differs_between_them() -> None:
+    random = np.random.default_rng(6)
+    pools = [100 * prompt + random.normal(0, 0.5, size=50) for prompt in range(40)]
+    assert within_prompt_std(pools) == pytest.approx(0.5, rel=0.05)
+    assert within_prompt_std([[1.0, 3.0]]) == pytest.approx(math.sqrt(2))
+    with pytest.raises(StatsError, match="two clips"):
+        within_prompt_std([[1.0], [2.0]])
+
+
+def test_what_is_straight_over_the_expected_maximum_has_an_r2_of_one() -> None:
+    found = fit(np.array([[2 - 3 * expected_maximum(n) for n in BUDGETS]]), BUDGETS)
+    assert (found.a, found.b.mean, found.r2) == pytest.approx((2, -3, 1))
+    assert found.r2_log2 < 0.995
+    published = fit(np.array([PUBLISHED]), (1, 2, 4, 8, 16, 32))
+    assert (published.r2, published.r2_log2) == pytest.approx((0.9993, 0.9889), abs=5e-5)
+
+
+def test_the_slope_has_the_interval_of_slopes_fitted_to_resampled_prompts() -> None:
+    values = best_of_n(normal_pools(20, 32), normal_pools(20, 32, seed=3), BUDGETS)
+    drawn = np.random.default_rng(0).integers(20, size=(10_000, 20))
+    x = [expected_maximum(n) for n in BUDGETS]
+    slopes = np.polyfit(x, values[drawn].mean(1).T, 1)[0]
+    assert fit(values, BUDGETS).b[1:] == pytest.approx(np.quantile(slopes, [0.025, 0.975]))
+
+
+def test_a_line_of_two_budgets_is_refused_and_what_does_not_vary_has_no_r2() -> None:
+    with pytest.raises(StatsError, match="3 budgets"):
+        fit(np.array([[0.0, 1.0]]), (1, 2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        flat = fit(np.full((1, 5), 0.1), BUDGETS)
+    assert math.isnan(flat.r2)
+    assert flat.b.mean == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize(("scale", "ratio"), [(1, 1), (100, 1), (-7, -1)])
+def test_a_judge_equal_to_the_selector_has_a_transfer_of_one(scale: float, ratio: float) -> None:
+    pools = normal_pools(10, 32)
+    found = transfers(pools, [scale * p + 4 for p in pools])
+    assert len(found.ratios) == len(BUDGETS) - 1
+    for one in found.ratios:
+        assert one == pytest.approx((ratio, ratio, ratio))
+    assert found.change == pytest.approx((0, 0, 0), abs=1e-12)
+    assert found.reason == ""
+
+
+def test_an_independent_judge_has_a_transfer_of_zero_and_its_interval_says_so() -> None:
+    found = [
+        transfers(normal_pools(40, 16, seed=seed), normal_pools(40, 16, seed=1000 + seed), (1, 4))
+        for seed in range(100)
+    ]
+    ratios = [one for t in found for one in t.ratios if one]
+    assert np.mean([one.mean for one in ratios]) == pytest.approx(0, abs=0.02)
+    covered = np.mean([one.side == 0 for one in ratios])
+    assert 0.88 <= covered <= 0.99  # of 95%, with 100 draws and 40 prompts each
+
+
+def test_a_judge_that_correlates_by_rho_has_a_transfer_of_rho() -> None:
+    pools, other = normal_pools(300, 32), normal_pools(300, 32, seed=9)
+    judge = [0.6 * p + 0.8 * q for p, q in zip(pools, other, strict=True)]
+    for found in transfers(pools, judge).ratios:
+        assert found is not None
+        assert found.mean == pytest.approx(0.6, abs=0.04)
+
+
+def test_the_transfer_to_a_judge_that_turns_at_the_top_falls() -> None:
+    pools = list(np.random.default_rng(4).normal(size=(30, 32)))
+    found = transfers(pools, [z - 4 * np.maximum(z - 0.8, 0) for z in pools])
+    ratios = [ratio for ratio in found.ratios if ratio]
+    assert len(ratios) == 4
+    assert all(a.low > b.high for a, b in itertools.pairwise(ratios))
+    assert found.change is not None
+    assert found.change.mean == pytest.approx(ratios[-1].mean - ratios[0].mean)
+    assert found.change.side == -1
+
+
+@pytest.mark.parametrize(
+    ("flat", "reason"), [("selector", NO_GAIN), ("measure", CONSTANT)], ids=["selector", "measure"]
+)
+def test_constant_scores_have_no_ratio_and_say_why(flat: str, reason: str) -> None:
+    constant, pools = [np.full(16, 0.1)] * 6, normal_pools(6, 16)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        selector, measure = (constant, pools) if flat == "selector" else (pools, constant)
+        assert transfers(selector, measure) == Transfer((None,) * 4, None, reason)
+        assert standardised(np.zeros(6), constant) is None
+
+
+def test_agreement_is_taken_within_prompts_only_and_counts_ties_as_tau_b_does() -> None:
+    first = [[1.0, 2.0, 3.0], [101.0, 102.0, 103.0]]
+    second = [[3.0, 2.0, 1.0], [103.0, 101.0, 102.0]]
+    np.testing.assert_allclose(tau(first, second), [-1, -1 / 3])
+    a, b = np.array([1.0, 1.0, 2.0, 3.0]), np.array([1.0, 2.0, 2.0, 3.0])
+    signs = [
+        (np.sign(a[i] - a[j]), np.sign(b[i] - b[j])) for i, j in itertools.combinations(range(4), 2)
+    ]
+    both = sum(x * y for x, y in signs)
+    expected = both / math.sqrt(sum(x != 0 for x, _ in signs) * sum(y != 0 for _, y in signs))
+    assert tau([a], [b])[0] == pytest.approx(expected)
+
+
+def test_prompts_that_rank_nothing_are_left_out_of_the_mean() -> None:
+    pools = [*normal_pools(4, 8), np.zeros(8), np.ones(1)]
+    assert mean_tau(pools, pools) == ((pytest.approx(1),) * 3, 4)
+    nothing, prompts = mean_tau(pools[4:], pools[4:])
+    assert math.isnan(nothing.mean)
+    assert prompts == 0
+
+
+def test_the_tau_of_even_seconds_is_that_of_sums_of_independent_terms() -> None:
+    terms = np.random.default_rng(0).normal(size=(400, 40, 10))
+    whole = list(terms.sum(2))
+    for seconds in (1, 3, 7):
+        found, _ = mean_tau(list(terms[:, :, :seconds].sum(2)), whole)
+        assert found.mean == pytest.approx(even_tau(seconds / 10), abs=0.01)
+    assert (even_tau(0), even_tau(1)) == (0, 1)
