@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from src.reports.figure import DIGEST_KEY
 
 from src.budget import Cost
 from src.methods import SearchCell
+from src.reports.figure import DIGEST_KEY
 from src.runs.ending import Exit
 from src.runs.records import read_manifest, records_digest
 from tests.end_to_end import scripts
