@@ -133,7 +133,7 @@ class SearchCell:
         """JSON values: method, candidates, its parameters; step_size and seed where it has them."""
         record: dict[str, Any] = {"method": self.method, "candidates": self.candidates}
         record |= self.parameters
-        record |= {} if self.step_size is None else {"step_size": self.step_size}
+        record |= {} if self.step_size is None else {"step_size": float(self.step_size)}
         return record | ({} if self.seed is None else {"seed": self.seed})
 
     @classmethod

@@ -3,9 +3,11 @@
     envs/generator/.venv/bin/python tests/run.py [pytest's options]
 
 All suites run, whatever fails; the exit code is 1 if anything did. The last line sums them up.
+With FAST=1 in the environment, tests that are marked slow are left out.
 """
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -50,10 +52,15 @@ def count(report: Path) -> Counter[str]:
 
 
 def main() -> int:
+    # In the background (nohup make test &) SIGINT is ignored, by whatever is started from here too;
+    # tests interrupt processes. With a handler, children begin with the system's default.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    fast = os.environ.get("FAST", "") not in ("", "0")
+    options = [*(("-m", "not slow") if fast else ()), *sys.argv[1:]]
     started, counts, broken = time.monotonic(), Counter[str](), []
     for folder, environment in SUITES.items():
         print(f"\n{folder}, in the {environment} environment", flush=True)
-        code, ended = run_suite(folder, environment, sys.argv[1:])
+        code, ended = run_suite(folder, environment, options)
         counts += ended
         if code not in (0, NOTHING_COLLECTED):
             broken.append(folder)

@@ -31,7 +31,7 @@ from src.experiments.searching import groups
 from src.methods import SearchCell, parameters_of
 from src.reports import latency as reports
 from src.reports.table import listing
-from src.runs.build import Parts, build, checkpoints_of, identity, where
+from src.runs.build import Parts, build, checkpoints_of, identity
 from src.runs.ending import Ending, Exit
 from src.runs.provenance import machine, torch_machine
 from src.runs.records import MANIFEST, Record, Run, read_manifest, search_key
@@ -76,7 +76,8 @@ def open_run(
     machine: seconds of two are not put together."""
     cells, skipped = settings.cells()
     here = {name: machine()[name] for name in ("system", "cpu", "cpu_count")} | torch_machine()
-    decides = {"settings": settings.decisive() | where(parts.generator), "machine": here}
+    # Device and dtype as they were asked for: the machine decides what "auto" is.
+    decides = {"settings": settings.decisive(), "machine": here}
     values, used = settings.parameters, parameters_of(settings.method)
     own = "".join(f", {p.letter} = {values[p.name]:g}" for p in used)
     title = (

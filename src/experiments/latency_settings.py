@@ -68,6 +68,8 @@ class LatencySettings(Settings):
             if not values or len(set(values)) < len(values):
                 given = " ".join(map(str, values)) or "nothing"
                 raise UsageError(f"--{name} needs one or several different values, not {given}")
+        if min(self.budgets) < 1:
+            raise UsageError(f"--budgets must be 1 or more, not {min(self.budgets)}")
         cells, skipped = self.cells()
         try:
             for method in (METHODS[name] for name in self.method):

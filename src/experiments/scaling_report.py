@@ -42,5 +42,6 @@ def announcement(settings: ExperimentSettings, known: Sequence[str]) -> list[str
         cells, left_out = settings.cells()
         selecting = ", ".join(settings.selecting)
         lines.append(f"Searches: {len(cells)} cells, selected by {selecting} in turn.")
-        lines += [f"Left out: {cell.name}: M does not divide N." for cell in left_out]
+        names = dict.fromkeys(cell.name for cell in left_out)  # once for all steps and seeds
+        lines += [f"Left out: {name}: M does not divide N." for name in names]
     return lines

@@ -5,11 +5,9 @@ the server that the run starts through CURATOR_WEIGHTS.
 """
 
 import hashlib
-import json
 import math
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,11 +16,12 @@ import pytest
 from src.client.local_server import PYTHON
 from src.runs.ending import Exit
 from src.runs.records import read_manifest
+from tests.end_to_end import scripts
+from tests.end_to_end.scripts import ROOT, folder_of, lines
 
-ROOT = Path(__file__).parents[2]
 CHECKPOINT = "music_audioset_epoch_15_esc_90.14.pt"
 COMMAND = (
-    *("benchmark.py", "--profile", "builtin", "--verifier", "clap", "--server", "auto"),
+    *("--profile", "builtin", "--verifier", "clap", "--server", "auto"),
     *("--method", "best_of_n", "--candidates", "2", "--beam_width", "1"),
     *("--num_samples", "2", "--duration", "2"),
 )
@@ -52,15 +51,9 @@ def run(output: Path, weights: Path | None) -> tuple[int, str]:
         "XDG_CACHE_HOME": str(output / "cache"),
         "CURATOR_WEIGHTS": str(weights or ""),
     }
-    done = subprocess.run(
-        [sys.executable, *COMMAND, "--output", str(output)],
-        cwd=ROOT,
-        env={name: value for name, value in environment.items() if name != "HF_HUB_CACHE"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    return done.returncode, done.stderr
+    environment.pop("HF_HUB_CACHE", None)
+    code, _, err = scripts.run("benchmark.py", output, *COMMAND, environment=environment)
+    return code, err
 
 
 @pytest.mark.slow
@@ -69,9 +62,8 @@ def test_a_run_with_clap_is_whole_and_a_second_start_does_nothing_twice(
 ) -> None:
     code, err = run(tmp_path, weights)
     assert code == Exit.DONE, err
-    (folder,) = tmp_path.glob("benchmark-*")
-    lines = (folder / "records.jsonl").read_text().splitlines()
-    records = [json.loads(line) for line in lines]
+    folder = folder_of(tmp_path)
+    records = lines(folder)
     assert len(records) == 2
     loaded = hashlib.sha256((weights / CHECKPOINT).read_bytes()).hexdigest()
     for record in records:
@@ -87,7 +79,7 @@ def test_a_run_with_clap_is_whole_and_a_second_start_does_nothing_twice(
 
     code, err = run(tmp_path, weights)
     assert code == Exit.DONE, err
-    assert (folder / "records.jsonl").read_text().splitlines() == lines
+    assert lines(folder) == records
     assert len(read_manifest(folder)["starts"]) == 2
 
 

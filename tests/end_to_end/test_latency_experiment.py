@@ -2,9 +2,8 @@
 that it measures here is held against anything: other things run on the machine."""
 
 import csv
-import json
-import subprocess
-import sys
+from collections import defaultdict
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,13 @@ import pytest
 from PIL import Image
 
 from src.budget import Cost
-from src.experiments.latency_settings import Cell
-from src.reports.benchmark_figure import DIGEST_KEY
+from src.methods import SearchCell
+from src.reports.figure import DIGEST_KEY
 from src.runs.ending import Exit
 from src.runs.records import read_manifest, records_digest
+from tests.end_to_end import scripts
+from tests.end_to_end.scripts import folder_of, lines
 
-ROOT = Path(__file__).parents[2]
 TINY = (
     *("--profile", "builtin", "--num_samples", "1", "--duration", "1", "--step_size", "0.5"),
     *("--beam_width", "2", "--repetitions", "2"),
@@ -28,35 +28,22 @@ WRITTEN = {
 }
 
 
-def run(*args: str) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr."""
-    done = subprocess.run(
-        [sys.executable, "latency_experiment.py", *args],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=150,
-    )
-    return done.returncode, done.stdout, done.stderr
-
-
-def results(output: Path) -> tuple[Path, list[dict[str, Any]]]:
-    (folder,) = output.glob("latency-*")
-    return folder, [json.loads(line) for line in (folder / "records.jsonl").open()]
+def run(output: Path, *args: str) -> tuple[int, str, str]:
+    return scripts.run("latency_experiment.py", output, *TINY, *args)
 
 
 def check_costs_and_clocks(folder: Path, records: list[dict[str, Any]]) -> None:
+    found: dict[SearchCell, set[str]] = defaultdict(set)
     for record in records:
+        cell = SearchCell.from_record(record["cell"])
+        found[cell].add(record["winner"]["tokens_sha256"])
         spent = Cost(record["ledger"]["frames"], record["ledger"]["clips"])
-        assert spent == Cell(**record["cell"]).plan(1.0, 0.5, 50).expected()
+        assert spent == cell.plan(1.0, 0.5, 50).expected()
         stages = record["ledger"]["seconds"]
         assert stages["conditions"] > 0.001  # the text was encoded, not remembered
         assert 0.7 * record["wall_seconds"] < sum(stages.values()) <= record["wall_seconds"] + 0.01
         assert record["memory"]["resident"] > 100e6
-    winners = {(r["cell"]["method"], r["cell"]["candidates"]): set() for r in records}
-    for r in records:
-        winners[r["cell"]["method"], r["cell"]["candidates"]].add(r["winner"]["tokens_sha256"])
-    assert {len(hashes) for hashes in winners.values()} == {1}
+    assert {len(hashes) for hashes in found.values()} == {1}
     assert {path.name for path in folder.iterdir() if path.name[0] != "."} == WRITTEN
     for name in ("latency.png", "cost.png"):
         with Image.open(folder / name) as image:
@@ -67,16 +54,18 @@ def check_costs_and_clocks(folder: Path, records: list[dict[str, Any]]) -> None:
 
 @pytest.mark.slow
 def test_perplexity_is_measured_in_every_cell_and_repetition(tmp_path: Path) -> None:
-    code, out, err = run(*TINY, "--budgets", "2", "3", "--output", str(tmp_path))
+    code, out, err = run(tmp_path, "--budgets", "2", "3")
     assert code == Exit.DONE, err
-    folder, records = results(tmp_path)
-    names = {"baseline", "best_of_n n=2", "best_of_n n=3", "sbs n=2 m=2", "lookahead n=2 m=2 k=1"}
-    assert {r["method"] for r in records} == {f"{n} rep={i}" for n in names for i in (1, 2)}
+    folder = folder_of(tmp_path, "latency")
+    records = lines(folder)
+    measured = {(SearchCell.from_record(r["cell"]).name, r["repetition"]) for r in records}
+    names = ("baseline", "best_of_n N=2", "best_of_n N=3", "sbs N=2 M=2", "lookahead N=2 M=2 k=1")
+    assert measured == set(product(names, (1, 2)))
     assert len(records) == 10
     check_costs_and_clocks(folder, records)
     assert all(r["ledger"]["uploaded_bytes"] == 0 for r in records)
     assert "each of 10 searches cost exactly what its method should" in out
-    assert "M does not divide N: sbs n=3 m=2, lookahead n=3 m=2 k=1" in out
+    assert "M does not divide N: sbs N=3 M=2, lookahead N=3 M=2 k=1" in out
     with (folder / "costs.csv").open() as file:
         frames = {row["method"]: row["frames"] for row in csv.DictReader(file)}
     assert (frames["sbs"], frames["lookahead"]) == ("1", "1.5")
@@ -85,11 +74,12 @@ def test_perplexity_is_measured_in_every_cell_and_repetition(tmp_path: Path) -> 
 @pytest.mark.slow
 def test_a_server_of_its_own_adds_its_stages_bytes_and_memory(tmp_path: Path) -> None:
     code, out, err = run(
-        *(*TINY, "--verifier", "tags", "--server", "auto", "--method", "best_of_n", "sbs"),
-        *("--budgets", "2", "--output", str(tmp_path)),
+        *(tmp_path, "--verifier", "tags", "--server", "auto", "--method", "best_of_n", "sbs"),
+        *("--budgets", "2"),
     )
     assert code == Exit.DONE, err
-    folder, records = results(tmp_path)
+    folder = folder_of(tmp_path, "latency")
+    records = lines(folder)
     assert len(records) == 4
     check_costs_and_clocks(folder, records)
     for record in records:
@@ -102,15 +92,8 @@ def test_a_server_of_its_own_adds_its_stages_bytes_and_memory(tmp_path: Path) ->
 
 
 def test_what_is_missing_is_said_and_nothing_is_started(tmp_path: Path) -> None:
-    code, _, err = run(*TINY, "--prompts", str(tmp_path / "no.csv"), "--output", str(tmp_path))
+    code, _, err = run(tmp_path, "--prompts", str(tmp_path / "no.csv"))
     assert code == Exit.MISSING
     assert "no.csv" in err
     assert "python latency_experiment.py --profile builtin" in err
     assert list(tmp_path.iterdir()) == []
-
-
-def test_help_teaches() -> None:
-    code, out, _ = run("--help")
-    assert code == Exit.DONE
-    for words in ("Examples:", "--budgets", "--repetitions", "--batch", "Exit codes"):
-        assert words in out

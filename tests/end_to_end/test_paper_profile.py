@@ -4,23 +4,23 @@ Everything has the upstream formats, lies where upstream's tools put it, and is 
 (tests/end_to_end/paper_stack.py). No --profile, no --model and no --prompts are given.
 """
 
-import json
 import math
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
+from signal import SIGKILL
 
 import pytest
 
 from src.client.local_server import local_server
 from src.data.audio import read_audio
+from src.methods import METHODS
 from src.runs.ending import Exit
-from src.runs.records import read_manifest, read_records
+from src.runs.records import key_of, read_manifest
+from tests.end_to_end import scripts
 from tests.end_to_end.paper_stack import (
     CAPTIONS,
     MODEL,
@@ -29,9 +29,8 @@ from tests.end_to_end.paper_stack import (
     write_reference,
     write_stack,
 )
+from tests.end_to_end.scripts import end, folder_of, lines, until_written, winners
 
-ROOT = Path(__file__).parents[2]
-METHODS = ("baseline", "best_of_n", "sbs", "lookahead")
 TINY = ("--candidates", "2", "--beam_width", "2", "--duration", "1", "--step_size", "0.5")
 CLAP = "music_audioset_epoch_15_esc_90.14.pt"
 PASST = "passt-s-f128-20sec-p16-s10-ap.474-swa.pt"
@@ -56,72 +55,43 @@ def server(stack: Path) -> Iterator[str]:
             yield url
 
 
-def start(
-    stack: Path, output: Path, *args: str, data: Path | None = None
-) -> "subprocess.Popen[str]":
-    command = [sys.executable, "benchmark.py", *args, "--output", str(output)]
-    return subprocess.Popen(
-        [*command, "--data_dir", str(data or stack / "data")],
-        cwd=ROOT,
-        env=environment_of(stack),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 def run(stack: Path, output: Path, *args: str, data: Path | None = None) -> tuple[int, str, str]:
     """Exit code, stdout and stderr."""
-    process = start(stack, output, *args, data=data)
-    out, err = process.communicate(timeout=240)
-    return process.returncode, out, err
-
-
-def the_run(output: Path) -> Path:
-    (folder,) = output.glob("benchmark-*")
-    return folder
-
-
-def lines(output: Path) -> list[dict]:
-    path = the_run(output) / "records.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
-
-
-def winners(output: Path) -> dict[tuple[str, str], str]:
-    records = read_records(the_run(output))
-    return {key: record["winner"]["tokens_sha256"] for key, record in records.items()}
+    command = (*args, "--data_dir", str(data or stack / "data"))
+    return scripts.run("benchmark.py", output, *command, environment=environment_of(stack))
 
 
 @pytest.fixture(scope="module")
 def whole(stack: Path, server: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A run of all four methods that nothing disturbed, and what it said."""
+    """A run of all four methods that nothing disturbed: its folder, and what it said."""
     output = tmp_path_factory.mktemp("whole")
     code, out, err = run(
         *(stack, output, *TINY, "--num_samples", "2", "--method", *METHODS),
         *("--verifier", "clap", "--server", server),
     )
     assert code == Exit.DONE, err
-    return output, out + err
+    return folder_of(output), out + err
 
 
 @pytest.mark.slow
 def test_four_methods_run_on_musiccaps_with_musicgen_clap_and_passt(
     whole: tuple[Path, str],
 ) -> None:
-    output, said = whole
-    records = read_records(the_run(output))
-    assert set(records) == {(method, ytid) for method in METHODS for ytid in (DASHED, LONG)}
-    for record in records.values():
+    folder, said = whole
+    records = lines(folder)
+    searched = Counter((record["method"], record["prompt_id"]) for record in records)
+    assert searched == Counter(product(METHODS, (DASHED, LONG)))
+    for record in records:
         assert record["status"] == "ok"
         assert set(record["judges"]) == {"kld_pq"}
         assert math.isfinite(record["judges"]["kld_pq"])
         assert record["judges"]["kld_pq"] > 0
-        clip = read_audio(the_run(output) / record["audio"])
+        clip = read_audio(folder / record["audio"])
         assert (clip.rate, clip.samples.shape) == (32_000, (1, 32_000))
         nodes = [node for node in record["tree"] if node["step"] == record["tree"][-1]["step"]]
         best = max(node["score"]["value"] for node in nodes)
         assert record["winner"]["score"]["value"] == best
-    assert len(set(winners(output).values())) > 2  # a search finds what one sample is not
+    assert len(set(winners(folder).values())) > 2  # a search finds what one sample is not
     assert "judges left out: clap_score (its number is that of clap, which selects)" in said
 
 
@@ -129,7 +99,7 @@ def test_four_methods_run_on_musiccaps_with_musicgen_clap_and_passt(
 def test_the_manifest_names_every_checkpoint_and_what_was_not_read(
     whole: tuple[Path, str],
 ) -> None:
-    manifest = read_manifest(the_run(whole[0]))
+    manifest = read_manifest(whole[0])
     settings = manifest["identity"]["settings"]
     assert (settings["profile"], settings["model"], settings["prompts"]) == (
         *("paper", MODEL),
@@ -154,25 +124,23 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(
     """And without audio: what is saved has no influence on what is searched."""
     command = (*TINY, "--num_samples", "2", "--method", "lookahead", "--max_rows", "2")
     command = (*command, "--verifier", "clap", "--server", server, "--save_audio", "none")
-    killed = start(stack, tmp_path, *command)
-    deadline = time.monotonic() + 120
-    while not any(p.stat().st_size for p in tmp_path.glob("benchmark-*/records.jsonl")):
-        assert killed.poll() is None, killed.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate(timeout=60)
-    before = lines(tmp_path)
+    data = ("--data_dir", str(stack / "data"))
+    environment = environment_of(stack)
+    killed = scripts.start("benchmark.py", tmp_path, *command, *data, environment=environment)
+    until_written(killed, tmp_path, 1)
+    end(killed, SIGKILL)
+    folder = folder_of(tmp_path)
+    before = lines(folder)
     assert len(before) == 1
 
     code, _, err = run(stack, tmp_path, *command)
     assert code == Exit.DONE, err
-    assert lines(tmp_path)[: len(before)] == before
-    assert set(Counter((r["method"], r["prompt_id"]) for r in lines(tmp_path)).values()) == {1}
+    assert lines(folder)[: len(before)] == before
+    assert set(Counter(map(key_of, lines(folder))).values()) == {1}
     known = winners(whole[0])
-    assert winners(tmp_path) == {key: known[key] for key in winners(tmp_path)}
-    assert len(winners(tmp_path)) == 2
-    assert not (the_run(tmp_path) / "audio").exists()
+    assert winners(folder) == {key: known[key] for key in winners(folder)}
+    assert len(winners(folder)) == 2
+    assert not (folder / "audio").exists()
 
 
 @pytest.mark.slow
@@ -195,8 +163,9 @@ def test_judges_by_name_a_local_model_and_references_that_come_later(
     code, out, err = run(stack, output, *command, data=data)
     assert code == Exit.DONE, err
     assert "1 of 3 prompts have no reference audio for kld_pq" in err
-    for record in lines(output):
-        folder, values, unjudged = the_run(output), record["judges"], record["unjudged"]
+    folder = folder_of(output)
+    for record in lines(folder):
+        values, unjudged = record["judges"], record["unjudged"]
         assert all(math.isfinite(value) for value in values.values())
         assert {"clap_score", "clap"} <= set(values)
         need = {"kld_pq", "kld_qp", "kld_both", "fad_clap"}
@@ -214,40 +183,37 @@ def test_judges_by_name_a_local_model_and_references_that_come_later(
     assert "fad_clap ↓" in out
 
     write_reference(data / f"{MISSING}.wav", 2)
-    before = lines(output)
+    before = lines(folder)
     code, out, err = run(stack, output, *command, data=data)
     assert code == Exit.DONE, err
     assert "judged again: 1 clip\n" in err
     assert "weight_norm" not in err
-    again = lines(output)
+    again = lines(folder)
     assert again[: len(before)] == before
     (mended,) = again[len(before) :]
     assert (mended["prompt_id"], mended["unjudged"]) == (MISSING, {})
     assert set(mended["judges"]) == set(judges) - {"fad_clap"}
 
 
-def test_without_references_or_weights_all_is_said_at_once_within_seconds(
-    stack: Path, tmp_path: Path
+@pytest.mark.parametrize("referenced", [True, False])
+def test_without_weights_all_is_said_at_once_within_seconds(
+    referenced: bool, stack: Path, tmp_path: Path
 ) -> None:
     """Also: what needs references is left out by default, and its weights are not asked for."""
-    data = tmp_path / "data"
-    data.mkdir()
-    shutil.copy(stack / "data" / "musiccaps.csv", data)
+    data = stack / "data"
+    if not referenced:
+        data = tmp_path / "data"
+        data.mkdir()
+        shutil.copy(stack / "data" / "musiccaps.csv", data)
     begin = time.monotonic()
     code, _, err = run(
         *(tmp_path / "nothing", tmp_path / "out", "--method", "best_of_n"), data=data
     )
     assert time.monotonic() - begin < 10
     assert code == Exit.MISSING
-    for part in (MODEL, "state_dict.bin", "compression_state_dict.bin", "t5-base", CLAP):
+    for part in (MODEL, "state_dict.bin", "compression_state_dict.bin", "t5-base", CLAP, "--fetch"):
         assert part in err
-    assert "judges left out: kld_pq (no prompt has reference audio)" in err
-    assert PASST not in err
+    assert (PASST in err) == referenced
+    left_out = "judges left out: kld_pq (no prompt has reference audio)"
+    assert (left_out in err) == (not referenced)
     assert not (tmp_path / "out").exists()
-
-
-def test_the_judges_weights_are_among_what_is_missing(stack: Path, tmp_path: Path) -> None:
-    code, _, err = run(tmp_path / "nothing", tmp_path / "out", data=stack / "data")
-    assert code == Exit.MISSING
-    for part in (MODEL, "t5-base", CLAP, PASST, "--fetch"):
-        assert part in err

@@ -1,15 +1,21 @@
-"""A generator and a server's client for pools, whose tokens and scores follow from hashes."""
+"""Small pools for tests: a generator, a server's client and judges whose numbers follow from
+hashes."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from src.budget import Ledger
 from src.client import PromptRefused, ServerUnreachable
 from src.data.audio import Clip
 from src.data.prompts import Prompt
-from src.experiments.pool_scoring import Measure
+from src.experiments.pool_generation import generate, open_pool
+from src.experiments.pool_scoring import Scorer, score
 from src.experiments.scaling_settings import ExperimentSettings
 from src.protocol import Checkpoint, Score, VerifierResult
+from src.runs.measures import Measure
+from src.runs.records import Run
+from tests.generator.fake_judges import FakeJudge
 from tests.generator.fake_search import FakeGenerator, value_of
 
 PROMPTS = [
@@ -21,8 +27,6 @@ OTHER_WEIGHTS = Checkpoint(name="fake", sha256="4" * 64)
 
 class PoolGenerator(FakeGenerator):
     """Counts the groups that it begins, and remembers how long the rendered clips were."""
-
-    device, dtype = "cpu", "float32"
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,9 +43,11 @@ class PoolGenerator(FakeGenerator):
 
 
 class FakeClient:
-    """Scores by the verifier's name, the prompt and what is heard; refuses and dies as told.
+    """Scores by the verifier's name, the prompt and what is heard.
 
     refuses: (verifier, prompt text) that have no score. lives: requests until it is lost.
+    asked: of each request the verifiers, the first prompt and its clip's frames. values: what was
+    scored, by verifier and prompt.
     """
 
     def __init__(
@@ -52,34 +58,50 @@ class FakeClient:
     ) -> None:
         self.refuses, self.lives, self.checkpoint = set(refuses), lives, checkpoint
         self.asked: list[tuple[tuple[str, ...], str, int]] = []
+        self.values: dict[tuple[str, str], list[float]] = defaultdict(list)
         self.usage = Ledger()
 
-    def score(
-        self, names: Sequence[str], prompts: Sequence[str], clips: Sequence[Clip]
-    ) -> dict[str, VerifierResult]:
+    def checkpoints(self, names: Sequence[str]) -> dict[str, Checkpoint]:
+        return dict.fromkeys(names, self.checkpoint)
+
+    def score(self, names, prompts, clips, checkpoints=None) -> dict[str, VerifierResult]:
+        answers = {name: self._answer(name, prompts, clips) for name in names}
+        for answer in answers.values():
+            if isinstance(answer, PromptRefused):
+                raise answer
+        self._note(names, prompts, clips)
+        return answers  # type: ignore[return-value]
+
+    def score_each(
+        self, names, prompts, clips, checkpoints=None
+    ) -> dict[str, VerifierResult | PromptRefused]:
+        self._note(names, prompts, clips)
+        return {name: self._answer(name, prompts, clips) for name in names}
+
+    def take_usage(self) -> Ledger:
+        usage, self.usage = self.usage, Ledger()
+        return usage
+
+    def _note(self, names: Sequence[str], prompts: Sequence[str], clips: Sequence[Clip]) -> None:
         self.lives -= 1
         if self.lives < 0:
             raise ServerUnreachable("the server is lost")
         self.usage.seconds["http"] += 4.0
         self.asked.append((tuple(names), prompts[0], clips[0].samples.shape[1]))
-        if any((name, prompts[0]) in self.refuses for name in names):
-            raise PromptRefused({0: "it names nothing that can be heard"})
-        return {
-            name: VerifierResult(
-                checkpoint=self.checkpoint,
-                scores=[
-                    Score(value=value_of(name + text, [int(x) for x in clip.samples[0]]))
-                    for text, clip in zip(prompts, clips, strict=True)
-                ],
-                queue_seconds=0.5,
-                compute_seconds=1.5,
-            )
-            for name in names
-        }
 
-    def take_usage(self) -> Ledger:
-        usage, self.usage = self.usage, Ledger()
-        return usage
+    def _answer(
+        self, name: str, prompts: Sequence[str], clips: Sequence[Clip]
+    ) -> VerifierResult | PromptRefused:
+        refused = [index for index, text in enumerate(prompts) if (name, text) in self.refuses]
+        if refused:
+            return PromptRefused(dict.fromkeys(refused, "it names nothing that can be heard"))
+        scores = []
+        for text, clip in zip(prompts, clips, strict=True):
+            scores.append(Score(value=value_of(name + text, [int(x) for x in clip.samples[0]])))
+            self.values[name, text].append(scores[-1].value)
+        return VerifierResult(
+            checkpoint=self.checkpoint, scores=scores, queue_seconds=0.5, compute_seconds=1.5
+        )
 
 
 def settings_for(output: Path, **changed: object) -> ExperimentSettings:
@@ -96,11 +118,34 @@ def settings_for(output: Path, **changed: object) -> ExperimentSettings:
     return ExperimentSettings(**usual | changed).resolved()
 
 
-def verifier(name: str, checkpoint: Checkpoint = WEIGHTS, prefixes=(0.1, 0.2)) -> Measure:
-    return Measure(name, "verifier", checkpoint, True, (name,), (), prefixes=prefixes)
+def made_pool(output: Path, generator: PoolGenerator | None = None, **changed: object) -> Run:
+    """The open run of a pool of PROMPTS that has its candidates."""
+    settings, generator = settings_for(output, **changed), generator or PoolGenerator()
+    run = open_pool(settings, PROMPTS, generator)  # type: ignore[arg-type]
+    generate(run, PROMPTS, generator, settings)  # type: ignore[arg-type]
+    return run
 
 
-def told(records) -> list[dict]:
+def verifier(
+    name: str, checkpoint: Checkpoint = WEIGHTS, prefixes: tuple[float, ...] = (0.1, 0.2)
+) -> Scorer:
+    return Scorer(Measure(name, "verifier", is_verifier=(name,)), checkpoint, prefixes)
+
+
+def judge(name: str, problem: str = "") -> Scorer:
+    """A judge of the clips' loudest sample, lower is better; with a problem, of none of them."""
+    heard = FakeJudge(name, problem=problem)
+    return Scorer(Measure(name, "judge", higher_is_better=False), heard.checkpoint, judge=heard)
+
+
+def hears(
+    run: Run, scorers: Sequence[Scorer], client: FakeClient, generator: PoolGenerator | None = None
+) -> int:
+    """Score a pool. Returns how many (prompt, measure) have no score."""
+    return score(run, PROMPTS, scorers, generator or PoolGenerator(), client)  # type: ignore[arg-type]
+
+
+def without_clock(records: Iterable[dict]) -> list[dict]:
     """Records without what depends on the clock and on the number of starts."""
-    clock = ("time", "start", "seconds", "ledger")
-    return [{k: v for k, v in r.items() if k not in clock} for r in records]
+    clock = ("time", "start", "seconds", "ledger", "load", "memory", "wall_seconds")
+    return [{k: v for k, v in record.items() if k not in clock} for record in records]

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 
 from src.budget import Ledger
+from src.client import PromptRefused
 from src.data.audio import Clip
 from src.protocol import Checkpoint, Score
-from src.verifier import PromptRefused, ScoreInput
+from src.verifier import ScoreInput
 
 RATE = 50
 
@@ -86,6 +87,7 @@ class FakeCandidates:
 class FakeGenerator:
     checkpoint = Checkpoint(name="fake", sha256="0" * 64)
     frame_rate = float(RATE)
+    device, dtype = "cpu", "float32"
 
     def __init__(self) -> None:
         self.rendered = 0

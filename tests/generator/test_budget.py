@@ -4,21 +4,23 @@ import itertools
 
 import pytest
 
-from src.budget import METHODS, Cost, Ledger, Plan, PlanError, check_budget, make_plan, timed
+from src.budget import BudgetError, Cost, Ledger, Plan, PlanError, timed
+from src.methods import METHODS
 
 RATE = 50.0
 
 
-def plan(method: str = "sbs", **changes) -> Plan:
-    values = {"candidates": 16, "beam_width": 4, "lookahead_k": 1, "duration": 10, "step_size": 2}
-    return make_plan(method, frame_rate=RATE, **(values | changes))
+def plan(
+    method: str = "sbs", candidates: int = 16, duration: float = 10, step_size: float = 2, **own
+) -> Plan:
+    parameters = {"beam_width": 4, "lookahead_k": 1} | own
+    return METHODS[method].make_plan(candidates, duration, step_size, RATE, parameters)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_duration_that_the_step_does_not_divide_ends_with_a_shorter_step(method: str) -> None:
     steps = plan(method, duration=5, step_size=2).steps
-    assert sum(steps) == 250
-    assert steps == ((100, 100, 50) if method in ("sbs", "lookahead") else (250,))
+    assert steps == ((100, 100, 50) if METHODS[method].prunes else (250,))
 
 
 def test_a_step_longer_than_the_clip_is_the_whole_clip() -> None:
@@ -58,7 +60,7 @@ def test_a_width_that_does_not_divide_the_budget_is_an_error_that_lists_those_th
 
 @pytest.mark.parametrize("method", ["baseline", "best_of_n"])
 def test_methods_without_families_do_not_care_about_the_width(method: str) -> None:
-    assert plan(method, candidates=3, beam_width=4).beam_width == 1
+    assert plan(method, candidates=3, beam_width=4).parameters == {}
 
 
 @pytest.mark.parametrize(
@@ -66,6 +68,8 @@ def test_methods_without_families_do_not_care_about_the_width(method: str) -> No
     [
         ({"candidates": 0}, "candidates must be 1 or more"),
         ({"beam_width": 0}, "beam_width must be 1 or more"),
+        ({"lookahead_k": -1}, "lookahead_k must be 0 or more"),
+        ({"lookahead_k": float("nan")}, "lookahead_k must be 0 or more"),
         ({"duration": 0}, "duration must be more than 0"),
         ({"duration": float("nan")}, "duration must be more than 0"),
         ({"step_size": -1}, "step_size must be more than 0"),
@@ -75,33 +79,26 @@ def test_methods_without_families_do_not_care_about_the_width(method: str) -> No
 )
 def test_settings_that_cannot_be_kept_are_refused(changes: dict, complaint: str) -> None:
     with pytest.raises(PlanError, match=complaint):
-        plan(**changes)
-
-
-def test_negative_lookahead_is_refused() -> None:
-    with pytest.raises(PlanError, match="lookahead_k must be 0 or more"):
-        plan("lookahead", lookahead_k=-1)
-
-
-def test_an_unknown_method_is_refused_by_name() -> None:
-    with pytest.raises(PlanError, match="no method 'mcts'"):
-        check_budget("mcts", 4, 2, 0)
+        plan("lookahead", **changes)
 
 
 @pytest.mark.parametrize("steps", [(), (100, 0), (50, 100), (100, 50, 100), (100, 150)])
 def test_steps_that_no_search_can_take_are_refused(steps: tuple[int, ...]) -> None:
     with pytest.raises(PlanError, match="steps must be"):
-        Plan("sbs", 4, 2, 0, steps, RATE)
+        Plan(METHODS["sbs"], 4, steps, RATE, {"beam_width": 2})
 
 
-def test_a_ledger_that_differs_from_the_plan_is_a_budget_error() -> None:
-    from src.budget import BudgetError
+def test_a_method_of_whole_clips_has_one_step() -> None:
+    with pytest.raises(PlanError, match="best_of_n generates whole clips"):
+        Plan(METHODS["best_of_n"], 4, (100, 100), RATE)
 
+
+@pytest.mark.parametrize(("frames", "clips"), [(1, 0), (0, 1), (-1, 0)])
+def test_a_ledger_that_differs_from_the_plan_is_a_budget_error(frames: int, clips: int) -> None:
     expected = plan().expected()
     Ledger(frames=expected.frames, clips=expected.clips).check(expected)
-    for frames, clips in ((1, 0), (0, 1), (-1, 0)):
-        with pytest.raises(BudgetError, match="defect"):
-            Ledger(frames=expected.frames + frames, clips=expected.clips + clips).check(expected)
+    with pytest.raises(BudgetError, match="defect"):
+        Ledger(frames=expected.frames + frames, clips=expected.clips + clips).check(expected)
 
 
 def test_ledgers_add_up_and_are_checked_for_several_prompts() -> None:

@@ -1,15 +1,11 @@
 """The constants of weighted sums: what is measured, where it is kept, when it counts."""
 
 import json
-import sys
-from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from src.budget import Ledger
 from src.data import scales as calibration
 from src.data.audio import Clip
 from src.data.prompts import Prompt
@@ -21,59 +17,21 @@ from src.data.scales import (
     load_calibration,
 )
 from src.experiments.calibration import CalibrationSettings, calibrate
-from src.protocol import Checkpoint, Score, VerifierInfo, VerifierResult
-from src.verifier import PromptRefused
+from src.protocol import Checkpoint
+from src.runs import build
+from tests.generator.fake_pool import WEIGHTS, FakeClient
 from tests.generator.fake_search import FakeGenerator
 
 MUSICGEN = Checkpoint(name="facebook/musicgen-small", sha256="ab" * 32)
 BUILTIN = Checkpoint(name="builtin", sha256="cd" * 32)
-TAGS = Checkpoint(name="MTT_musicnn", sha256="ef" * 32)
-
-
-class FakeClient:
-    """Scores a clip by the mean of its samples, and refuses a prompt that says so."""
-
-    def __init__(self) -> None:
-        self.uploads: list[list[str]] = []
-        self.values: dict[str, list[float]] = {}
-
-    def infos(self, names: Sequence[str]) -> dict[str, VerifierInfo]:
-        return {
-            name: VerifierInfo(
-                name=name, state="ready", checkpoint=TAGS, sample_rate=16_000, needs_text=True
-            )
-            for name in names
-        }
-
-    def score(
-        self, names: Sequence[str], prompts: Sequence[str], clips: Sequence[Clip]
-    ) -> dict[str, VerifierResult]:
-        refused = {i: "names no tag" for i, prompt in enumerate(prompts) if prompt == "refused"}
-        if refused:
-            raise PromptRefused(refused)
-        self.uploads.append(list(names))
-        values = [float(clip.samples.mean()) for clip in clips]
-        for prompt, value in zip(prompts, values, strict=True):
-            self.values.setdefault(prompt, []).append(value)
-        result = VerifierResult(
-            checkpoint=TAGS,
-            scores=[Score(value=value) for value in values],
-            queue_seconds=0.0,
-            compute_seconds=0.0,
-        )
-        return dict.fromkeys(names, result)
-
-    def take_usage(self) -> Ledger:
-        return Ledger()
 
 
 @pytest.fixture
 def client(monkeypatch: pytest.MonkeyPatch) -> FakeClient:
     """`calibrate` gets a fake generator and this client."""
-    client, generator = FakeClient(), FakeGenerator()
-    generator.dtype = "float32"  # type: ignore[attr-defined]
-    parts = SimpleNamespace(load=lambda settings, remote, stack: (generator, client))
-    monkeypatch.setitem(sys.modules, "src.runs.build", parts)  # type: ignore[arg-type]
+    client = FakeClient(refuses=[("tags", "refused")])
+    monkeypatch.setattr(build, "load", lambda settings: FakeGenerator())
+    monkeypatch.setattr(build, "connect", lambda settings, names, stack: client)
     return client
 
 
@@ -97,7 +55,7 @@ def test_the_constant_is_the_deviation_within_prompts_whatever_their_means(
     tmp_path: Path, client: FakeClient
 ) -> None:
     found, _ = calibrate(settings(tmp_path, "tags", "perplexity"), prompts("a", "b", "c"))
-    pools = np.array(list(client.values.values()))
+    pools = np.array([client.values["tags", prompt] for prompt in ("a", "b", "c")])
     assert pools.shape == (3, 4)
     expected = np.sqrt(pools.var(axis=1, ddof=1).mean())
     assert found.constants["tags"].deviation == pytest.approx(expected)
@@ -108,14 +66,14 @@ def test_the_constant_is_the_deviation_within_prompts_whatever_their_means(
 
 def test_all_verifiers_score_one_upload(tmp_path: Path, client: FakeClient) -> None:
     calibrate(settings(tmp_path, "tags", "tags_msd", "perplexity"), prompts("a", "b"))
-    assert client.uploads == [["tags", "tags_msd"]]
+    assert [names for names, _, _ in client.asked] == [("tags", "tags_msd")]
 
 
 def test_a_constant_tells_where_it_came_from(tmp_path: Path, client: FakeClient) -> None:
     constant = calibrate(settings(tmp_path, "tags"), prompts("a", "refused", "b"))[0].constants[
         "tags"
     ]
-    assert constant.checkpoint == TAGS
+    assert constant.checkpoint == WEIGHTS
     assert (constant.num_prompts, constant.candidates, constant.duration) == (2, 4, 1.0)
     assert (constant.seed, constant.prompts) == (42, "builtin")
     assert constant.date.endswith("Z")
@@ -135,13 +93,10 @@ def test_measuring_one_verifier_keeps_the_others(tmp_path: Path, client: FakeCli
 def test_a_verifier_that_never_varies_is_an_error(
     tmp_path: Path, client: FakeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(FakeGenerator, "render", lambda self, tokens: [_silence()] * len(tokens))
+    silence = Clip(np.zeros((1, 50), np.float32), 50)
+    monkeypatch.setattr(FakeGenerator, "render", lambda self, tokens: [silence] * len(tokens))
     with pytest.raises(CalibrationError, match="does not vary"):
         calibrate(settings(tmp_path, "tags"), prompts("a"))
-
-
-def _silence() -> Clip:
-    return Clip(np.zeros((1, 50), np.float32), 50)
 
 
 def test_each_generator_has_its_file_and_the_built_in_one_beside_its_weights(
@@ -167,6 +122,6 @@ def test_constants_of_a_generator_with_other_weights_do_not_count(tmp_path: Path
 
 @pytest.mark.parametrize("deviation", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_deviation_is_a_positive_number(deviation: float) -> None:
-    fields = json.loads(Constant.model_construct(checkpoint=TAGS).model_dump_json())
+    fields = json.loads(Constant.model_construct(checkpoint=WEIGHTS).model_dump_json())
     with pytest.raises(ValueError, match="deviation"):
         Constant.model_validate({**fields, "deviation": deviation})

@@ -1,41 +1,34 @@
 """Each candidate is scored once by every measure, and what is there is never scored again."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from src.client import ServerUnreachable
-from src.experiments.pool_scoring import Measure, list_measures, score
+from src.client import ServerError, ServerUnreachable
+from src.experiments.pool_scoring import list_scorers
 from src.runs.pool import load_pool
-from src.runs.records import RECORDS, Run
-from tests.generator.fake_judges import FakeJudge
+from src.runs.records import RECORDS, Run, scores_key
 from tests.generator.fake_pool import (
     OTHER_WEIGHTS,
     PROMPTS,
     WEIGHTS,
     FakeClient,
     PoolGenerator,
-    told,
+    hears,
+    judge,
+    made_pool,
     verifier,
+    without_clock,
 )
-from tests.generator.test_pooling import make
 
 TWO = [verifier("tags"), verifier("clap")]
 
 
 @pytest.fixture
-def run(tmp_path: Path):
-    with make(tmp_path) as run:
+def run(tmp_path: Path) -> Iterator[Run]:
+    with made_pool(tmp_path) as run:
         yield run
-
-
-def hears(run: Run, measures, client: FakeClient, generator: PoolGenerator | None = None) -> int:
-    return score(run, PROMPTS, measures, generator or PoolGenerator(), client)
-
-
-def judge(name: str, problem: str = "") -> Measure:
-    heard = FakeJudge(name, problem=problem)
-    return Measure(name, "judge", heard.checkpoint, False, judge=heard)
 
 
 def test_clips_are_rendered_once_a_prefix_and_sent_once_for_all_verifiers(run: Run) -> None:
@@ -85,14 +78,22 @@ def test_other_weights_score_every_prompt_anew_and_are_never_mixed_with_the_old(
     assert len(load_pool(run.folder).values("tags")) == len(PROMPTS)
 
 
+def test_weights_that_change_while_a_pool_is_scored_end_the_run(run: Run) -> None:
+    with pytest.raises(ServerError, match="now scores tags with other weights"):
+        hears(run, [verifier("tags")], FakeClient(checkpoint=OTHER_WEIGHTS))
+
+
 def test_a_prompt_that_one_verifier_refuses_is_scored_by_the_others(run: Run) -> None:
     refusing = FakeClient(refuses=[("tags", "a jig")])
     assert hears(run, [*TWO, judge("far")], refusing) == 1
-    record = run.latest("scores tags", "jig")
+    record = run.latest(scores_key("tags"), "jig")
     assert record is not None
     assert record["status"] == "failed"
     assert record["reason"] == "candidate 0: it names nothing that can be heard"
-    assert sum("tags" in names for names, text, _ in refusing.asked if text == "a jig") == 2
+    # who refuses the whole clip is not asked about its beginnings
+    assert [names for names, text, _ in refusing.asked if text == "a jig"] == [
+        *(("tags", "clap"), ("clap",), ("clap",))
+    ]
     pool = load_pool(run.folder)
     assert list(pool.values("tags")) == ["waltz", "reel"]
     assert pool.seconds("clap") == pytest.approx((4 + 0.5 + 1.5) / 4, abs=0.1)
@@ -114,23 +115,23 @@ def test_a_lost_server_loses_no_score_and_the_rest_is_as_if_it_had_stayed(
     client = FakeClient()
     hears(run, TWO, client)
     assert len(client.asked) == 6
-    with make(tmp_path / "whole") as whole:
+    with made_pool(tmp_path / "whole") as whole:
         hears(whole, TWO, FakeClient())
-        assert told(run.records) == told(whole.records)
+        assert without_clock(run.records) == without_clock(whole.records)
 
 
 def test_a_judge_without_a_number_for_a_candidate_has_none_for_the_prompt(run: Run) -> None:
     assert hears(run, [judge("far", problem="no reference"), judge("near")], FakeClient()) == 3
     pool = load_pool(run.folder)
     assert list(pool.measures) == ["perplexity", "pmi", "near"]
-    record = run.latest("scores far", "jig")
+    record = run.latest(scores_key("far"), "jig")
     assert record is not None
     assert record["values"] == {}
     assert record["reason"] == "candidate 0: no reference"
 
 
 def test_a_verifier_that_judged_before_becomes_a_verifier(run: Run) -> None:
-    served = list_measures({}, {"tags": WEIGHTS}, (), "cpu")
+    served = list_scorers({}, {"tags": WEIGHTS}, (), "cpu")
     hears(run, served, FakeClient())
     assert load_pool(run.folder).measures["tags"].role == "judge"
     client = FakeClient()
@@ -140,9 +141,9 @@ def test_a_verifier_that_judged_before_becomes_a_verifier(run: Run) -> None:
 
 
 def test_a_verifier_that_is_asked_to_judge_too_is_listed_once_as_verifier() -> None:
-    found = list_measures({"tags": WEIGHTS}, {"clap": WEIGHTS, "tags": WEIGHTS}, (0.1,), "cpu")
-    assert [(m.name, m.role, m.prefixes) for m in found] == [
+    found = list_scorers({"tags": WEIGHTS}, {"clap": WEIGHTS, "tags": WEIGHTS}, (0.1,), "cpu")
+    assert [(s.name, s.measure.role, s.prefixes) for s in found] == [
         ("tags", "verifier", (0.1,)),
         ("clap", "judge", ()),
     ]
-    assert found[0].shares_data_with == ("tags_vgg",)
+    assert found[0].measure.shares_data_with == ("tags_vgg",)

@@ -1,5 +1,6 @@
 """Run folders: whole lines, whole files, one process at a time, and going on after a stop."""
 
+import gzip
 import json
 import os
 import signal
@@ -11,16 +12,23 @@ from pathlib import Path
 import pytest
 
 from src.data.files import write_whole
+from src.methods import SearchCell
 from src.runs.records import (
+    CANDIDATES,
+    COMPRESSED,
     MANIFEST,
     RECORDS,
     Run,
     RunFolderError,
+    key_of,
     read_manifest,
     read_records,
     records_digest,
+    scores_key,
+    search_key,
 )
 
+BASELINE, SBS = search_key("baseline"), search_key("sbs")
 IDENTITY = {"seed": 42, "method": ["baseline"]}
 
 
@@ -29,7 +37,15 @@ def open_run(folder: Path, identity=IDENTITY, **here) -> Run:
 
 
 def line(prompt: str, status: str = "ok", **more) -> dict:
-    return {"method": "baseline", "prompt_id": prompt, "status": status, **more}
+    return {**BASELINE, "prompt_id": prompt, "status": status, **more}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A run with one finished prompt."""
+    with open_run(tmp_path) as run:
+        run.append(line("a"))
+    return run.folder
 
 
 def test_a_run_is_named_after_a_hash_of_its_settings(tmp_path: Path) -> None:
@@ -48,9 +64,9 @@ def test_what_was_appended_is_there_after_a_new_start(tmp_path: Path) -> None:
         run.append(line("a", score=1.5))
     with open_run(tmp_path) as run:
         assert run.resumed
-        assert run.is_done("baseline", "a")
-        assert not run.is_done("baseline", "b")
-        assert not run.is_done("sbs", "a")
+        assert run.is_done(BASELINE, "a")
+        assert not run.is_done(BASELINE, "b")
+        assert not run.is_done(SBS, "a")
         (record,) = run.records
         assert (record["score"], record["start"]) == (1.5, 0)
 
@@ -59,35 +75,36 @@ def test_a_failed_prompt_is_taken_up_again_and_its_later_success_counts(tmp_path
     with open_run(tmp_path) as run:
         run.append(line("a", "failed", reason="no tag"))
     with open_run(tmp_path) as run:
-        assert not run.is_done("baseline", "a")
+        assert not run.is_done(BASELINE, "a")
         run.append(line("a"))
-        assert run.is_done("baseline", "a")
+        assert run.is_done(BASELINE, "a")
     assert [r["status"] for r in read_records(run.folder).values()] == ["ok"]
     assert len((run.folder / RECORDS).read_text().splitlines()) == 2
 
 
 @pytest.mark.parametrize(
-    "torn", [b"{", b'{"method":"baseline","prompt_id":"b","status":"ok"}', b"\xe2"]
+    "torn", [b"{", b'{"kind":"search","method":"baseline","prompt_id":"b","status":"ok"}', b"\xe2"]
 )
-def test_a_torn_last_line_is_dropped_and_its_prompt_done_again(tmp_path: Path, torn: bytes) -> None:
-    with open_run(tmp_path) as run:
-        run.append(line("a"))
-    path = run.folder / RECORDS
+def test_a_torn_last_line_is_dropped_and_its_prompt_done_again(
+    folder: Path, tmp_path: Path, torn: bytes
+) -> None:
+    path = folder / RECORDS
     whole = path.read_bytes()
     path.write_bytes(whole + torn)
-    assert list(read_records(run.folder)) == [("baseline", "a")]
+    assert list(read_records(folder)) == [key_of(BASELINE, "a")]
     with open_run(tmp_path) as run:
         assert path.read_bytes() == whole
-        assert not run.is_done("baseline", "b")
+        assert not run.is_done(BASELINE, "b")
         run.append(line("b"))
-    assert len(read_records(run.folder)) == 2
+    assert len(read_records(folder)) == 2
 
 
-def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path) -> None:
-    with open_run(tmp_path) as run:
-        run.append(line("a"))
-    path = run.folder / RECORDS
-    path.write_bytes(b"no json\n" + path.read_bytes())
+@pytest.mark.parametrize("damaged", [b"no json", b"[]", b'{"kind":"search"}', b'{"prompt_id":"a"}'])
+def test_a_damaged_line_in_the_middle_is_named(
+    folder: Path, tmp_path: Path, damaged: bytes
+) -> None:
+    path = folder / RECORDS
+    path.write_bytes(damaged + b"\n" + path.read_bytes())
     with pytest.raises(RunFolderError, match="line 1 is not a record"):
         open_run(tmp_path)
 
@@ -98,11 +115,9 @@ def test_two_processes_cannot_share_a_folder(tmp_path: Path) -> None:
     open_run(tmp_path).close()
 
 
-def test_a_folder_of_other_settings_is_never_written_to(tmp_path: Path) -> None:
-    with open_run(tmp_path) as run:
-        pass
-    manifest = read_manifest(run.folder)
-    write_whole(run.folder / MANIFEST, json.dumps({**manifest, "hash": "0" * 64}))
+def test_a_folder_of_other_settings_is_never_written_to(folder: Path, tmp_path: Path) -> None:
+    manifest = read_manifest(folder)
+    write_whole(folder / MANIFEST, json.dumps({**manifest, "hash": "0" * 64}))
     with pytest.raises(RunFolderError, match="other settings"):
         open_run(tmp_path)
 
@@ -118,7 +133,7 @@ def test_every_start_is_in_the_manifest_with_commit_versions_and_machine(tmp_pat
     for start in manifest["starts"]:
         assert set(start["versions"]) >= {"python", "torch", "audiocraft"}
         assert {"commit", "dirty", "cpu_count", "command", "time"} <= set(start)
-    assert read_records(run.folder)["baseline", "a"]["start"] == 1
+    assert read_records(run.folder)[key_of(BASELINE, "a")]["start"] == 1
 
 
 def test_another_commit_is_said_and_kept(
@@ -138,16 +153,76 @@ def test_a_number_that_is_not_finite_is_never_written(tmp_path: Path) -> None:
     with open_run(tmp_path) as run:
         with pytest.raises(ValueError, match="JSON compliant"):
             run.append(line("a", score=float("nan")))
-        assert not run.is_done("baseline", "a")
+        assert not run.is_done(BASELINE, "a")
     assert (run.folder / RECORDS).read_bytes() == b""
 
 
-def test_the_digest_is_of_the_records_bytes(tmp_path: Path) -> None:
+def test_the_digest_is_of_the_records_bytes(folder: Path, tmp_path: Path) -> None:
+    before = records_digest(folder)
     with open_run(tmp_path) as run:
-        run.append(line("a"))
-        before = records_digest(run.folder)
         run.append(line("b"))
-        assert records_digest(run.folder) != before
+    assert records_digest(folder) != before
+
+
+def test_compressed_records_are_read_as_before_and_expanded_when_the_run_goes_on(
+    folder: Path, tmp_path: Path
+) -> None:
+    lines, records, digest = (folder / RECORDS).read_bytes(), read_records(folder), None
+    digest = records_digest(folder)
+    (folder / COMPRESSED).write_bytes(gzip.compress(lines))
+    (folder / RECORDS).unlink()
+    assert read_records(folder) == records
+    assert records_digest(folder) == digest
+    with open_run(tmp_path) as run:
+        assert run.is_done(BASELINE, "a")
+        run.append(line("b"))
+    assert not (folder / COMPRESSED).exists()
+    assert (folder / RECORDS).read_bytes().startswith(lines)
+    assert len(read_records(folder)) == 2
+
+
+CELL = {"candidates": 4, "beam_width": 2, "lookahead_k": 0}
+
+
+@pytest.mark.parametrize(
+    ("early", "key"),
+    [
+        ({"method": "sbs"}, SBS),
+        ({"method": "candidates"}, CANDIDATES),
+        ({"method": "scores tags"}, scores_key("tags")),
+        (
+            {"method": "sbs n=4 m=2 k=0 step=2 seed=42", "search": "sbs", **CELL}
+            | {"step_size": 2.0, "seed": 42},
+            search_key("sbs", SearchCell("sbs", 4, {"beam_width": 2}, 2.0, 42)),
+        ),
+        (
+            {"method": "sbs n=4 m=2 rep=3", "cell": {"method": "sbs", **CELL}, "repetition": 3},
+            search_key("sbs", SearchCell("sbs", 4, {"beam_width": 2}), 3),
+        ),
+    ],
+)
+def test_records_of_earlier_versions_are_found_by_the_fields_of_their_key(
+    tmp_path: Path, early: dict, key: dict
+) -> None:
+    with open_run(tmp_path) as run:
+        pass
+    record = {"prompt_id": "a", "status": "ok", "score": 1.5}
+    (run.folder / RECORDS).write_text(json.dumps(early | record) + "\n")
+    with open_run(tmp_path) as run:
+        assert run.is_done(key, "a")
+        assert run.latest(key, "a") == key | record
+        run.append({**key, **record, "score": 2.5})
+    assert [found["score"] for found in read_records(run.folder).values()] == [2.5]
+
+
+def test_a_key_tells_methods_cells_measures_and_repetitions_apart() -> None:
+    cells = [SearchCell("sbs", n, {"beam_width": 2}, 2.0, seed) for n in (2, 4) for seed in (1, 2)]
+    keys: list = [BASELINE, SBS, CANDIDATES, scores_key("tags"), scores_key("clap")]
+    keys += [search_key("sbs", cell) for cell in cells]
+    keys += [search_key("sbs", cells[0], repetition) for repetition in (1, 2)]
+    assert len({key_of(key, prompt) for key in keys for prompt in ("a", "b")}) == 2 * len(keys)
+    whole = search_key("sbs", SearchCell("sbs", 2, {"beam_width": 2}, 2, 1))
+    assert key_of(whole | {"status": "ok", "prompt_id": "a"}) == key_of(keys[5], "a")
 
 
 def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
@@ -163,7 +238,7 @@ def test_a_process_killed_while_it_appends_leaves_whole_lines_only(tmp_path: Pat
         "import itertools, sys; from pathlib import Path; from src.runs.records import Run\n"
         f"run = Run(Path({str(tmp_path)!r}), 'killed', {{}}, {{}})\n"
         "for i in itertools.count():\n"
-        "    run.append({'method': 'm', 'prompt_id': str(i), 'status': 'ok', 'x': 'y' * 5000})\n"
+        "    run.append({'kind': 'k', 'prompt_id': str(i), 'status': 'ok', 'x': 'y' * 5000})\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code])
     deadline = time.monotonic() + 30

@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from src.reports import benchmark, latency, sweep
-from src.reports import pool as pool_report
+from src.reports import pool as pools
 from src.reports.benchmark_study import study_benchmark
 from src.reports.figure import DIGEST_KEY
 from src.reports.latency_study import study_latency
@@ -23,6 +23,7 @@ from src.runs.records import MANIFEST, read_manifest, read_records, records_dige
 
 RESULTS = Path(__file__).resolve().parents[2] / "results" / "builtin"
 RUNS = sorted(path.parent for path in RESULTS.glob(f"*/{MANIFEST}"))
+each_run = pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
 
 
 @cache
@@ -34,42 +35,38 @@ def kind_of(folder: Path) -> str:
 def pool() -> Pool:
     """The committed pool, with the sums that its tables have."""
     (folder,) = (run for run in RUNS if kind_of(run) == "pool")
-    selectors = dict.fromkeys(row["selector"] for row in rows(folder / "scaling.csv"))
+    selectors = dict.fromkeys(columns(folder / "scaling.csv")["selector"])
     return load_pool(folder, [name for name in selectors if "+" in name])
 
 
-def rows(path: Path) -> list[dict[str, str]]:
+def columns(path: Path) -> dict[str, list[str]]:
+    """A table's values by column."""
+    found: dict[str, list[str]] = defaultdict(list)
     with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+        for row in csv.DictReader(file):
+            for name, value in row.items():
+                found[name].append(value)
+    return dict(found)
 
 
-def budgets(path: Path, source: str | None = None) -> list[int]:
-    """The N of a table."""
-    return sorted({int(r["n"]) for r in rows(path) if source in (None, r.get("source"))})
-
-
-def rewrite_benchmark(folder: Path, output: Path) -> None:
-    benchmark.write_tables(study_benchmark(folder), output)
-
-
-def rewrite_pool(folder: Path, output: Path) -> None:
-    pool_report.write_tables(study_pool(pool(), budgets(folder / "scaling.csv")), output)
-
-
-def rewrite_sweep(folder: Path, output: Path) -> None:
-    study = study_sweep(folder, pool(), budgets(folder / "cost.csv", "pool"))
-    sweep.write_table(study, output)
-
-
-def rewrite_latency(folder: Path, output: Path) -> None:
-    latency.write_tables(study_latency(folder), output)
+def budgets(path: Path) -> list[int]:
+    """The N of a table; of a sweep's, those of the pool beside it."""
+    table = columns(path)
+    sources = table.get("source", ["pool"] * len(table["n"]))
+    return sorted(
+        {int(n) for n, source in zip(table["n"], sources, strict=True) if source == "pool"}
+    )
 
 
 REWRITE: dict[str, Callable[[Path, Path], None]] = {
-    "benchmark": rewrite_benchmark,
-    "pool": rewrite_pool,
-    "sweep": rewrite_sweep,
-    "latency": rewrite_latency,
+    "benchmark": lambda run, to: benchmark.write_tables(study_benchmark(run), to),
+    "latency": lambda run, to: latency.write_tables(study_latency(run), to),
+    "pool": lambda run, to: pools.write_tables(
+        study_pool(pool(), budgets(run / "scaling.csv")), to
+    ),
+    "sweep": lambda run, to: sweep.write_table(
+        study_sweep(run, pool(), budgets(run / "cost.csv")), to
+    ),
 }
 
 
@@ -85,22 +82,22 @@ def test_every_kind_of_run_is_there() -> None:
     assert Counter(map(kind_of, RUNS)) == {"benchmark": 1, "latency": 1, "pool": 1, "sweep": 4}
 
 
-@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
+@each_run
 def test_the_committed_tables_follow_from_the_committed_records(run: Path, tmp_path: Path) -> None:
     REWRITE[kind_of(run)](run, tmp_path)
     committed = {path.name for path in run.glob("*.csv")}
     assert {path.name for path in tmp_path.glob("*.csv")} == committed
     assert committed
     for name in committed:
-        found, expected = rows(tmp_path / name), rows(run / name)
-        assert len(found) == len(expected) > 0, name
-        for one, other in zip(found, expected, strict=True):
-            assert one.keys() == other.keys()
-            wrong = {key: (one[key], other[key]) for key in one if not alike(one[key], other[key])}
-            assert not wrong, (name, other)
+        found, expected = columns(tmp_path / name), columns(run / name)
+        assert found.keys() == expected.keys(), name
+        for column, values in expected.items():
+            assert len(found[column]) == len(values) > 0, (name, column)
+            wrong = [(a, b) for a, b in zip(found[column], values, strict=True) if not alike(a, b)]
+            assert not wrong, (name, column)
 
 
-@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
+@each_run
 def test_the_committed_figures_were_drawn_from_the_committed_records(run: Path) -> None:
     figures = list(run.glob("*.png"))
     assert figures
@@ -112,7 +109,7 @@ def test_the_committed_figures_were_drawn_from_the_committed_records(run: Path) 
             assert marks[POOL_DIGEST_KEY] == records_digest(pool().folder)
 
 
-@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
+@each_run
 def test_a_committed_run_says_by_which_command_and_commit_it_was_made(run: Path) -> None:
     for start in read_manifest(run)["starts"]:
         assert start["command"][0] in {
@@ -129,11 +126,11 @@ def test_the_committed_pool_has_all_candidates_and_the_searches_all_cells() -> N
     for prompt in found.prompts:
         assert found.tokens(prompt).shape == (32, 4, found.frames)
     searched = []
-    for run in RUNS:
-        if kind_of(run) == "sweep":
-            records = read_records(run)
-            assert {record["status"] for record in records.values()} == {"ok"}
-            methods, prompts = {method for method, _ in records}, {prompt for _, prompt in records}
-            assert len(records) == len(methods) * len(prompts)
-            searched.append((len(prompts), len(methods)))
+    for run in (run for run in RUNS if kind_of(run) == "sweep"):
+        records = read_records(run)
+        assert {record["status"] for record in records.values()} == {"ok"}
+        cells = {str(record["cell"]) for record in records.values()}
+        prompts = {record["prompt_id"] for record in records.values()}
+        assert len(records) == len(cells) * len(prompts)
+        searched.append((len(prompts), len(cells)))
     assert sorted(searched) == [(16, 3 * 18), (64, 2), (64, 2), (64, 2)]

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from src.budget import Cost, make_plan
+from src.budget import Cost
 from src.data.audio import Clip
 from src.data.prompts import Prompt
 from src.decoding.decoder import Decoder, Decoding
 from src.generator import audiocraft_without_clap
+from src.methods import METHODS
 from src.protocol import Checkpoint
 from src.search import search
 from src.tree import SearchResult
@@ -72,15 +73,8 @@ def run(
     generator: RandomGenerator, method: str, n: int, m: int = 1, k: int = 0, prompts=PROMPTS
 ) -> list[SearchResult]:
     """Searches over 20 frames in steps of 6 (the last has 2); every cost is the planned one."""
-    plan = make_plan(
-        method,
-        candidates=n,
-        beam_width=m,
-        lookahead_k=k,
-        duration=FRAMES / RATE,
-        step_size=6 / RATE,
-        frame_rate=RATE,
-    )
+    own = {"beam_width": m, "lookahead_k": k}
+    plan = METHODS[method].make_plan(n, FRAMES / RATE, 6 / RATE, RATE, own)
     results = search(plan, prompts, generator, VERIFIER, seed=1)
     for result in results:
         assert isinstance(result, SearchResult)

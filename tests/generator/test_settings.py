@@ -1,23 +1,29 @@
-"""The command line: what is asked for in the issue's words, and what it resolves to."""
+"""The command line: flags, profiles, wrong usage, and what decides a run's results."""
 
 import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from src.runs.settings import PROFILE_JUDGES, BenchmarkSettings, parse, server_token
+from src.experiments.benchmark_settings import BenchmarkSettings
+from src.experiments.latency_settings import LatencySettings
+from src.experiments.scaling_settings import ExperimentSettings
+from src.runs.settings import PROFILE_JUDGES, Settings, parse, server_token
+
+SCRIPTS: dict[str, type[Settings]] = {
+    "benchmark.py": BenchmarkSettings,
+    "latency_experiment.py": LatencySettings,
+    "verifier_experiment.py": ExperimentSettings,
+}
 
 
 def settings(*args: str) -> BenchmarkSettings:
     return parse(BenchmarkSettings, args, prog="benchmark.py")
-
-
-def refused(capsys: pytest.CaptureFixture[str], *args: str) -> str:
-    with pytest.raises(SystemExit) as exit_:
-        settings(*args)
-    assert exit_.value.code == 2
-    captured = capsys.readouterr()
-    return captured.err + captured.out
 
 
 def test_defaults_are_the_documented_ones() -> None:
@@ -58,6 +64,9 @@ def test_samples_is_the_same_as_num_samples() -> None:
     ("args", "complaint"),
     [
         (("--method", "sbs", "--candidates", "6"), "--beam_width must divide --candidates"),
+        (("--method", "lookahead", "--lookahead_k", "-1"), "lookahead_k must be 0 or more"),
+        (("--verifier", "tags+pmi", "--guidance", "1"), "take a --guidance other than 1"),
+        (("--method",), "--method needs at least one method"),
         (("--candidates", "0"), "candidates must be 1 or more"),
         (("--duration", "0.013"), "not a whole number of frames"),
         (("--method", "sbs", "sbs"), "names something twice"),
@@ -72,24 +81,26 @@ def test_samples_is_the_same_as_num_samples() -> None:
     ],
 )
 def test_wrong_usage_exits_2_and_says_what_is_wrong(
-    capsys: pytest.CaptureFixture[str], args: tuple[str, ...], complaint: str
+    refused: Callable[..., str], args: tuple[str, ...], complaint: str
 ) -> None:
-    assert complaint in " ".join(refused(capsys, *args).split())
+    assert complaint in refused(BenchmarkSettings, *args)
 
 
-def test_help_teaches_with_examples_that_parse(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_teaches_with_examples_that_parse(
+    script: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as exit_:
-        settings("--help")
+        parse(SCRIPTS[script], ("--help",), prog=script)
     assert exit_.value.code == 0
     text = capsys.readouterr().out.replace("\\\n", " ")
-    commands = [
-        line for line in text.splitlines() if line.strip().startswith("python benchmark.py")
-    ]
+    commands = [x for x in text.splitlines() if x.strip().startswith(f"python {script}")]
     assert len(commands) >= 4
-    import shlex
-
     for command in commands:
-        settings(*shlex.split(command)[2:])
+        parse(SCRIPTS[script], shlex.split(command)[2:], prog=script)
+    flags = [f"--{field.name}" for field in fields(SCRIPTS[script])]
+    for words in ("Examples:", "Exit codes", "M: children of each kept parent", *flags):
+        assert words in text
 
 
 def test_what_does_not_decide_results_is_not_in_the_identity() -> None:
@@ -117,10 +128,8 @@ def test_the_servers_token_is_kept_out_of_the_settings(monkeypatch: pytest.Monke
     assert "secret" not in json.dumps(settings().as_record())
 
 
-def test_the_command_line_needs_no_torch() -> None:
-    import subprocess
-    import sys
-
-    modules = "src.runs.settings, src.data.prompts, src.runs.records"
+def test_the_command_lines_need_no_torch() -> None:
+    kinds = ", ".join(sorted({kind.__module__ for kind in SCRIPTS.values()}))
+    modules = f"{kinds}, src.data.prompts, src.runs.records"
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -4,18 +4,15 @@ import math
 
 import pytest
 
+from src.client import PromptRefused, ServerClient, ServerError, VerifierError
 from src.data.scales import Calibration, CalibrationError, Constant
 from src.protocol import Checkpoint, Score
 from src.verifier import (
     ExpressionError,
     HttpVerifier,
     LikelihoodVerifier,
-    PromptRefused,
     ScoreInput,
-    ServerClient,
-    ServerError,
     SumVerifier,
-    VerifierError,
     build_verifier,
     components,
     score_or_refuse,

@@ -1,5 +1,6 @@
 """What a run does with its judges: roles, numbers, reasons, files, and judging again."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,13 +9,21 @@ import numpy as np
 import pytest
 
 from src.budget import Ledger
+from src.client import VerifierError
 from src.data.audio import Clip, read_audio
 from src.data.prompts import Prompt
 from src.protocol import Checkpoint, Score
-from src.runs.evaluation import finish, judge_again, judge_clip, measures, served, unread_captions
-from src.runs.records import Run, read_records
+from src.runs.evaluation import (
+    SaveAudio,
+    finish,
+    judge_again,
+    judge_clip,
+    measures,
+    served,
+    unread_captions,
+)
+from src.runs.records import RECORDS, Run, read_records, search_key
 from src.tree import SearchResult, Winner
-from src.verifier import VerifierError
 from tests.generator.fake_judges import FakeJudge, FakeSetJudge
 from tests.generator.made_up_run import record
 
@@ -36,44 +45,44 @@ def result(level: float = 0.5, method: str = "baseline") -> SearchResult:
     return SearchResult(PROMPT, method, winner, [], Ledger(frames=5, clips=1), leaves)  # type: ignore[arg-type]
 
 
-def roles(*judges: FakeJudge, verifiers: tuple[str, ...] = ("tags",)) -> list[tuple[str, str]]:
-    return [(m["name"], m["role"]) for m in measures(selector(*verifiers), judges)][1:]  # type: ignore[arg-type]
+FAR, NEAR = FakeJudge("far"), FakeJudge("near", ("tags",))
+CLAP, MUQ = FakeJudge("clap", own=("clap",)), FakeJudge("muq", own=("muq",))
 
 
-def test_the_first_judge_is_primary_unless_it_shares_the_selectors_data() -> None:
-    independent, dependent = FakeJudge("far"), FakeJudge("near", ("tags",))
-    assert roles(independent, dependent) == [("far", "primary judge"), ("near", "judge")]
-    assert roles(dependent, independent) == [("near", "judge"), ("far", "judge")]
-
-
-def test_a_judge_whose_number_a_part_of_the_selector_has_is_no_judge_but_its_own_verifier() -> None:
-    own, other = FakeJudge("clap", own=("clap",)), FakeJudge("muq", own=("muq",))
-    assert roles(own, other, verifiers=("clap", "quality")) == [
-        ("clap", "own verifier"),
-        ("muq", "judge"),
+@pytest.mark.parametrize(
+    ("selecting", "judges", "roles"),
+    [
+        # the first judge is primary, unless it shares the selector's data
+        (("tags",), (FAR, NEAR), ("primary judge", "judge")),
+        (("tags",), (NEAR, FAR), ("judge", "judge")),
+        (("perplexity",), (NEAR, FAR), ("primary judge", "judge")),
+        # a number that a part of the selector has judges nothing
+        (("clap", "quality"), (CLAP, MUQ), ("own verifier", "judge")),
+        (("clap",), (MUQ, CLAP), ("primary judge", "own verifier")),
+    ],
+)
+def test_who_judges_and_who_is_no_evidence(
+    selecting: tuple[str, ...], judges: tuple[FakeJudge, ...], roles: tuple[str, ...]
+) -> None:
+    listed = measures(selector(*selecting), judges)  # type: ignore[arg-type]
+    assert [(m.name, m.role) for m in listed] == [
+        ("+".join(selecting), "selector"),
+        *((judge.name, role) for judge, role in zip(judges, roles, strict=True)),
     ]
-    assert roles(other, own, verifiers=("clap",)) == [
-        ("muq", "primary judge"),
-        ("clap", "own verifier"),
+    same_data = "not independent of tags: same training data"
+    assert [m.note for m in listed[1:]] == [
+        same_data if judge is NEAR and "tags" in selecting else "" for judge in judges
     ]
-
-
-def test_a_judge_is_marked_only_beside_a_selector_that_it_shares_data_with() -> None:
-    judge = FakeJudge("near", ("tags",))
-    marked = measures(selector("tags"), [judge])[1]  # type: ignore[arg-type]
-    assert marked["note"] == "not independent of tags: same training data"
-    beside_another = measures(selector("perplexity"), [judge])[1]  # type: ignore[arg-type]
-    assert (beside_another["note"], beside_another["role"]) == ("", "primary judge")
 
 
 def test_every_measure_names_its_checkpoint_and_its_kind() -> None:
     listed = measures(selector("tags", "clap"), [FakeJudge("one"), FakeSetJudge()])  # type: ignore[arg-type]
-    assert [m["checkpoint"] for m in listed] == [
+    assert [m.checkpoint for m in listed] == [
         "tags.pt (11111111), clap.pt (11111111)",
         "fake (22222222)",
         "fake (22222222)",
     ]
-    assert [m["kind"] for m in listed] == ["clip", "clip", "set"]
+    assert [m.kind for m in listed] == ["clip", "clip", "set"]
 
 
 def test_a_clip_that_a_judge_has_no_number_for_keeps_the_others_and_the_reason(
@@ -104,7 +113,7 @@ def test_a_lost_server_ends_the_run_instead_of_leaving_clips_unjudged(tmp_path: 
         ("all", ["audio/sbs/a.wav", "audio/sbs/a/000.wav", "audio/sbs/a/001.wav"]),
     ],
 )
-def test_audio_is_saved_as_asked(choice, files: list[str], tmp_path: Path) -> None:
+def test_audio_is_saved_as_asked(choice: SaveAudio, files: list[str], tmp_path: Path) -> None:
     written = finish(result(method="sbs"), [], tmp_path, choice)
     assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.wav")) == files
     assert written.get("audio") == (files[0] if files else None)
@@ -130,48 +139,48 @@ def test_without_a_reference_a_set_judge_leaves_the_clip_unjudged(tmp_path: Path
     assert not list(tmp_path.rglob("*.npy"))
 
 
-def open_run(folder: Path) -> Run:
-    return Run(folder, "run", {"settings": {}}, {})
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    with Run(tmp_path, "run", {"settings": {}}, {}) as run:
+        yield run
 
 
-def test_what_was_unjudged_is_judged_again_from_the_saved_audio(tmp_path: Path) -> None:
+def finished(run: Run, judges: Sequence[FakeJudge], save: SaveAudio = "winners") -> None:
+    written = finish(result(level=0.123456789), judges, run.folder, save)
+    run.append(search_key("baseline") | written)
+
+
+def test_what_was_unjudged_is_judged_again_from_the_saved_audio(run: Run) -> None:
     one, two = FakeJudge("one"), FakeJudge("two", problem="no reference")
-    with open_run(tmp_path) as run:
-        run.append(finish(result(level=0.123456789), [one, two], run.folder, "winners"))
-        two.problem = ""
-        assert judge_again(run, [PROMPT], [one, two]) == 1
-        assert judge_again(run, [PROMPT], [one, two]) == 0
-        (left,) = read_records(run.folder).values()
+    finished(run, [one, two])
+    two.problem = ""
+    assert judge_again(run, [PROMPT], [one, two]) == 1
+    assert judge_again(run, [PROMPT], [one, two]) == 0
+    (left,) = read_records(run.folder).values()
     assert one.calls == 1, "a clip that has its number is not heard again"
     assert left["judges"]["two"] == left["judges"]["one"] == np.float32(0.123456789)
     assert left["unjudged"] == {}
     assert left["winner"]["score"]["value"] == 1.0
 
 
-def test_what_still_cannot_be_judged_is_not_written_again(tmp_path: Path) -> None:
+def test_what_still_cannot_be_judged_is_not_written_again(run: Run) -> None:
     judge = FakeJudge("one", problem="no reference")
-    with open_run(tmp_path) as run:
-        run.append(finish(result(), [judge], run.folder, "winners"))
-        assert judge_again(run, [PROMPT], [judge]) == 0
-        assert (run.folder / "records.jsonl").read_text().count("\n") == 1
+    finished(run, [judge])
+    assert judge_again(run, [PROMPT], [judge]) == 0
+    assert (run.folder / RECORDS).read_text().count("\n") == 1
 
 
-def test_without_saved_audio_nothing_is_judged_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("save", ["none", "winners"])
+def test_without_its_audio_nothing_is_judged_again_and_what_was_deleted_is_said(
+    run: Run, save: SaveAudio, caplog: pytest.LogCaptureFixture
+) -> None:
     judge = FakeJudge("one", problem="no reference")
-    with open_run(tmp_path) as run:
-        run.append(finish(result(), [judge], run.folder, "none"))
-        judge.problem = ""
-        assert judge_again(run, [PROMPT], [judge]) == 0
-
-
-def test_audio_that_was_deleted_is_said_and_skipped(tmp_path: Path, caplog) -> None:
-    judge = FakeJudge("one", problem="no reference")
-    with open_run(tmp_path) as run:
-        run.append(finish(result(), [judge], run.folder, "winners"))
-        (run.folder / "audio/baseline/a.wav").unlink()
-        judge.problem = ""
-        assert judge_again(run, [PROMPT], [judge]) == 0
-    assert "cannot be judged again" in caplog.text
+    finished(run, [judge], save)
+    for saved in run.folder.rglob("*.wav"):
+        saved.unlink()
+    judge.problem = ""
+    assert judge_again(run, [PROMPT], [judge]) == 0
+    assert ("cannot be judged again" in caplog.text) == (save == "winners")
 
 
 def test_captions_that_are_read_in_part_are_counted_by_who_reads_them() -> None:
@@ -202,6 +211,7 @@ def test_made_up_records_have_the_shape_of_real_ones(tmp_path: Path) -> None:
     """What the tests of reports and figures read is what a run writes."""
     made_up = record("baseline", "a", 1.0, {"one": 0.5})
     written = finish(result(), [FakeJudge("one")], tmp_path, "winners")
+    written |= search_key("baseline")
     assert set(made_up) <= set(written)
     assert set(made_up["winner"]) <= set(written["winner"])
     assert set(made_up["ledger"]) == set(written["ledger"])

@@ -1,12 +1,17 @@
-"""The command line of verifier_experiment.py."""
+"""The settings of verifier_experiment.py: pools, grids, what an old pool fixes, what is missing."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from src.experiments.scaling_preflight import look
+from src.experiments.scaling_preflight import look, of_pool, prompts_of
+from src.experiments.scaling_report import announcement
 from src.experiments.scaling_settings import ExperimentSettings
+from src.methods import SearchCell
+from src.runs.pool import load_pool
 from src.runs.settings import UsageError, parse
+from tests.generator.fake_pool import PROMPTS, made_pool, settings_for
 
 
 def settings(*args: str) -> ExperimentSettings:
@@ -48,17 +53,47 @@ def test_a_pool_is_twice_the_largest_budget_and_is_heard_at_every_step() -> None
     ],
 )
 def test_settings_that_cannot_work_are_said_before_anything_is_loaded(
-    args: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+    refused: Callable[..., str], args: tuple[str, ...], said: str
 ) -> None:
-    with pytest.raises(SystemExit) as exit_info:
-        settings(*args)
-    assert exit_info.value.code == 2
-    assert said in capsys.readouterr().err
+    assert said in refused(ExperimentSettings, "--profile", "builtin", *args)
+
+
+def cells_of(*args: str) -> tuple[list[SearchCell], list[SearchCell]]:
+    return settings("--pool_size", "0", "--duration", "2", *args).cells()
+
+
+def test_cells_whose_width_does_not_divide_the_budget_are_left_out_and_listed_once() -> None:
+    grid = ("--method", "sbs", "--budgets", "2", "4", "6", "--beam_widths", "2", "4")
+    grid = (*grid, "--step_sizes", "0.5", "1", "--seeds", "1", "2")
+    cells, left_out = cells_of(*grid)
+    assert list(dict.fromkeys(c.label for c in cells)) == [
+        "N=2 M=2",
+        "N=4 M=2",
+        "N=4 M=4",
+        "N=6 M=2",
+    ]
+    assert {(c.step_size, c.seed) for c in cells} == {(0.5, 1), (0.5, 2), (1.0, 1), (1.0, 2)}
+    assert {c.name for c in left_out} == {"sbs N=2 M=4", "sbs N=6 M=4"}
+    said = announcement(settings("--pool_size", "0", "--duration", "2", *grid), ())
+    assert said[1:] == [
+        "Left out: sbs N=2 M=4: M does not divide N.",
+        "Left out: sbs N=6 M=4: M does not divide N.",
+    ]
+
+
+def test_what_is_the_same_search_by_definition_runs_once() -> None:
+    ahead = ("--method", "sbs", "lookahead", "--budgets", "1", "4", "--beam_widths", "2")
+    many, _ = cells_of(*ahead, "--lookahead_ks", "0", "1", "9", "10", "--step_size", "0.2")
+    assert [c.name for c in many] == [
+        *("baseline", "sbs N=4 M=2", "lookahead N=4 M=2 k=1", "lookahead N=4 M=2 k=9")
+    ]
+    whole, _ = cells_of("--method", "sbs", "best_of_n", "--budgets", "4", "--step_sizes", "2", "5")
+    assert whole == [SearchCell("best_of_n", 4, seed=42)]
 
 
 def test_sums_select_in_searches_and_what_they_need_is_looked_for() -> None:
     found = settings("--method", "sbs", "--verifiers", "tags", "--sweep_verifiers", "tags+clap")
-    assert found.selectors == ("tags", "tags+clap")
+    assert found.scoring == ("tags", "tags+clap")
     assert found.selecting == ("tags+clap",)
 
 
@@ -84,3 +119,26 @@ def test_without_guidance_nobody_asks_for_pmi(tmp_path: Path) -> None:
 def test_without_a_server_the_preflight_says_that_it_is_missing(tmp_path: Path) -> None:
     _, ready = look(settings("--server", "http://127.0.0.1:9", "--output", str(tmp_path)))
     assert ["server" in missing.what for missing in ready.missing] == [True]
+
+
+def test_an_old_pools_settings_need_not_be_repeated_and_cannot_be_changed(tmp_path: Path) -> None:
+    made_pool(tmp_path, seed=5).close()
+    (folder,) = tmp_path.iterdir()
+    pool = load_pool(folder)
+    asked = settings_for(tmp_path, pool=folder, pool_size=None, duration=10.0, prefixes=None)
+    found = of_pool(asked, pool)
+    assert (found.duration, found.seed, found.seeds, found.candidates) == (0.4, 5, (5,), 4)
+    assert found.prefix_seconds == (0.1, 0.2)
+    with pytest.raises(UsageError, match="--duration 3"):
+        of_pool(settings_for(tmp_path, pool=folder, duration=3.0), pool)
+    with pytest.raises(UsageError, match="--budgets 8"):
+        of_pool(settings_for(tmp_path, pool=folder, budgets=(8,), pool_size=None), pool)
+    with pytest.raises(UsageError, match=r"0\.4 s is too long"):
+        of_pool(settings_for(tmp_path, pool=folder, prefixes=("0.4",)), pool)
+
+
+def test_an_old_pools_prompts_are_those_it_was_made_for(tmp_path: Path) -> None:
+    made_pool(tmp_path).close()
+    (folder,) = tmp_path.iterdir()
+    found = prompts_of(load_pool(folder), tmp_path)
+    assert [(p.id, p.text, p.key) for p in found] == [(p.id, p.text, p.key) for p in PROMPTS]

@@ -7,18 +7,10 @@ import pytest
 import torch
 
 from src.decoding.decoder import Decoder
-from src.experiments.pool_generation import (
-    candidates,
-    generate,
-    of_pool,
-    open_pool,
-    prompts_of,
-    short,
-)
-from src.runs.pool import LOG_PROBS, UNCONDITIONAL, load_pool, load_tokens
+from src.experiments.pool_generation import candidates, short
+from src.runs.pool import LOG_PROBS, UNCONDITIONAL, load_tokens
 from src.runs.records import RECORDS, Run, RunFolderError
-from src.runs.settings import UsageError
-from tests.generator.fake_pool import PROMPTS, PoolGenerator, settings_for, told
+from tests.generator.fake_pool import PROMPTS, PoolGenerator, made_pool, without_clock
 from tests.generator.random_models import condition, random_lm
 
 
@@ -36,14 +28,6 @@ class TinyGenerator:
 
     def synchronize(self) -> None:
         pass
-
-
-def make(output: Path, generator: PoolGenerator | None = None, **changed) -> Run:
-    settings = settings_for(output, **changed)
-    generator = generator or PoolGenerator()
-    run = open_pool(settings, PROMPTS, generator)
-    generate(run, PROMPTS, generator, settings)
-    return run
 
 
 def test_pausing_at_prefixes_gives_the_tokens_of_an_unpaused_run() -> None:
@@ -72,7 +56,7 @@ def test_a_prefixs_log_probability_is_that_of_a_search_paused_there() -> None:
 
 
 def test_the_first_n_of_a_pool_are_the_pool_of_n(tmp_path: Path) -> None:
-    with make(tmp_path) as four, make(tmp_path, pool_size=2) as two:
+    with made_pool(tmp_path) as four, made_pool(tmp_path, pool_size=2) as two:
         assert four.folder != two.folder
         for prompt in PROMPTS:
             first = load_tokens(four.folder, prompt.id)[:2]
@@ -80,15 +64,15 @@ def test_the_first_n_of_a_pool_are_the_pool_of_n(tmp_path: Path) -> None:
 
 
 def test_a_pool_broken_off_anywhere_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
-    with make(tmp_path / "whole", max_rows=8) as whole:
-        expected = told(whole.records)
-    with make(tmp_path / "broken", max_rows=8) as broken:
+    with made_pool(tmp_path / "whole", max_rows=8) as whole:
+        expected = without_clock(whole.records)
+    with made_pool(tmp_path / "broken", max_rows=8) as broken:
         path = broken.folder / RECORDS
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(lines[0] + lines[1][:50])  # killed in the middle of the first group of two
     generator = PoolGenerator()
-    with make(tmp_path / "broken", generator, max_rows=8) as resumed:
-        assert told(resumed.records) == expected
+    with made_pool(tmp_path / "broken", generator, max_rows=8) as resumed:
+        assert without_clock(resumed.records) == expected
         for prompt in PROMPTS:
             assert np.array_equal(
                 load_tokens(resumed.folder, prompt.id), load_tokens(whole.folder, prompt.id)
@@ -97,20 +81,13 @@ def test_a_pool_broken_off_anywhere_ends_as_if_nothing_had_happened(tmp_path: Pa
     assert generator.begun == [("key waltz", "key jig"), ("key reel",)]
 
 
-def test_a_finished_pool_is_not_generated_again(tmp_path: Path) -> None:
-    make(tmp_path).close()
-    generator = PoolGenerator()
-    make(tmp_path, generator).close()
-    assert generator.begun == []
-
-
 @pytest.mark.parametrize(
     "changed", [{"verifiers": ("tags",)}, {"judges": ("msd_kld",)}, {"prefixes": ("none",)}]
 )
 def test_who_scores_a_pool_does_not_make_it_another(tmp_path: Path, changed: dict) -> None:
-    with make(tmp_path) as run:
+    with made_pool(tmp_path) as run:
         folder = run.folder
-    with make(tmp_path, **changed) as again:
+    with made_pool(tmp_path, **changed) as again:
         assert again.folder == folder
 
 
@@ -118,37 +95,14 @@ def test_who_scores_a_pool_does_not_make_it_another(tmp_path: Path, changed: dic
     "changed", [{"seed": 1}, {"duration": 0.3}, {"top_k": 5}, {"pool_size": 8}, {"guidance": 1.0}]
 )
 def test_what_decides_the_candidates_makes_another_pool(tmp_path: Path, changed: dict) -> None:
-    with make(tmp_path) as run, make(tmp_path, **changed) as other:
+    with made_pool(tmp_path) as run, made_pool(tmp_path, **changed) as other:
         assert other.folder != run.folder
-
-
-def test_an_old_pools_settings_need_not_be_repeated_and_cannot_be_changed(tmp_path: Path) -> None:
-    make(tmp_path, seed=5).close()
-    (folder,) = tmp_path.iterdir()
-    pool = load_pool(folder)
-    asked = settings_for(tmp_path, pool=folder, pool_size=None, duration=10.0, prefixes=None)
-    found = of_pool(asked, pool)
-    assert (found.duration, found.seed, found.seeds, found.candidates) == (0.4, 5, (5,), 4)
-    assert found.prefix_seconds == (0.1, 0.2)
-    with pytest.raises(UsageError, match="--duration 3"):
-        of_pool(settings_for(tmp_path, pool=folder, duration=3.0), pool)
-    with pytest.raises(UsageError, match="--budgets 8"):
-        of_pool(settings_for(tmp_path, pool=folder, budgets=(8,), pool_size=None), pool)
-    with pytest.raises(UsageError, match=r"0\.4 s is too long"):
-        of_pool(settings_for(tmp_path, pool=folder, prefixes=("0.4",)), pool)
-
-
-def test_an_old_pools_prompts_are_those_it_was_made_for(tmp_path: Path) -> None:
-    make(tmp_path).close()
-    (folder,) = tmp_path.iterdir()
-    found = prompts_of(load_pool(folder), tmp_path)
-    assert [(p.id, p.text, p.key) for p in found] == [(p.id, p.text, p.key) for p in PROMPTS]
 
 
 def test_a_folder_that_was_moved_is_reopened_and_one_that_was_changed_is_not(
     tmp_path: Path,
 ) -> None:
-    with make(tmp_path) as run:
+    with made_pool(tmp_path) as run:
         records = run.records
     moved = run.folder.rename(tmp_path / "elsewhere")
     with Run.reopen(moved) as again:
