@@ -10,7 +10,7 @@ import pytest
 from src.budget import BudgetError, Cost, Plan
 from src.client import ServerUnreachable
 from src.data.prompts import Prompt
-from src.methods import METHODS
+from src.methods import METHODS, PARAMETERS
 from src.search import children, search, tree_search
 from src.tree import Failure, Node, SearchResult
 from src.verifier import LikelihoodVerifier
@@ -31,7 +31,7 @@ LENGTHS = [(9, 3), (10, 3), (2, 3)]
 
 
 def plan(method: str, n: int = 8, m: int = 2, k: int = 1, total: int = 10, step: int = 3) -> Plan:
-    own = {"beam_width": m, "lookahead_k": k}
+    own = {p.name: p.default for p in PARAMETERS} | {"beam_width": m, "lookahead_k": k}
     return METHODS[method].make_plan(n, total / RATE, step / RATE, RATE, own)
 
 
