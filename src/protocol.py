@@ -17,8 +17,6 @@ HEALTH_PATH = "/health"
 READY_PATH = "/ready"
 METRICS_PATH = "/metrics"
 
-REQUEST_FIELD = "request"
-FILES_FIELD = "files"
 REQUEST_ID_HEADER = "X-Request-ID"
 
 

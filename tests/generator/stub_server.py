@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from src.client import ServerClient
-from src.data.audio import Clip, decode_wav
+from src.data.audio import Clip
 from src.protocol import TEXTS_PATH, Checkpoint, Limits, Score, VerifierInfo, VerifierList
+from src.server.wav import decode_wav
 from src.verifier import HttpVerifier, ScoreInput
 from tests.local_http import serving
 

@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 
 from src.data.audio import (
     AudioError,
-    AudioLimits,
     Clip,
-    decode_wav,
     encode_wav,
     read_audio,
     resample,
     to_mono,
     write_wav,
 )
+from src.protocol import Limits
+from src.server.wav import decode_wav
 
 
 def noise(channels: int = 1, seconds: float = 0.5, rate: int = 16_000) -> Clip:
@@ -102,7 +102,7 @@ REFUSED = {
 def test_bad_wav_is_refused_with_the_file_and_the_reason(case: str) -> None:
     data, reason = REFUSED[case]
     with pytest.raises(AudioError, match=reason) as caught:
-        decode_wav(data, AudioLimits(), "file.wav")
+        decode_wav(data, Limits(), "file.wav")
     assert str(caught.value).startswith("file.wav: ")
 
 

@@ -189,7 +189,7 @@ class TestBadDays:
         stub.stop()
         begin = time.monotonic()
         with pytest.raises(ServerUnreachable, match=r"make serve.*verifier_server\.py"):
-            client.infos(["tags"])
+            client.checkpoints(["tags"])
         assert time.monotonic() - begin < 0.4
 
     def test_a_server_that_stops_in_the_middle_is_waited_for_and_then_given_up(

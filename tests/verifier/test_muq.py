@@ -10,9 +10,10 @@ import pytest
 import torch
 from muq import MuQMuLan
 
-from src.data.audio import Clip, decode_wav, encode_wav, resample, to_mono
+from src.data.audio import Clip, encode_wav, resample, to_mono
 from src.models.adapter import ScoreError
 from src.models.muq import MuqVerifier
+from src.server.wav import decode_wav
 from tests.verifier.muq_fixtures import cache, library, muq  # noqa: F401
 from tests.verifier.muq_weights import RATE, TEXT_TOKENS, score, tones, upstream
 

@@ -11,10 +11,11 @@ import torch
 from audiobox_aesthetics.infer import AesPredictor
 from audiobox_aesthetics.model import aes
 
-from src.data.audio import Clip, decode_wav, encode_wav, resample, to_mono
+from src.data.audio import Clip, encode_wav, resample, to_mono
 from src.models.adapter import ScoreError
 from src.models.quality import WINDOWS_PER_FORWARD, QualityVerifier
 from src.protocol import Score
+from src.server.wav import decode_wav
 from tests.verifier.quality_fixtures import library, quality, weights  # noqa: F401
 from tests.verifier.quality_weights import (
     PUBLISHED_WAVLM,
