@@ -14,6 +14,7 @@ import requests
 from pydantic import BaseModel, ValidationError
 from urllib3.exceptions import NewConnectionError
 
+from src.budget import Ledger
 from src.protocol import REQUEST_ID_HEADER, ErrorBody
 
 logger = logging.getLogger(__name__)
@@ -33,11 +34,7 @@ class ServerUnreachable(VerifierError):
 
 
 class ServerError(VerifierError):
-    """The server answered, and what it said ends the run. code: its ErrorBody's `error`."""
-
-    def __init__(self, message: str, code: str = "") -> None:
-        super().__init__(message)
-        self.code = code
+    """The server answered, and what it said ends the run."""
 
 
 class PromptRefused(VerifierError):
@@ -57,7 +54,7 @@ class Connection:
 
     unreachable_seconds: how long a server that refuses connections is waited for, once it has
     answered before. attempt_seconds, total_seconds: limits on one attempt and on a request with
-    all its attempts. uploaded_bytes: of all bodies so far, retries included.
+    all its attempts. usage: what was used so far; here, the bytes of bodies, retries included.
     """
 
     def __init__(
@@ -73,7 +70,7 @@ class Connection:
         self.unreachable_seconds = unreachable_seconds
         self.attempt_seconds = attempt_seconds
         self.total_seconds = total_seconds
-        self.uploaded_bytes = 0
+        self.usage = Ledger()
         self._session = requests.Session()
         self._session.trust_env = False  # no proxy for a loopback address, no netrc over the token
         if token:
@@ -107,7 +104,7 @@ class Connection:
         while True:
             left = deadline - time.monotonic()
             wait = pause
-            self.uploaded_bytes += len(prepared.body or b"")
+            self.usage.uploaded_bytes += len(prepared.body or b"")
             try:
                 response = self._session.send(
                     prepared, timeout=(5.0, max(0.1, min(self.attempt_seconds, left)))
@@ -157,7 +154,7 @@ class Connection:
         message = f"{self.url}: {body.message} ({body.error}, request {body.request_id})"
         if body.error == "unauthorized":
             message += "; set CURATOR_TOKEN to the token that the server was started with"
-        return ServerError(message, body.error)
+        return ServerError(message)
 
 
 def _never_connected(error: requests.RequestException) -> bool:

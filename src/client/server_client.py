@@ -5,7 +5,6 @@ results = client.score(["tags"], ["slow piano"], [clip])
 results["tags"].scores[0].value
 """
 
-import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -16,21 +15,12 @@ from src.client.connection import Connection, PromptRefused, ServerError
 from src.data.audio import Clip, encode_wav
 from src.protocol import Checkpoint, VerifierResult
 
-logger = logging.getLogger(__name__)
-
 # A file's headers in the multipart body, and its share of the JSON beside its prompt.
 PART_OVERHEAD = 512
 
 
 class ServerClient(Connection):
-    """Talks to one verifier server. Not for use by several threads at once.
-
-    seconds: limits on waiting, as of Connection.
-    """
-
-    def __init__(self, url: str, token: str | None = None, **seconds: float) -> None:
-        super().__init__(url, token, **seconds)
-        self._usage = Ledger()
+    """Talks to one verifier server. Not for use by several threads at once."""
 
     def checkpoints(self, names: Sequence[str]) -> dict[str, Checkpoint]:
         """The weights of the verifiers `names`, once none of them loads any more.
@@ -71,7 +61,7 @@ class ServerClient(Connection):
         """
         begin = time.perf_counter()
         wavs = [encode_wav(clip) for clip in clips]
-        self._usage.seconds["wav"] += time.perf_counter() - begin
+        self.usage.seconds["wav"] += time.perf_counter() - begin
         weights = dict(checkpoints or {})
         merged: dict[str, VerifierResult] = {}
         for part in self._parts(wavs, [clip.seconds for clip in clips]):
@@ -92,11 +82,7 @@ class ServerClient(Connection):
         return merged
 
     def score_each(
-        self,
-        names: Sequence[str],
-        prompts: Sequence[str],
-        clips: Sequence[Clip],
-        checkpoints: Mapping[str, Checkpoint] | None = None,
+        self, names: Sequence[str], prompts: Sequence[str], clips: Sequence[Clip]
     ) -> dict[str, VerifierResult | PromptRefused]:
         """By verifier, its scores of a batch as of `score`, or why it has none.
 
@@ -105,36 +91,25 @@ class ServerClient(Connection):
         or ServerError.
         """
         try:
-            return {**self.score(names, prompts, clips, checkpoints)}
+            return {**self.score(names, prompts, clips)}
         except PromptRefused as refusal:
             if len(names) == 1:
                 return {names[0]: refusal}
         answers: dict[str, VerifierResult | PromptRefused] = {}
         for name in names:
-            answers |= self.score_each([name], prompts, clips, checkpoints)
+            answers |= self.score_each([name], prompts, clips)
         return answers
 
     def unread(self, names: Sequence[str], prompts: Sequence[str]) -> dict[str, list[int]]:
         """By verifier, how many tokens at each prompt's end it does not read, in order.
 
-        Empty when the server is of a version that does not count them; the log says so then.
         Raises ServerUnreachable or ServerError.
         """
         counts: dict[str, list[int]] = {name: [] for name in names}
         most = self._limits.max_files
-        try:
-            for at in range(0, len(prompts) if names else 0, most):
-                for name, found in self._unread_part(names, prompts[at : at + most]).items():
-                    counts[name] += found
-        except ServerError as error:
-            if error.code != "not_found":
-                raise
-            logger.warning(
-                "the server at %s is older than this client: it does not count what verifiers "
-                "leave unread of long prompts",
-                self.url,
-            )
-            return {}
+        for at in range(0, len(prompts) if names else 0, most):
+            for name, found in self._unread_part(names, prompts[at : at + most]).items():
+                counts[name] += found
         return counts
 
     def take_usage(self) -> Ledger:
@@ -142,8 +117,7 @@ class ServerClient(Connection):
 
         `queue` and `compute` are those of the slowest verifier of each request, `http` the rest.
         """
-        usage, self._usage = self._usage, Ledger()
-        usage.uploaded_bytes, self.uploaded_bytes = self.uploaded_bytes, 0
+        usage, self.usage = self.usage, Ledger()
         return usage
 
     def _parts(self, wavs: Sequence[bytes], seconds: Sequence[float]) -> Iterator[slice]:
@@ -180,10 +154,10 @@ class ServerClient(Connection):
         queue, compute = max(
             ((result.queue_seconds, result.compute_seconds) for result in results.values()), key=sum
         )
-        self._usage.seconds["queue"] += queue
-        self._usage.seconds["compute"] += compute
+        self.usage.seconds["queue"] += queue
+        self.usage.seconds["compute"] += compute
         elapsed = time.perf_counter() - begin
-        self._usage.seconds["http"] += max(0.0, elapsed - queue - compute)
+        self.usage.seconds["http"] += max(0.0, elapsed - queue - compute)
         return results
 
     def _unread_part(self, names: Sequence[str], prompts: Sequence[str]) -> dict[str, list[int]]:

@@ -113,11 +113,9 @@ class Upload:
         """The next part of the body, in time and within the limits. Raises ApiError."""
         if self.complete:  # what is left is to wait until the client goes
             return await self._receive()
-        self._check()
         seconds = self._admission.seconds
-        left = self.began + seconds - time.monotonic()
         try:
-            async with asyncio.timeout(max(0.0, left)) as self._timeout:
+            async with asyncio.timeout(self.began + seconds - time.monotonic()) as self._timeout:
                 message = await self._receive()
         except TimeoutError:
             self._check()
