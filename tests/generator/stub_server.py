@@ -28,7 +28,7 @@ Answer = tuple[int, Any, dict[str, str]]
 
 
 class StubServer:
-    """`answers` are used up first, then it scores.
+    """`answers` are used up first, then it scores; `client` talks to it.
 
     The score of a clip is its first sample, so that order can be checked. Of a prompt three words
     are read.
@@ -74,6 +74,7 @@ class StubServer:
 
         self._serving = ExitStack()
         self.url = self._serving.enter_context(serving(Handler))
+        self.client = ServerClient(self.url, unreachable_seconds=0.5, total_seconds=5)
 
     def stop(self) -> None:
         self._serving.close()
