@@ -202,7 +202,7 @@ def fuzz(number: int, scratch: Path) -> dict[str, Any]:
             phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),
         )
-        @given(hostile_wavs.hostile_wavs)
+        @given(hostile_wavs.hostile_wavs())
         def attack(data: bytes) -> None:
             try:
                 answer = hostile_wavs.clean_answer(hostile_wavs.send(session, server.url, data))

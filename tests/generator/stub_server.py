@@ -83,31 +83,18 @@ class StubServer:
         """The answer to a POST; None: the connection is cut."""
         if path == TEXTS_PATH:
             asked, files = json.loads(body), []
-            usual = self.counted(asked)
+            unread = [max(0, len(prompt.split()) - WORDS_READ) for prompt in asked["prompts"]]
+            usual = {"unread": dict.fromkeys(asked["verifiers"], unread)}
         else:
-            asked, files = self.read(content_type, body)
-            usual = self.scored(asked, files)
+            head = f"Content-Type: {content_type}\r\n\r\n".encode()
+            parts: Any = BytesParser().parsebytes(head + body).get_payload()
+            first, *files = (part.get_payload(decode=True) for part in parts)
+            asked = json.loads(first)
+            levels = [float(decode_wav(data).samples[0, 0]) for data in files]
+            usual = answer_of(dict.fromkeys(asked["verifiers"], levels))
         self.uploads.append({"asked": asked, "files": files, "bytes": len(body)})
-        answer = self.answers.pop(0) if self.answers else usual
+        answer = self.answers.pop(0) if self.answers else (200, usual, {})
         return answer() if callable(answer) else answer
-
-    @staticmethod
-    def read(content_type: str, body: bytes) -> tuple[dict[str, Any], list[bytes]]:
-        message = BytesParser().parsebytes(
-            b"Content-Type: " + content_type.encode() + b"\r\n\r\n" + body
-        )
-        parts = [part.get_payload(decode=True) for part in message.get_payload()]  # type: ignore[union-attr]
-        return json.loads(parts[0]), parts[1:]  # type: ignore[arg-type, return-value]
-
-    @staticmethod
-    def scored(asked: dict[str, Any], files: list[bytes]) -> Answer:
-        firsts = [float(decode_wav(data).samples[0, 0]) for data in files]
-        return 200, answer_of(dict.fromkeys(asked["verifiers"], firsts)), {}
-
-    @staticmethod
-    def counted(asked: dict[str, Any]) -> Answer:
-        words = [max(0, len(prompt.split()) - WORDS_READ) for prompt in asked["prompts"]]
-        return 200, {"unread": dict.fromkeys(asked["verifiers"], words)}, {}
 
 
 def answer_of(values: dict[str, list[float]], checkpoint: Checkpoint = TAGS) -> dict[str, Any]:

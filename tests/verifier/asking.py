@@ -12,12 +12,17 @@ import requests
 from src.data.audio import Clip, encode_wav
 from tests.verifier.server_process import ServerProcess
 
-BEARER = {"Authorization": "Bearer hunter2"}
-
 
 def wait_until_ready(server: ServerProcess) -> None:
-    while not requests.get(server.url + "/ready", timeout=5).json()["ready"]:
+    while not server.get("/ready").json()["ready"]:
         time.sleep(0.05)
+
+
+def wait_for(server: ServerProcess, metric: str, value: float) -> None:
+    deadline = time.monotonic() + 5
+    while server.metric(metric) != value:
+        assert time.monotonic() < deadline, f"{metric} is {server.metric(metric)}, not {value}"
+        time.sleep(0.02)
 
 
 def wav(level: float = 0.1, seconds: float = 0.2, rate: int = 16_000) -> bytes:
@@ -25,7 +30,14 @@ def wav(level: float = 0.1, seconds: float = 0.2, rate: int = 16_000) -> bytes:
     return encode_wav(Clip(samples, rate))
 
 
-def form(wavs: list[bytes], prompts: list[str] | None, verifiers: tuple[str, ...]) -> dict:
+def post_to(server: ServerProcess, path: str, **how: Any) -> requests.Response:
+    how["headers"] = {**server.headers, **how.get("headers", {})}
+    return requests.post(server.url + path, timeout=20, **how)
+
+
+def form(
+    wavs: list[bytes], prompts: list[str] | None = None, verifiers: tuple[str, ...] = ("fake",)
+) -> dict[str, Any]:
     """The form of POST /score, as requests takes it."""
     prompts = ["any"] * len(wavs) if prompts is None else prompts
     return {
@@ -41,15 +53,14 @@ def post(
     verifiers: tuple[str, ...] = ("fake",),
     **how: Any,
 ) -> requests.Response:
-    asked = form(wavs, prompts, verifiers)
-    return requests.post(server.url + "/score", timeout=20, **asked, **how)
+    return post_to(server, "/score", **form(wavs, prompts, verifiers), **how)
 
 
 def post_texts(
     server: ServerProcess, prompts: list[str], verifiers: tuple[str, ...] = ("fake",), **how: Any
 ) -> requests.Response:
     asked = {"verifiers": list(verifiers), "prompts": prompts}
-    return requests.post(server.url + "/texts", json=asked, timeout=20, **how)
+    return post_to(server, "/texts", json=asked, **how)
 
 
 def values(response: requests.Response, verifier: str = "fake") -> list[float]:
@@ -57,7 +68,14 @@ def values(response: requests.Response, verifier: str = "fake") -> list[float]:
     return [score["value"] for score in response.json()["results"][verifier]["scores"]]
 
 
-def connect(server: ServerProcess, data: bytes = b"") -> socket.socket:
+def refusal(response: requests.Response) -> tuple[int, str]:
+    """Status and `error` of an answer that is an ErrorBody."""
+    body = response.json()
+    assert body["request_id"] == response.headers["X-Request-ID"]
+    return response.status_code, body["error"]
+
+
+def connect(server: ServerProcess, data: bytes) -> socket.socket:
     """A raw connection over which `data` has been sent."""
     host, port = server.url.removeprefix("http://").split(":")
     connection = socket.create_connection((host, int(port)), timeout=10)
@@ -65,20 +83,18 @@ def connect(server: ServerProcess, data: bytes = b"") -> socket.socket:
     return connection
 
 
-def raw_post(wavs: list[bytes], headers: str = "") -> bytes:
+def raw_post(server: ServerProcess, wavs: list[bytes]) -> bytes:
     """The bytes of a whole POST /score."""
-    asked = requests.Request("POST", "http://x", **form(wavs, None, ("fake",))).prepare()
+    asked = requests.Request("POST", "http://x", **form(wavs)).prepare()
     assert isinstance(asked.body, bytes)
-    kind = asked.headers["Content-Type"]
-    return raw("/score", kind, len(asked.body), headers) + asked.body
+    return raw(server, "/score", asked.headers["Content-Type"], len(asked.body)) + asked.body
 
 
-def raw(path: str, content_type: str, length: int, headers: str = "") -> bytes:
+def raw(server: ServerProcess, path: str, content_type: str, length: int) -> bytes:
     """The head of a POST whose body has `length` bytes."""
-    return (
-        f"POST {path} HTTP/1.1\r\nHost: x\r\n{headers}"
-        f"Content-Type: {content_type}\r\nContent-Length: {length}\r\n\r\n"
-    ).encode()
+    headers = {**server.headers, "Content-Type": content_type, "Content-Length": length}
+    lines = [f"POST {path} HTTP/1.1", "Host: x", *(f"{k}: {v}" for k, v in headers.items())]
+    return "\r\n".join([*lines, "", ""]).encode()
 
 
 def answer_to(connection: socket.socket) -> tuple[int, dict[str, Any], HTTPMessage]:
