@@ -13,8 +13,8 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
@@ -56,8 +56,8 @@ class Admission:
         metrics.scoring.set_function(self._complete)
         metrics.held_bytes.set_function(self._held)
 
-    @contextmanager
-    def admit(self, receive: Receive, max_body_bytes: int) -> Iterator["Upload"]:
+    @asynccontextmanager
+    async def admit(self, receive: Receive, max_body_bytes: int) -> AsyncIterator["Upload"]:
         """One request, from its headers to its answer. Raises ApiError."""
         self.check_place()
         if len(self._incomplete()) >= self.UPLOADS_PER_PLACE * self.places:
@@ -65,7 +65,14 @@ class Admission:
         upload = Upload(self, receive, max_body_bytes)
         self._uploads.add(upload)
         try:
-            yield upload
+            async with upload.timeout:
+                yield upload
+        except TimeoutError:
+            if upload in self._uploads:
+                text = f"the upload took more than {self.seconds:g} s"
+                raise ApiError(408, "too_slow", text, headers=CLOSE) from None
+            text = "this upload was slow and gave way to others"
+            raise ApiError(503, "busy", text, retry_after=1, headers=CLOSE) from None
         finally:
             self._uploads.discard(upload)
 
@@ -85,10 +92,11 @@ class Admission:
         slowest = min(old, key=lambda u: u.bytes / (now - u.began), default=None)
         if slowest is None or slowest is asking:
             raise ApiError(503, "busy", "no room for more uploads", retry_after=1, headers=CLOSE)
-        slowest.evict()
+        self._uploads.remove(slowest)
+        slowest.timeout.reschedule(0)
 
     def _incomplete(self) -> list["Upload"]:
-        return [upload for upload in self._uploads if not (upload.complete or upload.evicted)]
+        return [upload for upload in self._uploads if not upload.complete]
 
     def _complete(self) -> int:
         return sum(upload.complete for upload in self._uploads)
@@ -98,31 +106,25 @@ class Admission:
 
 
 class Upload:
-    """One scoring request and the bytes that it holds: its body, then its decoded audio too."""
+    """One scoring request and the bytes that it holds: its body, then its decoded audio too.
+
+    timeout: ends the request; none once its body is complete.
+    """
 
     def __init__(self, admission: Admission, receive: Receive, max_body_bytes: int) -> None:
         self.began = time.monotonic()
         self.bytes = 0
-        self.complete = self.evicted = False
+        self.complete = False
+        self.timeout = asyncio.timeout(admission.seconds)
         self._admission = admission
         self._receive = receive
         self._max_body_bytes = max_body_bytes
-        self._timeout: asyncio.Timeout | None = None
 
     async def receive(self) -> Message:
-        """The next part of the body, in time and within the limits. Raises ApiError."""
-        if self.complete:  # what is left is to wait until the client goes
-            return await self._receive()
-        seconds = self._admission.seconds
-        try:
-            async with asyncio.timeout(self.began + seconds - time.monotonic()) as self._timeout:
-                message = await self._receive()
-        except TimeoutError:
-            self._check()
-            text = f"the upload took more than {seconds:g} s"
-            raise ApiError(408, "too_slow", text, headers=CLOSE) from None
-        finally:
-            self._timeout = None
+        """The next part of the body, within the limits. Raises ApiError."""
+        message = await self._receive()
+        if self.complete:  # it has been read; this is the client going
+            return message
         if message["type"] != "http.request":
             raise ApiError(499, "client_gone", "the client hung up before its upload was complete")
         self.hold(len(message.get("body", b"")))
@@ -131,24 +133,13 @@ class Upload:
         if not message.get("more_body", False):
             self._admission.check_place()
             self.complete = True
+            self.timeout.reschedule(None)
         return message
 
     def hold(self, size: int) -> None:
         """Count `size` bytes more until the request is answered. Raises ApiError."""
-        self._check()
         self._admission.make_room(size, asking=self)
         self.bytes += size
-
-    def evict(self) -> None:
-        """End this upload, which may be waiting for more of its body just now."""
-        self.evicted, self.bytes = True, 0
-        if self._timeout is not None:
-            self._timeout.reschedule(asyncio.get_running_loop().time())
-
-    def _check(self) -> None:
-        if self.evicted:
-            text = "this upload was slow and gave way to others"
-            raise ApiError(503, "busy", text, retry_after=1, headers=CLOSE)
 
 
 def _too_large(limit: int) -> ApiError:
@@ -197,7 +188,8 @@ class IntakeMiddleware:
             path = scope["path"] if scope["path"] in _KNOWN_PATHS else "other"
             status = status or 499  # the client went before an answer
             self.metrics.request_seconds.labels(path, status).observe(seconds)
-            level = logging.DEBUG if path in _OPEN_PATHS else logging.INFO
+            is_probe = path in (protocol.HEALTH_PATH, protocol.READY_PATH)
+            level = logging.DEBUG if is_probe else logging.INFO
             logger.log(
                 level, "%s %s %s %d %.3f s", request_id, scope["method"], path, status, seconds
             )
@@ -210,7 +202,7 @@ class IntakeMiddleware:
         if length.isdecimal() and int(length) > largest:
             raise _too_large(largest)
         if path in self.max_body_bytes and scope["method"] == "POST":
-            with self.admission.admit(receive, largest) as upload:
+            async with self.admission.admit(receive, largest) as upload:
                 scope["state"]["upload"] = upload
                 await self.app(scope, upload.receive, send)
         else:

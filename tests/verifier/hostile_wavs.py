@@ -9,13 +9,17 @@ import json
 import math
 import re
 import struct
+from collections import Counter
 from collections.abc import Callable
 from functools import cache
 
 import numpy as np
 import requests
 import soundfile
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+
+from tests.verifier.server_process import ServerProcess
 
 SUBTYPES = ["PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"] * 3
 SUBTYPES += ["PCM_U8", "ULAW", "ALAW", "IMA_ADPCM", "MS_ADPCM", "GSM610", "G721_32"]
@@ -115,12 +119,32 @@ def hostile_wavs(draw: st.DrawFn) -> bytes:
     return data
 
 
-def send(session: requests.Session, url: str, data: bytes) -> requests.Response:
-    asked = {"verifiers": ["fake"], "prompts": ["any"]}
-    files = {"files": ("hostile.wav", data, "audio/wav")}
-    return session.post(
-        url + "/score", data={"request": json.dumps(asked)}, files=files, timeout=20
+def attack(server: ServerProcess, number: int, after: Callable[[], object]) -> Counter[str]:
+    """Send so many mutated WAVs, `after` being called after each; how many of each clean answer.
+
+    Raises AssertionError, by hypothesis with the smallest file, for an answer that is not clean.
+    """
+    answers: Counter[str] = Counter()
+
+    @settings(
+        max_examples=number,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        phases=[Phase.generate, Phase.shrink],
+        suppress_health_check=list(HealthCheck),
     )
+    @given(hostile_wavs())
+    def send(data: bytes) -> None:
+        files = {"files": ("hostile.wav", data, "audio/wav")}
+        asked = {"request": json.dumps({"verifiers": ["fake"], "prompts": ["any"]})}
+        response = session.post(server.url + "/score", data=asked, files=files, timeout=20)
+        answers[clean_answer(response)] += 1
+        after()
+
+    with requests.Session() as session:
+        send()
+    return answers
 
 
 def clean_answer(response: requests.Response) -> str:

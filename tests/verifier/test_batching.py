@@ -42,25 +42,23 @@ class Recorder(Adapter):
         return [finite_score(float(clip[0]), {}) for clip in clips]
 
 
-def start(adapter: Recorder, **settings: float) -> Worker:
-    batch = BatchSettings(**settings)  # type: ignore[arg-type]
-    worker = Worker(adapter, ServerSettings(device="cpu", batch=batch), Metrics())
-    worker.start()
-    return worker
+class Recorded(Worker):
+    """A worker of a Recorder, running."""
+
+    def __init__(self, **settings: float) -> None:
+        self.recorder = Recorder()
+        batch = BatchSettings(**settings)  # type: ignore[arg-type]
+        super().__init__(self.recorder, ServerSettings(device="cpu", batch=batch), Metrics())
+        self.start()
 
 
 @pytest.fixture
-def adapter() -> Recorder:
-    return Recorder()
-
-
-@pytest.fixture
-def worker(adapter: Recorder) -> Iterator[Worker]:
-    worker = start(adapter, max_wait_ms=1, max_queue=20)
+def worker() -> Iterator[Recorded]:
+    worker = Recorded(max_wait_ms=1, max_queue=20)
     while worker.state == "loading":
         time.sleep(0.001)
     yield worker
-    adapter.go.set()
+    worker.recorder.go.set()
     assert worker.stop(5)
 
 
@@ -80,29 +78,25 @@ def occupy(worker: Worker) -> Futures:
     return futures
 
 
-def test_waiting_requests_share_batches_and_long_ones_span_them(
-    worker: Worker, adapter: Recorder
-) -> None:
+def test_waiting_requests_share_batches_and_long_ones_span_them(worker: Recorded) -> None:
     first = occupy(worker)
     requests = [submit(worker, 1, 2, 3), submit(worker, *range(10, 20)), submit(worker, 4)]
-    adapter.go.set()
+    worker.recorder.go.set()
     assert scores(first) == [0]
     assert [scores(futures) for futures in requests] == [[1, 2, 3], list(range(10, 20)), [4]]
-    assert adapter.calls == [[0], [1, 2, 3, *range(10, 15)], [*range(15, 20), 4]]
+    assert worker.recorder.calls == [[0], [1, 2, 3, *range(10, 15)], [*range(15, 20), 4]]
 
 
-def test_a_lone_clip_waits_no_longer_than_the_setting(adapter: Recorder) -> None:
-    worker = start(adapter, max_wait_ms=100)
-    adapter.go.set()
+def test_a_lone_clip_waits_no_longer_than_the_setting() -> None:
+    worker = Recorded(max_wait_ms=100)
+    worker.recorder.go.set()
     begin = time.monotonic()
     assert scores(submit(worker, 1)) == [1]
     assert 0.1 <= time.monotonic() - begin < 1
     worker.stop(5)
 
 
-def test_a_full_queue_refuses_and_takes_clips_again_once_there_is_room(
-    worker: Worker, adapter: Recorder
-) -> None:
+def test_a_full_queue_refuses_and_takes_clips_again_once_there_is_room(worker: Recorded) -> None:
     occupy(worker)
     waiting = submit(worker, *range(18))
     with pytest.raises(ApiError) as caught:
@@ -113,31 +107,31 @@ def test_a_full_queue_refuses_and_takes_clips_again_once_there_is_room(
     for future in waiting:
         future.cancel()
     after = submit(worker, 7, 8, 9)
-    adapter.go.set()
+    worker.recorder.go.set()
     assert (scores(fits), scores(after)) == ([1, 2], [7, 8, 9])
 
 
-def test_stopping_finishes_what_is_queued_and_takes_no_more(
-    worker: Worker, adapter: Recorder
-) -> None:
+def test_stopping_finishes_what_is_queued_and_takes_no_more(worker: Recorded) -> None:
     occupy(worker)
     queued = submit(worker, 1, 2)
     assert not worker.stop(0.01)
     with pytest.raises(ApiError, match="stopping"):
         submit(worker, 3)
-    adapter.go.set()
+    worker.recorder.go.set()
     assert scores(queued) == [1, 2]
 
 
-def test_clips_that_wait_for_a_model_that_does_not_load_fail(adapter: Recorder) -> None:
+def test_clips_that_wait_for_a_model_that_does_not_load_fail(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     loading = threading.Event()
 
-    def load(device: str, dtype: str) -> Checkpoint:
+    def load(*_: object) -> Checkpoint:
         loading.wait(5)
         raise FileNotFoundError("weights.safetensors")
 
-    adapter.load = load  # type: ignore[method-assign]
-    worker = start(adapter)
+    monkeypatch.setattr(Recorder, "load", load)
+    worker = Recorded()
     waiting = submit(worker, 1)
     loading.set()
     for futures in (waiting, None):
@@ -146,19 +140,17 @@ def test_clips_that_wait_for_a_model_that_does_not_load_fail(adapter: Recorder) 
     assert worker.info().state == "failed"
 
 
-def test_queue_and_compute_seconds_are_a_clips_own(worker: Worker, adapter: Recorder) -> None:
+def test_queue_and_compute_seconds_are_a_clips_own(worker: Recorded) -> None:
     occupy(worker)
     (future,) = submit(worker, 1)
     time.sleep(0.2)
-    adapter.go.set()
+    worker.recorder.go.set()
     assert future.result(5).queue_seconds >= 0.2
     assert future.result(5).compute_seconds < 0.1
 
 
-def test_a_library_that_exits_fails_its_clip_and_not_the_thread(
-    worker: Worker, adapter: Recorder
-) -> None:
-    adapter.go.set()
+def test_a_library_that_exits_fails_its_clip_and_not_the_thread(worker: Recorded) -> None:
+    worker.recorder.go.set()
     with pytest.raises(ApiError) as caught:
         scores(submit(worker, 13))
     assert caught.value.body.error == "verifier_failed"

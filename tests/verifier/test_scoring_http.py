@@ -7,24 +7,24 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.verifier.asking import post, post_to, refusal, values, wav
+from tests.verifier.asking import refusal, values, wav
 from tests.verifier.server_process import ServerProcess
 
 
 def test_scores_are_in_the_files_order(server: ServerProcess) -> None:
     levels = [0.1, 1.0, 0.01, 0.5, 0.05, 0.2]
-    found = values(post(server, [wav(level) for level in levels]))
+    found = values(server.post([wav(level) for level in levels]))
     np.testing.assert_allclose(found, 20 * np.log10(levels), atol=1e-4)
 
 
 def test_several_verifiers_score_one_upload_each_at_its_own_rate(server: ServerProcess) -> None:
-    response = post(server, [wav(0.1), wav(0.2)], verifiers=("fake", "fake48"))
+    response = server.post([wav(0.1), wav(0.2)], verifiers=("fake", "fake48"))
     np.testing.assert_allclose(values(response, "fake"), [-20, -13.98], atol=0.01)
     np.testing.assert_allclose(values(response, "fake48"), [-20, -13.98], atol=0.1)
 
 
 def test_an_answer_tells_checkpoint_and_seconds(server: ServerProcess) -> None:
-    result = post(server, [wav()], ["sleep 0.2"]).json()["results"]["fake"]
+    result = server.post([wav()], ["sleep 0.2"]).json()["results"]["fake"]
     assert result["checkpoint"] == {"name": "fake", "sha256": "00"}
     assert result["compute_seconds"] >= 0.2
     assert 0 <= result["queue_seconds"] < 5
@@ -41,7 +41,7 @@ def test_an_answer_tells_checkpoint_and_seconds(server: ServerProcess) -> None:
 def test_a_bad_file_is_refused_by_position_and_reason(
     server: ServerProcess, file: bytes, reason: str
 ) -> None:
-    response = post(server, [wav(), file])
+    response = server.post([wav(), file])
     assert refusal(response) == (422, "bad_audio")
     assert response.json()["index"] == 1
     assert reason in response.json()["message"]
@@ -69,25 +69,25 @@ MALFORMED: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("case", MALFORMED)
 def test_a_malformed_request_is_told_what_is_wrong(server: ServerProcess, case: str) -> None:
-    response = post_to(server, "/score", **MALFORMED[case])
+    response = server.post_to("/score", **MALFORMED[case])
     assert refusal(response) == (400, "bad_request")
     assert len(response.content) < 1_000
 
 
 def test_counts_that_differ_are_refused(server: ServerProcess) -> None:
-    response = post(server, [wav(), wav()], ["one"])
+    response = server.post([wav(), wav()], ["one"])
     assert response.status_code == 400
     assert "2 files and 1 prompts" in response.json()["message"]
 
 
 def test_an_unknown_verifier_is_told_what_is_hosted(server: ServerProcess) -> None:
-    response = post(server, [wav()], verifiers=("clap",))
+    response = server.post([wav()], verifiers=("clap",))
     assert refusal(response) == (404, "unknown_verifier")
     assert "fake48" in response.json()["message"]
 
 
 def test_a_prompt_without_a_score_is_named_with_the_vocabulary(server: ServerProcess) -> None:
-    response = post(server, [wav()] * 3, ["fine", "nothing", "nothing"])
+    response = server.post([wav()] * 3, ["fine", "nothing", "nothing"])
     assert refusal(response) == (422, "prompt_refused")
     refused = response.json()["refused"]
     assert [r["index"] for r in refused] == [1, 2]
@@ -98,11 +98,11 @@ def test_a_score_that_is_not_finite_is_an_error_of_its_request_alone(
     server: ServerProcess,
 ) -> None:
     with ThreadPoolExecutor(4) as clients:
-        blocked = clients.submit(post, server, [wav()], ["sleep 0.5"])
+        blocked = clients.submit(server.post, [wav()], ["sleep 0.5"])
         time.sleep(0.2)
-        bad = clients.submit(post, server, [wav(), wav()], ["fine", "nan"])
-        good = clients.submit(post, server, [wav(0.1)], ["fine"])
-        crash = clients.submit(post, server, [wav()], ["crash"])
+        bad = clients.submit(server.post, [wav(), wav()], ["fine", "nan"])
+        good = clients.submit(server.post, [wav(0.1)], ["fine"])
+        crash = clients.submit(server.post, [wav()], ["crash"])
         assert values(good.result()) == pytest.approx([-20])
         values(blocked.result())
     assert refusal(bad.result()) == (422, "no_score")

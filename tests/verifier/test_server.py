@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.verifier.asking import post, post_to, refusal, values, wav
+from tests.verifier.asking import refusal, values, wav
 from tests.verifier.server_process import ServerProcess
 
 
@@ -16,7 +16,7 @@ def test_a_model_that_failed_is_shown_and_the_others_work(server: ServerProcess)
     assert ready["models"]["broken"] == "failed"
     assert ready["models"]["fake"] == "ready"
     assert "the weights are torn" in ready["problems"]["broken"]
-    response = post(server, [wav()], verifiers=("fake", "broken"))
+    response = server.post([wav()], verifiers=("fake", "broken"))
     assert refusal(response) == (503, "not_ready")
     assert "Retry-After" not in response.headers
 
@@ -30,7 +30,7 @@ def test_the_listing_tells_what_a_client_needs(server: ServerProcess) -> None:
 
 def test_health_answers_at_once_while_models_compute(server: ServerProcess) -> None:
     with ThreadPoolExecutor(2) as clients:
-        busy = clients.submit(post, server, [wav()] * 4, ["sleep 0.2"] * 4)
+        busy = clients.submit(server.post, [wav()] * 4, ["sleep 0.2"] * 4)
         slowest = 0.0
         while not busy.done():
             begin = time.monotonic()
@@ -42,9 +42,9 @@ def test_health_answers_at_once_while_models_compute(server: ServerProcess) -> N
 
 def test_models_work_side_by_side(server: ServerProcess) -> None:
     with ThreadPoolExecutor(1) as clients:
-        slow = clients.submit(post, server, [wav()], ["sleep 1"], verifiers=("fake",))
+        slow = clients.submit(server.post, [wav()], ["sleep 1"], verifiers=("fake",))
         time.sleep(0.2)
-        values(post(server, [wav()], verifiers=("fake48",)), "fake48")
+        values(server.post([wav()], verifiers=("fake48",)), "fake48")
         assert not slow.done()
         values(slow.result())
 
@@ -54,7 +54,7 @@ def test_request_ids_are_kept_or_given(server: ServerProcess) -> None:
     assert given.headers["X-Request-ID"] == "mine-1"
     bad = server.get("/health", headers={"X-Request-ID": "a b;c"})
     assert bad.headers["X-Request-ID"].isalnum()
-    post(server, [wav()], headers={"X-Request-ID": "find-me"})
+    server.post([wav()], headers={"X-Request-ID": "find-me"})
     assert "find-me" in server.log.read_text()
 
 
@@ -67,17 +67,17 @@ def test_rejects_are_counted_by_reason_and_model(
 ) -> None:
     line = f'curator_rejects_total{{model="{model}",reason="{reason}"}}'
     before = server.metric(line)
-    post(server, [file], [prompt], verifiers=("fake48",))
+    server.post([file], [prompt], verifiers=("fake48",))
     assert server.metric(line) == before + 1
 
 
 def test_a_name_that_a_client_made_up_is_no_metric(server: ServerProcess) -> None:
-    post(server, [wav()], verifiers=("made_up_by_a_client",))
+    server.post([wav()], verifiers=("made_up_by_a_client",))
     assert "made_up" not in server.get("/metrics").text
 
 
 def test_metrics_show_every_model_from_the_start(server: ServerProcess) -> None:
-    values(post(server, [wav()], verifiers=("fake",)))
+    values(server.post([wav()], verifiers=("fake",)))
     text = server.get("/metrics").text
     for name in ("fake", "fake48", "broken", "slow_to_load"):
         assert f'curator_queue_depth{{model="{name}"}} 0.0' in text
@@ -91,7 +91,7 @@ def test_metrics_show_every_model_from_the_start(server: ServerProcess) -> None:
 def test_a_files_name_cannot_write_lines_into_the_log(server: ServerProcess) -> None:
     name = "x\x1b[31m\u2028INFO fake line" + "y" * 1000
     asked = {"request": json.dumps({"verifiers": ["fake"], "prompts": ["any"]})}
-    response = post_to(server, "/score", data=asked, files={"files": (name, b"junk")})
+    response = server.post_to("/score", data=asked, files={"files": (name, b"junk")})
     message = response.json()["message"]
     assert response.status_code == 422
     assert message.startswith("file 0 (x?[31m?INFO fake lineyyy")

@@ -11,7 +11,6 @@ import pytest
 from src.server.settings import ServerSettings, SettingsError, configure_torch
 from src.verifier_core import VERIFIERS
 from src.weights.musicgen import TAGGERS
-from tests.verifier.asking import wait_until_ready
 from tests.verifier.server_process import REAL_MODELS, ROOT, ServerProcess
 
 NO_WEIGHTS = ("CURATOR_WEIGHTS", "HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME")
@@ -117,7 +116,7 @@ def test_with_no_flags_what_is_there_is_hosted_and_the_rest_is_named_in_a_line_e
         path.write_bytes(b"torn")
     log = tmp_path / "log"
     with ServerProcess(log, "--threads", "1", server=REAL_MODELS) as server:
-        wait_until_ready(server)
+        server.wait_until_ready()
         ready = server.get("/ready").json()
         listed = server.get("/verifiers").json()["verifiers"]
     text = log.read_text()

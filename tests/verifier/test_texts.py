@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from src.client import ServerClient, ServerError
-from tests.verifier.asking import connect, post_texts, post_to, raw, refusal, wait_for
+from tests.verifier.asking import refusal
 from tests.verifier.server_process import ServerProcess
 
 JSON = {"Content-Type": "application/json"}
@@ -17,7 +17,7 @@ JSON = {"Content-Type": "application/json"}
 
 def test_unread_tokens_are_counted_by_verifier_in_the_prompts_order(server: ServerProcess) -> None:
     prompts = ["one two three four five", "one", "", "♫ two three four", "one"]
-    response = post_texts(server, prompts, ("fake48", "fake"))
+    response = server.post_texts(prompts, ("fake48", "fake"))
     assert response.status_code == 200
     assert response.json() == {"unread": {"fake48": [0] * 5, "fake": [2, 0, 0, 1, 0]}}
     assert response.headers["X-Request-ID"]
@@ -33,7 +33,7 @@ def test_unread_tokens_are_counted_by_verifier_in_the_prompts_order(server: Serv
 def test_a_verifier_that_cannot_count_is_named(
     server: ServerProcess, model: str, refused: tuple[int, str], reason: str
 ) -> None:
-    response = post_texts(server, ["one"], ("fake", model))
+    response = server.post_texts(["one"], ("fake", model))
     assert refusal(response) == refused
     assert reason in response.json()["message"]
     assert response.json()["verifier"] == model
@@ -44,20 +44,20 @@ def test_a_verifier_that_cannot_count_is_named(
 
 def test_a_model_that_loads_is_asked_again_later(tmp_path: Path) -> None:
     with ServerProcess(tmp_path / "log", "--models", "never_loaded") as server:
-        response = post_texts(server, ["one"], ("never_loaded",))
+        response = server.post_texts(["one"], ("never_loaded",))
     assert refusal(response) == (503, "not_ready")
     assert response.headers["Retry-After"] == "1"
 
 
 def test_limits_are_those_of_scoring(server: ServerProcess) -> None:
     longest, most = ["x" * 2_000], ["♫"] * 256
-    assert post_texts(server, longest).status_code == post_texts(server, most).status_code == 200
+    assert server.post_texts(longest).status_code == server.post_texts(most).status_code == 200
     for prompts, verifiers, reason in [
         (["fine", "x" * 2_001], ("fake",), "prompt 1 has 2001 characters; at most 2000"),
         ([""] * 257, ("fake",), "at most 256 prompts"),
         (["x"], ("fake",) * 9, "at most 8 verifiers"),
     ]:
-        response = post_texts(server, prompts, verifiers)
+        response = server.post_texts(prompts, verifiers)
         assert refusal(response) == (413, "too_large")
         assert reason in response.json()["message"]
 
@@ -81,7 +81,7 @@ HOSTILE: dict[str, bytes] = {
 def test_a_body_that_cannot_be_understood_is_told_why_in_short(
     server: ServerProcess, case: str
 ) -> None:
-    response = post_to(server, "/texts", data=HOSTILE[case], headers=JSON)
+    response = server.post_to("/texts", data=HOSTILE[case], headers=JSON)
     assert refusal(response) == (400, "bad_request")
     assert len(response.content) < 1_000
 
@@ -89,7 +89,7 @@ def test_a_body_that_cannot_be_understood_is_told_why_in_short(
 @pytest.mark.parametrize("kind", ["text/plain", "multipart/form-data; boundary=x", ""])
 def test_another_content_type_is_not_taken_for_json(server: ServerProcess, kind: str) -> None:
     asked = json.dumps({"verifiers": ["fake"], "prompts": ["one"]})
-    response = post_to(server, "/texts", data=asked, headers={"Content-Type": kind})
+    response = server.post_to("/texts", data=asked, headers={"Content-Type": kind})
     assert refusal(response) == (400, "bad_request")
 
 
@@ -102,14 +102,14 @@ def test_a_body_of_more_than_four_megabytes_is_refused_however_it_comes(
         yield from (body[at : at + 2**16] for at in range(0, len(body), 2**16))
 
     for data in (body, in_chunks()):
-        response = post_to(server, "/texts", data=data, headers=JSON)
+        response = server.post_to("/texts", data=data, headers=JSON)
         assert refusal(response) == (413, "too_large")
 
 
 def test_a_tokenizer_that_fails_is_the_servers_error(server: ServerProcess) -> None:
-    assert refusal(post_texts(server, ["fine", "crash"])) == (500, "internal")
+    assert refusal(server.post_texts(["fine", "crash"])) == (500, "internal")
     assert "RuntimeError: out of luck" in server.log.read_text()
-    assert post_texts(server, ["fine"]).status_code == 200
+    assert server.post_texts(["fine"]).status_code == 200
 
 
 def test_long_work_neither_holds_up_others_nor_goes_on_when_its_client_has_gone(
@@ -120,13 +120,13 @@ def test_long_work_neither_holds_up_others_nor_goes_on_when_its_client_has_gone(
     slow = {"verifiers": ["fake"], "prompts": [f"sleep 0.1 {i}" for i in range(250)]}
     body = json.dumps(slow).encode()
     with ThreadPoolExecutor(2) as clients:
-        whole = raw(server, "/texts", "application/json", len(body)) + body
-        connections = [connect(server, whole) for _ in range(4)]
+        whole = server.raw("/texts", "application/json", len(body)) + body
+        connections = [server.connect(whole) for _ in range(4)]
         time.sleep(0.3)
         begin = time.monotonic()
-        answers = list(clients.map(lambda _: post_texts(server, ["one"]), range(2)))
+        answers = list(clients.map(lambda _: server.post_texts(["one"]), range(2)))
         assert {answer.status_code for answer in answers} == {200}
         assert time.monotonic() - begin < 2
         for connection in connections:
             connection.close()
-    wait_for(server, gone, before + 4)
+    server.wait_for(gone, before + 4)
