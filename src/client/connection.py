@@ -90,10 +90,6 @@ class Connection:
         except ValidationError as error:
             raise ServerError(f"{response.url} gave an answer that is not valid: {error}") from None
 
-    def close(self) -> None:
-        """End what is kept open; the next request opens a connection anew."""
-        self._session.close()
-
     def _send(self, request: requests.Request) -> requests.Response:
         """The response, whatever its status; tries again what may pass."""
         request.headers[REQUEST_ID_HEADER] = uuid.uuid4().hex[:16]

@@ -39,18 +39,7 @@ MODEL_STOP_SECONDS = 5.0
 MultiPartParser.spool_max_size = 8 * 2**20
 
 ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"description": text, "model": protocol.ErrorBody}
-    for status, text in {
-        400: "Not a request that can be understood (`bad_request`).",
-        401: "The server's token is missing or wrong (`unauthorized`).",
-        404: "Not hosted here (`unknown_verifier`).",
-        408: "The upload took too long (`too_slow`).",
-        413: "Larger or longer than the limits allow (`too_large`).",
-        422: "`bad_audio`, `prompt_refused`, or `no_score` (no finite number).",
-        500: "A model or the server failed (`verifier_failed`, `internal`).",
-        503: "`queue_full` or `busy`: ask again after Retry-After seconds. "
-        "`not_ready`, `stopping`: without that header, asking again does not help.",
-    }.items()
+    status: {"model": protocol.ErrorBody} for status in (400, 401, 404, 408, 413, 422, 500, 503)
 }
 # Of the form's parts; FastAPI would call a file just octets.
 ENCODING = {

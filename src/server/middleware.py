@@ -215,12 +215,8 @@ class IntakeMiddleware:
         scheme, _, credentials = headers.get("authorization", "").partition(" ")
         given = f"{scheme.lower()} {credentials}".encode()
         if not hmac.compare_digest(given, self._expected):
-            raise ApiError(
-                401,
-                "unauthorized",
-                "send the server's token: 'Authorization: Bearer <token>'",
-                headers={"WWW-Authenticate": "Bearer"},
-            )
+            text = "send the server's token: 'Authorization: Bearer <token>'"
+            raise ApiError(401, "unauthorized", text, headers={"WWW-Authenticate": "Bearer"})
 
     def _refuse(self, error: BaseException, request_id: str) -> JSONResponse:
         """The answer to a request that ended in an error, counted and logged."""

@@ -191,7 +191,7 @@ def test_a_server_that_stops_in_the_middle_is_waited_for_and_then_given_up(
 ) -> None:
     scored(stub)
     stub.stop()
-    stub.client.close()
+    stub.client._session.close()
     begin = time.monotonic()
     with pytest.raises(ServerUnreachable, match="no verifier server answers"):
         scored(stub)
