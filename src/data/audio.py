@@ -1,6 +1,6 @@
 """Audio clips: files, float32 WAV bytes, resampling. Uploads are decoded by src/server/wav.py."""
 
-import io
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +9,8 @@ import soundfile
 import soxr
 
 from src.data.files import write_whole
+
+FLOAT_FORMAT = 3  # in a WAV's header
 
 
 class AudioError(ValueError):
@@ -42,11 +44,17 @@ def encode_wav(clip: Clip) -> bytes:
 
     Not so by libsndfile, which writes the time into a PEAK chunk.
     """
-    from scipy.io import wavfile  # the downloader's environment, which writes none, lacks it
-
-    file = io.BytesIO()
-    wavfile.write(file, clip.rate, clip.samples.T)
-    return file.getvalue()
+    channels, samples = clip.samples.shape
+    data = clip.samples.T.astype("<f4").tobytes()
+    frame = 4 * channels
+    # "fact" (number of frames) is required by the specification for every format but PCM.
+    chunks = struct.pack(
+        "<4sIHHIIHHH4sII4sI",
+        *(b"fmt ", 18, FLOAT_FORMAT, channels, clip.rate, clip.rate * frame, frame, 32, 0),
+        *(b"fact", 4, samples),
+        *(b"data", len(data)),
+    )
+    return struct.pack("<4sI4s", b"RIFF", 4 + len(chunks) + len(data), b"WAVE") + chunks + data
 
 
 def read_audio(path: str | Path) -> Clip:

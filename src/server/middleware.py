@@ -68,6 +68,8 @@ class Admission:
             async with upload.timeout:
                 yield upload
         except TimeoutError:
+            if not upload.timeout.expired():
+                raise
             if upload in self._uploads:
                 text = f"the upload took more than {self.seconds:g} s"
                 raise ApiError(408, "too_slow", text, headers=CLOSE) from None

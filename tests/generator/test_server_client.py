@@ -127,12 +127,6 @@ def test_one_verifier_that_refuses_is_asked_once(stub: StubServer) -> None:
     assert len(stub.uploads) == 1
 
 
-def test_a_server_that_fails_ends_the_asking_of_each(stub: StubServer) -> None:
-    stub.answers = [MUQ_REFUSES, problem(500, "verifier_failed")]
-    with pytest.raises(ServerError, match="verifier_failed"):
-        score_each(stub, *NAMES)
-
-
 def test_weights_are_held_to_those_that_are_expected(stub: StubServer) -> None:
     asked = (["tags"], ["a"], [clip()])
     stub.client.score(*asked, checkpoints={"tags": TAGS, "clap": GENERATOR})

@@ -52,9 +52,7 @@ MILLION = '{"verifiers": ["fake"], "prompts": [' + "[]," * 1_000_000 + "0]}"
 MALFORMED: dict[str, dict[str, Any]] = {
     "no form": {"data": b"x"},
     "no files": {"data": {"request": "{}"}},
-    "no request": {"files": FILE},
     "broken JSON": {"data": {"request": '{"ver'}, "files": FILE},
-    "JSON of another kind": {"data": {"request": '["tags"]'}, "files": FILE},
     "a million bad prompts": {"data": {"request": MILLION}, "files": FILE},
     "broken multipart": {
         "data": b"--x\r\nnonsense",
