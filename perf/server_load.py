@@ -54,7 +54,6 @@ from perf.load_clients import (
 )
 from src.data.files import write_whole
 from src.runs.provenance import commit, machine, versions
-from tests.verifier.asking import wait_until_ready
 from tests.verifier.server_process import REAL_MODELS, ServerProcess
 
 PACKAGES = ("torch", "numpy", "fastapi", "uvicorn", "soundfile", "soxr", "hypothesis")
@@ -180,38 +179,20 @@ def throughput(servers: dict[str, ServerProcess], clients: int, seconds: float) 
 
 def fuzz(number: int, scratch: Path) -> dict[str, Any]:
     """Mutated WAVs by answer, to a server whose model is a fake (what is refused is the same)."""
-    from hypothesis import HealthCheck, Phase, given, settings
-
-    from tests.verifier import hostile_wavs
+    from tests.verifier.hostile_wavs import attack
 
     answers: Counter[str] = Counter()
     with (
         ServerProcess(
             scratch / "fuzz.log", "--models", "fake", "--batch.max_wait_ms", "0"
         ) as server,
-        requests.Session() as session,
         tqdm(total=number, desc="fuzz", unit="file", leave=False) as bar,
     ):
-        wait_until_ready(server)
-
-        @settings(
-            max_examples=number,
-            deadline=None,
-            database=None,
-            derandomize=True,
-            phases=[Phase.generate],
-            suppress_health_check=list(HealthCheck),
-        )
-        @given(hostile_wavs.hostile_wavs)
-        def attack(data: bytes) -> None:
-            try:
-                answer = hostile_wavs.clean_answer(hostile_wavs.send(session, server.url, data))
-            except (AssertionError, requests.RequestException, ValueError) as error:
-                answer = f"not clean: {error}"[:300]
-            answers[answer] += 1
-            bar.update()
-
-        attack()
+        server.wait_until_ready()
+        try:
+            answers = attack(server, number, bar.update)
+        except (AssertionError, requests.RequestException, ValueError) as error:
+            answers[f"not clean: {error}"[:300]] += 1
         alive = server.process.poll() is None and "Traceback" not in server.log.read_text()
     clean = not any(answer.startswith("not clean") for answer in answers)
     return {
@@ -265,7 +246,7 @@ def main() -> int:
         def start(name: str, *flags: str) -> ServerProcess:
             server = ServerProcess(scratch / name, *flags, server=REAL_MODELS)
             stack.enter_context(server)
-            wait_until_ready(server)
+            server.wait_until_ready()
             return server
 
         main_server = start("load.log", "--models", *MODELS)

@@ -17,8 +17,6 @@ HEALTH_PATH = "/health"
 READY_PATH = "/ready"
 METRICS_PATH = "/metrics"
 
-REQUEST_FIELD = "request"
-FILES_FIELD = "files"
 REQUEST_ID_HEADER = "X-Request-ID"
 
 
@@ -43,9 +41,7 @@ class Score(BaseModel, frozen=True):
     """One clip's score; higher is better."""
 
     value: FiniteFloat
-    components: dict[str, FiniteFloat] = Field(
-        default_factory=dict, description="what the value is made of, by name"
-    )
+    components: dict[str, FiniteFloat] = Field({}, description="what the value is made of, by name")
 
 
 class ScoreRequest(BaseModel):
@@ -89,9 +85,7 @@ class Limits(BaseModel):
     max_body_bytes: int = Field(default=128 * 1024 * 1024, description="of the whole form")
     max_files: int = Field(default=256, description="WAVs, or prompts, in one request")
     max_seconds: float = Field(default=60.0, description="of one WAV")
-    max_total_seconds: float = Field(
-        default=3_600.0, description="of all files of a request together"
-    )
+    max_total_seconds: float = Field(default=3_600.0, description="of a request's files together")
     min_rate: int = Field(default=8_000, description="Hz")
     max_rate: int = Field(default=192_000, description="Hz")
     max_channels: int = Field(default=2, description="of one WAV")
@@ -111,9 +105,7 @@ class VerifierInfo(BaseModel):
     needs_text: bool = Field(description="False: the prompt has no influence on the score")
     summary: str = ""
     licence: str = ""
-    vocabulary: list[str] = Field(
-        default_factory=list, description="of a tagger: a prompt must name one of these"
-    )
+    vocabulary: list[str] = Field([], description="of a tagger: a prompt must name one of these")
 
 
 class VerifierList(BaseModel):
@@ -128,7 +120,7 @@ class Readiness(BaseModel):
 
     ready: bool
     models: dict[str, State]
-    problems: dict[str, str] = Field(default_factory=dict, description="by model that failed")
+    problems: dict[str, str] = Field({}, description="by model that failed")
 
 
 class Refusal(BaseModel):
@@ -137,7 +129,7 @@ class Refusal(BaseModel):
     index: int = Field(description="of the prompt in the request")
     verifier: str
     reason: str
-    vocabulary: list[str] = Field(default_factory=list, description="what it could have named")
+    vocabulary: list[str] = Field([], description="what it could have named")
 
 
 class ErrorBody(BaseModel):
@@ -151,6 +143,4 @@ class ErrorBody(BaseModel):
     message: str = Field(description="for people: what is wrong and what to do")
     index: int | None = Field(None, description="of the file concerned")
     verifier: str | None = None
-    refused: list[Refusal] = Field(
-        default_factory=list, description="with prompt_refused: every prompt concerned"
-    )
+    refused: list[Refusal] = Field([], description="with prompt_refused: every prompt concerned")

@@ -13,17 +13,14 @@ import requests
 from pydantic import BaseModel, ValidationError
 from urllib3.exceptions import NewConnectionError
 
+from src.budget import Ledger
 from src.protocol import REQUEST_ID_HEADER, ErrorBody
 from src.scoring import PromptRefused, VerifierError
 
 logger = logging.getLogger(__name__)
 
 START_COMMAND = "`make serve` (or: envs/verifier/.venv/bin/python verifier_server.py)"
-MAY_PASS = (
-    requests.ConnectionError,
-    requests.Timeout,
-    requests.exceptions.ChunkedEncodingError,
-)
+MAY_PASS = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
 
 Answer = TypeVar("Answer", bound=BaseModel)
 
@@ -33,11 +30,7 @@ class ServerUnreachable(VerifierError):
 
 
 class ServerError(VerifierError):
-    """The server answered, and what it said ends the run. code: its ErrorBody's `error`."""
-
-    def __init__(self, message: str, code: str = "") -> None:
-        super().__init__(message)
-        self.code = code
+    """The server answered, and what it said ends the run."""
 
 
 class Connection:
@@ -45,7 +38,7 @@ class Connection:
 
     unreachable_seconds: how long a server that refuses connections is waited for, once it has
     answered before. attempt_seconds, total_seconds: limits on one attempt and on a request with
-    all its attempts. uploaded_bytes: of all bodies so far, retries included.
+    all its attempts. usage: what was used so far; here, the bytes of bodies, retries included.
     """
 
     def __init__(
@@ -61,7 +54,7 @@ class Connection:
         self.unreachable_seconds = unreachable_seconds
         self.attempt_seconds = attempt_seconds
         self.total_seconds = total_seconds
-        self.uploaded_bytes = 0
+        self.usage = Ledger()
         self._session = requests.Session()
         self._session.trust_env = False  # no proxy for a loopback address, no netrc over the token
         if token:
@@ -81,32 +74,29 @@ class Connection:
         except ValidationError as error:
             raise ServerError(f"{response.url} gave an answer that is not valid: {error}") from None
 
-    def close(self) -> None:
-        """End what is kept open; the next request opens a connection anew."""
-        self._session.close()
-
     def _send(self, request: requests.Request) -> requests.Response:
         """The response, whatever its status; tries again what may pass."""
         request.headers[REQUEST_ID_HEADER] = uuid.uuid4().hex[:16]
         prepared = self._session.prepare_request(request)
-        deadline = time.monotonic() + self.total_seconds
-        refused_since: float | None = None
+        begin = time.monotonic()
+        deadline, last_reached = begin + self.total_seconds, begin
         pause = 0.1
         while True:
             left = deadline - time.monotonic()
             wait = pause
-            self.uploaded_bytes += len(prepared.body or b"")
+            self.usage.uploaded_bytes += len(prepared.body or b"")
             try:
                 response = self._session.send(
                     prepared, timeout=(5.0, max(0.1, min(self.attempt_seconds, left)))
                 )
             except requests.RequestException as error:
-                problem, now = _in_short(error), time.monotonic()
+                problem, now = f"{type(error).__name__}: {error}", time.monotonic()
+                may_pass = isinstance(error, MAY_PASS)
                 if _never_connected(error):
-                    refused_since = refused_since or now
-                    may_pass = self._reached and now - refused_since < self.unreachable_seconds
+                    problem = "no connection"
+                    may_pass = self._reached and now - last_reached < self.unreachable_seconds
                 else:
-                    may_pass = isinstance(error, MAY_PASS)
+                    last_reached = now
                 if not may_pass:
                     raise ServerUnreachable(
                         f"no verifier server answers at {self.url} ({problem}). Start one in "
@@ -114,12 +104,11 @@ class Connection:
                         "started for this run"
                     ) from error
             else:
-                self._reached, refused_since = True, None
+                self._reached, last_reached = True, time.monotonic()
                 retry_after = response.headers.get("Retry-After", "")
                 if response.status_code != 503 or not retry_after.isdecimal():
                     return response
-                body = _error_body(response)
-                problem = f"{body.message} ({body.error})" if body else "503"
+                problem = str(self._error(response))
                 wait = max(pause, float(retry_after))
             if wait > left:
                 raise ServerUnreachable(
@@ -131,8 +120,9 @@ class Connection:
 
     def _error(self, response: requests.Response) -> VerifierError:
         """What a status other than 200 means."""
-        body = _error_body(response)
-        if body is None:
+        try:
+            body = ErrorBody.model_validate_json(response.content)
+        except ValidationError:
             return ServerError(
                 f"{response.url} answered {response.status_code} and not as a verifier server "
                 f"does: {response.text[:200]!r}"
@@ -144,27 +134,10 @@ class Connection:
         message = f"{self.url}: {body.message} ({body.error}, request {body.request_id})"
         if body.error == "unauthorized":
             message += "; set CURATOR_TOKEN to the token that the server was started with"
-        return ServerError(message, body.error)
+        return ServerError(message)
 
 
-def _error_body(response: requests.Response) -> ErrorBody | None:
-    try:
-        return ErrorBody.model_validate_json(response.content)
-    except ValidationError:
-        return None
-
-
-def _never_connected(error: Any) -> bool:
+def _never_connected(error: requests.RequestException) -> bool:
     """Whether no connection came about at all (the server is not there)."""
     reason = getattr(error.args[0] if error.args else None, "reason", None)
-    return isinstance(reason, NewConnectionError) or isinstance(
-        error, requests.exceptions.ConnectTimeout
-    )
-
-
-def _in_short(error: requests.RequestException) -> str:
-    if isinstance(error, requests.exceptions.ConnectTimeout):
-        return "no answer to a connection"
-    if isinstance(error, requests.Timeout):
-        return "timed out"
-    return "connection refused" if _never_connected(error) else f"{type(error).__name__}: {error}"
+    return isinstance(reason, NewConnectionError) or isinstance(error, requests.ConnectTimeout)

@@ -25,51 +25,47 @@ from src.protocol import READY_PATH, Readiness
 logger = logging.getLogger(__name__)
 
 PYTHON = ROOT / "envs" / "verifier" / ".venv" / "bin" / "python"
-SERVER = ("verifier_server.py",)
-_RUNNING = re.compile(r"Uvicorn running on (http://\S+)")
+START_SECONDS = 300.0
 
 
 @contextmanager
 def local_server(
-    models: Sequence[str] = (),
-    port: int = 0,
+    models: Sequence[str],
     *,
     options: Sequence[str] = (),
-    server: Sequence[str] = SERVER,
-    log: Path | None = None,
-    start_seconds: float = 300.0,
+    server: Sequence[str] = ("verifier_server.py",),
 ) -> Iterator[str]:
-    """Yields the URL of a server whose `models` are loaded (none named: all that are there).
+    """Yields the URL of a server whose `models` are loaded.
 
-    options: further flags. log: file for the server's output; a temporary one when None. Raises
-    ServerUnreachable with the log's end when the server does not come up.
+    options: further flags. Raises ServerUnreachable with the log's end when the server does not
+    come up.
     """
     if not PYTHON.exists():
         raise ServerUnreachable(
             f"no verifier server can be started: {PYTHON} is missing; run `make setup`"
         )
     with tempfile.TemporaryDirectory(prefix="curator-server-") as scratch:
-        log = log or Path(scratch) / "server.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        command = [str(PYTHON), *server, "--host", "127.0.0.1", "--port", str(port)]
+        log = Path(scratch) / "server.log"
+        command = [str(PYTHON), *server, "--host", "127.0.0.1", "--port", "0"]
         # This process waits while the server scores: the server may have every core.
-        command += ["--stop_with_stdin", "--threads", "-1"]
-        command += [*(["--models", *models] if models else []), *options]
+        command += ["--stop_with_stdin", "--threads", "-1", "--models", *models, *options]
         with log.open("wb") as output:
             process = subprocess.Popen(
                 command, cwd=ROOT, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT
             )
-        try:
-            yield _wait_until_ready(process, log, time.monotonic() + start_seconds)
-        finally:
-            _stop(process)
+        with process:
+            try:
+                yield _wait_until_ready(process, log)
+            finally:
+                process.kill()  # it keeps nothing, and nobody else uses it
 
 
-def _wait_until_ready(process: "subprocess.Popen[bytes]", log: Path, deadline: float) -> str:
+def _wait_until_ready(process: "subprocess.Popen[bytes]", log: Path) -> str:
+    deadline = time.monotonic() + START_SECONDS
     with requests.Session() as session:
         session.trust_env = False
         while process.poll() is None and time.monotonic() < deadline:
-            running = _RUNNING.search(log.read_text(errors="replace"))
+            running = re.search(r"Uvicorn running on (http://\S+)", log.read_text(errors="replace"))
             if running:
                 answer = session.get(running[1] + READY_PATH, timeout=10)
                 readiness = Readiness.model_validate_json(answer.content)
@@ -81,14 +77,3 @@ def _wait_until_ready(process: "subprocess.Popen[bytes]", log: Path, deadline: f
             time.sleep(0.1)
     tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
     raise ServerUnreachable(f"the verifier server did not come up; the end of its log:\n{tail}")
-
-
-def _stop(process: "subprocess.Popen[bytes]") -> None:
-    assert process.stdin is not None
-    process.stdin.close()
-    process.terminate()
-    try:
-        process.wait(timeout=15)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()

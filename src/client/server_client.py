@@ -5,49 +5,25 @@ results = client.score(["tags"], ["slow piano"], [clip])
 results["tags"].scores[0].value
 """
 
-import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 
+from src import protocol
 from src.budget import Ledger
 from src.client.connection import Connection, PromptRefused, ServerError
 from src.data.audio import Clip, encode_wav
-from src.protocol import (
-    FILES_FIELD,
-    REQUEST_FIELD,
-    SCORE_PATH,
-    TEXTS_PATH,
-    VERIFIERS_PATH,
-    Checkpoint,
-    Limits,
-    ScoreRequest,
-    ScoreResponse,
-    TextsRequest,
-    TextsResponse,
-    VerifierInfo,
-    VerifierList,
-    VerifierResult,
-)
-
-logger = logging.getLogger(__name__)
+from src.protocol import Checkpoint, VerifierResult
 
 # A file's headers in the multipart body, and its share of the JSON beside its prompt.
 PART_OVERHEAD = 512
 
 
 class ServerClient(Connection):
-    """Talks to one verifier server. Not for use by several threads at once.
+    """Talks to one verifier server. Not for use by several threads at once."""
 
-    seconds: limits on waiting, as of Connection.
-    """
-
-    def __init__(self, url: str, token: str | None = None, **seconds: float) -> None:
-        super().__init__(url, token, **seconds)
-        self._usage = Ledger()
-
-    def infos(self, names: Sequence[str]) -> dict[str, VerifierInfo]:
-        """What the server says about the verifiers `names`, once none of them loads any more.
+    def checkpoints(self, names: Sequence[str]) -> dict[str, Checkpoint]:
+        """The weights of the verifiers `names`, once none of them loads any more.
 
         Raises ServerError when one is not hosted or did not load.
         """
@@ -59,24 +35,16 @@ class ServerClient(Connection):
                     f"the server at {self.url} does not host {', '.join(missing)}; "
                     f"it hosts {', '.join(hosted)}"
                 )
-            infos = {name: hosted[name] for name in names}
-            for name, info in infos.items():
-                if info.state == "failed":
-                    raise ServerError(f"{name} did not load at {self.url}: {info.problem}")
-            if all(info.state == "ready" for info in infos.values()):
-                return infos
+            for name in names:
+                if hosted[name].state == "failed":
+                    raise ServerError(f"{name} did not load at {self.url}: {hosted[name].problem}")
+            found = {name: hosted[name].checkpoint for name in names}
+            loaded = {name: checkpoint for name, checkpoint in found.items() if checkpoint}
+            if len(loaded) == len(found):
+                return loaded
             if time.monotonic() > deadline:
                 raise ServerError(f"the models at {self.url} still load: {', '.join(names)}")
             time.sleep(0.5)
-
-    def checkpoints(self, names: Sequence[str]) -> dict[str, Checkpoint]:
-        """The weights of the verifiers `names`, once they are loaded. Raises ServerError."""
-        found = {}
-        for name, info in self.infos(names).items():
-            if info.checkpoint is None:
-                raise ServerError(f"{self.url} does not say which weights {name} has")
-            found[name] = info.checkpoint
-        return found
 
     def score(
         self,
@@ -93,7 +61,8 @@ class ServerClient(Connection):
         """
         begin = time.perf_counter()
         wavs = [encode_wav(clip) for clip in clips]
-        self._usage.seconds["wav"] += time.perf_counter() - begin
+        self.usage.seconds["wav"] += time.perf_counter() - begin
+        weights = dict(checkpoints or {})
         merged: dict[str, VerifierResult] = {}
         for part in self._parts(wavs, [clip.seconds for clip in clips]):
             try:
@@ -103,13 +72,13 @@ class ServerClient(Connection):
                     {part.start + index: reason for index, reason in refusal.refused.items()}
                 ) from None
             for name, result in results.items():
+                expected = weights.setdefault(name, result.checkpoint)
+                if result.checkpoint != expected:
+                    raise ServerError(
+                        f"{self.url} now scores {name} with other weights "
+                        f"({result.checkpoint}, before: {expected}); start a new run"
+                    )
                 merged[name] = _joined(merged[name], result) if name in merged else result
-        for name, expected in (checkpoints or {}).items():
-            if name in merged and merged[name].checkpoint != expected:
-                raise ServerError(
-                    f"{self.url} now scores {name} with other weights "
-                    f"({merged[name].checkpoint}, before: {expected}); start a new run"
-                )
         return merged
 
     def score_each(
@@ -138,26 +107,13 @@ class ServerClient(Connection):
     def unread(self, names: Sequence[str], prompts: Sequence[str]) -> dict[str, list[int]]:
         """By verifier, how many tokens at each prompt's end it does not read, in order.
 
-        Empty when the server is of a version that does not count them; the log says so then.
         Raises ServerUnreachable or ServerError.
         """
-        limits = self._limits
         counts: dict[str, list[int]] = {name: [] for name in names}
-        try:
-            for some_names in _portions(list(counts), limits.max_verifiers):
-                for some_prompts in _portions(prompts, limits.max_files):
-                    found = self._unread_part(some_names, some_prompts)
-                    for name in some_names:
-                        counts[name] += found[name]
-        except ServerError as error:
-            if error.code != "not_found":
-                raise
-            logger.warning(
-                "the server at %s is older than this client: it does not count what verifiers "
-                "leave unread of long prompts",
-                self.url,
-            )
-            return {}
+        most = self._limits.max_files
+        for at in range(0, len(prompts) if names else 0, most):
+            for name, found in self._unread_part(names, prompts[at : at + most]).items():
+                counts[name] += found
         return counts
 
     def take_usage(self) -> Ledger:
@@ -165,8 +121,7 @@ class ServerClient(Connection):
 
         `queue` and `compute` are those of the slowest verifier of each request, `http` the rest.
         """
-        usage, self._usage = self._usage, Ledger()
-        usage.uploaded_bytes, self.uploaded_bytes = self.uploaded_bytes, 0
+        usage, self.usage = self.usage, Ledger()
         return usage
 
     def _parts(self, wavs: Sequence[bytes], seconds: Sequence[float]) -> Iterator[slice]:
@@ -191,32 +146,30 @@ class ServerClient(Connection):
         self, names: Sequence[str], prompts: Sequence[str], wavs: Sequence[bytes]
     ) -> dict[str, VerifierResult]:
         begin = time.perf_counter()
-        asked = ScoreRequest(verifiers=list(names), prompts=list(prompts))
+        asked = protocol.ScoreRequest(verifiers=list(names), prompts=list(prompts))
         results = self.ask(
-            ScoreResponse,
+            protocol.ScoreResponse,
             "POST",
-            SCORE_PATH,
-            data={REQUEST_FIELD: asked.model_dump_json()},
-            files=[
-                (FILES_FIELD, (f"{index}.wav", wav, "audio/wav")) for index, wav in enumerate(wavs)
-            ],
+            protocol.SCORE_PATH,
+            data={"request": asked.model_dump_json()},
+            files=[("files", (f"{index}.wav", wav, "audio/wav")) for index, wav in enumerate(wavs)],
         ).results
         self._check_counts({n: len(r.scores) for n, r in results.items()}, names, len(wavs))
-        slowest = max(results.values(), key=lambda r: r.queue_seconds + r.compute_seconds)
-        seconds = time.perf_counter() - begin
-        self._usage.seconds["queue"] += slowest.queue_seconds
-        self._usage.seconds["compute"] += slowest.compute_seconds
-        self._usage.seconds["http"] += max(
-            0.0, seconds - slowest.queue_seconds - slowest.compute_seconds
+        queue, compute = max(
+            ((result.queue_seconds, result.compute_seconds) for result in results.values()), key=sum
         )
+        self.usage.seconds["queue"] += queue
+        self.usage.seconds["compute"] += compute
+        elapsed = time.perf_counter() - begin
+        self.usage.seconds["http"] += max(0.0, elapsed - queue - compute)
         return results
 
     def _unread_part(self, names: Sequence[str], prompts: Sequence[str]) -> dict[str, list[int]]:
-        asked = TextsRequest(verifiers=list(names), prompts=list(prompts))
+        asked = protocol.TextsRequest(verifiers=list(names), prompts=list(prompts))
         found = self.ask(
-            TextsResponse,
+            protocol.TextsResponse,
             "POST",
-            TEXTS_PATH,
+            protocol.TEXTS_PATH,
             data=asked.model_dump_json().encode(),
             headers={"Content-Type": "application/json"},
         ).unread
@@ -231,22 +184,16 @@ class ServerClient(Connection):
                 f"{', '.join(names)}"
             )
 
-    def _listing(self) -> VerifierList:
-        return self.ask(VerifierList, "GET", VERIFIERS_PATH)
+    def _listing(self) -> protocol.VerifierList:
+        return self.ask(protocol.VerifierList, "GET", protocol.VERIFIERS_PATH)
 
     @cached_property
-    def _limits(self) -> Limits:
+    def _limits(self) -> protocol.Limits:
         """What a request may hold; asked of the server once."""
         return self._listing().limits
 
 
-def _portions(items: Sequence[str], size: int) -> Iterator[Sequence[str]]:
-    return (items[at : at + size] for at in range(0, len(items), size))
-
-
 def _joined(first: VerifierResult, second: VerifierResult) -> VerifierResult:
-    if first.checkpoint != second.checkpoint:
-        raise ServerError(f"weights changed in mid-batch: {first.checkpoint}, {second.checkpoint}")
     return VerifierResult(
         checkpoint=first.checkpoint,
         scores=first.scores + second.scores,

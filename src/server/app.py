@@ -11,11 +11,11 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 from fastapi import Depends, FastAPI, File, Form, Request, Response, UploadFile
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import PlainTextResponse
 from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -23,31 +23,11 @@ from pydantic import Json
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartParser
 
+from src import protocol
 from src.models.adapter import Adapter
-from src.protocol import (
-    HEALTH_PATH,
-    METRICS_PATH,
-    READY_PATH,
-    SCORE_PATH,
-    TEXTS_PATH,
-    VERIFIERS_PATH,
-    ErrorBody,
-    Readiness,
-    ScoreRequest,
-    ScoreResponse,
-    TextsRequest,
-    TextsResponse,
-    VerifierList,
-)
 from src.server.batching import Worker
 from src.server.metrics import Metrics
-from src.server.middleware import (
-    DOCS_FILES_PATH,
-    DOCS_PATH,
-    OPENAPI_PATH,
-    Admission,
-    IntakeMiddleware,
-)
+from src.server.middleware import MAX_JSON_BYTES, IntakeMiddleware
 from src.server.requests import Scorer, unless_gone
 from src.server.settings import ServerSettings
 
@@ -57,57 +37,9 @@ logger = logging.getLogger(__name__)
 MODEL_STOP_SECONDS = 5.0
 # Uploads are bounded, so a clip need not pass through a temporary file (1 MB is the default).
 MultiPartParser.spool_max_size = 8 * 2**20
-MAX_JSON_BYTES = 2**22
-
-DESCRIPTION = """
-Scores audio clips against text prompts with music models. Higher is better, always.
-
-Upload every clip of a batch in **one** `POST /score`: a multipart form whose field `request` is
-JSON and whose field `files` is repeated, one WAV per prompt, in the prompts' order. Ask several
-verifiers in one request to score one upload.
-
-```
-curl http://127.0.0.1:8000/score \\
-  -F 'request={"verifiers": ["tags"], "prompts": ["a slow piano piece", "fast guitar"]}' \\
-  -F files=@one.wav -F files=@two.wav
-```
-
-WAVs may be PCM (16, 24, 32 bits) or float (32, 64 bits), mono or stereo, of any rate within
-`limits` (`GET /verifiers`); float32 keeps a generator's samples as they are. The server downmixes
-and resamples for each model.
-
-Verifiers read no more of a prompt than their language models do. `POST /texts` tells how many
-tokens at the end of each prompt are not read, so that a score of half a caption can be known:
-
-```
-curl http://127.0.0.1:8000/texts --json '{"verifiers": ["clap"], "prompts": ["a slow piano piece"]}'
-```
-
-Whatever is not done is answered with an `ErrorBody`: `error` is for programs, `message` for people.
-Repeat a request only after a 503 that carries `Retry-After`. After a 422 `prompt_refused` the
-prompts not listed in `refused` can be scored by asking again without those. Every answer carries
-`X-Request-ID`; send your own to find it in the server's log.
-"""
-
 
 ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"description": text, "model": ErrorBody}
-    for status, text in {
-        400: "Not a request that can be understood (`bad_request`).",
-        401: "The server's token is missing or wrong (`unauthorized`).",
-        404: "Not hosted here (`unknown_verifier`).",
-        408: "The upload took too long (`too_slow`).",
-        413: "Larger or longer than the limits allow (`too_large`).",
-        422: "`bad_audio`, `prompt_refused`, or `no_score` (no finite number).",
-        500: "A model or the server failed (`verifier_failed`, `internal`).",
-        503: "`queue_full` or `busy`: ask again after Retry-After seconds. "
-        "`not_ready`, `stopping`: without that header, asking again does not help.",
-    }.items()
-}
-# Where the answer itself is plain text, FastAPI would take the error for that too.
-JSON_UNAUTHORIZED = {
-    "description": ERRORS[401]["description"],
-    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}},
+    status: {"model": protocol.ErrorBody} for status in (400, 401, 404, 408, 413, 422, 500, 503)
 }
 # Of the form's parts; FastAPI would call a file just octets.
 ENCODING = {
@@ -119,10 +51,7 @@ ENCODING = {
 def create_app(adapters: Sequence[Adapter], settings: ServerSettings) -> FastAPI:
     """The application; its models load when it starts up, each in its own thread."""
     limits, metrics = settings.limits, Metrics()
-    workers = {
-        a.name: Worker(a, settings.device, settings.batch, metrics, settings.dtype)
-        for a in adapters
-    }
+    workers = {adapter.name: Worker(adapter, settings, metrics) for adapter in adapters}
     scorer = Scorer(workers, limits, ThreadPoolExecutor(2, thread_name_prefix="decode"))
 
     @asynccontextmanager
@@ -136,62 +65,55 @@ def create_app(adapters: Sequence[Adapter], settings: ServerSettings) -> FastAPI
 
     app = FastAPIOffline(
         title="Curator verifier server",
-        description=DESCRIPTION,
+        description=Path(__file__).with_name("description.md").read_text("utf-8"),
         lifespan=lifespan,
-        docs_url=DOCS_PATH,
-        openapi_url=OPENAPI_PATH,
-        static_url=DOCS_FILES_PATH,
         redoc_url=None,
     )
-    app.add_middleware(
-        IntakeMiddleware,
-        metrics=metrics,
-        token=settings.token,
-        max_body_bytes={SCORE_PATH: limits.max_body_bytes, TEXTS_PATH: MAX_JSON_BYTES},
-        admission=Admission(
-            settings.max_requests, settings.max_held_bytes, settings.upload_seconds, metrics
-        ),
-    )
+    app.add_middleware(IntakeMiddleware, settings=settings, metrics=metrics)
     for kind in (HTTPException, RequestValidationError):
         app.add_exception_handler(kind, _pass_on)  # the middleware answers errors
     # The middleware checks the token; this declares it in the OpenAPI document.
     bearer = HTTPBearer(auto_error=False, description="the server's token")
     guarded = [Depends(bearer)] if settings.token else []
 
-    @app.get(HEALTH_PATH, summary="Is the process alive?")
+    @app.get(protocol.HEALTH_PATH, summary="Is the process alive?")
     async def health() -> dict[str, str]:
         return {"status": "ok"}
 
-    @app.get(READY_PATH, summary="Are the models loaded?", responses={503: {"model": Readiness}})
-    async def ready(response: Response) -> Readiness:
+    @app.get(
+        protocol.READY_PATH,
+        summary="Are the models loaded?",
+        responses={503: {"model": protocol.Readiness}},
+    )
+    async def ready(response: Response) -> protocol.Readiness:
         """200 once no model loads any more and one can score; 503 before. Failed ones are named."""
         states = {name: worker.state for name, worker in workers.items()}
         is_ready = "ready" in states.values() and "loading" not in states.values()
         response.status_code = 200 if is_ready else 503
         problems = {name: w.problem for name, w in workers.items() if w.problem}
-        return Readiness(ready=is_ready, models=states, problems=problems)
+        return protocol.Readiness(ready=is_ready, models=states, problems=problems)
 
     @app.get(
-        VERIFIERS_PATH,
+        protocol.VERIFIERS_PATH,
         summary="What is hosted, and what a request may hold",
         responses={401: ERRORS[401]},
         dependencies=guarded,
     )
-    async def verifiers() -> VerifierList:
-        return VerifierList(verifiers=[w.info() for w in workers.values()], limits=limits)
+    async def verifiers() -> protocol.VerifierList:
+        return protocol.VerifierList(verifiers=[w.info() for w in workers.values()], limits=limits)
 
     @app.get(
-        METRICS_PATH,
+        protocol.METRICS_PATH,
         summary="Metrics in Prometheus' format",
-        response_class=PlainTextResponse,
-        responses={401: JSON_UNAUTHORIZED},
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {}}}, 401: ERRORS[401]},
         dependencies=guarded,
     )
     async def show_metrics() -> Response:
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     @app.post(
-        SCORE_PATH,
+        protocol.SCORE_PATH,
         summary="Score clips",
         responses=ERRORS,
         dependencies=guarded,
@@ -204,27 +126,27 @@ def create_app(adapters: Sequence[Adapter], settings: ServerSettings) -> FastAPI
     )
     async def score(
         http: Request,
-        request: Annotated[Json[ScoreRequest], Form(description="a ScoreRequest as JSON")],
+        request: Annotated[Json[protocol.ScoreRequest], Form(description="a ScoreRequest as JSON")],
         files: Annotated[
             list[UploadFile], File(min_length=1, description="one WAV per prompt, in order")
         ],
-    ) -> ScoreResponse:
+    ) -> protocol.ScoreResponse:
         """Every verifier named scores every file against its prompt."""
         results = await unless_gone(http, scorer.score(request, files, http.state.upload))
         logger.info(
             "%s %d clips by %s", http.state.request_id, len(files), ", ".join(request.verifiers)
         )
-        return ScoreResponse(request_id=http.state.request_id, results=results)
+        return protocol.ScoreResponse(request_id=http.state.request_id, results=results)
 
     @app.post(
-        TEXTS_PATH,
+        protocol.TEXTS_PATH,
         summary="How much of each prompt is read",
         responses=ERRORS,
         dependencies=guarded,
     )
-    async def texts(http: Request, request: TextsRequest) -> TextsResponse:
+    async def texts(http: Request, request: protocol.TextsRequest) -> protocol.TextsResponse:
         """How many tokens at the end of each prompt each verifier named does not read."""
-        return TextsResponse(unread=await unless_gone(http, scorer.count_unread(request)))
+        return protocol.TextsResponse(unread=await unless_gone(http, scorer.count_unread(request)))
 
     return app
 

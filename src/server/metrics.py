@@ -13,7 +13,6 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._models: set[str] = set()
         counter = partial(Counter, namespace="curator", registry=self.registry)
         gauge = partial(Gauge, namespace="curator", registry=self.registry)
         histogram = partial(Histogram, namespace="curator", registry=self.registry, buckets=SECONDS)
@@ -22,7 +21,7 @@ class Metrics:
         self.batch_clips = histogram(
             "batch_clips", "clips in a model call", ["model"], buckets=BATCH_SIZES
         )
-        self.queue_seconds = histogram("queue_seconds", "a job's wait", ["model"])
+        self.queue_seconds = histogram("queue_seconds", "a clip's wait", ["model"])
         self.compute_seconds = histogram("compute_seconds", "a model call", ["model"])
         self.clips = counter("clips", "clips scored", ["model"])
         self.dropped = counter("dropped_clips", "clips whose client had gone", ["model"])
@@ -32,12 +31,7 @@ class Metrics:
         self.scoring = gauge("requests_scoring", "scoring requests that are complete, not answered")
         self.held_bytes = gauge("held_bytes", "uploads and decoded audio in memory")
 
-    def add_model(self, name: str) -> None:
-        """Show a model from the start, before anything was asked of it."""
-        self._models.add(name)
-        self.ready.labels(name).set(0)
-        self.queue_depth.labels(name).set(0)
-
     def reject(self, reason: str, model: str | None) -> None:
         """Count a refusal. A name that is not hosted is the client's own word, and no label."""
-        self.rejects.labels(reason, model if model in self._models else "").inc()
+        label = "" if model is None or reason == "unknown_verifier" else model
+        self.rejects.labels(reason, label).inc()

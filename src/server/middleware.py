@@ -2,7 +2,6 @@
 
     IntakeMiddleware   request id, token, limits; every error's answer; access log and metrics
     Admission          how many uploads there may be, how large, and which one is evicted
-    ApiError           why a request is not done
 
 Plain ASGI, because it has to act before FastAPI parses a form. Classes that hold state are for the
 event loop's thread only.
@@ -14,74 +13,27 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
-from fastapi.exceptions import RequestValidationError
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from src.protocol import (
-    HEALTH_PATH,
-    METRICS_PATH,
-    READY_PATH,
-    REQUEST_ID_HEADER,
-    SCORE_PATH,
-    TEXTS_PATH,
-    VERIFIERS_PATH,
-    ErrorBody,
-)
+from src import protocol
+from src.server.errors import CLOSE, ApiError, as_api_error
 from src.server.metrics import Metrics
+from src.server.settings import ServerSettings
 
 logger = logging.getLogger(__name__)
 
-DOCS_PATH, DOCS_FILES_PATH, OPENAPI_PATH = "/docs", "/docs-files", "/openapi.json"
-_OPEN_PATHS = (HEALTH_PATH, READY_PATH, DOCS_PATH, OPENAPI_PATH)
-_KNOWN_PATHS = (*_OPEN_PATHS, SCORE_PATH, TEXTS_PATH, VERIFIERS_PATH, METRICS_PATH)
+MAX_JSON_BYTES = 2**22
+_OPEN_PATHS = (protocol.HEALTH_PATH, protocol.READY_PATH, "/docs", "/openapi.json")
+_KNOWN_PATHS = (
+    *(protocol.SCORE_PATH, protocol.TEXTS_PATH, protocol.VERIFIERS_PATH, protocol.METRICS_PATH),
+    *_OPEN_PATHS,
+)
 _GOOD_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-
-CLOSE = {"Connection": "close"}  # else the connection would wait for the rest of the body
-
-
-class ApiError(HTTPException):  # FastAPI lets no other error out of the reading of a body
-    """A request that is answered with an ErrorBody.
-
-    retry_after: seconds until the same request may succeed. more: further fields of ErrorBody.
-    """
-
-    def __init__(
-        self,
-        status: int,
-        error: str,
-        message: str,
-        *,
-        retry_after: int | None = None,
-        headers: Mapping[str, str] | None = None,
-        **more: Any,
-    ) -> None:
-        retry = {} if retry_after is None else {"Retry-After": str(retry_after)}
-        super().__init__(status, message, {**(headers or {}), **retry})
-        self.body = ErrorBody(request_id="", error=error, message=message, **more)
-
-
-def as_api_error(error: BaseException) -> ApiError:
-    """What the client reads of whatever ended its request."""
-    if isinstance(error, ApiError):
-        return error
-    if isinstance(error, HTTPException):  # of FastAPI: no such route, a broken form, ...
-        codes = {404: "not_found", 405: "bad_method", 413: "too_large"}
-        code = codes.get(error.status_code, "bad_request")
-        return ApiError(error.status_code, code, str(error.detail), headers=error.headers)
-    if isinstance(error, RequestValidationError):
-        texts = [f"{'.'.join(map(str, e['loc'][1:]))}: {e['msg']}" for e in error.errors()]
-        return ApiError(400, "bad_request", "; ".join(texts))
-    if isinstance(error, asyncio.CancelledError):  # the time for a stop is over
-        return ApiError(503, "stopping", "the server stopped before this was done")
-    name = type(error).__name__
-    return ApiError(500, "internal", f"the server failed ({name}); its log has the details")
 
 
 class Admission:
@@ -91,33 +43,40 @@ class Admission:
     requests that are worked on is taken when the body is complete, not when it begins; incomplete
     ones are bounded in number and, with all decoded audio, in bytes; and when either runs out, the
     upload that came in most slowly is evicted to make room for the others.
-
-    places: complete requests that are worked on at once. max_bytes: of bodies and decoded audio
-    held at once. seconds: that one body may take.
     """
 
     UPLOADS_PER_PLACE = 4
     GRACE_SECONDS = 1.0  # the rate of an upload that has only begun says nothing
 
-    def __init__(self, places: int, max_bytes: int, seconds: float, metrics: Metrics) -> None:
-        self.places, self.max_bytes, self.seconds = places, max_bytes, seconds
-        self._metrics = metrics
+    def __init__(self, settings: ServerSettings, metrics: Metrics) -> None:
+        self.places, self.max_bytes = settings.max_requests, settings.max_held_bytes
+        self.seconds = settings.upload_seconds
         self._uploads: set[Upload] = set()
+        metrics.uploading.set_function(lambda: len(self._incomplete()))
+        metrics.scoring.set_function(self._complete)
+        metrics.held_bytes.set_function(self._held)
 
-    @contextmanager
-    def admit(self, receive: Receive, max_body_bytes: int) -> Iterator["Upload"]:
+    @asynccontextmanager
+    async def admit(self, receive: Receive, max_body_bytes: int) -> AsyncIterator["Upload"]:
         """One request, from its headers to its answer. Raises ApiError."""
         self.check_place()
         if len(self._incomplete()) >= self.UPLOADS_PER_PLACE * self.places:
             self._evict_slowest(asking=None)
         upload = Upload(self, receive, max_body_bytes)
         self._uploads.add(upload)
-        self.show()
         try:
-            yield upload
+            async with upload.timeout:
+                yield upload
+        except TimeoutError:
+            if not upload.timeout.expired():
+                raise
+            if upload in self._uploads:
+                text = f"the upload took more than {self.seconds:g} s"
+                raise ApiError(408, "too_slow", text, headers=CLOSE) from None
+            text = "this upload was slow and gave way to others"
+            raise ApiError(503, "busy", text, retry_after=1, headers=CLOSE) from None
         finally:
             self._uploads.discard(upload)
-            self.show()
 
     def check_place(self) -> None:
         """Raise ApiError when every place is taken."""
@@ -129,21 +88,17 @@ class Admission:
         while self._held() + size > self.max_bytes:
             self._evict_slowest(asking)
 
-    def show(self) -> None:
-        self._metrics.uploading.set(len(self._incomplete()))
-        self._metrics.scoring.set(self._complete())
-        self._metrics.held_bytes.set(self._held())
-
     def _evict_slowest(self, asking: "Upload | None") -> None:
         now = time.monotonic()
         old = [u for u in self._incomplete() if now - u.began >= self.GRACE_SECONDS]
         slowest = min(old, key=lambda u: u.bytes / (now - u.began), default=None)
         if slowest is None or slowest is asking:
             raise ApiError(503, "busy", "no room for more uploads", retry_after=1, headers=CLOSE)
-        slowest.evict()
+        self._uploads.remove(slowest)
+        slowest.timeout.reschedule(0)
 
     def _incomplete(self) -> list["Upload"]:
-        return [upload for upload in self._uploads if not (upload.complete or upload.evicted)]
+        return [upload for upload in self._uploads if not upload.complete]
 
     def _complete(self) -> int:
         return sum(upload.complete for upload in self._uploads)
@@ -153,33 +108,25 @@ class Admission:
 
 
 class Upload:
-    """One scoring request and the bytes that it holds: its body, then its decoded audio too."""
+    """One scoring request and the bytes that it holds: its body, then its decoded audio too.
+
+    timeout: ends the request; none once its body is complete.
+    """
 
     def __init__(self, admission: Admission, receive: Receive, max_body_bytes: int) -> None:
         self.began = time.monotonic()
         self.bytes = 0
-        self.complete = self.evicted = False
+        self.complete = False
+        self.timeout = asyncio.timeout(admission.seconds)
         self._admission = admission
         self._receive = receive
         self._max_body_bytes = max_body_bytes
-        self._timeout: asyncio.Timeout | None = None
 
     async def receive(self) -> Message:
-        """The next part of the body, in time and within the limits. Raises ApiError."""
-        if self.complete:  # what is left is to wait until the client goes
-            return await self._receive()
-        self._check()
-        seconds = self._admission.seconds
-        left = self.began + seconds - time.monotonic()
-        try:
-            async with asyncio.timeout(max(0.0, left)) as self._timeout:
-                message = await self._receive()
-        except TimeoutError:
-            self._check()
-            text = f"the upload took more than {seconds:g} s"
-            raise ApiError(408, "too_slow", text, headers=CLOSE) from None
-        finally:
-            self._timeout = None
+        """The next part of the body, within the limits. Raises ApiError."""
+        message = await self._receive()
+        if self.complete:  # it has been read; this is the client going
+            return message
         if message["type"] != "http.request":
             raise ApiError(499, "client_gone", "the client hung up before its upload was complete")
         self.hold(len(message.get("body", b"")))
@@ -188,26 +135,13 @@ class Upload:
         if not message.get("more_body", False):
             self._admission.check_place()
             self.complete = True
-            self._admission.show()
+            self.timeout.reschedule(None)
         return message
 
     def hold(self, size: int) -> None:
         """Count `size` bytes more until the request is answered. Raises ApiError."""
-        self._check()
         self._admission.make_room(size, asking=self)
         self.bytes += size
-        self._admission.show()
-
-    def evict(self) -> None:
-        """End this upload, which may be waiting for more of its body just now."""
-        self.evicted, self.bytes = True, 0
-        if self._timeout is not None:
-            self._timeout.reschedule(asyncio.get_running_loop().time())
-
-    def _check(self) -> None:
-        if self.evicted:
-            text = "this upload was slow and gave way to others"
-            raise ApiError(503, "busy", text, retry_after=1, headers=CLOSE)
 
 
 def _too_large(limit: int) -> ApiError:
@@ -215,31 +149,25 @@ def _too_large(limit: int) -> ApiError:
 
 
 class IntakeMiddleware:
-    """ASGI middleware: request ids, token, uploads, errors, access log.
+    """ASGI middleware: request ids, token, uploads, errors, access log."""
 
-    max_body_bytes: by path that takes uploads; of another path's body nothing is read.
-    """
-
-    def __init__(
-        self,
-        app: ASGIApp,
-        metrics: Metrics,
-        token: str | None,
-        max_body_bytes: Mapping[str, int],
-        admission: Admission,
-    ) -> None:
+    def __init__(self, app: ASGIApp, settings: ServerSettings, metrics: Metrics) -> None:
         self.app = app
         self.metrics = metrics
-        self.max_body_bytes = max_body_bytes
-        self.admission = admission
-        self._expected = f"bearer {token}".encode() if token else None
+        self.admission = Admission(settings, metrics)
+        # By path that takes uploads; of another path's body nothing is read.
+        self.max_body_bytes = {
+            protocol.SCORE_PATH: settings.limits.max_body_bytes,
+            protocol.TEXTS_PATH: MAX_JSON_BYTES,
+        }
+        self._expected = f"bearer {settings.token}".encode() if settings.token else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         begin = time.monotonic()
         headers = Headers(scope=scope)
-        given = headers.get(REQUEST_ID_HEADER, "")
+        given = headers.get(protocol.REQUEST_ID_HEADER, "")
         request_id = given if _GOOD_ID.fullmatch(given) else uuid.uuid4().hex[:16]
         scope.setdefault("state", {})["request_id"] = request_id
         status: int | None = None
@@ -248,7 +176,7 @@ class IntakeMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
+                MutableHeaders(scope=message)[protocol.REQUEST_ID_HEADER] = request_id
             await send(message)
 
         try:
@@ -262,7 +190,8 @@ class IntakeMiddleware:
             path = scope["path"] if scope["path"] in _KNOWN_PATHS else "other"
             status = status or 499  # the client went before an answer
             self.metrics.request_seconds.labels(path, status).observe(seconds)
-            level = logging.DEBUG if path in (HEALTH_PATH, READY_PATH) else logging.INFO
+            is_probe = path in (protocol.HEALTH_PATH, protocol.READY_PATH)
+            level = logging.DEBUG if is_probe else logging.INFO
             logger.log(
                 level, "%s %s %s %d %.3f s", request_id, scope["method"], path, status, seconds
             )
@@ -275,25 +204,21 @@ class IntakeMiddleware:
         if length.isdecimal() and int(length) > largest:
             raise _too_large(largest)
         if path in self.max_body_bytes and scope["method"] == "POST":
-            with self.admission.admit(receive, largest) as upload:
+            async with self.admission.admit(receive, largest) as upload:
                 scope["state"]["upload"] = upload
                 await self.app(scope, upload.receive, send)
         else:
             await self.app(scope, receive, send)
 
     def _check_token(self, path: str, headers: Headers) -> None:
-        is_open = path in _OPEN_PATHS or path.startswith(DOCS_FILES_PATH + "/")
+        is_open = path in _OPEN_PATHS or path.startswith("/static-offline-docs/")
         if self._expected is None or is_open:
             return
         scheme, _, credentials = headers.get("authorization", "").partition(" ")
         given = f"{scheme.lower()} {credentials}".encode()
         if not hmac.compare_digest(given, self._expected):
-            raise ApiError(
-                401,
-                "unauthorized",
-                "send the server's token: 'Authorization: Bearer <token>'",
-                headers={"WWW-Authenticate": "Bearer"},
-            )
+            text = "send the server's token: 'Authorization: Bearer <token>'"
+            raise ApiError(401, "unauthorized", text, headers={"WWW-Authenticate": "Bearer"})
 
     def _refuse(self, error: BaseException, request_id: str) -> JSONResponse:
         """The answer to a request that ended in an error, counted and logged."""

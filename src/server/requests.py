@@ -7,18 +7,21 @@ header of a request is checked before any of its samples is decoded, and request
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, TypeVar
 
 import numpy as np
 from fastapi import Request, UploadFile
 
-from src.data.audio import AudioError, AudioLimits, decode_wav, resample, to_mono, wav_seconds
+from src.data.audio import AudioError, resample, to_mono
 from src.models.adapter import PromptUnusable
 from src.protocol import Limits, Refusal, ScoreRequest, TextsRequest, VerifierResult
-from src.server.batching import ClipFailed, ModelFailed, QueueFull, Worker
-from src.server.middleware import ApiError, Upload
+from src.server.batching import Scored, Worker
+from src.server.errors import ApiError
+from src.server.middleware import Upload
+from src.server.wav import decode_wav, wav_seconds
 
 T = TypeVar("T")
 
@@ -55,18 +58,15 @@ class Scorer:
         if len(request.prompts) > self.limits.max_files:
             raise ApiError(413, "too_large", f"at most {self.limits.max_files} prompts a request")
         chosen = self._choose(request)
-        for name, worker in chosen.items():
-            _check_ready(name, worker)
+        for worker in chosen.values():
+            worker.check_ready()
 
         def count(prompt: str) -> list[int]:
             return [worker.adapter.unread_tokens(prompt) for worker in chosen.values()]
 
         # One after the other, so that a request of long prompts does not hold up a short one.
-        counts = {prompt: await self._in_pool(count, prompt) for prompt in set(request.prompts)}
-        return {
-            name: [counts[prompt][at] for prompt in request.prompts]
-            for at, name in enumerate(chosen)
-        }
+        counts = [await self._in_pool(count, prompt) for prompt in request.prompts]
+        return {name: [count[at] for count in counts] for at, name in enumerate(chosen)}
 
     def _choose(self, request: ScoreRequest | TextsRequest) -> dict[str, Worker]:
         """The workers that a request within the limits names. Raises ApiError."""
@@ -83,22 +83,15 @@ class Scorer:
                 raise ApiError(404, "unknown_verifier", text, verifier=name[:SHOWN_CHARS])
         return {name: self.workers[name] for name in request.verifiers}
 
-    def _audio_limits(self) -> AudioLimits:
-        limits = self.limits
-        return AudioLimits(
-            limits.max_seconds, limits.min_rate, limits.max_rate, limits.max_channels
-        )
-
     def _check_headers(self, files: Sequence[UploadFile]) -> float:
         """How many seconds all files last together. Raises ApiError for the first bad file."""
         total, most = 0.0, self.limits.max_total_seconds
         for index, file in enumerate(files):
             name = _name(index, file)
             try:
-                total += wav_seconds(file.file, self._audio_limits(), name)
+                total += wav_seconds(file.file, self.limits, name)
             except AudioError as error:
                 raise ApiError(422, "bad_audio", str(error), index=index) from error
-            file.file.seek(0)
             if total > most:
                 text = f"up to here {total:.1f} s; all files of a request last at most {most:g} s"
                 raise ApiError(413, "too_large", f"{name}: {text}", index=index)
@@ -109,12 +102,13 @@ class Scorer:
     ) -> dict[int, list[np.ndarray]]:
         """The uploads as float32 [T] mono, by sample rate. Raises ApiError."""
 
-        def decode(index: int, file: UploadFile) -> dict[int, np.ndarray]:
-            name = _name(index, file)
-            data = file.file.read()
-            file.file.close()  # its bytes are not needed twice
+        def decode(index: int) -> dict[int, np.ndarray]:
+            name = _name(index, files[index])
+            with files[index].file as file:  # closed afterwards: its bytes are not needed twice
+                file.seek(0)
+                data = file.read()
             try:
-                clip = to_mono(decode_wav(data, self._audio_limits(), name))
+                clip = to_mono(decode_wav(data, self.limits, name))
                 clips = {rate: resample(clip, rate).samples[0] for rate in rates}
                 if not all(len(samples) for samples in clips.values()):
                     length = clip.samples.shape[1]
@@ -123,57 +117,37 @@ class Scorer:
                 raise ApiError(422, "bad_audio", str(error), index=index) from error
             return clips
 
-        clips: dict[int, list[np.ndarray]] = {rate: [] for rate in rates}
+        decoded: list[dict[int, np.ndarray]] = []
         for start in range(0, len(files), FILES_AT_ONCE):
-            some = list(enumerate(files))[start : start + FILES_AT_ONCE]
-            work = [self._in_pool(decode, index, file) for index, file in some]
+            some = range(len(files))[start : start + FILES_AT_ONCE]
+            work = [self._in_pool(decode, index) for index in some]
             for outcome in await asyncio.gather(*work, return_exceptions=True):
                 if isinstance(outcome, BaseException):
                     raise outcome  # the first bad file's, whichever was found first
-                for rate, samples in outcome.items():
-                    clips[rate].append(samples)
-        return clips
+                decoded.append(outcome)
+        return {rate: [clips[rate] for clips in decoded] for rate in rates}
 
     async def _in_pool(self, function: Callable[..., T], *args: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self.pool, function, *args)
-
-
-def _check_ready(name: str, worker: Worker) -> None:
-    """Raise ApiError when the model, and with it its tokenizer, is not loaded."""
-    if worker.state == "failed":
-        text = f"{name} did not load: {worker.problem}"
-        raise ApiError(503, "not_ready", text, verifier=name)
-    if worker.state == "loading":
-        text = f"{name} is still loading"
-        raise ApiError(503, "not_ready", text, verifier=name, retry_after=1)
 
 
 def _check_prompts(prompts: Sequence[str], chosen: dict[str, Worker]) -> None:
     """Raise ApiError with every prompt that a verifier has no score for."""
     refused = []
     for name, worker in chosen.items():
-        unusable: dict[str, PromptUnusable] = {}
-        for prompt in set(prompts):
+        for index, prompt in enumerate(prompts):
             try:
                 worker.adapter.check(prompt)
             except PromptUnusable as error:
-                unusable[prompt] = error
-        for index, prompt in enumerate(prompts):
-            if why := unusable.get(prompt):
-                words = list(why.vocabulary)
+                words = list(error.vocabulary)
                 refused.append(
-                    Refusal(index=index, verifier=name, reason=why.reason, vocabulary=words)
+                    Refusal(index=index, verifier=name, reason=error.reason, vocabulary=words)
                 )
     if refused:
         first = refused[0]
-        raise ApiError(
-            422,
-            "prompt_refused",
-            f"prompt {first.index}: {first.reason}",
-            index=first.index,
-            verifier=first.verifier,
-            refused=refused,
-        )
+        text = f"prompt {first.index}: {first.reason}"
+        where: dict[str, Any] = {"index": first.index, "verifier": first.verifier}
+        raise ApiError(422, "prompt_refused", text, **where, refused=refused)
 
 
 def _name(index: int, file: UploadFile) -> str:
@@ -189,27 +163,26 @@ def _shown(text: str) -> str:
 async def _score(
     chosen: dict[str, Worker], clips: dict[int, list[np.ndarray]], prompts: Sequence[str]
 ) -> dict[str, VerifierResult]:
-    """Queue the clips for every model and wait; a failure of one drops the others' jobs."""
-    jobs, name = {}, ""
+    """Queue the clips for every model and wait; a failure of one drops the others' clips."""
+    queued: dict[str, list[Future[Scored]]] = {}
     try:
         for name, worker in chosen.items():
-            jobs[name] = worker.submit(clips[worker.adapter.sample_rate], prompts)
+            queued[name] = worker.submit(clips[worker.adapter.sample_rate], prompts)
         results = {}
-        for name, job in jobs.items():
-            results[name] = await asyncio.wrap_future(job.result)
+        for name, futures in queued.items():
+            scored = await asyncio.gather(*map(asyncio.wrap_future, futures))
+            checkpoint = chosen[name].checkpoint
+            assert checkpoint is not None  # the model has scored
+            results[name] = VerifierResult(
+                checkpoint=checkpoint,
+                scores=[one.score for one in scored],
+                queue_seconds=scored[0].queue_seconds,
+                compute_seconds=sum(one.compute_seconds for one in scored),
+            )
         return results
-    except QueueFull as error:
-        raise ApiError(
-            503, "queue_full", str(error), verifier=name, retry_after=error.retry_after
-        ) from error
-    except ModelFailed as error:
-        raise ApiError(503, "not_ready", str(error), verifier=name) from error
-    except ClipFailed as error:
-        status, code = (422, "no_score") if error.no_score else (500, "verifier_failed")
-        raise ApiError(status, code, str(error), index=error.index, verifier=name) from error
     finally:
-        for job in jobs.values():
-            job.result.cancel()
+        for future in chain(*queued.values()):
+            future.cancel()
 
 
 async def unless_gone(http: Request, work: Coroutine[Any, Any, T]) -> T:

@@ -12,7 +12,6 @@ from typing import Annotated, Literal
 import tyro
 
 from src.protocol import Limits
-from src.server.batching import BatchSettings
 from src.weights.files import WEIGHTS_VARIABLE, weights_dir
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
@@ -20,6 +19,16 @@ LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 
 class SettingsError(ValueError):
     """Settings that cannot work; the message says which, and what can."""
+
+
+@dataclass(frozen=True)
+class BatchSettings:
+    #: Clips in one model call at most; 1 for no batching.
+    max_clips: int = 32
+    #: Milliseconds that a clip may wait for others to share its call.
+    max_wait_ms: float = 5.0
+    #: Clips that may wait for one model; requests beyond it are answered with 503.
+    max_queue: int = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +93,6 @@ class ServerSettings:
             raise SettingsError(f"--device {self.device}: there are auto, cpu, cuda, cuda:0, ...")
         if self.batch.max_queue < self.limits.max_files:
             raise SettingsError("--batch.max_queue must be at least --limits.max_files")
-        if self.device == "cpu":
-            _check_dtype(self.device, self.dtype)
 
     def use_weights_dir(self) -> None:
         """Make `--weights_dir` the process's folder of weights. Raises SettingsError."""
@@ -116,10 +123,6 @@ def configure_torch(settings: ServerSettings, models: int) -> str:
     elif device.startswith("cuda") and int(device.partition(":")[2] or 0) >= gpus:
         there = f"{gpus} of them: cuda:0 to cuda:{gpus - 1}" if gpus else "none: use --device cpu"
         raise SettingsError(f"--device {device}: torch sees no such GPU; it sees {there}")
-    _check_dtype(device, settings.dtype)
-    return device
-
-
-def _check_dtype(device: str, dtype: str) -> None:
-    if device == "cpu" and dtype == "float16":
+    if device == "cpu" and settings.dtype == "float16":
         raise SettingsError("--dtype float16 needs a GPU; a CPU computes in float32 or bfloat16")
+    return device

@@ -3,7 +3,6 @@
 import socket
 import subprocess
 import sys
-import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,13 +60,6 @@ def test_a_score_over_http_is_that_of_the_tagger_itself(server: str) -> None:
         assert score.components == pytest.approx({n: odds[n] for n in score.components}, abs=1e-3)
 
 
-def test_a_batch_scores_as_its_clips_do_alone(server: str) -> None:
-    verifier = build_verifier("tags", None, ServerClient(server), None)
-    together = [score.value for score in verifier.score(inputs())]
-    alone = [verifier.score([item])[0].value for item in inputs()]
-    assert together == pytest.approx(alone, abs=1e-5)
-
-
 def test_stereo_at_another_rate_is_downmixed_and_resampled_by_the_server(server: str) -> None:
     client = ServerClient(server)
     stereo = clip(5, rate=32_000, channels=2)
@@ -98,16 +90,15 @@ def test_the_server_ends_with_the_block_even_when_it_raises() -> None:
 
 
 def test_the_server_ends_with_the_process_that_started_it_however_that_ends() -> None:
-    code = f"""
-        import time
-        from src.client.local_server import local_server
-        with local_server(["fake"], server={FAKE_MODELS!r}) as url:
-            print(url, flush=True)
-            time.sleep(60)
-    """
-    with python(code) as parent:
+    code = (
+        "import time; from src.client.local_server import local_server\n"
+        f"with local_server(['fake'], server={FAKE_MODELS!r}) as url:\n"
+        "    print(url, flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
-        url = parent.stdout.readline().decode().strip()
+        url = parent.stdout.readline().strip()
         assert _listening(url)
         parent.kill()
         parent.wait(20)
@@ -122,18 +113,12 @@ def test_a_server_that_does_not_come_up_shows_the_end_of_its_log(
 ) -> None:
     for name in ("CURATOR_WEIGHTS", "HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.setenv(name, str(tmp_path))
-    with pytest.raises(ServerUnreachable, match="--fetch clap"), local_server(["clap"]):
-        pass
-    with (
-        pytest.raises(ServerUnreachable, match="the weights are torn"),
-        local_server(["broken"], server=FAKE_MODELS),
+    for reason, server in (
+        ("--fetch clap", local_server(["clap"])),
+        ("the weights are torn", local_server(["broken"], server=FAKE_MODELS)),
     ):
-        pass
-
-
-def python(code: str) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-c", textwrap.dedent(code)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        with pytest.raises(ServerUnreachable, match=reason), server:
+            pass
 
 
 def _listening(url: str) -> bool:

@@ -18,7 +18,7 @@ def stub() -> Iterator[StubServer]:
 
 @pytest.fixture
 def client(stub: StubServer) -> ServerClient:
-    return ServerClient(stub.url, unreachable_seconds=0.5, total_seconds=5)
+    return stub.client
 
 
 @pytest.fixture

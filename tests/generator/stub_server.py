@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from src.client import ServerClient
-from src.data.audio import Clip, decode_wav
+from src.data.audio import Clip
 from src.protocol import TEXTS_PATH, Checkpoint, Limits, Score, VerifierInfo, VerifierList
+from src.server.wav import decode_wav
 from src.verifier import HttpVerifier, ScoreInput
 from tests.local_http import serving
 
@@ -27,7 +28,7 @@ Answer = tuple[int, Any, dict[str, str]]
 
 
 class StubServer:
-    """`answers` are used up first, then it scores.
+    """`answers` are used up first, then it scores; `client` talks to it.
 
     The score of a clip is its first sample, so that order can be checked. Of a prompt three words
     are read.
@@ -73,6 +74,7 @@ class StubServer:
 
         self._serving = ExitStack()
         self.url = self._serving.enter_context(serving(Handler))
+        self.client = ServerClient(self.url, unreachable_seconds=0.5, total_seconds=5)
 
     def stop(self) -> None:
         self._serving.close()
@@ -81,31 +83,18 @@ class StubServer:
         """The answer to a POST; None: the connection is cut."""
         if path == TEXTS_PATH:
             asked, files = json.loads(body), []
-            usual = self.counted(asked)
+            unread = [max(0, len(prompt.split()) - WORDS_READ) for prompt in asked["prompts"]]
+            usual = {"unread": dict.fromkeys(asked["verifiers"], unread)}
         else:
-            asked, files = self.read(content_type, body)
-            usual = self.scored(asked, files)
+            head = f"Content-Type: {content_type}\r\n\r\n".encode()
+            parts: Any = BytesParser().parsebytes(head + body).get_payload()
+            first, *files = (part.get_payload(decode=True) for part in parts)
+            asked = json.loads(first)
+            levels = [float(decode_wav(data).samples[0, 0]) for data in files]
+            usual = answer_of(dict.fromkeys(asked["verifiers"], levels))
         self.uploads.append({"asked": asked, "files": files, "bytes": len(body)})
-        answer = self.answers.pop(0) if self.answers else usual
+        answer = self.answers.pop(0) if self.answers else (200, usual, {})
         return answer() if callable(answer) else answer
-
-    @staticmethod
-    def read(content_type: str, body: bytes) -> tuple[dict[str, Any], list[bytes]]:
-        message = BytesParser().parsebytes(
-            b"Content-Type: " + content_type.encode() + b"\r\n\r\n" + body
-        )
-        parts = [part.get_payload(decode=True) for part in message.get_payload()]  # type: ignore[union-attr]
-        return json.loads(parts[0]), parts[1:]  # type: ignore[arg-type, return-value]
-
-    @staticmethod
-    def scored(asked: dict[str, Any], files: list[bytes]) -> Answer:
-        firsts = [float(decode_wav(data).samples[0, 0]) for data in files]
-        return 200, answer_of(dict.fromkeys(asked["verifiers"], firsts)), {}
-
-    @staticmethod
-    def counted(asked: dict[str, Any]) -> Answer:
-        words = [max(0, len(prompt.split()) - WORDS_READ) for prompt in asked["prompts"]]
-        return 200, {"unread": dict.fromkeys(asked["verifiers"], words)}, {}
 
 
 def answer_of(values: dict[str, list[float]], checkpoint: Checkpoint = TAGS) -> dict[str, Any]:

@@ -7,20 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import given
-from hypothesis import strategies as st
 
-from src.data.audio import (
-    AudioError,
-    AudioLimits,
-    Clip,
-    decode_wav,
-    encode_wav,
-    read_audio,
-    resample,
-    to_mono,
-    write_wav,
-)
+from src.data.audio import AudioError, Clip, encode_wav, read_audio, resample, to_mono, write_wav
+from src.protocol import Limits
+from src.server.wav import decode_wav
 
 
 def noise(channels: int = 1, seconds: float = 0.5, rate: int = 16_000) -> Clip:
@@ -33,7 +23,7 @@ def tone(rate: int, seconds: float = 1.0, hertz: float = 440.0) -> Clip:
     return Clip(np.sin(2 * np.pi * hertz * time, dtype=np.float32)[None], rate)
 
 
-def with_header_field(wav: bytes, offset: int, kind: str, value: int) -> bytes:
+def with_field(wav: bytes, offset: int, kind: str, value: int) -> bytes:
     changed = bytearray(wav)
     struct.pack_into(kind, changed, offset, value)
     return bytes(changed)
@@ -48,47 +38,37 @@ def wav_bytes(samples: np.ndarray, rate: int, **how: str) -> bytes:
 @pytest.mark.parametrize("channels", [1, 2])
 def test_samples_survive_the_way_through_wav_bytes_exactly(channels: int) -> None:
     clip = noise(channels)
-    back = decode_wav(encode_wav(clip))
-    assert back.rate == clip.rate
-    np.testing.assert_array_equal(back.samples, clip.samples)
-
-
-def test_wav_bytes_are_read_by_libsndfile_and_depend_on_the_samples_alone() -> None:
-    clip = noise(2)
-    assert encode_wav(clip) == encode_wav(clip)
-    samples, rate = soundfile.read(io.BytesIO(encode_wav(clip)), dtype="float32")
-    assert rate == clip.rate
-    np.testing.assert_array_equal(samples.T, clip.samples)
+    wav = encode_wav(clip)
+    samples, rate = soundfile.read(io.BytesIO(wav), dtype="float32", always_2d=True)
+    for found, its_rate in ((samples.T, rate), (decode_wav(wav).samples, decode_wav(wav).rate)):
+        assert its_rate == clip.rate
+        np.testing.assert_array_equal(found, clip.samples)
+    assert encode_wav(clip) == wav
 
 
 @pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"])
-def test_common_wav_subtypes_are_decoded(subtype: str) -> None:
+@pytest.mark.parametrize("kind", ["WAV", "WAVEX"])
+def test_common_wavs_are_decoded(kind: str, subtype: str) -> None:
     clip = noise()
-    back = decode_wav(wav_bytes(clip.samples.T, clip.rate, format="WAV", subtype=subtype))
+    back = decode_wav(wav_bytes(clip.samples.T, clip.rate, format=kind, subtype=subtype))
     np.testing.assert_allclose(back.samples, clip.samples, atol=2**-15)
 
 
 GOOD = encode_wav(noise())
+DATA = GOOD.index(b"data") + 4  # where the length of the data is
 REFUSED = {
     "nothing": (b"", "no RIFF/WAVE header"),
     "header only": (GOOD[:12], "no 'data' chunk"),
     "cut off in the header": (GOOD[:30], "cut off"),
     "cut off in the samples": (GOOD[:-1000], "cut off"),
-    "data chunk claims 4 GB": (
-        with_header_field(GOOD, GOOD.index(b"data") + 4, "<I", 0xFFFFFFFF),
-        "claims 4294967295 bytes",
-    ),
-    "zero length": (
-        with_header_field(GOOD, GOOD.index(b"data") + 4, "<I", 0),
-        "has no samples",
-    ),
-    "0 Hz": (with_header_field(GOOD, 24, "<I", 0), "file.wav"),
-    "1 MHz": (with_header_field(GOOD, 24, "<I", 1_000_000), "rate 1000000 Hz"),
+    "data chunk claims 4 GB": (with_field(GOOD, DATA, "<I", 2**32 - 1), "claims 4294967295"),
+    "zero length": (with_field(GOOD, DATA, "<I", 0), "has no samples"),
+    "0 Hz": (with_field(GOOD, 24, "<I", 0), "file.wav"),
+    "1 MHz": (with_field(GOOD, 24, "<I", 1_000_000), "rate 1000000 Hz"),
     "64 channels": (wav_bytes(np.zeros((10, 64)), 16_000, format="WAV"), "64 channels"),
-    "no channels": (with_header_field(GOOD, 22, "<H", 0), "file.wav"),
+    "no channels": (with_field(GOOD, 22, "<H", 0), "file.wav"),
     "8 bits": (wav_bytes(np.zeros(10), 16_000, format="WAV", subtype="PCM_U8"), "not accepted"),
     "ADPCM": (wav_bytes(np.zeros(10), 16_000, format="WAV", subtype="IMA_ADPCM"), "not accepted"),
-    "AIFF": (wav_bytes(np.zeros(10), 16_000, format="AIFF"), "no RIFF/WAVE header"),
     "RF64": (b"RF64" + GOOD[4:], "no RIFF/WAVE header"),
     "FLAC": (wav_bytes(np.zeros(100), 16_000, format="FLAC"), "no RIFF/WAVE header"),
     "a minute too long": (encode_wav(Clip(np.zeros((1, 61 * 8000), np.float32), 8000)), "61.0 s"),
@@ -102,27 +82,8 @@ REFUSED = {
 def test_bad_wav_is_refused_with_the_file_and_the_reason(case: str) -> None:
     data, reason = REFUSED[case]
     with pytest.raises(AudioError, match=reason) as caught:
-        decode_wav(data, AudioLimits(), "file.wav")
+        decode_wav(data, Limits(), "file.wav")
     assert str(caught.value).startswith("file.wav: ")
-
-
-@given(
-    cuts=st.lists(
-        st.tuples(st.integers(0, 1200), st.integers(0, 40), st.binary(max_size=40)), max_size=4
-    )
-)
-def test_mutated_wav_bytes_give_a_clip_or_an_audio_error(
-    cuts: list[tuple[int, int, bytes]],
-) -> None:
-    data = encode_wav(noise(seconds=0.02))
-    for start, removed, inserted in cuts:
-        data = data[:start] + inserted + data[start + removed :]
-    try:
-        clip = decode_wav(data)
-    except AudioError:
-        return
-    assert np.isfinite(clip.samples).all()
-    assert clip.samples.size > 0
 
 
 def test_header_is_checked_before_samples_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,11 +117,10 @@ def test_write_wav_leaves_the_old_file_whole_when_it_fails(
 ) -> None:
     path = tmp_path / "new" / "clip.wav"
     write_wav(path, noise())
-    before = path.read_bytes()
     monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         write_wav(path, noise(2))
-    assert path.read_bytes() == before
+    np.testing.assert_array_equal(read_audio(path).samples, noise().samples)
     assert list(path.parent.iterdir()) == [path]
 
 

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 import pytest
 
 from tests.verifier.adapters import adapter, case, loaded, own, weights  # noqa: F401 (fixtures)
-from tests.verifier.asking import wait_until_ready
 from tests.verifier.fetching import fetched, mirror  # noqa: F401 (fixtures)
 from tests.verifier.server_process import ServerProcess
 
@@ -16,7 +15,7 @@ MODELS = ("--models", "fake", "fake48", "broken", "slow_to_load")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     log = tmp_path_factory.mktemp("server") / "log"
     with ServerProcess(log, *MODELS, "--batch.max_clips", "4", "--max_requests", "64") as server:
-        wait_until_ready(server)
+        server.wait_until_ready()
         yield server
         assert server.process.poll() is None, f"the server died: {server.log.read_text()}"
 

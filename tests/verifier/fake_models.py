@@ -17,6 +17,13 @@ from src.protocol import Checkpoint, Score
 from src.verifier_core import VERIFIERS
 
 
+def _obey(prompt: str) -> None:
+    if prompt.startswith("sleep"):
+        time.sleep(float(prompt.split()[1]))
+    if prompt == "crash":
+        raise RuntimeError("out of luck")
+
+
 class Fake(Adapter):
     summary = "root mean square of the clip, in dB"
     licence = "none"
@@ -37,19 +44,13 @@ class Fake(Adapter):
             raise PromptUnusable("names no tag", self.vocabulary())
 
     def unread_tokens(self, prompt: str) -> int:
-        if prompt.startswith("sleep"):
-            time.sleep(float(prompt.split()[1]))
-        if prompt == "crash":
-            raise RuntimeError("out of luck")
+        _obey(prompt)
         return max(0, len(prompt.split()) - 3)
 
     def score(self, clips: Sequence[np.ndarray], prompts: Sequence[str]) -> list[Score]:
         scores = []
         for clip, prompt in zip(clips, prompts, strict=True):
-            if prompt.startswith("sleep"):
-                time.sleep(float(prompt.split()[1]))
-            if prompt == "crash":
-                raise RuntimeError("out of luck")
+            _obey(prompt)
             level = float(10 * np.log10(np.mean(np.square(clip, dtype=np.float64)) + 1e-12))
             scores.append(finite_score(float("nan") if prompt == "nan" else level, {"dB": level}))
         return scores

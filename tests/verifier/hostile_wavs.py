@@ -9,13 +9,17 @@ import json
 import math
 import re
 import struct
+from collections import Counter
 from collections.abc import Callable
 from functools import cache
 
 import numpy as np
 import requests
 import soundfile
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+
+from tests.verifier.server_process import ServerProcess
 
 SUBTYPES = ["PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"] * 3
 SUBTYPES += ["PCM_U8", "ULAW", "ALAW", "IMA_ADPCM", "MS_ADPCM", "GSM610", "G721_32"]
@@ -26,8 +30,6 @@ NUMBERS += [0x7FFFFFFF, 0x80000000, 0xFFFFFFF0, 0xFFFFFFFF]
 # Where a plain WAV's header keeps what: sizes, format, channels, rate, bytes a second, bits.
 FIELDS = [4, 16, 20, 22, 24, 28, 32, 34, 36, 40, 44, 46, 54]
 RATES = [16_000, 44_100, 48_000, 8_000, 32_000, 192_000, 1, 4_000, 400_000]
-
-Change = Callable[[bytes], bytes]
 
 
 @cache
@@ -43,106 +45,106 @@ def encoded(kind: str, subtype: str, rate: int, channels: int, frames: int) -> b
     return file.getvalue()
 
 
-def _overwrite(at: int, value: int, width: int) -> Change:
-    def change(data: bytes) -> bytes:
-        place = at % max(1, len(data))
-        new = struct.pack("<Q", value)[:width]
-        return (data[:place] + new + data[place + width :])[: max(len(data), place + width)]
-
-    return change
+def _overwrite(data: bytes, at: int, value: int, width: int) -> bytes:
+    place = at % max(1, len(data))
+    new = struct.pack("<Q", value)[:width]
+    return (data[:place] + new + data[place + width :])[: max(len(data), place + width)]
 
 
-def _resize_chunk(index: int, size: int) -> Change:
+def _resize_chunk(data: bytes, index: int, size: int) -> bytes:
     """Give the chunk at this position a size that is not true."""
-
-    def change(data: bytes) -> bytes:
-        places = [m.start() for kind in CHUNKS for m in re.finditer(re.escape(kind), data)]
-        if not places:
-            return data
-        place = places[index % len(places)] + 4
-        return data[:place] + struct.pack("<I", size) + data[place + 4 :]
-
-    return change
+    places = [m.start() for kind in CHUNKS for m in re.finditer(re.escape(kind), data)]
+    return _overwrite(data, places[index % len(places)] + 4, size, 4) if places else data
 
 
-def _insert_chunk(at: int, kind: bytes, size: int, real: int) -> Change:
-    chunk = kind + struct.pack("<I", size) + b"\x01" * real
-
-    def change(data: bytes) -> bytes:
-        place = [12, 36, len(data)][at % 3]
-        return data[:place] + chunk + data[place:]
-
-    return change
+def _insert_chunk(data: bytes, at: int, kind: bytes, size: int, real: int) -> bytes:
+    place = [12, 36, len(data)][at % 3]
+    return data[:place] + kind + struct.pack("<I", size) + b"\x01" * real + data[place:]
 
 
-def _cut(start: int, length: int) -> Change:
-    return lambda data: data[: start % (len(data) + 1)] + data[start % (len(data) + 1) + length :]
+def _cut(data: bytes, start: int, length: int) -> bytes:
+    start %= len(data) + 1
+    return data[:start] + data[start + length :]
 
 
-def _noise(seed: int, share: float) -> Change:
+def _noise(data: bytes, seed: int, share: float) -> bytes:
     """Replace a share of all bytes by random ones."""
-
-    def change(data: bytes) -> bytes:
-        rng = np.random.default_rng(seed)
-        array = np.frombuffer(data, np.uint8).copy()
-        hit = rng.random(len(array)) < share
-        array[hit] = rng.integers(0, 256, int(hit.sum()))
-        return array.tobytes()
-
-    return change
+    rng = np.random.default_rng(seed)
+    array = np.frombuffer(data, np.uint8).copy()
+    hit = rng.random(len(array)) < share
+    array[hit] = rng.integers(0, 256, int(hit.sum()))
+    return array.tobytes()
 
 
-def _samples(value: int) -> Change:
+def _samples(data: bytes, value: int) -> bytes:
     """Fill what follows the header with one 32-bit pattern: NaN, infinities, huge numbers."""
-    return lambda data: data[:64] + struct.pack("<I", value) * (max(0, len(data) - 64) // 4)
+    return data[:64] + struct.pack("<I", value) * (max(0, len(data) - 64) // 4)
 
 
-_places = st.one_of(st.sampled_from(FIELDS), st.integers(12, 4_000))
-_numbers = st.one_of(st.sampled_from(NUMBERS), st.integers(0, 2**32 - 1))
+def _change(function: Callable[..., bytes], *arguments: st.SearchStrategy) -> st.SearchStrategy:
+    return st.tuples(st.just(function), *arguments)
+
+
+_pick = st.sampled_from
+_places = st.one_of(_pick(FIELDS), st.integers(12, 4_000))
+_numbers = st.one_of(_pick(NUMBERS), st.integers(0, 2**32 - 1))
 _changes = st.one_of(
-    st.builds(_overwrite, _places, _numbers, st.sampled_from([1, 2, 4, 8])),
-    st.builds(_overwrite, st.sampled_from([20, 22, 32, 34]), _numbers, st.just(2)),
-    st.builds(_overwrite, st.sampled_from([24, 28]), st.sampled_from(RATES), st.just(4)),
-    st.builds(_resize_chunk, st.integers(0, 9), _numbers),
-    st.builds(_insert_chunk, st.integers(0, 2), st.sampled_from(CHUNKS), _numbers, st.just(8)),
-    st.builds(_insert_chunk, st.integers(0, 2), st.sampled_from(CHUNKS), st.just(40), st.just(40)),
-    st.builds(_cut, st.integers(12, 4_000), st.sampled_from([1, 2, 7, 44, 1_000, 10**6])),
-    st.builds(_noise, st.integers(0, 2**32 - 1), st.sampled_from([0.0005, 0.005, 0.05])),
-    st.builds(_samples, st.sampled_from([0x7FC00000, 0x7F800000, 0xFF800000, 0x7F7FFFFF, 1, 0])),
+    _change(_overwrite, _places, _numbers, _pick([1, 2, 4, 8])),
+    _change(_overwrite, _pick([20, 22, 32, 34]), _numbers, st.just(2)),
+    _change(_overwrite, _pick([24, 28]), _pick(RATES), st.just(4)),
+    _change(_resize_chunk, st.integers(0, 9), _numbers),
+    _change(_insert_chunk, st.integers(0, 2), _pick(CHUNKS), _numbers, st.just(8)),
+    _change(_insert_chunk, st.integers(0, 2), _pick(CHUNKS), st.just(40), st.just(40)),
+    _change(_cut, st.integers(12, 4_000), _pick([1, 2, 7, 44, 1_000, 10**6])),
+    _change(_noise, st.integers(0, 2**32 - 1), _pick([0.0005, 0.005, 0.05])),
+    _change(_samples, _pick([0x7FC00000, 0x7F800000, 0xFF800000, 0x7F7FFFFF, 1, 0])),
 )
 _files = st.builds(
     encoded,
-    st.sampled_from([*["WAV"] * 40, *["WAVEX"] * 8, *FORMATS]),
-    st.sampled_from(SUBTYPES),
-    st.sampled_from(RATES),
-    st.sampled_from([1, 1, 1, 2, 2, 3, 8]),
-    st.sampled_from([1_000, 100, 1_000, 100, 2, 1, 0]),
+    _pick([*["WAV"] * 40, *["WAVEX"] * 8, *FORMATS]),
+    _pick(SUBTYPES),
+    _pick(RATES),
+    _pick([1, 1, 1, 2, 2, 3, 8]),
+    _pick([1_000, 100, 1_000, 100, 2, 1, 0]),
 )
+_rubbish = st.one_of(st.binary(max_size=40), _pick([b"RIFF", b"RIFF\0\0\0\0WAVE", b"\0" * 500]))
 
 
-def _apply(data: bytes, changes: list[Change]) -> bytes:
-    for change in changes:
-        data = change(data)
+@st.composite
+def hostile_wavs(draw: st.DrawFn) -> bytes:
+    """A file with up to three changes; one of twenty was no WAV before."""
+    data = draw(_rubbish if draw(st.integers(0, 19)) == 19 else _files)
+    for function, *arguments in draw(st.lists(_changes, max_size=3)):
+        data = function(data, *arguments)
     return data
 
 
-_mutated = st.builds(_apply, _files, st.lists(_changes, max_size=3))
-_beyond_recognition = st.builds(
-    _apply,
-    st.one_of(st.binary(max_size=40), st.sampled_from([b"RIFF", b"RIFF\0\0\0\0WAVE", b"\0" * 500])),
-    st.lists(_changes, max_size=2),
-)
-hostile_wavs: st.SearchStrategy[bytes] = st.integers(0, 19).flatmap(
-    lambda draw: _beyond_recognition if draw == 19 else _mutated
-)
+def attack(server: ServerProcess, number: int, after: Callable[[], object]) -> Counter[str]:
+    """Send so many mutated WAVs, `after` being called after each; how many of each clean answer.
 
+    Raises AssertionError, by hypothesis with the smallest file, for an answer that is not clean.
+    """
+    answers: Counter[str] = Counter()
 
-def send(session: requests.Session, url: str, data: bytes) -> requests.Response:
-    asked = {"verifiers": ["fake"], "prompts": ["any"]}
-    files = {"files": ("hostile.wav", data, "audio/wav")}
-    return session.post(
-        url + "/score", data={"request": json.dumps(asked)}, files=files, timeout=20
+    @settings(
+        max_examples=number,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        phases=[Phase.generate, Phase.shrink],
+        suppress_health_check=list(HealthCheck),
     )
+    @given(hostile_wavs())
+    def send(data: bytes) -> None:
+        files = {"files": ("hostile.wav", data, "audio/wav")}
+        asked = {"request": json.dumps({"verifiers": ["fake"], "prompts": ["any"]})}
+        response = session.post(server.url + "/score", data=asked, files=files, timeout=20)
+        answers[clean_answer(response)] += 1
+        after()
+
+    with requests.Session() as session:
+        send()
+    return answers
 
 
 def clean_answer(response: requests.Response) -> str:

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from src.data.audio import Clip, decode_wav, encode_wav, resample, to_mono
+from src.data.audio import Clip, encode_wav, resample, to_mono
 from src.models.adapter import Adapter, ScoreError
+from src.server.wav import decode_wav
 from tests.verifier.adapters import CASES, Case, each
 from tests.verifier.sounds import score, sweep
 

@@ -7,7 +7,6 @@ import pytest
 
 from perf.load_clients import MODELS, TOLERANCE, Crowd, good_requests
 from perf.server_load import probing, serial
-from tests.verifier.asking import wait_until_ready
 from tests.verifier.server_process import REAL_MODELS, ServerProcess
 
 pytestmark = pytest.mark.slow
@@ -17,7 +16,7 @@ pytestmark = pytest.mark.slow
 def taggers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     log = tmp_path_factory.mktemp("load") / "log"
     with ServerProcess(log, "--models", *MODELS, server=REAL_MODELS) as server:
-        wait_until_ready(server)
+        server.wait_until_ready()
         yield server
         assert "Traceback" not in server.log.read_text()
 

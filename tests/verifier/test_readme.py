@@ -10,8 +10,7 @@ import tyro
 
 from src.judges.registry import JUDGES
 from src.protocol import Limits
-from src.server.batching import BatchSettings
-from src.server.settings import ServerSettings
+from src.server.settings import BatchSettings, ServerSettings
 from src.verifier_core import VERIFIERS
 
 ROOT = Path(__file__).resolve().parents[2]

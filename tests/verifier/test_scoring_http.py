@@ -1,58 +1,50 @@
 """What is scored, and how what cannot be scored is refused, over real sockets."""
 
-import struct
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
-import requests
 
-from tests.verifier.asking import post, values, wav
+from tests.verifier.asking import refusal, values, wav
 from tests.verifier.server_process import ServerProcess
 
 
 def test_scores_are_in_the_files_order(server: ServerProcess) -> None:
     levels = [0.1, 1.0, 0.01, 0.5, 0.05, 0.2]
-    found = values(post(server, [wav(level) for level in levels]))
+    found = values(server.post([wav(level) for level in levels]))
     np.testing.assert_allclose(found, 20 * np.log10(levels), atol=1e-4)
 
 
 def test_several_verifiers_score_one_upload_each_at_its_own_rate(server: ServerProcess) -> None:
-    response = post(server, [wav(0.1), wav(0.2)], verifiers=("fake", "fake48"))
+    response = server.post([wav(0.1), wav(0.2)], verifiers=("fake", "fake48"))
     np.testing.assert_allclose(values(response, "fake"), [-20, -13.98], atol=0.01)
     np.testing.assert_allclose(values(response, "fake48"), [-20, -13.98], atol=0.1)
 
 
 def test_an_answer_tells_checkpoint_and_seconds(server: ServerProcess) -> None:
-    result = post(server, [wav()], ["sleep 0.2"]).json()["results"]["fake"]
+    result = server.post([wav()], ["sleep 0.2"]).json()["results"]["fake"]
     assert result["checkpoint"] == {"name": "fake", "sha256": "00"}
     assert result["compute_seconds"] >= 0.2
     assert 0 <= result["queue_seconds"] < 5
 
 
-BAD_FILES: dict[str, tuple[bytes, str]] = {  # tests/generator/test_audio.py has all of them
-    "empty": (b"", "no RIFF/WAVE"),
-    "truncated": (wav()[:-500], "cut off"),
-    "header claims more": (
-        wav().replace(b"data" + struct.pack("<I", 12_800), b"data" + struct.pack("<I", 2**31), 1),
-        "claims 2147483648 bytes",
-    ),
-    "one sample at 192 kHz": (wav(seconds=1 / 192_000, rate=192_000), "too short"),
-    "NaN": (wav(float("nan")), "NaN"),
-    "too long": (wav(seconds=61, rate=8_000), "at most 60 s"),
-}
-
-
-@pytest.mark.parametrize("case", BAD_FILES)
-def test_a_bad_file_is_refused_by_position_and_reason(server: ServerProcess, case: str) -> None:
-    data, reason = BAD_FILES[case]
-    response = post(server, [wav(), data])
-    assert response.status_code == 422
-    body = response.json()
-    assert (body["error"], body["index"]) == ("bad_audio", 1)
-    assert reason in body["message"]
+@pytest.mark.parametrize(
+    ("file", "reason"),  # tests/generator/test_audio.py has all of them
+    [
+        (wav()[:-500], "cut off"),
+        (wav(float("nan")), "NaN"),
+        (wav(seconds=1 / 192_000, rate=192_000), "too short"),
+    ],
+)
+def test_a_bad_file_is_refused_by_position_and_reason(
+    server: ServerProcess, file: bytes, reason: str
+) -> None:
+    response = server.post([wav(), file])
+    assert refusal(response) == (422, "bad_audio")
+    assert response.json()["index"] == 1
+    assert reason in response.json()["message"]
 
 
 FILE = {"files": wav()}
@@ -60,9 +52,7 @@ MILLION = '{"verifiers": ["fake"], "prompts": [' + "[]," * 1_000_000 + "0]}"
 MALFORMED: dict[str, dict[str, Any]] = {
     "no form": {"data": b"x"},
     "no files": {"data": {"request": "{}"}},
-    "no request": {"files": FILE},
     "broken JSON": {"data": {"request": '{"ver'}, "files": FILE},
-    "JSON of another kind": {"data": {"request": '["tags"]'}, "files": FILE},
     "a million bad prompts": {"data": {"request": MILLION}, "files": FILE},
     "broken multipart": {
         "data": b"--x\r\nnonsense",
@@ -77,50 +67,43 @@ MALFORMED: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("case", MALFORMED)
 def test_a_malformed_request_is_told_what_is_wrong(server: ServerProcess, case: str) -> None:
-    response = requests.post(server.url + "/score", timeout=20, **MALFORMED[case])
-    assert (response.status_code, response.json()["error"]) == (400, "bad_request")
-    assert response.json()["request_id"] == response.headers["X-Request-ID"]
+    response = server.post_to("/score", **MALFORMED[case])
+    assert refusal(response) == (400, "bad_request")
     assert len(response.content) < 1_000
 
 
 def test_counts_that_differ_are_refused(server: ServerProcess) -> None:
-    response = post(server, [wav(), wav()], ["one"])
+    response = server.post([wav(), wav()], ["one"])
     assert response.status_code == 400
     assert "2 files and 1 prompts" in response.json()["message"]
 
 
 def test_an_unknown_verifier_is_told_what_is_hosted(server: ServerProcess) -> None:
-    response = post(server, [wav()], verifiers=("clap",))
-    assert (response.status_code, response.json()["error"]) == (404, "unknown_verifier")
+    response = server.post([wav()], verifiers=("clap",))
+    assert refusal(response) == (404, "unknown_verifier")
     assert "fake48" in response.json()["message"]
 
 
 def test_a_prompt_without_a_score_is_named_with_the_vocabulary(server: ServerProcess) -> None:
-    response = post(server, [wav()] * 3, ["fine", "nothing", "nothing"])
-    assert (response.status_code, response.json()["error"]) == (422, "prompt_refused")
+    response = server.post([wav()] * 3, ["fine", "nothing", "nothing"])
+    assert refusal(response) == (422, "prompt_refused")
     refused = response.json()["refused"]
     assert [r["index"] for r in refused] == [1, 2]
     assert refused[0]["vocabulary"] == ["piano", "guitar"]
-
-
-def test_a_long_prompt_and_too_many_verifiers_are_refused(server: ServerProcess) -> None:
-    assert post(server, [wav()], ["x" * 2001]).status_code == 413
-    assert post(server, [wav()], verifiers=("fake",) * 9).status_code == 413
 
 
 def test_a_score_that_is_not_finite_is_an_error_of_its_request_alone(
     server: ServerProcess,
 ) -> None:
     with ThreadPoolExecutor(4) as clients:
-        blocked = clients.submit(post, server, [wav()], ["sleep 0.5"])
+        blocked = clients.submit(server.post, [wav()], ["sleep 0.5"])
         time.sleep(0.2)
-        bad = clients.submit(post, server, [wav(), wav()], ["fine", "nan"])
-        good = clients.submit(post, server, [wav(0.1)], ["fine"])
-        crash = clients.submit(post, server, [wav()], ["crash"])
+        bad = clients.submit(server.post, [wav(), wav()], ["fine", "nan"])
+        good = clients.submit(server.post, [wav(0.1)], ["fine"])
+        crash = clients.submit(server.post, [wav()], ["crash"])
         assert values(good.result()) == pytest.approx([-20])
         values(blocked.result())
-    body = bad.result().json()
-    assert (bad.result().status_code, body["error"], body["index"]) == (422, "no_score", 1)
-    body = crash.result().json()
-    assert (crash.result().status_code, body["error"]) == (500, "verifier_failed")
-    assert "out of luck" in body["message"]
+    assert refusal(bad.result()) == (422, "no_score")
+    assert bad.result().json()["index"] == 1
+    assert refusal(crash.result()) == (500, "verifier_failed")
+    assert "out of luck" in crash.result().json()["message"]

@@ -3,16 +3,14 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
+from typing import Any
 
 import pytest
-import requests
 
 from src.server.settings import ServerSettings, SettingsError, configure_torch
 from src.verifier_core import VERIFIERS
 from src.weights.musicgen import TAGGERS
-from tests.verifier.asking import wait_until_ready
 from tests.verifier.server_process import REAL_MODELS, ROOT, ServerProcess
 
 NO_WEIGHTS = ("CURATOR_WEIGHTS", "HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME")
@@ -30,9 +28,7 @@ def run(*options: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_model_without_its_weights_costs_one_line_and_exit_2(tmp_path: Path) -> None:
-    begin = time.monotonic()
     done = run("--models", "clap")
-    assert time.monotonic() - begin < 10
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert "clap: music_audioset_epoch_15_esc_90.14.pt (2.4 GB, lukewys/laion_clap)" in line
@@ -64,31 +60,27 @@ def test_wrong_flags_end_with_a_clear_line(options: tuple[str, ...], reason: str
     assert "Traceback" not in done.stderr
 
 
-def test_float16_is_refused_on_a_cpu_that_auto_comes_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(SettingsError, match="a CPU computes in float32 or bfloat16"):
-        configure_torch(ServerSettings(dtype="float16", threads=1), 1)
-    for dtype in ("float32", "bfloat16"):
-        assert configure_torch(ServerSettings(dtype=dtype, threads=1), 1) == "cpu"  # type: ignore[arg-type]
+def configured(device: str, dtype: Any = "float32") -> str:
+    return configure_torch(ServerSettings(device=device, dtype=dtype, threads=1), 1)
 
 
-@pytest.mark.parametrize(
-    ("device", "expected"), [("auto", "cuda"), ("cuda", "cuda"), ("cuda:1", "cuda:1")]
-)
-def test_gpus_that_are_there_are_used(
-    device: str, expected: str, monkeypatch: pytest.MonkeyPatch
+def test_a_cpu_that_auto_comes_to_computes_in_all_but_float16(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    import torch
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(SettingsError, match="a CPU computes in float32 or bfloat16"):
+        configured("auto", "float16")
+    assert configured("auto") == configured("auto", "bfloat16") == "cpu"
 
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    settings = ServerSettings(device=device, dtype="float16", threads=1)
-    settings.check()
-    assert configure_torch(settings, 1) == expected
+
+def test_gpus_that_are_there_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    for device, expected in (("auto", "cuda"), ("cuda", "cuda"), ("cuda:1", "cuda:1")):
+        ServerSettings(device=device).check()
+        assert configured(device, "float16") == expected
     with pytest.raises(SettingsError, match="it sees 2 of them: cuda:0 to cuda:1"):
-        configure_torch(ServerSettings(device="cuda:2", threads=1), 1)
+        configured("cuda:2")
 
 
 def test_the_weights_folder_of_the_flag_is_the_processs(
@@ -124,20 +116,19 @@ def test_with_no_flags_what_is_there_is_hosted_and_the_rest_is_named_in_a_line_e
         path.write_bytes(b"torn")
     log = tmp_path / "log"
     with ServerProcess(log, "--threads", "1", server=REAL_MODELS) as server:
-        wait_until_ready(server)
-        ready = requests.get(server.url + "/ready", timeout=5).json()
-        listed = requests.get(server.url + "/verifiers", timeout=5).json()["verifiers"]
+        server.wait_until_ready()
+        ready = server.get("/ready").json()
+        listed = server.get("/verifiers").json()["verifiers"]
     text = log.read_text()
     assert ready["models"] == {
         **dict.fromkeys(("quality", "muq"), "failed"),
         **dict.fromkeys(TAGGERS, "ready"),
     }
-    for name in ("quality", "muq"):
-        (problem,) = (v["problem"] for v in listed if v["name"] == name)
-        assert problem == ready["problems"][name]
+    for name, problem in ready["problems"].items():
         assert problem.startswith(str(tmp_path))  # the sentence alone, without the error's type
         assert f"--fetch {name}" in problem
         assert "\n" not in problem
+    assert {v["name"]: v["problem"] for v in listed if v["problem"]} == ready["problems"]
     for name in ("clap", "imagebind"):
         (line,) = (line for line in text.splitlines() if f"{name} is left out" in line)
         assert f"python verifier_server.py --fetch {name}" in line

@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.verifier.asking import answer_to, connect, post, raw_post, values, wav
+from tests.verifier.asking import answer_to, values, wav
 from tests.verifier.server_process import ServerProcess
 
 
 def test_a_request_to_a_loading_model_is_answered_once_it_is_loaded(tmp_path: Path) -> None:
     with ServerProcess(tmp_path / "log", "--models", "slow_to_load") as server:
-        assert requests.get(server.url + "/ready", timeout=5).status_code == 503
-        response = post(server, [wav(1.0)], verifiers=("slow_to_load",))
+        assert server.get("/ready").status_code == 503
+        response = server.post([wav(1.0)], verifiers=("slow_to_load",))
         assert values(response, "slow_to_load") == pytest.approx([0], abs=1e-4)
-        assert requests.get(server.url + "/ready", timeout=5).status_code == 200
+        assert server.get("/ready").status_code == 200
         assert server.metric('curator_model_ready{model="slow_to_load"}') == 1
 
 
@@ -27,27 +27,24 @@ def test_a_server_is_stopped_while_its_model_loads(tmp_path: Path) -> None:
 
 
 def test_a_client_that_hangs_up_costs_no_compute(server: ServerProcess) -> None:
-    dropped, scored = (
-        'curator_dropped_clips_total{model="fake"}',
-        'curator_clips_total{model="fake"}',
-    )
-    before = server.metric(dropped), server.metric(scored)
+    metrics = ('curator_dropped_clips_total{model="fake"}', 'curator_clips_total{model="fake"}')
+    before = [server.metric(name) for name in metrics]
     with ThreadPoolExecutor(2) as clients:
-        blocked = clients.submit(post, server, [wav()], ["sleep 1"])
+        blocked = clients.submit(server.post, [wav()], ["sleep 1"])
         time.sleep(0.3)
-        with connect(server, raw_post([wav()] * 3)):
+        with server.connect(server.raw_post([wav()] * 3)):
             time.sleep(0.3)
         values(blocked.result())
-    assert values(post(server, [wav()]))
-    assert server.metric(dropped) - before[0] == 3
-    assert server.metric(scored) - before[1] == 2
+    assert values(server.post([wav()]))
+    assert [server.metric(name) - a for name, a in zip(metrics, before, strict=True)] == [3, 2]
 
 
 def test_an_upload_that_is_cut_off_leaves_the_server_working(server: ServerProcess) -> None:
-    gone_before = server.metric('curator_rejects_total{model="",reason="client_gone"}')
-    connect(server, raw_post([wav()] * 3)[:-2000]).close()
-    assert values(post(server, [wav(1.0)])) == pytest.approx([0], abs=1e-4)
-    assert server.metric('curator_rejects_total{model="",reason="client_gone"}') == gone_before + 1
+    gone = 'curator_rejects_total{model="",reason="client_gone"}'
+    before = server.metric(gone)
+    server.connect(server.raw_post([wav()] * 3)[:-2000]).close()
+    assert values(server.post([wav(1.0)])) == pytest.approx([0], abs=1e-4)
+    assert server.metric(gone) == before + 1
     assert server.metric("curator_requests_uploading") == 0
     assert server.metric("curator_held_bytes") == 0
 
@@ -55,12 +52,12 @@ def test_an_upload_that_is_cut_off_leaves_the_server_working(server: ServerProce
 def test_sigterm_finishes_what_is_queued_accepts_no_more_and_exits_0(tmp_path: Path) -> None:
     with ServerProcess(tmp_path / "log", "--models", "fake", "--batch.max_clips", "1") as server:
         with ThreadPoolExecutor(1) as clients:
-            queued = clients.submit(post, server, [wav(1.0)] * 3, ["sleep 0.3"] * 3)
+            queued = clients.submit(server.post, [wav(1.0)] * 3, ["sleep 0.3"] * 3)
             time.sleep(0.4)
             server.terminate()
             time.sleep(0.2)
             with pytest.raises(requests.ConnectionError):
-                requests.get(server.url + "/health", timeout=5)
+                server.get("/health")
             assert values(queued.result()) == pytest.approx([0, 0, 0], abs=1e-4)
         assert server.process.wait(timeout=60) == 0
     assert "Traceback" not in server.log.read_text()
@@ -69,8 +66,8 @@ def test_sigterm_finishes_what_is_queued_accepts_no_more_and_exits_0(tmp_path: P
 def test_sigterm_exits_0_within_its_limit_when_work_is_not_done(tmp_path: Path) -> None:
     options = ("--models", "fake", "--stop_seconds", "1")
     with ServerProcess(tmp_path / "log", *options) as server, ThreadPoolExecutor(1) as clients:
-        unfinished = clients.submit(post, server, [wav()], ["sleep 30"])
-        with connect(server, raw_post([wav()])[:-100]) as incomplete:
+        unfinished = clients.submit(server.post, [wav()], ["sleep 30"])
+        with server.connect(server.raw_post([wav()])[:-100]) as incomplete:
             time.sleep(0.4)
             server.terminate()
             for body in (answer_to(incomplete)[1], unfinished.result().json()):

@@ -15,7 +15,7 @@ from fastapi import UploadFile
 from src.data.audio import Clip
 from src.protocol import Limits
 from src.server import requests as scoring
-from tests.verifier.asking import answer_to, connect, post, raw_post, values, wav
+from tests.verifier.asking import answer_to, refusal, values, wav
 from tests.verifier.server_process import ServerProcess
 
 
@@ -34,26 +34,17 @@ def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 def slow_uploads(server: ServerProcess, number: int, size: int) -> Iterator[list[socket.socket]]:
     """Connections that each have sent `size` bytes of a body and send no more."""
     with contextlib.ExitStack() as stack:
-        connections = []
-        for _ in range(number):
-            beginning = raw_post([wav(seconds=3)])[: size + 200]
-            connections.append(stack.enter_context(connect(server, beginning)))
-        wait_for(server, "curator_requests_uploading", number)
+        beginning = server.raw_post([wav(seconds=3)])[: size + 200]
+        connections = [stack.enter_context(server.connect(beginning)) for _ in range(number)]
+        server.wait_for("curator_requests_uploading", number)
         yield connections
-    wait_for(server, "curator_requests_uploading", 0)
-
-
-def wait_for(server: ServerProcess, metric: str, value: float) -> None:
-    deadline = time.monotonic() + 5
-    while server.metric(metric) != value:
-        assert time.monotonic() < deadline, f"{metric} is {server.metric(metric)}, not {value}"
-        time.sleep(0.02)
+    server.wait_for("curator_requests_uploading", 0)
 
 
 def test_slow_uploads_take_no_places(narrow: ServerProcess) -> None:
     with slow_uploads(narrow, number=3, size=1_000):
         for _ in range(3):
-            assert values(post(narrow, [wav(1.0)])) == pytest.approx([0], abs=1e-4)
+            assert values(narrow.post([wav(1.0)])) == pytest.approx([0], abs=1e-4)
 
 
 def test_the_slowest_upload_gives_way_when_there_are_too_many(narrow: ServerProcess) -> None:
@@ -62,7 +53,7 @@ def test_the_slowest_upload_gives_way_when_there_are_too_many(narrow: ServerProc
         connections[1].sendall(b"\0" * 2_000)
         connections[3].sendall(b"\0" * 2_000)
         time.sleep(1.1)
-        assert values(post(narrow, [wav(1.0)])) == pytest.approx([0], abs=1e-4)
+        assert values(narrow.post([wav(1.0)])) == pytest.approx([0], abs=1e-4)
         status, body, headers = answer_to(connections[2])
         assert (status, headers["Retry-After"]) == (503, "1")
         assert "gave way to others" in body["message"]
@@ -70,17 +61,16 @@ def test_the_slowest_upload_gives_way_when_there_are_too_many(narrow: ServerProc
 
 def test_uploads_that_only_began_are_not_ended_for_new_ones(narrow: ServerProcess) -> None:
     with slow_uploads(narrow, number=4, size=1_000):
-        response = post(narrow, [wav(1.0)])
-        assert (response.status_code, response.json()["error"]) == (503, "busy")
+        response = narrow.post([wav(1.0)])
+        assert refusal(response) == (503, "busy")
         assert response.headers["Retry-After"] == "1"
 
 
 def test_slow_uploads_give_way_when_memory_runs_out(narrow: ServerProcess) -> None:
     with slow_uploads(narrow, number=3, size=130_000) as connections:
-        wait_for(narrow, "curator_requests_uploading", 3)
         time.sleep(1.1)
         assert narrow.metric("curator_held_bytes") > 380_000
-        assert values(post(narrow, [wav(1.0, seconds=2)])) == pytest.approx([0], abs=1e-4)
+        assert values(narrow.post([wav(1.0, seconds=2)])) == pytest.approx([0], abs=1e-4)
         assert answer_to(connections[0])[0] == 503
 
 
@@ -88,22 +78,21 @@ def test_audio_beyond_the_memory_is_told_to_wait_and_what_it_held_is_freed(
     narrow: ServerProcess,
 ) -> None:
     for _ in range(3):  # 288,000 bytes of body, as many decoded
-        response = post(narrow, [wav(seconds=1.5)] * 3)
-        assert (response.status_code, response.json()["error"]) == (503, "busy")
-        wait_for(narrow, "curator_held_bytes", 0)
-    assert values(post(narrow, [wav(1.0)])) == pytest.approx([0], abs=1e-4)
+        response = narrow.post([wav(seconds=1.5)] * 3)
+        assert refusal(response) == (503, "busy")
+        narrow.wait_for("curator_held_bytes", 0)
+    assert values(narrow.post([wav(1.0)])) == pytest.approx([0], abs=1e-4)
 
 
 def test_the_seconds_of_all_files_together_are_limited(narrow: ServerProcess) -> None:
-    response = post(narrow, [wav(seconds=2, rate=8_000)] * 3)
-    body = response.json()
-    assert (response.status_code, body["error"], body["index"]) == (413, "too_large", 2)
-    assert "file 2 (2.wav): up to here 6.0 s" in body["message"]
+    response = narrow.post([wav(seconds=2, rate=8_000)] * 3)
+    assert refusal(response) == (413, "too_large")
+    assert "file 2 (2.wav): up to here 6.0 s" in response.json()["message"]
 
 
 def test_a_bad_file_at_the_end_costs_no_compute(narrow: ServerProcess) -> None:
     scored = narrow.metric('curator_clips_total{model="fake"}')
-    response = post(narrow, [wav()] * 9 + [wav()[:-1]])
+    response = narrow.post([wav()] * 9 + [wav()[:-1]])
     assert (response.status_code, response.json()["index"]) == (422, 9)
     assert narrow.metric('curator_clips_total{model="fake"}') == scored
 
