@@ -18,7 +18,7 @@ from pathlib import Path
 
 import requests
 
-from src.client.connection import ServerUnreachable
+from src.client import ServerUnreachable
 from src.data.files import ROOT
 from src.protocol import READY_PATH, Readiness
 

@@ -16,8 +16,9 @@ import numpy as np
 from src.client import ServerClient
 from src.data.audio import Clip
 from src.protocol import TEXTS_PATH, Checkpoint, Limits, Score, VerifierInfo, VerifierList
+from src.scoring import ScoreInput
 from src.server.wav import decode_wav
-from src.verifier import HttpVerifier, ScoreInput
+from src.verifier import HttpVerifier
 from tests.local_http import serving
 
 GENERATOR = Checkpoint(name="builtin", sha256="11" * 32)

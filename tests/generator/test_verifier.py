@@ -7,16 +7,8 @@ import pytest
 from src.client import PromptRefused, ServerClient, ServerError, VerifierError
 from src.data.scales import Calibration, CalibrationError, Constant
 from src.protocol import Checkpoint, Score
-from src.verifier import (
-    ExpressionError,
-    HttpVerifier,
-    LikelihoodVerifier,
-    ScoreInput,
-    SumVerifier,
-    build_verifier,
-    components,
-    score_or_refuse,
-)
+from src.scoring import ExpressionError, ScoreInput, components, score_or_refuse
+from src.verifier import HttpVerifier, LikelihoodVerifier, SumVerifier, build_verifier
 from tests.generator.stub_server import GENERATOR, TAGS, found, inputs
 
 
