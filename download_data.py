@@ -26,8 +26,7 @@ def main(args: Sequence[str] | None = None) -> int:
     from src.data.downloads.manifest import FolderError
     from src.data.downloads.settings import parse
     from src.data.downloads.source import CookiesError
-    from src.data.musiccaps import MusicCapsError
-    from src.data.prompts import PromptError
+    from src.data.prompts import PromptError, SelectionError
 
     settings = parse(args)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
@@ -37,22 +36,19 @@ def main(args: Sequence[str] | None = None) -> int:
     logging.getLogger("yt_dlp").setLevel(logging.CRITICAL if quiet else logging.DEBUG)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        outcome = run(settings)
-    except MusicCapsError as error:
-        return _end(error, Exit.MISSING)
-    except (CookiesError, PromptError) as error:
-        return _end(error, Exit.USAGE)
+        return Exit.DONE if run(settings) else Exit.PROMPTS_FAILED
+    except (CookiesError, SelectionError) as error:
+        message, code = str(error), Exit.USAGE
+    except PromptError as error:
+        message, code = str(error), Exit.MISSING
     except FolderError as error:
-        return _end(error, Exit.FOLDER)
+        message, code = str(error), Exit.FOLDER
     except OSError as error:
-        return _end(f"{settings.data_dir} cannot be written: {error}", Exit.FOLDER)
+        message, code = f"{settings.data_dir} cannot be written: {error}", Exit.FOLDER
     except KeyboardInterrupt:
-        sys.stderr.write("\n")
-        return _end("interrupted; the same command goes on from there.", Exit.INTERRUPTED)
-    print(outcome.report)
-    if outcome.early:
-        _end(f"stopped early. {outcome.early}", Exit.PROMPTS_FAILED)
-    return Exit.DONE if outcome.complete else Exit.PROMPTS_FAILED
+        message, code = "interrupted; the same command goes on from there.", Exit.INTERRUPTED
+    sys.stderr.write(f"download_data.py: {message}\n")
+    return code
 
 
 def check_environment() -> None:
@@ -67,11 +63,6 @@ def check_environment() -> None:
         f"{', '.join(absent)}.\n{build}Run it as   {PYTHON} download_data.py ..\n"
     )
     raise SystemExit(Exit.MISSING)
-
-
-def _end(message: object, code: Exit) -> Exit:
-    sys.stderr.write(f"download_data.py: {message}\n")
-    return code
 
 
 if __name__ == "__main__":

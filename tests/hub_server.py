@@ -1,6 +1,8 @@
 """A server that answers as the hub does, and as a plain web server does, with faults on demand."""
 
 import hashlib
+import json
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +18,7 @@ class HubServer:
 
     Hub files of over a kilobyte are as those in its large storage: the first answer has their
     sha256 and redirects to another host; smaller ones have git's hash. The hub's API knows the
-    repositories that have a file.
+    repositories, models or data sets alike, that have a file.
     """
 
     url: str = ""
@@ -35,6 +37,24 @@ class HubServer:
         """The first byte that each download of the file asked for."""
         return [start for sent, start in self.sent if sent == name]
 
+    def api(self, question: str) -> object | None:
+        """What the API says of `owner/name` or, below it, of its files; None for an unknown one."""
+        repository, part = re.fullmatch("([^/]+/[^/]+)(?:/(.*))?", question).groups("")
+        names = [file for file in self.files if file.startswith(f"{repository}/")]
+        paths = {name.removeprefix(f"{repository}/"): self.files[name] for name in names}
+        if not paths:
+            return None
+        if part.startswith(("tree/", "paths-info/")):
+            return [
+                {"type": "file", "path": path, "size": len(data), "oid": git_blob(data)}
+                for path, data in paths.items()
+            ]
+        siblings = [{"rfilename": path} for path in paths]
+        counts = dict.fromkeys(("downloads", "likes"), 0)
+        flags = dict.fromkeys(("private", "gated", "disabled"), False)
+        facts = {"id": repository, "sha": self.commit, "siblings": siblings, "tags": []}
+        return {**facts, **counts, **flags}
+
 
 @contextmanager
 def hub_server() -> Iterator[HubServer]:
@@ -47,15 +67,20 @@ def hub_server() -> Iterator[HubServer]:
         def do_GET(self) -> None:
             self.answer()
 
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.answer()
+
         def answer(self) -> None:
-            path = self.path.lstrip("/")
+            path = self.path.partition("?")[0].lstrip("/")
             large, name = path.startswith("large/"), path.removeprefix("large/")
-            name = name.replace("/resolve/main/", "/")
+            name = re.sub("/resolve/[^/]+/", "/", name.removeprefix("datasets/"))
             hub.requests.append(path)
-            if path.startswith("api/models/"):
-                repository = path.removeprefix("api/models/") + "/"
-                known = any(file.startswith(repository) for file in hub.files)
-                return self.head(200 if known else 404, {})
+            if path.startswith("api/") and path not in hub.refused:
+                said = hub.api(path.split("/", 2)[2])
+                self.head(404 if said is None else 200, {"Content-Type": "application/json"})
+                self.wfile.write(json.dumps(said).encode())
+                return None
             if name not in hub.files or name in hub.refused:
                 self.head(hub.refused.get(name, 404), {"X-Repo-Commit": hub.commit})
                 self.wfile.write(hub.swapped.get(name, b""))

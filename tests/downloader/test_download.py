@@ -94,10 +94,8 @@ def test_every_fault_is_a_row_with_its_reason(downloads: Downloads) -> None:
     }
     assert downloads.wavs() == ["busy.wav", "good.wav", "patchy.wav"]
     assert "3 of 13 clips" in output
-    assert "gone" in output
     assert downloads.rows()["failing"]["tries"] == 2
     assert "5.00 s" in downloads.rows()["partly"]["message"]
-    assert not list(downloads.data_dir.glob(".*.part"))
 
 
 def test_the_next_run_tries_what_may_pass_and_retry_everything(downloads: Downloads) -> None:
