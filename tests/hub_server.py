@@ -38,22 +38,26 @@ class HubServer:
         return [start for sent, start in self.sent if sent == name]
 
     def api(self, question: str) -> object | None:
-        """What the API says of `owner/name` or, below it, of its files; None for an unknown one."""
-        repository, part = re.fullmatch("([^/]+/[^/]+)(?:/(.*))?", question).groups("")
-        names = [file for file in self.files if file.startswith(f"{repository}/")]
-        paths = {name.removeprefix(f"{repository}/"): self.files[name] for name in names}
-        if not paths:
+        """What the API says of a repository or, below it, of its files; None for an unknown one."""
+        names = {name.rpartition("/")[0] for name in self.files}
+        known = [name for name in names if name and f"{question}/".startswith(f"{name}/")]
+        if not known:
             return None
-        if part.startswith(("tree/", "paths-info/")):
+        (repository,) = known
+        files = {
+            name.removeprefix(f"{repository}/"): data
+            for name, data in self.files.items()
+            if name.startswith(f"{repository}/")
+        }
+        if question.startswith((f"{repository}/tree/", f"{repository}/paths-info/")):
             return [
-                {"type": "file", "path": path, "size": len(data), "oid": git_blob(data)}
-                for path, data in paths.items()
+                {"type": "file", "path": name, "size": len(data), "oid": git_blob(data)}
+                for name, data in files.items()
             ]
-        siblings = [{"rfilename": path} for path in paths]
-        counts = dict.fromkeys(("downloads", "likes"), 0)
-        flags = dict.fromkeys(("private", "gated", "disabled"), False)
+        siblings = [{"rfilename": name} for name in files]
         facts = {"id": repository, "sha": self.commit, "siblings": siblings, "tags": []}
-        return {**facts, **counts, **flags}
+        counts = dict.fromkeys(("downloads", "likes"), 0)
+        return facts | counts | dict.fromkeys(("private", "gated", "disabled"), False)
 
 
 @contextmanager

@@ -36,8 +36,11 @@ def hub_cache() -> Path:
     """The hub's cache folder, as huggingface_hub finds it (importing that costs a second)."""
     if folder := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
         return Path(folder)
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get("HF_HOME") or cache / "huggingface").expanduser() / "hub"
+    return Path(os.environ.get("HF_HOME") or xdg_cache() / "huggingface").expanduser() / "hub"
+
+
+def xdg_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser()
 
 
 def model_cache() -> Path:

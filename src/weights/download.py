@@ -36,7 +36,7 @@ OTHER_SIZE = "it came in another size than announced"
 
 
 class Unreachable(WeightsError):
-    """A host that does not answer."""
+    """A host that does not answer, or that may not be asked."""
 
 
 def address(file: WeightFile) -> str:
@@ -79,6 +79,8 @@ def _ask(file: WeightFile) -> requests.Response:
 
     Raises WeightsError for a file that cannot be had, but not where it may be there `instead`.
     """
+    for variable in filter(hub.is_offline, hub.OFFLINE_VARIABLES):
+        raise Unreachable(f"{variable} is set, so that nothing may be downloaded: unset it")
     headers = IDENTITY | (_library().utils.build_hf_headers() if file.repository else {})
     follow, url = not file.repository, address(file)
     try:

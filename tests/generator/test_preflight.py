@@ -92,7 +92,7 @@ def test_everything_missing_is_listed_at_once_with_source_licence_and_remedy() -
     text = preflight.message(look(verifier="clap", prompts="musiccaps", judges=None).missing)
     for part in (
         "6 thing(s) missing",
-        "state_dict.bin, compression_state_dict.bin",
+        "MusicGen facebook/musicgen-small: state_dict.bin (facebook/musicgen-small), compression_",
         "https://huggingface.co/facebook/musicgen-small; licence CC-BY-NC 4.0",
         "t5-base",
         "hf download",
@@ -121,8 +121,8 @@ def test_a_half_cached_model_is_missing_its_other_half() -> None:
     cache(MUSICGEN, WHOLE_MODEL[:1])
     cache("t5-base", ("config.json", "spiece.model", "pytorch_model.bin"))
     (text,) = missing()
-    assert "MusicGen facebook/musicgen-small: compression_state_dict.bin (not in" in text
-    assert "HF_HUB_OFFLINE is set" in text
+    assert "MusicGen facebook/musicgen-small: compression_state_dict.bin (" in text
+    assert f"HF_HUB_OFFLINE is set, and {hub.hub_cache()}" in text
 
 
 def test_the_codec_alone_needs_no_text_encoder() -> None:
@@ -164,7 +164,9 @@ def test_a_local_folder_is_looked_into(tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     folder.mkdir()
     cache("t5-base", WHOLE_ENCODER)
-    assert "state_dict.bin, compression_state_dict.bin in " in missing(model=str(folder))[0]
+    (text,) = missing(model=str(folder))
+    assert f"MusicGen {folder}: state_dict.bin (an audiocraft export" in text
+    assert "put both files of one model into the folder" in text
     for file in WHOLE_MODEL:
         (folder / file).touch()
     assert missing(model=str(folder)) == []
