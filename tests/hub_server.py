@@ -1,7 +1,6 @@
 """A server that answers as the hub does, and as a plain web server does, with faults on demand."""
 
 import hashlib
-import json
 import re
 import threading
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ class HubServer:
 
     Hub files of over a kilobyte are as those in its large storage: the first answer has their
     sha256 and redirects to another host; smaller ones have git's hash. The hub's API knows the
-    repositories, models or data sets alike, that have a file.
+    repositories, of models or data sets, that have a file.
     """
 
     url: str = ""
@@ -37,28 +36,6 @@ class HubServer:
         """The first byte that each download of the file asked for."""
         return [start for sent, start in self.sent if sent == name]
 
-    def api(self, question: str) -> object | None:
-        """What the API says of a repository or, below it, of its files; None for an unknown one."""
-        names = {name.rpartition("/")[0] for name in self.files}
-        known = [name for name in names if name and f"{question}/".startswith(f"{name}/")]
-        if not known:
-            return None
-        (repository,) = known
-        files = {
-            name.removeprefix(f"{repository}/"): data
-            for name, data in self.files.items()
-            if name.startswith(f"{repository}/")
-        }
-        if question.startswith((f"{repository}/tree/", f"{repository}/paths-info/")):
-            return [
-                {"type": "file", "path": name, "size": len(data), "oid": git_blob(data)}
-                for name, data in files.items()
-            ]
-        siblings = [{"rfilename": name} for name in files]
-        facts = {"id": repository, "sha": self.commit, "siblings": siblings, "tags": []}
-        counts = dict.fromkeys(("downloads", "likes"), 0)
-        return facts | counts | dict.fromkeys(("private", "gated", "disabled"), False)
-
 
 @contextmanager
 def hub_server() -> Iterator[HubServer]:
@@ -71,20 +48,15 @@ def hub_server() -> Iterator[HubServer]:
         def do_GET(self) -> None:
             self.answer()
 
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            self.answer()
-
         def answer(self) -> None:
             path = self.path.partition("?")[0].lstrip("/")
             large, name = path.startswith("large/"), path.removeprefix("large/")
             name = re.sub("/resolve/[^/]+/", "/", name.removeprefix("datasets/"))
             hub.requests.append(path)
             if path.startswith("api/") and path not in hub.refused:
-                said = hub.api(path.split("/", 2)[2])
-                self.head(404 if said is None else 200, {"Content-Type": "application/json"})
-                self.wfile.write(json.dumps(said).encode())
-                return None
+                repository = path.split("/", 2)[2] + "/"
+                known = any(file.startswith(repository) for file in hub.files)
+                return self.head(200 if known else 404, {})
             if name not in hub.files or name in hub.refused:
                 self.head(hub.refused.get(name, 404), {"X-Repo-Commit": hub.commit})
                 self.wfile.write(hub.swapped.get(name, b""))

@@ -55,7 +55,6 @@ def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServe
         monkeypatch.setattr(download, "PAUSE_SECONDS", 0.0)
         # What is read of a chunk when the connection breaks is lost.
         monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 10_000)
-        monkeypatch.setattr(download, "CHUNK", 10_000)
         yield mirror
     reset_sessions()
 
