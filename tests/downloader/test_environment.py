@@ -3,7 +3,6 @@
 import copy
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from importlib.metadata import requires, version
@@ -76,7 +75,7 @@ def fetched(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Clip, str]]:
         monkeypatch.setattr(YoutubeIE, "_real_extract", extract)
         clip, settings = Prompt(ytid, "", ytid, None, start, end), DownloadSettings()
         with open_ydl(settings) as ydl:
-            return fetch(ydl, clip, settings, threading.Event())
+            return fetch(ydl, clip, settings)
 
     return fetched
 

@@ -19,7 +19,7 @@ from yt_dlp import YoutubeDL
 from src.data.downloads.failures import ClipError, Reason
 from src.data.downloads.manifest import Manifest, Row, describe, keep, misfit, row
 from src.data.downloads.settings import DownloadSettings
-from src.data.downloads.source import Stopped, fetch, open_ydl
+from src.data.downloads.source import fetch, open_ydl
 from src.data.progress import bar
 from src.data.prompt_table import Prompt
 
@@ -39,20 +39,18 @@ ADVICE = {
 
 
 class Pace:
-    """When the next clip may begin, for all workers together. stop: set when the run ends."""
+    """When the next clip may begin, for all workers together."""
 
     def __init__(self, per_minute: float) -> None:
         self._interval = 60 / per_minute if per_minute else 0.0
         self._lock, self._next = threading.Lock(), 0.0
-        self.stop = threading.Event()
 
     def wait(self) -> None:
-        """Until this caller's turn. Raises Stopped."""
+        """Until this caller's turn."""
         with self._lock:
             turn = max(self._next, time.monotonic())
             self._next = turn + self._interval * random.uniform(0.75, 1.25)
-        if self.stop.wait(max(0.0, turn - time.monotonic())):
-            raise Stopped
+        time.sleep(max(0.0, turn - time.monotonic()))
 
     def back_off(self, seconds: float) -> None:
         """Nobody begins for this long."""
@@ -101,32 +99,29 @@ def fetch_all(
     workers = min(settings.workers, len(clips))
     with (
         bar("download", total, total - len(clips), "clip") as progress,
-        ThreadPool(workers) as pool,  # of daemons: one that waits for a host does not keep the run
+        ThreadPool(workers) as pool,  # of daemons: none that waits for a host keeps the process
     ):
-        try:
-            for found in pool.imap_unordered(one, clips):
-                manifest.append(found)
-                progress.update()
-                reason = found.get("reason")
-                if reason:
-                    log.warning("%s: %s: %s", found["ytid"], reason, found["message"])
-                refused = [*refused, reason] if reason in ADVICE else []
-                if len(refused) == WALL:
-                    advice = ADVICE[max(ADVICE, key=refused.count)]
-                    return f"{advice}. The last message: {found['message']}"
-        finally:
-            pace.stop.set()
+        for found in pool.imap_unordered(one, clips):
+            manifest.append(found)
+            progress.update()
+            reason = found.get("reason")
+            if reason:
+                log.warning("%s: %s: %s", found["ytid"], reason, found["message"])
+            refused = [*refused, reason] if reason in ADVICE else []
+            if len(refused) == WALL:
+                advice = ADVICE[max(ADVICE, key=refused.count)]
+                return f"{advice}. The last message: {found['message']}"
     return None
 
 
 def _one(settings: DownloadSettings, clip: Prompt, path: Path, ydl: YoutubeDL, pace: Pace) -> Row:
-    """A clip's row, after its file is written. Raises Stopped; OSError when it cannot be written"""
+    """A clip's row, after its file is written. Raises OSError when it cannot be written"""
     versions = {"yt_dlp": version("yt-dlp"), "yt_dlp_ejs": version("yt-dlp-ejs")}
     tries = 1
     while True:
         pace.wait()
         try:
-            audio, form = fetch(ydl, clip, settings, pace.stop)
+            audio, form = fetch(ydl, clip, settings)
         except ClipError as error:
             if error.reason != Reason.AGAIN or tries == settings.tries:
                 why = {"reason": error.reason, "message": str(error), "tries": tries}
