@@ -6,21 +6,19 @@
 `--help` has the flags, more examples and the exit codes. Runs in the downloader's environment.
 """
 
-import importlib.util
 import logging
 import signal
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from src.runs.ending import Exit
+from src.runs.preflight import check_environment
 
 PACKAGES = ("yt_dlp", "yt_dlp_ejs", "deno", "imageio_ffmpeg", "soundfile", "soxr", "tyro", "tqdm")
-PYTHON = "envs/downloader/.venv/bin/python"
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    check_environment()
+    check_environment("downloader", PACKAGES)
     # What these import, only the downloader's environment has.
     from src.data.downloads.command import run
     from src.data.downloads.manifest import FolderError
@@ -49,20 +47,6 @@ def main(args: Sequence[str] | None = None) -> int:
         message, code = "interrupted; the same command goes on from there.", Exit.INTERRUPTED
     sys.stderr.write(f"download_data.py: {message}\n")
     return code
-
-
-def check_environment() -> None:
-    """Exit 3, naming the Python to use, when this one is not the downloader environment's."""
-    absent = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-    if not absent:
-        return
-    there = (Path(__file__).resolve().parent / PYTHON).exists()
-    build = "" if there else "It is not built yet: envs/setup.sh downloader\n"
-    sys.stderr.write(
-        f"download_data.py runs in the downloader environment. {sys.executable} lacks "
-        f"{', '.join(absent)}.\n{build}Run it as   {PYTHON} download_data.py ..\n"
-    )
-    raise SystemExit(Exit.MISSING)
 
 
 if __name__ == "__main__":

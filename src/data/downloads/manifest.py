@@ -32,12 +32,11 @@ Row = dict[str, Any]
 # damaged: the file is no longer what was written, so that the next run fetches it again.
 Status = Literal["ok", "failed", "damaged"]
 
-# The reasons of earlier versions; those that are not here are AGAIN.
-_EARLIER = {
-    **dict.fromkeys(("removed", "unavailable", "private", "paid"), Reason.GONE),
-    **dict.fromkeys(("age_restricted", "geo_blocked", "short", "decoding"), Reason.GONE),
-    **dict.fromkeys(("bot_check", "refused", "no_formats", "other"), Reason.BLOCKED),
-}
+# Reasons of earlier versions that are GONE today; their others are AGAIN.
+_EARLIER_GONE = (
+    *("removed", "unavailable", "private", "paid"),
+    *("age_restricted", "geo_blocked", "short", "decoding"),
+)
 
 
 class FolderError(Exception):
@@ -142,7 +141,7 @@ def _read_rows(path: Path) -> dict[str, Row]:
             if reason == "damaged":
                 found["status"] = "damaged"
             elif status == "failed" and reason not in list(Reason):
-                found["reason"] = _EARLIER.get(reason, Reason.AGAIN)
+                found["reason"] = Reason.GONE if reason in _EARLIER_GONE else Reason.AGAIN
             rows[found["ytid"]] = found
         except (ValueError, TypeError, KeyError) as error:
             raise FolderError(

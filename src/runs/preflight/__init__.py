@@ -43,17 +43,20 @@ class Ready:
     missing: Sequence[Missing]
 
 
-def check_environment() -> None:
-    """Exit 3, saying what to activate, when this Python is not the generator environment's."""
-    lacks = [name for name in GENERATOR_PACKAGES if importlib.util.find_spec(name) is None]
+def check_environment(
+    name: str = "generator", packages: Sequence[str] = GENERATOR_PACKAGES
+) -> None:
+    """Exit 3, saying what to run or to activate, when this Python lacks an environment's
+    packages."""
+    lacks = [package for package in packages if importlib.util.find_spec(package) is None]
     if not lacks:
         return
-    python, script = "envs/generator/.venv/bin/python", Path(sys.argv[0]).name
-    build = "" if (ROOT / python).exists() else "It is not built yet: make setup\n"
+    python, script = f"envs/{name}/.venv/bin/python", Path(sys.argv[0]).name
+    build = "" if (ROOT / python).exists() else f"It is not built yet: envs/setup.sh {name}\n"
     sys.stderr.write(
-        f"{script} runs in the generator environment. {sys.executable} lacks {', '.join(lacks)}.\n"
+        f"{script} runs in the {name} environment. {sys.executable} lacks {', '.join(lacks)}.\n"
         f"{build}Run it as   {python} {script} ..\n"
-        "or first    source envs/generator/.venv/bin/activate\n"
+        f"or first    source envs/{name}/.venv/bin/activate\n"
     )
     raise SystemExit(Exit.MISSING)
 
