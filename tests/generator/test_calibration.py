@@ -1,10 +1,8 @@
 """The constants of weighted sums: what is measured, where it is kept, when it counts."""
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,7 +19,7 @@ from src.data.scales import (
     load_calibration,
 )
 from src.experiments.calibration import CalibrationSettings, calibrate
-from src.protocol import Checkpoint, Score, VerifierInfo, VerifierResult
+from src.protocol import Checkpoint, Score, VerifierResult
 from src.verifier import PromptRefused
 from tests.generator.fake_search import FakeGenerator
 
@@ -37,29 +35,20 @@ class FakeClient:
         self.uploads: list[list[str]] = []
         self.values: dict[str, list[float]] = {}
 
-    def infos(self, names: Sequence[str]) -> dict[str, VerifierInfo]:
-        return {
-            name: VerifierInfo(
-                name=name, state="ready", checkpoint=TAGS, sample_rate=16_000, needs_text=True
-            )
-            for name in names
-        }
+    def checkpoints(self, names: Sequence[str]) -> dict[str, Checkpoint]:
+        return dict.fromkeys(names, TAGS)
 
     def score(
-        self, names: Sequence[str], prompts: Sequence[str], clips: Sequence[Clip]
+        self, names: Sequence[str], prompts: Sequence[str], clips: Sequence[Clip], _: object
     ) -> dict[str, VerifierResult]:
-        refused = {i: "names no tag" for i, prompt in enumerate(prompts) if prompt == "refused"}
-        if refused:
-            raise PromptRefused(refused)
+        if "refused" in prompts:
+            raise PromptRefused({prompts.index("refused"): "names no tag"})
         self.uploads.append(list(names))
-        values = [float(clip.samples.mean()) for clip in clips]
-        for prompt, value in zip(prompts, values, strict=True):
-            self.values.setdefault(prompt, []).append(value)
+        scores = [Score(value=float(clip.samples.mean())) for clip in clips]
+        for prompt, score in zip(prompts, scores, strict=True):
+            self.values.setdefault(prompt, []).append(score.value)
         result = VerifierResult(
-            checkpoint=TAGS,
-            scores=[Score(value=value) for value in values],
-            queue_seconds=0.0,
-            compute_seconds=0.0,
+            checkpoint=TAGS, scores=scores, queue_seconds=0.0, compute_seconds=0.0
         )
         return dict.fromkeys(names, result)
 
@@ -72,8 +61,8 @@ def client(monkeypatch: pytest.MonkeyPatch) -> FakeClient:
     """`calibrate` gets a fake generator and this client."""
     client, generator = FakeClient(), FakeGenerator()
     generator.dtype = "float32"  # type: ignore[attr-defined]
-    parts = SimpleNamespace(load=lambda settings, remote, stack: (generator, client))
-    monkeypatch.setitem(sys.modules, "src.runs.build", parts)  # type: ignore[arg-type]
+    monkeypatch.setattr("src.runs.build.load", lambda settings: generator)
+    monkeypatch.setattr("src.runs.build.connect", lambda settings, remote, stack: client)
     return client
 
 
@@ -112,9 +101,8 @@ def test_all_verifiers_score_one_upload(tmp_path: Path, client: FakeClient) -> N
 
 
 def test_a_constant_tells_where_it_came_from(tmp_path: Path, client: FakeClient) -> None:
-    constant = calibrate(settings(tmp_path, "tags"), prompts("a", "refused", "b"))[0].constants[
-        "tags"
-    ]
+    found, _ = calibrate(settings(tmp_path, "tags"), prompts("a", "refused", "b"))
+    constant = found.constants["tags"]
     assert constant.checkpoint == TAGS
     assert (constant.num_prompts, constant.candidates, constant.duration) == (2, 4, 1.0)
     assert (constant.seed, constant.prompts) == (42, "builtin")
@@ -135,13 +123,10 @@ def test_measuring_one_verifier_keeps_the_others(tmp_path: Path, client: FakeCli
 def test_a_verifier_that_never_varies_is_an_error(
     tmp_path: Path, client: FakeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(FakeGenerator, "render", lambda self, tokens: [_silence()] * len(tokens))
+    silence = Clip(np.zeros((1, 50), np.float32), 50)
+    monkeypatch.setattr(FakeGenerator, "render", lambda self, tokens: [silence] * len(tokens))
     with pytest.raises(CalibrationError, match="does not vary"):
         calibrate(settings(tmp_path, "tags"), prompts("a"))
-
-
-def _silence() -> Clip:
-    return Clip(np.zeros((1, 50), np.float32), 50)
 
 
 def test_each_generator_has_its_file_and_the_built_in_one_beside_its_weights(
