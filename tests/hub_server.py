@@ -6,9 +6,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler
 
-from tests.local_http import serving
+from tests.local_http import Handler, serving
 
 
 @dataclass
@@ -41,13 +40,7 @@ class HubServer:
 def hub_server() -> Iterator[HubServer]:
     hub, released = HubServer(), threading.Event()
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_HEAD(self) -> None:
-            self.answer()
-
-        def do_GET(self) -> None:
-            self.answer()
-
+    class Answers(Handler):
         def answer(self) -> None:
             path = self.path.partition("?")[0].lstrip("/")
             large, name = path.startswith("large/"), path.removeprefix("large/")
@@ -106,10 +99,7 @@ def hub_server() -> Iterator[HubServer]:
                 self.send_header(key, value)
             self.end_headers()
 
-        def log_message(self, *args: object) -> None:
-            pass
-
-    with serving(Handler) as hub.url:
+    with serving(Answers) as hub.url:
         try:
             yield hub
         finally:

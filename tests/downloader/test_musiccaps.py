@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from src.data import musiccaps
-from src.data.prompt_table import read_table
 from tests.downloader.conftest import COLUMNS, ROOT, Downloads
 from tests.hub_server import HubServer, hub_server
 
@@ -44,11 +43,7 @@ def test_the_hubs_table_is_kept_as_it_is_by_both_environments(
     command = [str(python), "-c", FETCH, str(tmp_path / "data")]
     done = subprocess.run(command, cwd=ROOT, env=os.environ | own, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    table = tmp_path / "data" / "musiccaps.csv"
-    assert table.read_bytes() == TABLE
-    first, second = read_table(table, tmp_path)[0]
-    assert (first.id, first.start_s, first.end_s) == ("-0Gj8-vB1q4", 30, 40)
-    assert (first.subsets, second.subsets) == ({"eval"}, {"balanced"})
+    assert (tmp_path / "data" / "musiccaps.csv").read_bytes() == TABLE
 
 
 @pytest.mark.parametrize(

@@ -74,14 +74,6 @@ def test_a_larger_draw_holds_the_smaller_ones_in_the_tables_order(select: Select
     assert draws[-1] == draws[-2] == list(range(40))
 
 
-def test_every_row_is_about_as_likely_to_be_drawn(select: Select) -> None:
-    counts = dict.fromkeys(range(40), 0)
-    for seed in range(300):
-        for number in select(pick="random", limit=10, pick_seed=seed):
-            counts[number] += 1
-    assert all(45 < count < 110 for count in counts.values())  # 75 expected, deviation 7.5
-
-
 def test_an_ids_file_may_hold_comments_blank_lines_and_windows_marks(
     select: Select, tmp_path: Path
 ) -> None:

@@ -4,7 +4,6 @@ import fcntl
 import re
 import resource
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,20 +30,6 @@ def test_a_download_that_is_cut_goes_on_where_it_stopped(
     assert fetched(file(name))
     assert is_whole(name)
     assert mirror.downloads(name) == [20_000 * cut for cut in range(9)]
-
-
-@BOTH
-def test_progress_is_shown_on_a_terminal(
-    fetched: Fetch,
-    name: str,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    assert fetched(file(name))
-    text = capsys.readouterr().err
-    assert "100%" in text
-    assert f"{len(CONTENT[name]) // 1000}k" in text
 
 
 @BOTH
