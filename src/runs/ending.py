@@ -40,8 +40,6 @@ def ending(script: str) -> Iterator[Ending]:
     end = Ending()
     try:
         yield end
-    except SystemExit:  # also in an environment that lacks what `_ends` imports
-        raise
     except tuple(ends := _ends()) as error:
         code = next(code for kind, code in ends.items() if isinstance(error, kind))
         sys.stderr.write(f"{script}: {str(error) or 'interrupted'}\n")

@@ -1,8 +1,10 @@
 """The constants of weighted sums: what is measured, where it is kept, when it counts."""
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from src.data.scales import (
     load_calibration,
 )
 from src.experiments.calibration import CalibrationSettings, calibrate
-from src.protocol import Checkpoint, Score, VerifierResult
+from src.protocol import Checkpoint, Score, VerifierInfo, VerifierResult
 from src.verifier import PromptRefused
 from tests.generator.fake_search import FakeGenerator
 
@@ -35,20 +37,29 @@ class FakeClient:
         self.uploads: list[list[str]] = []
         self.values: dict[str, list[float]] = {}
 
-    def checkpoints(self, names: Sequence[str]) -> dict[str, Checkpoint]:
-        return dict.fromkeys(names, TAGS)
+    def infos(self, names: Sequence[str]) -> dict[str, VerifierInfo]:
+        return {
+            name: VerifierInfo(
+                name=name, state="ready", checkpoint=TAGS, sample_rate=16_000, needs_text=True
+            )
+            for name in names
+        }
 
     def score(
-        self, names: Sequence[str], prompts: Sequence[str], clips: Sequence[Clip], _: object
+        self, names: Sequence[str], prompts: Sequence[str], clips: Sequence[Clip]
     ) -> dict[str, VerifierResult]:
-        if "refused" in prompts:
-            raise PromptRefused({prompts.index("refused"): "names no tag"})
+        refused = {i: "names no tag" for i, prompt in enumerate(prompts) if prompt == "refused"}
+        if refused:
+            raise PromptRefused(refused)
         self.uploads.append(list(names))
-        scores = [Score(value=float(clip.samples.mean())) for clip in clips]
-        for prompt, score in zip(prompts, scores, strict=True):
-            self.values.setdefault(prompt, []).append(score.value)
+        values = [float(clip.samples.mean()) for clip in clips]
+        for prompt, value in zip(prompts, values, strict=True):
+            self.values.setdefault(prompt, []).append(value)
         result = VerifierResult(
-            checkpoint=TAGS, scores=scores, queue_seconds=0.0, compute_seconds=0.0
+            checkpoint=TAGS,
+            scores=[Score(value=value) for value in values],
+            queue_seconds=0.0,
+            compute_seconds=0.0,
         )
         return dict.fromkeys(names, result)
 
@@ -61,8 +72,8 @@ def client(monkeypatch: pytest.MonkeyPatch) -> FakeClient:
     """`calibrate` gets a fake generator and this client."""
     client, generator = FakeClient(), FakeGenerator()
     generator.dtype = "float32"  # type: ignore[attr-defined]
-    monkeypatch.setattr("src.runs.build.load", lambda settings: generator)
-    monkeypatch.setattr("src.runs.build.connect", lambda settings, remote, stack: client)
+    parts = SimpleNamespace(load=lambda settings, remote, stack: (generator, client))
+    monkeypatch.setitem(sys.modules, "src.runs.build", parts)  # type: ignore[arg-type]
     return client
 
 
@@ -101,8 +112,9 @@ def test_all_verifiers_score_one_upload(tmp_path: Path, client: FakeClient) -> N
 
 
 def test_a_constant_tells_where_it_came_from(tmp_path: Path, client: FakeClient) -> None:
-    found, _ = calibrate(settings(tmp_path, "tags"), prompts("a", "refused", "b"))
-    constant = found.constants["tags"]
+    constant = calibrate(settings(tmp_path, "tags"), prompts("a", "refused", "b"))[0].constants[
+        "tags"
+    ]
     assert constant.checkpoint == TAGS
     assert (constant.num_prompts, constant.candidates, constant.duration) == (2, 4, 1.0)
     assert (constant.seed, constant.prompts) == (42, "builtin")
@@ -123,10 +135,13 @@ def test_measuring_one_verifier_keeps_the_others(tmp_path: Path, client: FakeCli
 def test_a_verifier_that_never_varies_is_an_error(
     tmp_path: Path, client: FakeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    silence = Clip(np.zeros((1, 50), np.float32), 50)
-    monkeypatch.setattr(FakeGenerator, "render", lambda self, tokens: [silence] * len(tokens))
+    monkeypatch.setattr(FakeGenerator, "render", lambda self, tokens: [_silence()] * len(tokens))
     with pytest.raises(CalibrationError, match="does not vary"):
         calibrate(settings(tmp_path, "tags"), prompts("a"))
+
+
+def _silence() -> Clip:
+    return Clip(np.zeros((1, 50), np.float32), 50)
 
 
 def test_each_generator_has_its_file_and_the_built_in_one_beside_its_weights(
