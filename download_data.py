@@ -6,28 +6,25 @@
 `--help` has the flags, more examples and the exit codes. Runs in the downloader's environment.
 """
 
-import importlib.util
 import logging
 import signal
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from src.runs.ending import Exit
+from src.runs.preflight import check_environment
 
 PACKAGES = ("yt_dlp", "yt_dlp_ejs", "deno", "imageio_ffmpeg", "soundfile", "soxr", "tyro", "tqdm")
-PYTHON = "envs/downloader/.venv/bin/python"
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    check_environment()
+    check_environment("downloader", PACKAGES)
     # What these import, only the downloader's environment has.
     from src.data.downloads.command import run
     from src.data.downloads.manifest import FolderError
     from src.data.downloads.settings import parse
     from src.data.downloads.source import CookiesError
-    from src.data.musiccaps import MusicCapsError
-    from src.data.prompts import PromptError
+    from src.data.prompts import PromptError, SelectionError
 
     settings = parse(args)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
@@ -37,39 +34,17 @@ def main(args: Sequence[str] | None = None) -> int:
     logging.getLogger("yt_dlp").setLevel(logging.CRITICAL if quiet else logging.DEBUG)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        outcome = run(settings)
-    except MusicCapsError as error:
-        return _end(error, Exit.MISSING)
-    except (CookiesError, PromptError) as error:
-        return _end(error, Exit.USAGE)
+        return Exit.DONE if run(settings) else Exit.PROMPTS_FAILED
+    except (CookiesError, SelectionError) as error:
+        message, code = str(error), Exit.USAGE
+    except PromptError as error:
+        message, code = str(error), Exit.MISSING
     except FolderError as error:
-        return _end(error, Exit.FOLDER)
+        message, code = str(error), Exit.FOLDER
     except OSError as error:
-        return _end(f"{settings.data_dir} cannot be written: {error}", Exit.FOLDER)
+        message, code = f"{settings.data_dir} cannot be written: {error}", Exit.FOLDER
     except KeyboardInterrupt:
-        sys.stderr.write("\n")
-        return _end("interrupted; the same command goes on from there.", Exit.INTERRUPTED)
-    print(outcome.report)
-    if outcome.early:
-        _end(f"stopped early. {outcome.early}", Exit.PROMPTS_FAILED)
-    return Exit.DONE if outcome.complete else Exit.PROMPTS_FAILED
-
-
-def check_environment() -> None:
-    """Exit 3, naming the Python to use, when this one is not the downloader environment's."""
-    absent = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-    if not absent:
-        return
-    there = (Path(__file__).resolve().parent / PYTHON).exists()
-    build = "" if there else "It is not built yet: envs/setup.sh downloader\n"
-    sys.stderr.write(
-        f"download_data.py runs in the downloader environment. {sys.executable} lacks "
-        f"{', '.join(absent)}.\n{build}Run it as   {PYTHON} download_data.py ..\n"
-    )
-    raise SystemExit(Exit.MISSING)
-
-
-def _end(message: object, code: Exit) -> Exit:
+        message, code = "interrupted; the same command goes on from there.", Exit.INTERRUPTED
     sys.stderr.write(f"download_data.py: {message}\n")
     return code
 

@@ -1,13 +1,13 @@
 """A server that answers as the hub does, and as a plain web server does, with faults on demand."""
 
 import hashlib
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler
 
-from tests.local_http import serving
+from tests.local_http import Handler, serving
 
 
 @dataclass
@@ -16,7 +16,7 @@ class HubServer:
 
     Hub files of over a kilobyte are as those in its large storage: the first answer has their
     sha256 and redirects to another host; smaller ones have git's hash. The hub's API knows the
-    repositories that have a file.
+    repositories, of models or data sets, that have a file.
     """
 
     url: str = ""
@@ -40,20 +40,14 @@ class HubServer:
 def hub_server() -> Iterator[HubServer]:
     hub, released = HubServer(), threading.Event()
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_HEAD(self) -> None:
-            self.answer()
-
-        def do_GET(self) -> None:
-            self.answer()
-
+    class Answers(Handler):
         def answer(self) -> None:
-            path = self.path.lstrip("/")
+            path = self.path.partition("?")[0].lstrip("/")
             large, name = path.startswith("large/"), path.removeprefix("large/")
-            name = name.replace("/resolve/main/", "/")
+            name = re.sub("/resolve/[^/]+/", "/", name.removeprefix("datasets/"))
             hub.requests.append(path)
-            if path.startswith("api/models/"):
-                repository = path.removeprefix("api/models/") + "/"
+            if path.startswith("api/") and path not in hub.refused:
+                repository = path.split("/", 2)[2] + "/"
                 known = any(file.startswith(repository) for file in hub.files)
                 return self.head(200 if known else 404, {})
             if name not in hub.files or name in hub.refused:
@@ -105,10 +99,7 @@ def hub_server() -> Iterator[HubServer]:
                 self.send_header(key, value)
             self.end_headers()
 
-        def log_message(self, *args: object) -> None:
-            pass
-
-    with serving(Handler) as hub.url:
+    with serving(Answers) as hub.url:
         try:
             yield hub
         finally:

@@ -13,6 +13,22 @@ class _Server(ThreadingHTTPServer):
         pass  # a client that goes away is part of the tests
 
 
+class Handler(BaseHTTPRequestHandler):
+    """Answers HEAD and GET by `answer`, and says nothing."""
+
+    def answer(self) -> None:
+        raise NotImplementedError
+
+    def do_HEAD(self) -> None:
+        self.answer()
+
+    def do_GET(self) -> None:
+        self.answer()
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
 @contextmanager
 def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
     """Yields the server's URL."""

@@ -6,9 +6,9 @@ without a network its own attempts cost minutes. Only the standard library is ne
 
 import logging
 import os
-import threading
 import urllib.error
 import urllib.request
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Literal
 
@@ -36,8 +36,11 @@ def hub_cache() -> Path:
     """The hub's cache folder, as huggingface_hub finds it (importing that costs a second)."""
     if folder := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
         return Path(folder)
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get("HF_HOME") or cache / "huggingface").expanduser() / "hub"
+    return Path(os.environ.get("HF_HOME") or xdg_cache() / "huggingface").expanduser() / "hub"
+
+
+def xdg_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser()
 
 
 def model_cache() -> Path:
@@ -65,24 +68,22 @@ def hub_problem(repository: str, kind: Literal["models", "datasets"] = "models")
     Answers within PROBE_SECONDS, name lookup included, which no socket timeout covers: the request
     runs in a daemon thread, and one that hangs does not keep the process.
     """
-    statuses: list[int] = []
 
-    def ask() -> None:
+    def status() -> int:
         try:
             url = f"{endpoint()}/api/{kind}/{repository}"
             with urllib.request.urlopen(url, timeout=PROBE_SECONDS) as response:
-                statuses.append(response.status)
+                return response.status
         except urllib.error.HTTPError as error:
-            statuses.append(error.code)
+            return error.code
+
+    with ThreadPool(1) as pool:
+        try:
+            found = pool.apply_async(status).get(PROBE_SECONDS)
         except Exception as error:  # whatever it is, there is no answer
             log.debug("%s: %s", endpoint(), error)
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(PROBE_SECONDS)
-    if not statuses:
-        return f"{endpoint()} cannot be reached"
-    if statuses[0] in (401, 404):
+            return f"{endpoint()} cannot be reached"
+    if found in (401, 404):
         what = "model" if kind == "models" else "data set"
         return f"{endpoint()} has no public {what} of that name"
-    return f"{endpoint()} answered {statuses[0]}" if statuses[0] >= 400 else None
+    return f"{endpoint()} answered {found}" if found >= 400 else None

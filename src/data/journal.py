@@ -28,9 +28,17 @@ def lock(path: Path) -> int:
 
 
 def open_to_append(path: Path) -> int:
-    """A handle for `append_line`, after a torn last line is dropped."""
-    drop_torn_line(path)
-    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    """A handle for `append_line`. What follows the last line end is cut off: its write was
+    interrupted."""
+    handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+    data = path.read_bytes()
+    whole = data.rfind(b"\n") + 1
+    if whole < len(data):
+        torn = len(data) - whole
+        log.warning("%s: dropping a last line that was cut short (%d bytes)", path, torn)
+        os.truncate(handle, whole)
+        os.fsync(handle)
+    return handle
 
 
 def as_json(value: Any) -> str:
@@ -44,17 +52,3 @@ def append_line(handle: int, value: Any) -> None:
     if os.write(handle, line) != len(line):
         raise OSError(errno.ENOSPC, "a line was cut short")
     os.fsync(handle)
-
-
-def drop_torn_line(path: Path) -> None:
-    """Cut off what follows the last line end: a line whose write was interrupted."""
-    if not path.exists():
-        return
-    data = path.read_bytes()
-    whole = data.rfind(b"\n") + 1
-    if whole < len(data):
-        torn = len(data) - whole
-        log.warning("%s: dropping a last line that was cut short (%d bytes)", path, torn)
-        with path.open("r+b") as file:
-            file.truncate(whole)
-            os.fsync(file.fileno())

@@ -2,12 +2,10 @@
 
 import csv
 import hashlib
-import io
 import math
-import os
 import re
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -26,7 +24,11 @@ TRUE, FALSE = ("true", "1", "1.0"), ("false", "0", "0.0", "")
 
 
 class PromptError(ValueError):
-    """A prompt set that cannot be used; the message names the file, the row and what to change."""
+    """A prompt set that cannot be had or used; the message names the file and what to change."""
+
+
+class SelectionError(PromptError):
+    """What is asked of a prompt set, and is not in it or cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -54,33 +56,19 @@ class Prompt:
         return self.end_s - self.start_s
 
 
-def read_table(path: Path, data_dir: Path) -> tuple[list[Prompt], list[str]]:
-    """A CSV file's prompts and its columns, as `parse_table` has them. Raises PromptError."""
-    return parse_table(read_text(path), path, data_dir)
-
-
-def read_text(path: Path, what: str = "prompt table", kind: str = "a CSV file") -> str:
-    """A file's text. Raises PromptError, which calls the file `what`, and its format `kind`."""
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        raise PromptError(f"there is no {what} {path}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise PromptError(f"{path} cannot be read as {kind} in UTF-8: {error}") from error
-
-
-def parse_table(
-    text: str, path: Path, data_dir: Path | None = None
-) -> tuple[list[Prompt], list[str]]:
-    """A table's prompts and its columns: `caption`, and where they are there `ytid` or `id`,
+def read_table(path: Path, data_dir: Path | None = None) -> tuple[list[Prompt], list[str]]:
+    """A CSV file's prompts and its columns: `caption`, and where they are there `ytid` or `id`,
     `path`, `start_s`, `end_s`, `is_balanced_subset`, `is_audioset_eval`.
 
-    path: names the table in messages; a `path` in a row is relative to its folder. Without that
-    column the reference is <data_dir>/<id>.wav. A row without an id gets one from its text. Raises
-    PromptError for a missing column, an empty caption, an id that cannot name a file, a repeated
-    id, a field that cannot be read.
+    A `path` is relative to the table's folder; without that column the reference is
+    <data_dir>/<id>.wav. A row without an id gets one from its text. Raises PromptError for a file
+    or field that cannot be read, a missing column, an empty caption, an id that cannot name a file,
+    and a repeated id; ids that differ in case alone are repeated, as many file systems see it.
     """
-    columns, rows = _rows(text, path)
+    try:
+        columns, rows = _rows(path)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise PromptError(f"{path} cannot be read as a CSV file in UTF-8: {error}") from error
     if "caption" not in columns:
         raise PromptError(
             f"{path} has no `caption` column (its columns: {', '.join(columns) or 'none'}). "
@@ -88,16 +76,22 @@ def parse_table(
         )
     if not rows:
         raise PromptError(f"{path} has no rows below its header")
-    audio = _files_in(data_dir) if data_dir else {}
-    prompts = [_prompt(path, line, row, audio) for line, row in rows]
-    if "ytid" not in columns and "id" not in columns:
-        return _number_repeats(prompts), columns
-    lines = defaultdict(list)
-    for (line, _), prompt in zip(rows, prompts, strict=True):
-        lines[prompt.id].append(line)
-    if repeated := {name: at for name, at in lines.items() if len(at) > 1}:
-        which = [f"{name} (lines {', '.join(map(str, at))})" for name, at in repeated.items()]
-        raise PromptError(f"{path}: ids name files, so each row needs its own: {some_of(which, 5)}")
+    named = "ytid" in columns or "id" in columns
+    prompts = []
+    places = defaultdict[str, list[str]](list)
+    for line, row in rows:
+        prompt = _prompt(path, line, row, data_dir)
+        same = places[prompt.id.lower()]
+        same.append(f"{prompt.id} in line {line}")
+        if len(same) > 1 and not named:  # the same text twice is two prompts, with their own noise
+            suffix = f"-{len(same)}"
+            prompt = replace(prompt, id=prompt.id + suffix, key=prompt.key + suffix)
+        prompts.append(prompt)
+    if named and (repeated := [" and ".join(same) for same in places.values() if len(same) > 1]):
+        raise PromptError(
+            f"{path}: ids name files, so each row needs one that differs from the others in more "
+            f"than case: {some_of(repeated, 5)}"
+        )
     return prompts, columns
 
 
@@ -135,11 +129,11 @@ def some_of(names: Iterable[str], count: int) -> str:
     return ", ".join(names[:count]) + more
 
 
-def _rows(text: str, path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+def _rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     """The columns; and of each row the line that it begins on, and its fields by column."""
-    reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True)
     rows = []
-    try:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, skipinitialspace=True)
         columns = [name.strip() for name in next(reader, [])]
         line = reader.line_num + 1
         for fields in reader:
@@ -151,12 +145,10 @@ def _rows(text: str, path: Path) -> tuple[list[str], list[tuple[int, dict[str, s
             if fields:
                 rows.append((line, dict(zip(columns, fields, strict=False))))
             line = reader.line_num + 1
-    except csv.Error as error:
-        raise PromptError(f"{path} cannot be read as a CSV file in UTF-8: {error}") from error
     return columns, rows
 
 
-def _prompt(path: Path, line: int, row: Mapping[str, str], audio: Mapping[str, Path]) -> Prompt:
+def _prompt(path: Path, line: int, row: Mapping[str, str], data_dir: Path | None) -> Prompt:
     where = f"{path}, line {line}"
     text = clean_caption(row.get("caption", ""), where)
     name = (row.get("ytid") or row.get("id") or "").strip()
@@ -165,8 +157,12 @@ def _prompt(path: Path, line: int, row: Mapping[str, str], audio: Mapping[str, P
             f"{where}: the id {name!r} names files, so it is made of letters, digits, - and _ "
             "(up to 64)"
         )
+    reference = None
+    if row.get("path"):
+        reference = path.parent / row["path"]
+    elif name and data_dir and (data_dir / f"{name}.wav").is_file():
+        reference = data_dir / f"{name}.wav"
     start, end = _section(row, where)
-    reference = path.parent / row["path"] if row.get("path") else audio.get(f"{name}.wav")
     return Prompt(
         id=name or id_of_text(text),
         text=text,
@@ -196,23 +192,3 @@ def _truth(row: Mapping[str, str], column: str, where: str) -> bool:
     if value not in TRUE + FALSE:
         raise PromptError(f"{where}: {column} is True or False, not {row[column]!r}")
     return value in TRUE
-
-
-def _files_in(folder: Path) -> dict[str, Path]:
-    """Files by name as it is written there: a file system may take another id's for the same."""
-    try:
-        with os.scandir(folder) as entries:
-            return {entry.name: folder / entry.name for entry in entries if entry.is_file()}
-    except OSError:
-        return {}
-
-
-def _number_repeats(prompts: Sequence[Prompt]) -> list[Prompt]:
-    """The same text twice is two prompts, with noise of their own."""
-    seen: Counter[str] = Counter()
-    numbered = []
-    for p in prompts:
-        seen[p.id] += 1
-        suffix = f"-{seen[p.id]}" if seen[p.id] > 1 else ""
-        numbered.append(replace(p, id=p.id + suffix, key=p.key + suffix))
-    return numbered

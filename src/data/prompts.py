@@ -11,30 +11,26 @@ and a Selection, which says which of them. No torch here: prompts are read, and 
 before anything heavy is loaded.
 """
 
-import logging
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from src.data.files import ROOT
-from src.data.musiccaps import TABLE_NAME, find_table
+from src.data.musiccaps import TABLE_NAME
 from src.data.prompt_table import (
     ID,
     SUBSET_COLUMNS,
     Prompt,
     PromptError,
+    SelectionError,
     Subset,
     clean_caption,
     digest,
     id_of_text,
     read_table,
-    read_text,
     some_of,
 )
-
-log = logging.getLogger(__name__)
 
 BUILTIN_DIR = ROOT / "builtin"
 BUILTIN_TABLE = BUILTIN_DIR / "prompts.csv"
@@ -68,23 +64,13 @@ def load_prompts(source: str, selection: Selection, data_dir: Path) -> list[Prom
     column. Raises PromptError.
     """
     if selection.limit is not None and selection.limit < 1:
-        raise PromptError(f"num_samples must be 1 or more, not {selection.limit}")
+        raise SelectionError(f"num_samples must be 1 or more, not {selection.limit}")
     table = _table(source, data_dir)
     if table is None:
         name, prompts, columns = "the prompt", [single_prompt(source)], list[str]()
     else:
         name, (prompts, columns) = str(table), read_table(table, data_dir)
-    picked = _picked(_left(name, prompts, columns, selection), selection)
-    _tell_apart(picked)
-    return picked
-
-
-def looks_like_table(source: str) -> bool:
-    """Whether `--prompts` means a file: it ends in .csv, or a file of that name is there."""
-    try:
-        return source.lower().endswith(".csv") or Path(source).is_file()
-    except (OSError, ValueError):  # longer than a file's name can be, or with a character of none
-        return False
+    return _picked(_left(name, prompts, columns, selection), selection)
 
 
 def single_prompt(text: str) -> Prompt:
@@ -93,17 +79,17 @@ def single_prompt(text: str) -> Prompt:
 
 
 def read_ids(path: Path) -> set[str]:
-    """The ids of a text file: one a line, with blank lines and `# comments`. Raises PromptError."""
-    lines = read_text(path, "file of ids", "text").splitlines()
-    ids = set()
-    for number, line in enumerate(lines, 1):
-        name = line.partition("#")[0].strip()
-        if name and not ID.fullmatch(name):
-            raise PromptError(f"{path}, line {number}: {name[:80]!r} is no id; write one a line")
-        ids.add(name)
-    ids.discard("")
+    """The ids of a text file: one a line, with blank lines and `# comments`. Raises
+    SelectionError."""
+    try:
+        lines = path.read_text("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SelectionError(f"{path} cannot be read as text in UTF-8: {error}") from error
+    ids = {line.partition("#")[0].strip() for line in lines} - {""}
+    if wrong := [name for name in ids if not ID.fullmatch(name)]:
+        raise SelectionError(f"{path}: {min(wrong)[:80]!r} is no id; write one a line")
     if not ids:
-        raise PromptError(f"{path} names no ids; write one a line")
+        raise SelectionError(f"{path} names no ids; write one a line")
     return ids
 
 
@@ -113,17 +99,21 @@ def digest_of(prompts: Sequence[Prompt]) -> str:
 
 
 def _table(source: str, data_dir: Path) -> Path | None:
-    """The file that `--prompts` means; None: it is a prompt itself."""
+    """The file that `--prompts` means: a .csv, or any that is there; None: it is a prompt."""
     if source == "builtin":
         return BUILTIN_TABLE
-    if source != "musiccaps":
-        return Path(source) if looks_like_table(source) else None
-    if table := find_table(data_dir):
-        return table
-    raise PromptError(
-        f"MusicCaps' table, {data_dir / TABLE_NAME}, is not there: download_data.py gets it; "
-        "or pass a copy of your own: --prompts musiccaps-public.csv"
-    )
+    if source == "musiccaps":
+        if (table := data_dir / TABLE_NAME).is_file():
+            return table
+        raise PromptError(
+            f"MusicCaps' table, {table}, is not there: download_data.py gets it; "
+            "or pass a copy of your own: --prompts musiccaps-public.csv"
+        )
+    try:
+        is_file = source.lower().endswith(".csv") or Path(source).is_file()
+    except (OSError, ValueError):  # longer than a file's name can be, or with a character of none
+        is_file = False
+    return Path(source) if is_file else None
 
 
 def _left(
@@ -143,7 +133,7 @@ def _left(
     if selection.ids is not None:
         wanted = read_ids(selection.ids)
         if unknown := sorted(wanted - {p.id for p in prompts}):
-            raise PromptError(
+            raise SelectionError(
                 f"{selection.ids}: {len(unknown)} of its {len(wanted)} ids are not in {name}; "
                 f"correct or remove {some_of(unknown, 20)}"
             )
@@ -153,7 +143,7 @@ def _left(
         left = [p for p in left if p.reference and p.reference.is_file()]
         asked.append("with its reference audio there (the table's `path`, or DATA_DIR/<id>.wav)")
     if not left:
-        raise PromptError(f"no prompt of {name} is {' and '.join(asked)}; ask for less")
+        raise SelectionError(f"no prompt of {name} is {' and '.join(asked)}; ask for less")
     return left
 
 
@@ -164,24 +154,3 @@ def _picked(prompts: list[Prompt], selection: Selection) -> list[Prompt]:
     drawn = sorted(prompts, key=lambda p: digest(f"{selection.pick_seed}\t{p.id}"))
     chosen = {p.id for p in drawn[: selection.limit]}
     return [p for p in prompts if p.id in chosen]
-
-
-def _tell_apart(prompts: Sequence[Prompt]) -> None:
-    """See to it that no two prompts' files have one name where a run is written.
-
-    Two videos may have ids that differ in case alone, which most file systems tell apart. This
-    looks at the one that this repository is on. Raises PromptError.
-    """
-    spellings = defaultdict(list)
-    for p in prompts:
-        spellings[p.id.lower()].append(p.id)
-    if clashes := [" and ".join(names) for names in spellings.values() if len(names) > 1]:
-        which = f"ids name files, and these differ in their case alone: {some_of(clashes, 5)}"
-        if _ignores_case():
-            raise PromptError(f"{which}; this file system takes them for one: use one of each")
-        log.warning("%s; write to a file system that tells them apart", which)
-
-
-def _ignores_case() -> bool:
-    """Whether the file system of this repository takes `A` and `a` for one name."""
-    return BUILTIN_TABLE.with_name(BUILTIN_TABLE.name.upper()).exists()

@@ -12,10 +12,9 @@ elsewhere into CURATOR_WEIGHTS or the user's cache. HF_ENDPOINT, HF_TOKEN and pr
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
-from src.data import hub
 from src.judges.registry import JUDGES
 from src.verifier_core import VERIFIERS, NotHosted
 from src.weights.download import Unreachable, address, download
@@ -41,19 +40,26 @@ def fetch(names: Sequence[str]) -> int:
     needed = {name: files_of(name) for name in names}
     for name in needed:
         _say_licence(name)
-    problems = _get(dict.fromkeys(file for files in needed.values() for file in files))
-    for problem in problems:
-        logger.error("%s", problem)
-    if incomplete := [name for name, files in needed.items() if absent(files)]:
-        logger.error(
-            "not complete: %s; the same command goes on where this one stopped",
-            ", ".join(incomplete),
-        )
-    if problems or incomplete:
-        return 1
-    for name in needed:
-        logger.info("%s: every file is there", name)
-    return 0
+    failed = False
+    silent = set[str]()  # hosts that did not answer: none is waited for twice
+    for file in dict.fromkeys(file for files in needed.values() for file in files):
+        try:
+            if find(file):
+                locate(file)  # is it what it should be?
+            elif urlsplit(address(file)).netloc not in silent:
+                logger.info("%s is there and whole", download(file))
+        except (WeightsError, OSError) as error:
+            logger.error("%s", error)
+            failed = True
+            if isinstance(error, Unreachable):
+                silent.add(urlsplit(address(file)).netloc)
+    for name, files in needed.items():
+        if absent(files):
+            failed = True
+            logger.error("not complete: %s; the same command goes on where this one stopped", name)
+        else:
+            logger.info("%s: every file is there", name)
+    return int(failed)
 
 
 def files_of(name: str) -> tuple[WeightFile, ...]:
@@ -77,26 +83,3 @@ def _say_licence(name: str) -> None:
         logger.warning("%s: NOT FOR COMMERCIAL USE; licence: %s", name, text)
     else:
         logger.info("%s: licence: %s", name, text)
-
-
-def _get(files: Iterable[WeightFile]) -> list[str]:
-    """Download the files that are not there; what went wrong, in a sentence each."""
-    problems: list[str] = []
-    silent = set[str]()  # hosts that did not answer: none is waited for twice
-    for file in files:
-        host = urlsplit(address(file)).netloc
-        try:
-            if find(file):
-                locate(file)  # is it what it should be?
-            elif offline := [name for name in hub.OFFLINE_VARIABLES if hub.is_offline(name)]:
-                return [
-                    *problems,
-                    f"{offline[0]} is set, so that nothing may be downloaded: unset it",
-                ]
-            elif host not in silent:
-                logger.info("%s is there and whole", download(file))
-        except (WeightsError, OSError) as error:
-            problems.append(str(error))
-            if isinstance(error, Unreachable):
-                silent.add(host)
-    return problems

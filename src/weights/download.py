@@ -2,8 +2,8 @@
 
     path = download(file)
 
-Hub files come through huggingface_hub, which keeps them in a cache that every other program can
-use. It resumes, but gives up when a connection breaks in the middle of a body, and it never
+Both come through huggingface_hub, which keeps the hub's files in a cache that every other program
+can use. It resumes, but gives up when a connection breaks in the middle of a body, and it never
 compares a hash: both are done here.
 """
 
@@ -15,11 +15,9 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import IO
 from urllib.parse import urlsplit
 
 import requests
-from tqdm import tqdm
 
 from src.data import hub
 from src.weights.files import WeightFile, WeightsError, download_dir, wrong_hash
@@ -27,16 +25,14 @@ from src.weights.files import WeightFile, WeightsError, download_dir, wrong_hash
 logger = logging.getLogger(__name__)
 
 ANSWER_SECONDS = 10.0  # for an answer to begin
-SILENT_SECONDS = 30.0  # that a download may stand still
 TRIES = 10  # each goes on where the one before was cut
 PAUSE_SECONDS = 1.0  # between two tries
-CHUNK = 2**16  # bytes; a cut loses at most so many
 IDENTITY = {"Accept-Encoding": "identity"}  # compressed bytes could be neither counted nor resumed
 OTHER_SIZE = "it came in another size than announced"
 
 
 class Unreachable(WeightsError):
-    """A host that does not answer."""
+    """A host that does not answer, or that may not be asked."""
 
 
 def address(file: WeightFile) -> str:
@@ -79,6 +75,8 @@ def _ask(file: WeightFile) -> requests.Response:
 
     Raises WeightsError for a file that cannot be had, but not where it may be there `instead`.
     """
+    for variable in filter(hub.is_offline, hub.OFFLINE_VARIABLES):
+        raise Unreachable(f"{variable} is set, so that nothing may be downloaded: unset it")
     headers = IDENTITY | (_library().utils.build_hf_headers() if file.repository else {})
     follow, url = not file.repository, address(file)
     try:
@@ -123,7 +121,7 @@ def _from_url(file: WeightFile, announced: requests.structures.CaseInsensitiveDi
     What came before is kept in a file that is named after the version: of another version nothing
     is used. Raises requests.RequestException at a cut, WeightsError for other bytes than announced.
     """
-    size = int(announced.get("Content-Length", -1))
+    size = int(announced["Content-Length"]) if "Content-Length" in announced else None
     version = announced.get("ETag") or announced.get("Last-Modified") or ""
     folder = download_dir(file)
     folder.mkdir(parents=True, exist_ok=True)
@@ -136,39 +134,21 @@ def _from_url(file: WeightFile, announced: requests.structures.CaseInsensitiveDi
         except BlockingIOError as error:
             raise WeightsError(f"{partial} is being downloaded by another process") from error
         if stream.tell() != size:
-            _append(file, stream, size, version)
+            if not version:  # nothing says whether what came before is of this file
+                stream.truncate(0)
+            _library().file_download.http_get(
+                file.url,
+                stream,
+                resume_size=stream.seek(0, os.SEEK_END),
+                headers=IDENTITY | ({"If-Range": version} if version else {}),
+                displayed_filename=file.name,
+            )
         stream.flush()
         os.fsync(stream.fileno())
-        wrong = wrong_hash(file, partial) if stream.tell() == size or size < 0 else OTHER_SIZE
+        wrong = wrong_hash(file, partial) if size in (stream.tell(), None) else OTHER_SIZE
         if wrong:
             raise _refused(file, wrong, partial)
         return partial.replace(folder / file.name)
-
-
-def _append(file: WeightFile, stream: IO[bytes], size: int, version: str) -> None:
-    """Read on from where `stream` ends; from the start if there is another version by now."""
-    have = stream.tell() if version else 0
-    ranged = {"Range": f"bytes={have}-", "If-Range": version} if have else {}
-    with requests.get(
-        file.url,
-        headers={**IDENTITY, **ranged},
-        stream=True,
-        timeout=(ANSWER_SECONDS, SILENT_SECONDS),
-    ) as body:
-        body.raise_for_status()
-        if body.status_code != requests.codes.partial_content:  # the whole file is sent
-            have = stream.seek(stream.truncate(0))
-        with tqdm(
-            desc=file.name,
-            total=size if size >= 0 else None,
-            initial=have,
-            unit="B",
-            unit_scale=True,
-            disable=None,  # where nobody looks on, as the hub's own
-        ) as bar:
-            for chunk in body.iter_content(CHUNK):
-                stream.write(chunk)
-                bar.update(len(chunk))
 
 
 def _refused(file: WeightFile, wrong: str, *paths: Path) -> WeightsError:
@@ -184,6 +164,7 @@ def _library() -> ModuleType:
     """huggingface_hub, over plain HTTP: its other protocol, Xet, starts anew after a cut."""
     os.environ["HF_HUB_DISABLE_XET"] = "1"  # read when it is imported
     import huggingface_hub
+    import huggingface_hub.file_download
     import huggingface_hub.utils
 
     return huggingface_hub

@@ -1,9 +1,9 @@
-"""The weight files of verifiers and judges: what they are, where they lie, and which are missing.
+"""The weight files of models: what they are, where they lie, and which are missing.
 
 Looked for, in this order, in the folder of `--weights_dir` or CURATOR_WEIGHTS: in its folder
 `owner--name`, in a hub cache in it, by the bare file name; then in the hub's own cache (HF_HOME,
 HF_HUB_CACHE), or, what comes from no hub, in the user's cache folder and in that of torch.hub
-(TORCH_HOME).
+(TORCH_HOME). What a library of its own loads lies in one folder alone.
 
 A file is checked against the sha256 that the code has of it, else against the one that the hub's
 cache names it by. `python verifier_server.py --fetch` (src/runs/fetch.py) downloads what is
@@ -42,10 +42,7 @@ class WeightFile:
     size: str = ""  # about, for people
     sha256: str = ""  # hexadecimal; empty where upstream publishes none
     instead: str = ""  # the name that the repository may have it by, in another format
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return (self.name, self.instead) if self.instead else (self.name,)
+    folder: Path | None = None  # the only one that its library looks into
 
     @property
     def source(self) -> str:
@@ -54,8 +51,8 @@ class WeightFile:
     @property
     def described(self) -> str:
         """Name, size and where it comes from, for people."""
-        origin = self.repository or self.url
-        return f"{self.name} ({self.size}, {origin})" if self.size else f"{self.name} ({origin})"
+        name = f"{self.name} or {self.instead}" if self.instead else self.name
+        return f"{name} ({', '.join(filter(None, (self.size, self.repository or self.url)))})"
 
 
 @dataclass(frozen=True)
@@ -78,8 +75,8 @@ def weights_dir() -> Path | None:
 
 
 def user_cache() -> Path:
-    """Where this program keeps what it can get again. Raises RuntimeError without a home."""
-    return _xdg_cache() / "curator"
+    """Where this program keeps what it can get again."""
+    return hub.xdg_cache() / "curator"
 
 
 def download_dir(file: WeightFile) -> Path:
@@ -89,7 +86,8 @@ def download_dir(file: WeightFile) -> Path:
 
 def find(file: WeightFile) -> Path | None:
     """Where the file lies on this machine; None when it does not."""
-    places = (folder / name for name in file.names for folder in _folders(file))
+    names = [file.name, file.instead] if file.instead else [file.name]
+    places = (folder / name for name in names for folder in _folders(file))
     return next((place for place in places if place.is_file()), None)
 
 
@@ -125,29 +123,28 @@ def absent(files: Sequence[WeightFile]) -> list[WeightFile]:
     return [file for file in files if find(file) is None]
 
 
-def missing_files(
-    user: str, files: Sequence[WeightFile], licence: str | None = None
-) -> Missing | None:
-    """What of the files of a verifier or judge is not here; None when all are.
+def missing(what: str, files: Sequence[WeightFile], how: str, licence: str = "") -> list[Missing]:
+    """Those that do not lie on this machine, as one item; [] when all do.
 
-    user: the verifier's or judge's name. licence: None for those that the files have.
+    what: a verifier, a judge or a part of a model. licence: unless it is that of each file.
     """
     lacking = absent(files)
     if not lacking:
-        return None
-    licences = dict.fromkeys(file.licence for file in lacking if file.licence)
-    return Missing(
-        what=", ".join(file.described for file in lacking),
-        source=", ".join(dict.fromkeys(file.source for file in lacking)),
-        how=fetch_command(user),
-        licence=licence or "; ".join(licences),
-    )
+        return []
+    return [
+        Missing(
+            f"{what}: {', '.join(file.described for file in lacking)}",
+            ", ".join(dict.fromkeys(file.source for file in lacking)),
+            how,
+            licence or "; ".join(dict.fromkeys(file.licence for file in lacking if file.licence)),
+        )
+    ]
 
 
 def missing_line(verifier: str, files: Sequence[WeightFile]) -> str | None:
     """What of a verifier's files is not here, and how to get it; None when all are."""
-    missing = missing_files(verifier, files)
-    return f"{missing.what} not found; get it with: {missing.how}" if missing else None
+    lacking = ", ".join(file.described for file in absent(files))
+    return f"{lacking} not found; get it with: {fetch_command(verifier)}" if lacking else None
 
 
 def fetch_command(user: str) -> str:
@@ -190,18 +187,15 @@ def sha256(path: Path) -> str:
     place = path.resolve()
     state = place.stat()
     identity = os.fsencode(f"{place}\n{state.st_size}\n{state.st_mtime_ns}")
-    kept = None
-    if state.st_size >= REMEMBER_FROM:
-        with contextlib.suppress(RuntimeError):  # no home
-            kept = user_cache() / "sha256" / hashlib.sha256(identity).hexdigest()
-    if kept is not None:
-        with contextlib.suppress(OSError, ValueError):
-            if re.fullmatch("[0-9a-f]{64}", known := kept.read_text()):
-                return known
+    kept = user_cache() / "sha256" / hashlib.sha256(identity).hexdigest()
+    is_large = state.st_size >= REMEMBER_FROM
+    with contextlib.suppress(OSError, ValueError):
+        if is_large and re.fullmatch("[0-9a-f]{64}", known := kept.read_text()):
+            return known
     with place.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    if kept is not None:
-        with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):
+        if is_large:
             write_whole(kept, digest)
     return digest
 
@@ -209,6 +203,8 @@ def sha256(path: Path) -> str:
 def _folders(file: WeightFile) -> list[Path]:
     """Where to look, in this order. A flat folder comes last: many files are called config.json."""
     own, repository = weights_dir(), file.repository
+    if file.folder is not None:
+        return [file.folder]
     folders = []
     if own is not None and repository:
         folders += [own / repository.replace("/", "--"), hub.snapshot(repository, own)]
@@ -216,10 +212,5 @@ def _folders(file: WeightFile) -> list[Path]:
         folders.append(own)
     if repository:
         return [*folders, hub.snapshot(repository, hub.hub_cache())]
-    torch_home = Path(os.environ.get("TORCH_HOME") or _xdg_cache() / "torch").expanduser()
+    torch_home = Path(os.environ.get("TORCH_HOME") or hub.xdg_cache() / "torch").expanduser()
     return [*folders, user_cache() / "weights", torch_home / "hub" / "checkpoints"]
-
-
-def _xdg_cache() -> Path:
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return Path(cache).expanduser() if cache else Path.home() / ".cache"

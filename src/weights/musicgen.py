@@ -7,7 +7,7 @@ from pathlib import Path
 
 from src.data import hub
 from src.data.files import ROOT
-from src.weights.files import Missing, WeightFile
+from src.weights.files import Missing, WeightFile, absent, missing
 
 LM_FILE, CODEC_FILE = "state_dict.bin", "compression_state_dict.bin"
 MUSICGEN_LICENCE = "CC-BY-NC 4.0 (no commercial use)"
@@ -27,90 +27,62 @@ TAGGERS_DIR = ROOT / "builtin" / "taggers"
 
 
 @dataclass(frozen=True)
-class HubPart:
-    """What audiocraft takes of one hub repository.
+class Part:
+    """Files of one place that a generator is made of. how: what to do about one that is not there.
 
-    cache: the one hub cache that is looked into. alternative: another way to have the files.
+    What has a repository is downloaded when it is loaded.
     """
 
     title: str
     files: tuple[WeightFile, ...]
-    cache: Path
-    alternative: str = ""
-
-    def absent(self) -> list[WeightFile]:
-        """What is not in the cache, so that loading downloads it."""
-        folder = hub.snapshot(self.files[0].repository, self.cache)
-        return [f for f in self.files if not any((folder / name).is_file() for name in f.names)]
+    how: str
 
     def missing(self) -> list[Missing]:
-        """What is neither in the cache nor to be had from the hub now."""
-        files = self.absent()
-        if not files:
-            return []
-        repository, licence = files[0].repository, files[0].licence
-        problem = "HF_HUB_OFFLINE is set" if hub.is_offline() else hub.hub_problem(repository)
-        if problem is None:
-            return []
-        names = ", ".join(" or ".join(file.names) for file in files)
-        command = f"hf download {repository} {' '.join(file.name for file in files)}"
-        how = (
-            f"{problem}. With a network this command fetches them by itself; on another machine: "
-            f"{command}, then copy its cache and set HF_HOME{self.alternative}"
-        )
-        return [
-            Missing(f"{self.title}: {names} (not in {self.cache})", files[0].source, how, licence)
-        ]
+        """What is neither on this machine nor to be had from the hub now."""
+        repository, how = self.files[0].repository, self.how
+        if repository and absent(self.files):
+            problem = "HF_HUB_OFFLINE is set" if hub.is_offline() else hub.hub_problem(repository)
+            if problem is None:
+                return []
+            names = " ".join(file.name for file in self.files)
+            how = (
+                f"{problem}, and {self.files[0].folder} lacks them. With a network this command "
+                f"fetches them by itself; on another machine: hf download {repository} {names}, "
+                f"then copy its cache and set HF_HOME{self.how}"
+            )
+        return missing(self.title, self.files, how)
 
 
-def hub_parts(model: str, decodes: bool = True) -> list[HubPart]:
-    """What `model` takes from the hub: its own files, and its text encoder where it decodes."""
+def model_parts(model: str, decodes: bool = True) -> list[Part]:
+    """What "builtin", a folder or a hub name is made of; its text encoder where it decodes."""
     if model == "builtin":
-        return []
-    parts, folder = [], Path(model)
-    if _is_hub_name(model) and not folder.is_dir():
-        cache = hub.model_cache()
-        folder = hub.snapshot(model, cache)
-        files = tuple(WeightFile(n, model, licence=MUSICGEN_LICENCE) for n in (LM_FILE, CODEC_FILE))
-        alternative = ", or pass a folder that holds both files: --model FOLDER"
-        parts.append(HubPart(f"MusicGen {model}", files, cache, alternative))
+        source, folder = "the repository itself", ROOT / "builtin"
+        files = tuple(WeightFile(name, url=source, folder=folder) for name in BUILTIN_FILES)
+        how = "git checkout -- builtin, or clone it again; builtin/recipe trains them anew"
+        return [Part("the built-in model", files, how)]
+    folder, repository, url = Path(model), "", "an audiocraft export of a MusicGen"
+    how = "put both files of one model into the folder, as on the hub"
+    if not folder.is_dir() and re.fullmatch(r"[\w.-]+/[\w.-]+", model):
+        folder, repository, url = hub.snapshot(model, hub.model_cache()), model, ""
+        how = ", or pass a folder that holds both files: --model FOLDER"
+    elif not folder.is_dir():
+        url = "nowhere: it is neither 'builtin', nor a hub name (owner/name), nor a folder here"
+        how = "for example --model facebook/musicgen-small, or --model builtin"
+    files = tuple(
+        WeightFile(name, repository, url, MUSICGEN_LICENCE, folder=folder)
+        for name in (LM_FILE, CODEC_FILE)
+    )
+    parts = [Part(f"MusicGen {model}", files, how)]
     encoder = _text_encoder(folder / LM_FILE)
     if decodes and not Path(encoder).is_dir():
-        title = f"text encoder {encoder}, which the model conditions on"
-        parts.append(HubPart(title, _encoder_files(encoder), hub.hub_cache()))
+        cache = hub.snapshot(encoder, hub.hub_cache())
+        names = {"config.json": "", "spiece.model": "", "model.safetensors": "pytorch_model.bin"}
+        files = tuple(
+            WeightFile(name, encoder, licence="Apache 2.0", instead=instead, folder=cache)
+            for name, instead in names.items()
+        )
+        parts.append(Part(f"text encoder {encoder}, which the model conditions on", files, ""))
     return parts
-
-
-def missing_here(model: str) -> list[Missing]:
-    """What is missing of a model that does not come from the hub: "builtin" or a folder."""
-    if model == "builtin":
-        absent = [name for name in BUILTIN_FILES if not (ROOT / "builtin" / name).is_file()]
-        what = f"the built-in model: {', '.join(f'builtin/{name}' for name in absent)}"
-        how = "git checkout -- builtin, or clone it again; builtin/recipe trains them anew"
-        return [Missing(what, "the repository itself", how)] if absent else []
-    if Path(model).is_dir():
-        absent = [name for name in (LM_FILE, CODEC_FILE) if not (Path(model) / name).is_file()]
-        what, source = f"{', '.join(absent)} in {model}", "an audiocraft export of a MusicGen"
-        how = "put both files of one model into the folder, as on the hub"
-        return [Missing(what, source, how, MUSICGEN_LICENCE)] if absent else []
-    if _is_hub_name(model):
-        return []
-    source = "nowhere: it is neither 'builtin', nor a hub name (owner/name), nor a folder here"
-    how = "for example --model facebook/musicgen-small, or --model builtin"
-    return [Missing(f"model {model!r}", source, how)]
-
-
-def _is_hub_name(model: str) -> bool:
-    return re.fullmatch(r"[\w.-]+/[\w.-]+", model) is not None
-
-
-def _encoder_files(encoder: str) -> tuple[WeightFile, ...]:
-    """A text encoder is its configuration, its tokenizer and its weights in one of two formats."""
-    names = {"config.json": "", "spiece.model": "", "model.safetensors": "pytorch_model.bin"}
-    return tuple(
-        WeightFile(name, encoder, licence="Apache 2.0", instead=instead)
-        for name, instead in names.items()
-    )
 
 
 def _text_encoder(checkpoint: Path) -> str:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,14 @@ import pytest
 import soundfile
 
 import download_data
-from src.data.musiccaps import COLUMNS
 from tests.downloader.media_server import MediaServer, media_server
 
 ROOT = Path(__file__).resolve().parents[2]
 RATE, SECONDS = 48000, 30
+COLUMNS = (
+    *("ytid", "start_s", "end_s", "audioset_positive_labels", "aspect_list", "caption"),
+    *("author_id", "is_balanced_subset", "is_audioset_eval"),
+)
 CODECS = {
     "webm": ["-c:a", "libopus", "-b:a", "96k"],
     "m4a": ["-c:a", "aac", "-b:a", "128k"],
@@ -72,7 +75,10 @@ class Downloads:
         return self.folder / "music_data"
 
     def table(self, *rows: tuple[Any, ...]) -> Path:
-        """Write MusicCaps' table of (ytid, start_s, end_s[, is_balanced_subset, is_eval])."""
+        """MusicCaps' table of (ytid, start_s, end_s[, is_balanced_subset, is_eval]).
+
+        Without it the hub is asked.
+        """
         path = self.folder / "table.csv"
         with path.open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)
@@ -96,27 +102,34 @@ class Downloads:
     def command(self, *options: object) -> list[str]:
         defaults = {
             "--data_dir": self.data_dir,
-            "--csv": self.folder / "table.csv",
             "--url_template": f"{self.media.url}/{{ytid}}.{self.ending}",
             "--rate_limit": 0,
             "--backoff": 0.05,
         }
+        if (self.folder / "table.csv").exists():
+            defaults["--csv"] = self.folder / "table.csv"
         given = [str(option) for option in options]
         for name, value in defaults.items():
             if name not in given:
                 given += [name, str(value)]
         return [sys.executable, str(ROOT / "download_data.py"), *given]
 
-    def start(self, *options: object) -> subprocess.Popen[str]:
-        """In a process of its own."""
-        return subprocess.Popen(
+    @contextmanager
+    def start(self, *options: object) -> Iterator[subprocess.Popen[str]]:
+        """In a process of its own, which Ctrl-C ends, also when it does not end these tests."""
+        with subprocess.Popen(
             self.command(*options),
             cwd=self.folder,
             env={**os.environ, "PATH": "/nonexistent"},
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-        )
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
 
     def run(self, *options: object) -> tuple[int, str, str]:
         """Exit code, stdout, stderr; in this process, which spares seconds."""

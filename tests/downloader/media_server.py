@@ -5,10 +5,9 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler
 from pathlib import PurePosixPath
 
-from tests.local_http import serving
+from tests.local_http import Handler, serving
 
 TYPES = {".webm": "audio/webm", ".m4a": "audio/mp4", ".wav": "audio/wav", ".bin": "audio/webm"}
 
@@ -36,13 +35,7 @@ class MediaServer:
 def media_server() -> Iterator[MediaServer]:
     media = MediaServer()
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_HEAD(self) -> None:
-            self.answer()
-
-        def do_GET(self) -> None:
-            self.answer()
-
+    class Answers(Handler):
         def answer(self) -> None:
             name = self.path.lstrip("/")
             # yt-dlp asks without a range, or for the first bytes; ffmpeg from a byte on
@@ -92,8 +85,5 @@ def media_server() -> Iterator[MediaServer]:
                 media.bytes_sent[name] += len(chunk)
                 time.sleep(media.paced)
 
-        def log_message(self, *args: object) -> None:
-            pass
-
-    with serving(Handler) as media.url:
+    with serving(Answers) as media.url:
         yield media

@@ -1,7 +1,5 @@
 """--check compares files, manifest and table, without a network."""
 
-import soundfile
-
 from tests.downloader.conftest import Downloads
 
 
@@ -20,29 +18,21 @@ def test_whole_files_are_good_and_what_was_never_had_is_summed_up(downloads: Dow
     assert downloads.media.requests == []
 
 
-def test_damaged_missing_wrong_and_unlisted_files_are_named_and_fetched_again(
+def test_damaged_missing_and_unlisted_files_are_named_and_fetched_again(
     downloads: Downloads,
 ) -> None:
-    downloads.offer("damaged", "missing", "wrong")
+    downloads.offer("damaged", "missing")
     assert downloads.run()[0] == 0
     folder = downloads.data_dir
     data = bytearray((folder / "damaged.wav").read_bytes())
     data[5000] ^= 1
     (folder / "damaged.wav").write_bytes(data)
     (folder / "missing.wav").unlink()
-    samples, rate = soundfile.read(folder / "wrong.wav")
-    soundfile.write(folder / "wrong.wav", samples[: rate // 2], rate)
     (folder / "strange.wav").write_bytes(b"x")
     code, output, _ = downloads.run("--check")
     assert code == 1
-    for said in (
-        "damaged.wav: damaged",
-        "missing.wav: missing",
-        "wrong.wav: wrong: it lasts 0.50 s, not 2 s",
-        "strange.wav: unlisted",
-        "0 of 3 clips",
-    ):
-        assert said in output
+    faults = ("damaged.wav: damaged", "missing.wav: missing", "strange.wav: unlisted")
+    assert all(said in output for said in (*faults, "0 of 2 clips"))
     assert downloads.run()[0] == 0
     (folder / "strange.wav").unlink()
     assert downloads.run("--check")[0] == 0

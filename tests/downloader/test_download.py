@@ -61,43 +61,26 @@ def test_little_more_than_the_section_is_transferred(downloads: Downloads) -> No
 
 def test_every_fault_is_a_row_with_its_reason(downloads: Downloads) -> None:
     names = ["forbidden", "refused", "busy", "failing", "cut", "slow", "noise", "silent", "patchy"]
-    downloads.table(
-        ("good", 1, 11),
-        *((n, 5, 15) for n in ["gone", *names]),
-        ("partly", 25, 35),
-        ("after", 40, 50),
-    )
+    sections = {"good": 1, **dict.fromkeys(("gone", *names), 5), "partly": 25, "after": 40}
+    downloads.table(*((name, start, start + 10) for name, start in sections.items()))
     downloads.host("good", *names, "partly", "after")
     media = downloads.media
     media.status = {"forbidden.webm": [403], "failing.webm": [500], "busy.webm": [429, 200]}
     media.media_status = {"refused.webm": 403}
-    media.cut, media.patchy = {"cut.webm": 100_000}, {"patchy.webm"}
-    media.slow = {"slow.webm": 3.5}
-    media.files["noise.webm"] = bytes(range(256)) * 40
-    media.files["silent.webm"] = b""
+    media.cut, media.patchy, media.slow = {"cut.webm": 100_000}, {"patchy.webm"}, {"slow.webm": 3.5}
+    media.files |= {"noise.webm": bytes(range(256)) * 40, "silent.webm": b""}
     code, output, errors = downloads.run("--timeout", 3, "--workers", 6, "--tries", 2)
     assert code == 1, errors
     assert downloads.reasons() == {
-        "good": "ok",
-        "gone": "gone",
-        "forbidden": "blocked",
-        "refused": "blocked",
-        "busy": "ok",
-        "failing": "again",
-        "cut": "again",
-        "patchy": "ok",
-        "slow": "again",
-        "noise": "gone",
-        "silent": "gone",
-        "partly": "gone",
-        "after": "gone",
+        **dict.fromkeys(("good", "busy", "patchy"), "ok"),
+        **dict.fromkeys(("gone", "noise", "silent", "partly", "after"), "gone"),
+        **dict.fromkeys(("forbidden", "refused"), "blocked"),
+        **dict.fromkeys(("failing", "cut", "slow"), "again"),
     }
     assert downloads.wavs() == ["busy.wav", "good.wav", "patchy.wav"]
     assert "3 of 13 clips" in output
-    assert "gone" in output
     assert downloads.rows()["failing"]["tries"] == 2
     assert "5.00 s" in downloads.rows()["partly"]["message"]
-    assert not list(downloads.data_dir.glob(".*.part"))
 
 
 def test_the_next_run_tries_what_may_pass_and_retry_everything(downloads: Downloads) -> None:
@@ -134,16 +117,15 @@ def test_limit_split_and_ids_choose_the_clips(downloads: Downloads) -> None:
     assert code == 2
     assert "correct or remove nobody" in errors
     (downloads.folder / "table.csv").unlink()
-    assert "2 of 2 clips" in downloads.run("--csv", downloads.data_dir / "musiccaps.csv",
-                                           "--split", "eval")[1]  # fmt: skip
+    assert "2 of 2 clips" in downloads.run("--split", "eval")[1]
 
 
 def test_another_sample_rate_fetches_again(downloads: Downloads) -> None:
     downloads.offer("a")
     downloads.run()
     assert downloads.run("--sample_rate", 16000)[0] == 0
-    assert soundfile.info(downloads.data_dir / "a.wav").samplerate == 16000
-    assert soundfile.info(downloads.data_dir / "a.wav").frames == 32000
+    info = soundfile.info(downloads.data_dir / "a.wav")
+    assert (info.samplerate, info.frames) == (16000, 32000)
 
 
 def test_audio_that_is_there_whole_needs_no_host(downloads: Downloads) -> None:

@@ -1,9 +1,9 @@
-"""MusicCaps' table: from the hub in both environments, from a folder, from a file."""
+"""MusicCaps' table: from the hub in both environments, or from a file."""
 
 import os
 import re
+import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,63 +11,39 @@ from pathlib import Path
 import pytest
 
 from src.data import musiccaps
-from src.data.prompt_table import read_table
-from tests.downloader.conftest import ROOT, Downloads
-from tests.downloader.dataset_hub import DatasetHub, dataset_hub
+from tests.downloader.conftest import COLUMNS, ROOT, Downloads
+from tests.hub_server import HubServer, hub_server
 
 TABLE = (
-    ",".join(musiccaps.COLUMNS) + "\n"
+    ",".join(COLUMNS) + "\n"
     "-0Gj8-vB1q4,30,40,\"/m/0140xf,/m/04rlf\",\"['low quality', 'sustained']\","
     '"The ""low"" quality recording\nfeatures a ballad.",4,False,True\n'
     "0123456789a,0,10,/m/04rlf,['rock'],A café song.,9,True,False\n"
 ).encode()
-HUB_FILES = {"musiccaps-public.csv": TABLE, "README.md": b"---\nlicense: cc-by-sa-4.0\n---\n"}
 FETCH = (
     "import sys; from pathlib import Path; from src.data import musiccaps\n"
     "try: print(musiccaps.fetch_table(Path(sys.argv[1])))\n"
-    "except musiccaps.MusicCapsError as error: sys.exit(f'MusicCapsError: {error}')"
+    "except musiccaps.PromptError as error: sys.exit(str(error))"
 )
 
 
 @pytest.fixture
-def hub() -> Iterator[DatasetHub]:
-    with dataset_hub(musiccaps.REPOSITORY, HUB_FILES) as server:
+def hub() -> Iterator[HubServer]:
+    with hub_server() as server:
+        server.files[f"{musiccaps.REPOSITORY}/musiccaps-public.csv"] = TABLE
         yield server
 
 
-def outside(hub_url: str, home: Path) -> dict[str, str]:
-    """The environment of a user whose hub is at `hub_url`."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
-    return {**kept, "HF_ENDPOINT": hub_url, "HF_HOME": str(home)}
-
-
 @pytest.mark.parametrize("environment", ["downloader", "generator"])
-def test_the_hubs_table_is_kept_in_its_own_columns_by_both_environments(
-    hub: DatasetHub, tmp_path: Path, environment: str
+def test_the_hubs_table_is_kept_as_it_is_by_both_environments(
+    hub: HubServer, tmp_path: Path, environment: str
 ) -> None:
     python = ROOT / "envs" / environment / ".venv" / "bin" / "python"
-    done = subprocess.run(
-        [str(python), "-c", FETCH, str(tmp_path / "data")],
-        cwd=ROOT,
-        env=outside(hub.url, tmp_path / "home"),
-        capture_output=True,
-        text=True,
-    )
+    own = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
+    command = [str(python), "-c", FETCH, str(tmp_path / "data")]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | own, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    table = tmp_path / "data" / "musiccaps.csv"
-    assert musiccaps.find_table(tmp_path / "data") == table
-    written = table.read_text("utf-8").replace('"', "")
-    assert written == TABLE.decode().replace('"', "")
-    first, second = read_table(table, tmp_path)[0]
-    assert (first.id, first.start_s, first.end_s) == ("-0Gj8-vB1q4", 30, 40)
-    assert (first.subsets, second.subsets) == ({"eval"}, {"balanced"})
-
-
-def test_a_local_folder_of_the_data_set_is_loaded_too(tmp_path: Path) -> None:
-    (tmp_path / "MusicCaps").mkdir()
-    (tmp_path / "MusicCaps" / "musiccaps-public.csv").write_bytes(TABLE)
-    table = musiccaps.fetch_table(tmp_path / "data", source=str(tmp_path / "MusicCaps"))
-    assert len(read_table(table, tmp_path)[0]) == 2
+    assert (tmp_path / "data" / "musiccaps.csv").read_bytes() == TABLE
 
 
 @pytest.mark.parametrize(
@@ -81,22 +57,20 @@ def test_a_local_folder_of_the_data_set_is_loaded_too(tmp_path: Path) -> None:
     ],
 )
 def test_a_hub_without_the_table_is_one_sentence_within_seconds(
-    downloads: Downloads, hub: DatasetHub, tmp_path: Path, fault: str, said: str
+    downloads: Downloads, hub: HubServer, monkeypatch: pytest.MonkeyPatch, fault: str, said: str
 ) -> None:
-    hub.silent = fault == "silent"
-    hub.status = {"failing": 503, "unknown": 404}.get(fault, 200)
-    environment = outside("http://127.0.0.1:9" if fault == "absent" else hub.url, tmp_path)
-    environment |= {"HF_HUB_OFFLINE": "1"} if fault == "offline" else {}
-    command = downloads.command()
-    at = command.index("--csv")
+    hub.refused = {f"api/datasets/{musiccaps.REPOSITORY}": 503} if fault == "failing" else {}
+    hub.files = {} if fault == "unknown" else hub.files
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1" if fault == "offline" else "0")
     started = time.monotonic()
-    done = subprocess.run(
-        command[:at] + command[at + 2 :], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 3
-    assert said in done.stderr
-    assert "--csv musiccaps-public.csv" in done.stderr
-    assert done.stderr.count("\n") <= 2  # a line that it tries, and the sentence
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        addresses = {"absent": "127.0.0.1:9", "silent": f"127.0.0.1:{silent.getsockname()[1]}"}
+        monkeypatch.setenv("HF_ENDPOINT", f"http://{addresses.get(fault, hub.url[7:])}")
+        code, _, errors = downloads.run()
+    assert code == 3
+    assert said in errors
+    assert "--csv musiccaps-public.csv" in errors
+    assert "Traceback" not in errors
     assert time.monotonic() - started < 12
 
 
@@ -107,7 +81,10 @@ def test_a_hub_without_the_table_is_one_sentence_within_seconds(
         ("ytid,start_s,end_s,caption\n", "has no rows"),
         ("ytid,start_s,end_s,caption\na,10,0,x\n", "line 2: start_s and end_s are seconds"),
         ("ytid,start_s,end_s,caption\n../a,0,1,x\n", "line 2: the id '../a' names files"),
-        ("ytid,start_s,end_s,caption\na,0,1,x\na,1,2,x\n", r"its own: a \(lines 2, 3\)"),
+        (
+            "ytid,start_s,end_s,caption\na,0,1,x\na,1,2,x\n",
+            "each row .*: a in line 2 and",
+        ),
     ],
 )
 def test_a_table_that_is_none_is_an_error_and_not_kept(
@@ -117,7 +94,7 @@ def test_a_table_that_is_none_is_an_error_and_not_kept(
     code, _, errors = downloads.run()
     assert code == 3
     assert re.search(said, errors)
-    assert musiccaps.find_table(downloads.data_dir) is None
+    assert not (downloads.data_dir / "musiccaps.csv").exists()
 
 
 def test_a_table_without_subsets_serves_all_and_names_the_column_it_lacks(
@@ -127,10 +104,5 @@ def test_a_table_without_subsets_serves_all_and_names_the_column_it_lacks(
     downloads.host("a")
     assert downloads.run()[0] == 0
     code, _, errors = downloads.run("--split", "balanced")
-    assert code == 2
+    assert code == 3
     assert "no column is_balanced_subset" in errors
-
-
-def test_the_table_itself_needs_neither_datasets_nor_pandas() -> None:
-    code = "import sys, src.data.musiccaps; sys.exit('datasets' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

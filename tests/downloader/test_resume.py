@@ -3,34 +3,34 @@
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
 from tests.downloader.conftest import Downloads
 
 NAMES = [f"clip{number}" for number in range(6)]
-SLOWLY = ("--workers", 1)
 
 
-def offer_six(downloads: Downloads) -> None:
+@contextmanager
+def slow_run(downloads: Downloads, rows: int) -> Iterator[subprocess.Popen[str]]:
+    """A run of its own process on six slow clips, once its manifest has that many rows."""
     downloads.offer(*NAMES)
-    downloads.media.slow = {f"{name}.webm": 0.15 for name in NAMES}
-
-
-def wait_for_rows(downloads: Downloads, process: subprocess.Popen[str], count: int) -> None:
+    downloads.media.slow |= {f"{name}.webm": 0.15 for name in NAMES} | downloads.media.slow
     manifest, until = downloads.data_dir / "manifest.jsonl", time.monotonic() + 30
-    while not manifest.exists() or manifest.read_bytes().count(b"\n") < count:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < until
-        time.sleep(0.02)
+    with downloads.start("--workers", 1) as process:
+        while not manifest.exists() or manifest.read_bytes().count(b"\n") < rows:
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        yield process
 
 
 def test_a_killed_run_is_gone_on_with_and_does_nothing_twice(downloads: Downloads) -> None:
-    offer_six(downloads)
-    process = downloads.start(*SLOWLY)
-    wait_for_rows(downloads, process, 2)
-    process.kill()
-    process.communicate(timeout=10)
+    with slow_run(downloads, rows=2) as process:
+        process.kill()
+        process.communicate(timeout=10)
     done = [row["ytid"] for row in downloads.lines()]
     assert 2 <= len(done) < len(NAMES)
     assert downloads.run()[0] == 0
@@ -43,18 +43,15 @@ def test_a_killed_run_is_gone_on_with_and_does_nothing_twice(downloads: Download
 def test_an_interrupted_run_ends_at_once_and_is_gone_on_with(
     downloads: Downloads, number: signal.Signals
 ) -> None:
-    offer_six(downloads)
     downloads.media.slow["clip1.webm"] = 20
-    process = downloads.start(*SLOWLY)
-    wait_for_rows(downloads, process, 1)
-    started = time.monotonic()
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=10)
+    with slow_run(downloads, rows=1) as process:
+        started = time.monotonic()
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=10)
     assert time.monotonic() - started < 4
     assert process.returncode == 130
     assert "the same command goes on" in errors
     assert "Traceback" not in errors
-    assert not list(downloads.data_dir.glob(".*.part"))
     assert [row["ytid"] for row in downloads.lines()] == ["clip0"]
     downloads.media.slow.clear()
     assert downloads.run()[0] == 0
@@ -62,13 +59,11 @@ def test_an_interrupted_run_ends_at_once_and_is_gone_on_with(
 
 
 def test_a_second_process_on_the_same_folder_is_turned_away(downloads: Downloads) -> None:
-    offer_six(downloads)
-    process = downloads.start(*SLOWLY)
-    wait_for_rows(downloads, process, 1)
-    code, _, errors = downloads.run()
-    assert code == 5
-    assert "in use" in errors
-    assert process.communicate(timeout=30)[0]
+    with slow_run(downloads, rows=1) as process:
+        code, _, errors = downloads.run()
+        assert code == 5
+        assert "in use" in errors
+        assert process.communicate(timeout=30)[0]
     assert process.returncode == 0
 
 
@@ -77,22 +72,22 @@ def test_a_torn_last_line_is_dropped_and_its_audio_taken_in(downloads: Downloads
     assert downloads.run("--workers", 1)[0] == 0
     manifest = downloads.data_dir / "manifest.jsonl"
     manifest.write_bytes(manifest.read_bytes()[:-20])
-    (downloads.data_dir / ".b.wav.part").write_bytes(b"half")
+    (downloads.data_dir / ".b.wav.x").write_bytes(b"half")
     assert downloads.run()[0] == 0
     assert downloads.reasons() == {"a": "ok", "b": "ok"}
     assert downloads.media.begun["b.webm"] == 1
-    assert not list(downloads.data_dir.glob(".*.part"))
+    assert not list(downloads.data_dir.glob(".*.wav.*"))
 
 
 def test_a_damaged_manifest_is_named_by_line_and_not_overwritten(downloads: Downloads) -> None:
     downloads.offer("a")
     downloads.data_dir.mkdir()
+    manifest = downloads.data_dir / "manifest.jsonl"
     text = '{"ytid": "a", "status": "failed", "reason": "removed"}\nnonsense\n'
-    (downloads.data_dir / "manifest.jsonl").write_text(text)
+    manifest.write_text(text)
     code, _, errors = downloads.run()
-    assert code == 5
-    assert "line 2" in errors
-    assert (downloads.data_dir / "manifest.jsonl").read_text() == text
+    assert (code, "line 2" in errors) == (5, True)
+    assert manifest.read_text() == text
 
 
 def test_a_file_of_somebody_else_is_not_overwritten(downloads: Downloads) -> None:

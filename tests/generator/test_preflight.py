@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,15 +47,6 @@ def online(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
         yield server
 
 
-@pytest.fixture
-def _model_is_there() -> None:
-    cache(MUSICGEN, WHOLE_MODEL)
-    cache("t5-base", WHOLE_ENCODER)
-
-
-with_model = pytest.mark.usefixtures("_model_is_there")
-
-
 def cache(name: str, files: tuple[str, ...]) -> None:
     folder = hub.repository_folder(name, hub.hub_cache())
     (folder / "refs").mkdir(parents=True)
@@ -66,11 +57,11 @@ def cache(name: str, files: tuple[str, ...]) -> None:
 
 
 def look(**changes: Any) -> preflight.Ready:
-    """For one prompt on MusicGen, selected by a likelihood, without judges."""
+    """For one prompt on the built-in model, selected by a likelihood, without judges."""
     verifier = changes.pop("verifier", "perplexity")
     usual: dict[str, Any] = {
         "profile": "paper",
-        "model": MUSICGEN,
+        "model": "builtin",
         "prompts": "a piano",
         "selection": Selection(),
         "data_dir": Path("music_data"),
@@ -89,10 +80,12 @@ def missing(**changes: Any) -> list[str]:
 
 
 def test_everything_missing_is_listed_at_once_with_source_licence_and_remedy() -> None:
-    text = preflight.message(look(verifier="clap", prompts="musiccaps", judges=None).missing)
+    text = preflight.message(
+        look(model=MUSICGEN, verifier="clap", prompts="musiccaps", judges=None).missing
+    )
     for part in (
         "6 thing(s) missing",
-        "state_dict.bin, compression_state_dict.bin",
+        "MusicGen facebook/musicgen-small: state_dict.bin (facebook/musicgen-small), compression_",
         "https://huggingface.co/facebook/musicgen-small; licence CC-BY-NC 4.0",
         "t5-base",
         "hf download",
@@ -108,9 +101,10 @@ def test_everything_missing_is_listed_at_once_with_source_licence_and_remedy() -
         assert part in text
 
 
-@with_model
 def test_a_cached_model_needs_no_network_and_keeps_libraries_off_it(online: HubServer) -> None:
-    ready = look()
+    cache(MUSICGEN, WHOLE_MODEL)
+    cache("t5-base", WHOLE_ENCODER)
+    ready = look(model=MUSICGEN)
     assert ready.missing == []
     assert [p.text for p in ready.prompts] == ["a piano"]
     assert online.requests == []
@@ -120,21 +114,21 @@ def test_a_cached_model_needs_no_network_and_keeps_libraries_off_it(online: HubS
 def test_a_half_cached_model_is_missing_its_other_half() -> None:
     cache(MUSICGEN, WHOLE_MODEL[:1])
     cache("t5-base", ("config.json", "spiece.model", "pytorch_model.bin"))
-    (text,) = missing()
-    assert "MusicGen facebook/musicgen-small: compression_state_dict.bin (not in" in text
-    assert "HF_HUB_OFFLINE is set" in text
+    (text,) = missing(model=MUSICGEN)
+    assert "MusicGen facebook/musicgen-small: compression_state_dict.bin (" in text
+    assert f"HF_HUB_OFFLINE is set, and {hub.hub_cache()}" in text
 
 
 def test_the_codec_alone_needs_no_text_encoder() -> None:
     cache(MUSICGEN, WHOLE_MODEL)
-    assert missing(decodes=False) == []
+    assert missing(model=MUSICGEN, decodes=False) == []
 
 
 def test_what_the_hub_can_give_is_not_missing_and_a_name_that_it_does_not_know_is(
     online: HubServer,
 ) -> None:
     online.files = {f"{MUSICGEN}/state_dict.bin": b"", "t5-base/config.json": b""}
-    assert missing() == []
+    assert missing(model=MUSICGEN) == []
     assert os.environ["HF_HUB_OFFLINE"] == "0"
     (text,) = missing(model="facebook/musicgen-smal")
     assert "has no public model of that name" in text
@@ -148,7 +142,7 @@ def test_a_network_that_swallows_everything_costs_seconds_only(
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
         monkeypatch.setenv("HF_ENDPOINT", address)
         start = time.monotonic()
-        texts = missing(verifier="tags", server=address)
+        texts = missing(model=MUSICGEN, verifier="tags", server=address)
         assert time.monotonic() - start < 3
     assert len(texts) == 3
     assert all("cannot be reached" in text for text in texts[:2])
@@ -164,7 +158,9 @@ def test_a_local_folder_is_looked_into(tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     folder.mkdir()
     cache("t5-base", WHOLE_ENCODER)
-    assert "state_dict.bin, compression_state_dict.bin in " in missing(model=str(folder))[0]
+    (text,) = missing(model=str(folder))
+    assert f"MusicGen {folder}: state_dict.bin (an audiocraft export" in text
+    assert "put both files of one model into the folder" in text
     for file in WHOLE_MODEL:
         (folder / file).touch()
     assert missing(model=str(folder)) == []
@@ -193,7 +189,6 @@ def hosting(online: HubServer, **states: Any) -> str:
     return online.url
 
 
-@with_model
 def test_verifiers_that_select_or_judge_must_be_on_the_server(online: HubServer) -> None:
     url = hosting(online, tags="ready", tags_msd="loading")
     assert missing(verifier="tags+tags_msd+perplexity", server=url) == []
@@ -206,30 +201,23 @@ def test_verifiers_that_select_or_judge_must_be_on_the_server(online: HubServer)
     assert "Start it with --models tags tags_msd clap, or choose another --judges" in text
 
 
-@with_model
-def test_a_token_that_is_wanted_is_asked_for(online: HubServer) -> None:
+def test_a_server_that_wants_a_token_or_is_none_says_so(online: HubServer) -> None:
+    online.files["verifiers"] = b"<html>"
+    (text,) = missing(verifier="tags", server=online.url)
+    assert "a verifier server at" in text
     body = ErrorBody(error="unauthorized", message="no", request_id="1")
-    online.files["verifiers"], online.refused["verifiers"] = b"", 401
+    online.refused["verifiers"] = 401
     online.swapped["verifiers"] = body.model_dump_json().encode()
     (text,) = missing(verifier="tags", server=online.url)
     assert "set CURATOR_TOKEN" in text
 
 
-@with_model
-def test_something_else_at_the_servers_address_is_no_server(online: HubServer) -> None:
-    online.files["verifiers"] = b"<html>"
-    (text,) = missing(verifier="tags", server=online.url)
-    assert "a verifier server at" in text
-
-
-@with_model
 @pytest.mark.parametrize("expression", ["0.5*", "tags+tags", "tags,perplexity"])
 def test_a_verifier_that_cannot_be_read_is_listed(expression: str) -> None:
     (text,) = missing(verifier=expression)
     assert "--verifier" in text
 
 
-@with_model
 def test_an_unknown_verifier_or_judge_lists_those_there_are() -> None:
     (text,) = missing(verifier="clapp", server="auto")
     assert "verifier clapp" in text
@@ -239,7 +227,6 @@ def test_an_unknown_verifier_or_judge_lists_those_there_are() -> None:
     assert "msd_kld" in text
 
 
-@with_model
 def test_weights_that_a_server_of_this_run_would_lack_are_listed_with_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -260,7 +247,6 @@ def test_weights_that_a_server_of_this_run_would_lack_are_listed_with_the_comman
     assert f"--fetch imagebind --weights_dir {tmp_path}" in imagebind
 
 
-@with_model
 def test_weights_of_judges_are_missing_once_for_each_network_with_the_command() -> None:
     passt, clap = missing(judges=("kld_pq", "kld_qp", "clap_score", "mtt_vgg"), prompts=TABLE)
     assert "judge kld_qp: passt" in passt
@@ -269,7 +255,6 @@ def test_weights_of_judges_are_missing_once_for_each_network_with_the_command() 
     assert "--judges none" in clap
 
 
-@with_model
 def test_judges_that_need_references_are_missing_them_when_no_prompt_has_one(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -282,7 +267,6 @@ def test_judges_that_need_references_are_missing_them_when_no_prompt_has_one(
     assert "1 of 2 prompts have no reference audio for msd_kld" in caplog.text
 
 
-@with_model
 def test_default_judges_are_those_that_say_something_and_the_others_are_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -300,7 +284,6 @@ def test_default_judges_are_those_that_say_something_and_the_others_are_named(
     assert "clap_score (its number is that of clap, which selects)" in caplog.text
 
 
-@with_model
 def test_a_judge_by_the_name_of_the_selector_is_left_to_the_selectors_column(
     online: HubServer, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -310,50 +293,35 @@ def test_a_judge_by_the_name_of_the_selector_is_left_to_the_selectors_column(
     assert "clap selects: its own number is shown as the selector's" in caplog.text
 
 
-@with_model
 def test_prompts_that_are_known_are_not_looked_for() -> None:
     known = (Prompt(id="a", text="a piano", key="k"),)
     ready = look(prompts="musiccaps", known=known)
     assert (ready.prompts, ready.missing) == ([*known], [])
 
 
-@with_model
 def test_musiccaps_is_read_from_the_data_folder_and_cut_to_what_is_asked(tmp_path: Path) -> None:
-    columns = "ytid,start_s,end_s,caption,is_balanced_subset,is_audioset_eval"
-    rows = [f"-id{n},30,40,caption {n},{n % 2 == 0},True" for n in range(6)]
     (tmp_path / "music_data").mkdir()
-    (tmp_path / "music_data" / "musiccaps.csv").write_text("\n".join([columns, *rows]))
-
-    def ids(**selection: Any) -> Sequence[str]:
-        return [p.id for p in look(prompts="musiccaps", selection=Selection(**selection)).prompts]
-
-    assert ids(limit=2) == ["-id0", "-id1"]
-    assert ids(subset="balanced") == ["-id0", "-id2", "-id4"]
-    (tmp_path / "ids.txt").write_text("-id5\n-id3\n")
-    assert ids(ids=Path("ids.txt")) == ["-id3", "-id5"]
-    assert missing(prompts="musiccaps", selection=Selection(referenced=True))
-    (tmp_path / "music_data" / "-id4.wav").touch()
-    assert ids(referenced=True) == ["-id4"]
-    assert len(ids(pick="random", pick_seed=3, limit=3)) == 3
+    rows = "\n".join(f"-id{n},caption {n},{n % 2 == 0}" for n in range(6))
+    table = tmp_path / "music_data" / "musiccaps.csv"
+    table.write_text(f"ytid,caption,is_balanced_subset\n{rows}\n")
+    ready = look(prompts="musiccaps", selection=Selection(subset="balanced", limit=2))
+    assert [p.id for p in ready.prompts] == ["-id0", "-id2"]
+    (text,) = missing(prompts="musiccaps", selection=Selection(referenced=True))
+    assert "no prompt of music_data/musiccaps.csv is with its reference audio there" in text
 
 
-@with_model
 def test_a_prompt_table_with_a_fault_is_part_of_the_list(tmp_path: Path) -> None:
     (tmp_path / "p.csv").write_text("text\nx\n")
     assert "no `caption` column" in missing(prompts="p.csv")[0]
 
 
-@with_model
-def test_a_results_folder_that_cannot_be_written_is_listed(tmp_path: Path) -> None:
+def test_a_results_folder_that_cannot_be_written_is_listed_and_none_is_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (text,) = missing(output=Path("file/results"))
     assert "a folder to write to: file/results" in text
     assert "file is not a folder" in text
-
-
-def test_looking_leaves_no_folder_behind(tmp_path: Path) -> None:
-    assert missing(output=Path("a/b"))
-    assert list(tmp_path.iterdir()) == []
+    assert missing(output=Path("a/b")) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_another_python_is_told_which_environment_to_use() -> None:

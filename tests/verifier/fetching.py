@@ -35,14 +35,11 @@ def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServe
         mirror.files.update(CONTENT)
         environment = {
             "HF_ENDPOINT": mirror.url,
-            "HF_HUB_OFFLINE": "0",
-            "TRANSFORMERS_OFFLINE": "0",
-            "HF_HUB_DISABLE_XET": "0",
+            **dict.fromkeys(("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_DISABLE_XET"), "0"),
             "HF_HOME": str(tmp_path / "hf"),
             "XDG_CACHE_HOME": str(tmp_path / "cache"),
             "CURATOR_WEIGHTS": str(tmp_path / "weights"),
-            "NO_PROXY": "127.0.0.1,localhost",
-            "no_proxy": "127.0.0.1,localhost",
+            **dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1,localhost"),
         }
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
@@ -55,7 +52,6 @@ def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServe
         monkeypatch.setattr(download, "PAUSE_SECONDS", 0.0)
         # What is read of a chunk when the connection breaks is lost.
         monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 10_000)
-        monkeypatch.setattr(download, "CHUNK", 10_000)
         yield mirror
     reset_sessions()
 

@@ -1,14 +1,14 @@
 """What download_data.py does: get the table, fetch or check the clips, sum up."""
 
 import logging
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from src.data import musiccaps
 from src.data.downloads.failures import Reason
 from src.data.downloads.fetching import fetch_all, wanted
-from src.data.downloads.manifest import Manifest, inspect_file, row
+from src.data.downloads.manifest import Manifest, describe, row
 from src.data.downloads.settings import DownloadSettings
 from src.data.downloads.source import open_ydl
 from src.data.prompt_table import Prompt
@@ -27,33 +27,28 @@ MEANINGS = {
 MESSAGES = 3  # of each class, in the summary
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """complete: every clip asked for is there now. early: why the run ended before its last clip,
-    and what to do."""
+def run(settings: DownloadSettings) -> bool:
+    """Fetch or check, and print what is there. Returns whether every clip asked for is.
 
-    complete: bool
-    report: str
-    early: str | None = None
-
-
-def run(settings: DownloadSettings) -> Outcome:
-    """Raises MusicCapsError, PromptError, CookiesError, FolderError, OSError, KeyboardInterrupt."""
+    Raises PromptError, SelectionError, CookiesError, FolderError, OSError, KeyboardInterrupt.
+    """
     with Manifest(settings.data_dir) as manifest:
         selection = Selection(limit=settings.limit, subset=settings.split, ids=settings.ids)
         table = musiccaps.get_table(settings.data_dir, settings.csv)
         clips = load_prompts(str(table), selection, settings.data_dir)
         if settings.check:
             problems = check(manifest, clips)
-            report = "\n".join([*problems, summary(manifest, clips)])
-            return Outcome(not problems and not manifest.missing(clips), report)
+            sys.stdout.write("\n".join([*problems, summary(manifest, clips), ""]))
+            return not problems and not manifest.missing(clips)
         if settings.cookies or settings.cookies_from_browser:
             open_ydl(settings).close()  # complains before anything is begun
         todo = wanted(settings, manifest, clips)
         log.info("%s: %d of %d clips to fetch", settings.data_dir, len(todo), len(clips))
         early = fetch_all(settings, manifest, todo, len(clips)) if todo else None
-        complete = not manifest.missing(clips, settings.sample_rate)
-        return Outcome(complete, summary(manifest, clips, settings.sample_rate), early)
+        sys.stdout.write(f"{summary(manifest, clips, settings.sample_rate)}\n")
+        if early:
+            sys.stderr.write(f"stopped early. {early}\n")
+        return not manifest.missing(clips, settings.sample_rate)
 
 
 def check(manifest: Manifest, clips: Sequence[Prompt]) -> list[str]:
@@ -64,21 +59,17 @@ def check(manifest: Manifest, clips: Sequence[Prompt]) -> list[str]:
     """
     problems: list[str] = []
     for clip in clips:
-        known, path = manifest.rows.get(clip.id), manifest.audio(clip)
-        if known is None or known["status"] != "ok":
-            if path.exists() and (known or {}).get("status") != "damaged":
-                problems.append(f"{path.name}: unlisted: no row of the manifest says it is good")
+        known, path = manifest.rows.get(clip.id, {"status": "failed"}), manifest.audio(clip)
+        if known["status"] == "failed" and path.exists():
+            problems.append(f"{path.name}: unlisted: no row of the manifest says it is good")
+        if known["status"] != "ok":
             continue
         if not path.exists():
             problem = "missing, though the manifest lists it"
+        elif describe(path)["sha256"] != known.get("sha256"):
+            problem = "damaged: its sha256 is not the manifest's"
         else:
-            facts, wrong = inspect_file(path, clip, known.get("sample_rate"))
-            if wrong:
-                problem = f"wrong: it {wrong}"
-            elif facts["sha256"] != known.get("sha256"):
-                problem = "damaged: its sha256 is not the manifest's"
-            else:
-                continue
+            continue
         problems.append(f"{path.name}: {problem}")
         manifest.append(row(clip, "damaged", message=problem))
     listed = {clip.id for clip in clips} | set(manifest.rows)

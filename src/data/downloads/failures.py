@@ -41,6 +41,10 @@ _PAGE = (
         r"on this app|latest version of youtube|unsupported url|\bformats?\b",
     ),
 )
+_STATUSES = {  # others are BLOCKED
+    **dict.fromkeys((404, 410, 451), Reason.GONE),
+    **dict.fromkeys((408, 425, 429, *range(500, 600)), Reason.AGAIN),
+}
 _BROKEN = (
     r"timed? ?out|connection|unreachable|name or service|resol(ve|ution)|prematurely|"
     r"input/output error|end of file|\bssl\b|\btls\b|http error (408|425|429|5\d\d)"
@@ -56,9 +60,8 @@ def page_failure(error: Exception) -> ClipError:
         message = f"{message} ({cause!r})"
     if isinstance(cause, HTTPError):
         after = cause.response.headers.get("Retry-After") or ""
-        return ClipError(
-            _by_status(cause.status), message, float(after) if after.isdigit() else 0.0
-        )
+        reason = _STATUSES.get(cause.status, Reason.BLOCKED)
+        return ClipError(reason, message, float(after) if after.isdigit() else 0.0)
     if isinstance(cause or inner, TransportError | OSError):
         return ClipError(Reason.AGAIN, message)
     for reason, words in _PAGE:
@@ -83,9 +86,3 @@ def one_line(message: str) -> str:
     text = re.sub(r"\[[^\]\s]+ @ 0x[0-9a-f]+\]", "", message)
     text = " ".join(text.split()).removeprefix("ERROR: ")
     return text.split("; please report this issue")[0][:500]
-
-
-def _by_status(status: int) -> Reason:
-    if status in (404, 410, 451):
-        return Reason.GONE
-    return Reason.AGAIN if status in (408, 425, 429) or status >= 500 else Reason.BLOCKED

@@ -6,19 +6,20 @@ time. A run that is refused again and again ends with advice instead of asking o
 """
 
 import logging
-import queue
 import random
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
 
 from yt_dlp import YoutubeDL
 
 from src.data.downloads.failures import ClipError, Reason
-from src.data.downloads.manifest import Manifest, Row, inspect_file, keep, row
+from src.data.downloads.manifest import Manifest, Row, describe, keep, misfit, row
 from src.data.downloads.settings import DownloadSettings
-from src.data.downloads.source import Stopped, fetch, open_ydl
+from src.data.downloads.source import fetch, open_ydl
 from src.data.progress import bar
 from src.data.prompt_table import Prompt
 
@@ -38,20 +39,18 @@ ADVICE = {
 
 
 class Pace:
-    """When the next clip may begin, for all workers together. stop: set when the run ends."""
+    """When the next clip may begin, for all workers together."""
 
     def __init__(self, per_minute: float) -> None:
         self._interval = 60 / per_minute if per_minute else 0.0
         self._lock, self._next = threading.Lock(), 0.0
-        self.stop = threading.Event()
 
     def wait(self) -> None:
-        """Until this caller's turn. Raises Stopped."""
+        """Until this caller's turn."""
         with self._lock:
             turn = max(self._next, time.monotonic())
             self._next = turn + self._interval * random.uniform(0.75, 1.25)
-        if self.stop.wait(max(0.0, turn - time.monotonic())):
-            raise Stopped
+        time.sleep(max(0.0, turn - time.monotonic()))
 
     def back_off(self, seconds: float) -> None:
         """Nobody begins for this long."""
@@ -67,16 +66,16 @@ def wanted(settings: DownloadSettings, manifest: Manifest, clips: Sequence[Promp
     """
     todo = []
     for clip in manifest.missing(clips, settings.sample_rate):
-        known, path = manifest.rows.get(clip.id), manifest.audio(clip)
-        if (known is None or known["status"] == "failed") and path.exists():
-            facts, problem = inspect_file(path, clip, settings.sample_rate)
-            if problem:
+        known, path = manifest.rows.get(clip.id, {}), manifest.audio(clip)
+        if known.get("status", "failed") == "failed" and path.exists():
+            facts = describe(path)
+            if problem := misfit(facts, clip, settings.sample_rate):
                 message = f"{path} was not made by this script: it {problem}. Move it away"
                 log.warning("%s", message)
                 manifest.append(row(clip, "failed", reason=Reason.AGAIN, message=message))
             else:
                 manifest.append(row(clip, "ok", **facts))
-        elif settings.retry or known is None or known.get("reason") != Reason.GONE:
+        elif settings.retry or known.get("reason") != Reason.GONE:
             todo.append(clip)
     return todo
 
@@ -89,68 +88,40 @@ def fetch_all(
     total: clips asked for, of which the others are settled already. Raises OSError,
     CookiesError, KeyboardInterrupt; what is finished by then is in the manifest.
     """
-    todo = iter(list(clips))  # which threads can share
-    results: queue.SimpleQueue[Row | BaseException] = queue.SimpleQueue()
-    pace = Pace(settings.rate_limit)
-    workers = [
-        # a daemon: one that waits for a host does not keep the process
-        threading.Thread(target=_work, args=(settings, manifest, todo, results, pace), daemon=True)
-        for _ in range(min(settings.workers, len(clips)))
-    ]
+    pace, mine = Pace(settings.rate_limit), threading.local()
+
+    def one(clip: Prompt) -> Row:
+        if not hasattr(mine, "ydl"):
+            mine.ydl = open_ydl(settings)
+        return _one(settings, clip, manifest.audio(clip), mine.ydl, pace)
+
     refused: list[Reason] = []
-    with bar("download", total, total - len(clips), "clip") as progress:
-        for worker in workers:
-            worker.start()
-        try:
-            for _ in clips:
-                result = results.get()
-                if isinstance(result, BaseException):
-                    raise result
-                manifest.append(result)
-                progress.update()
-                reason = result.get("reason")
-                if reason:
-                    log.warning("%s: %s: %s", result["ytid"], reason, result["message"])
-                refused = [*refused, reason] if reason in ADVICE else []
-                if len(refused) == WALL:
-                    advice = ADVICE[max(ADVICE, key=refused.count)]
-                    return f"{advice}. The last message: {result['message']}"
-        finally:
-            pace.stop.set()
-            until = time.monotonic() + 2.0
-            for worker in workers:
-                worker.join(timeout=max(0.0, until - time.monotonic()))
+    workers = min(settings.workers, len(clips))
+    with (
+        bar("download", total, total - len(clips), "clip") as progress,
+        ThreadPool(workers) as pool,  # of daemons: none that waits for a host keeps the process
+    ):
+        for found in pool.imap_unordered(one, clips):
+            manifest.append(found)
+            progress.update()
+            reason = found.get("reason")
+            if reason:
+                log.warning("%s: %s: %s", found["ytid"], reason, found["message"])
+            refused = [*refused, reason] if reason in ADVICE else []
+            if len(refused) == WALL:
+                advice = ADVICE[max(ADVICE, key=refused.count)]
+                return f"{advice}. The last message: {found['message']}"
     return None
 
 
-def _work(
-    settings: DownloadSettings,
-    manifest: Manifest,
-    todo: Iterator[Prompt],
-    results: queue.SimpleQueue[Row | BaseException],
-    pace: Pace,
-) -> None:
-    """Fetch clips until none is left or the run ends; any surprise goes to the main thread."""
-    try:
-        with open_ydl(settings) as ydl:
-            for clip in todo:
-                results.put(_one(settings, manifest, clip, ydl, pace))
-    except Stopped:
-        pass
-    except BaseException as error:  # unseen, the main thread would wait for ever
-        results.put(error)
-
-
-def _one(
-    settings: DownloadSettings, manifest: Manifest, clip: Prompt, ydl: YoutubeDL, pace: Pace
-) -> Row:
-    """A clip's row, after its file is written. Raises Stopped; OSError when it cannot be written"""
+def _one(settings: DownloadSettings, clip: Prompt, path: Path, ydl: YoutubeDL, pace: Pace) -> Row:
+    """A clip's row, after its file is written. Raises OSError when it cannot be written"""
     versions = {"yt_dlp": version("yt-dlp"), "yt_dlp_ejs": version("yt-dlp-ejs")}
     tries = 1
     while True:
         pace.wait()
         try:
-            audio, form = fetch(ydl, clip, settings, pace.stop)
+            audio, form = fetch(ydl, clip, settings)
         except ClipError as error:
             if error.reason != Reason.AGAIN or tries == settings.tries:
                 why = {"reason": error.reason, "message": str(error), "tries": tries}
@@ -161,5 +132,4 @@ def _one(
             pace.back_off(seconds)
             tries += 1
         else:
-            facts = keep(manifest.audio(clip), audio)
-            return row(clip, "ok", **facts, source=form, **versions)
+            return row(clip, "ok", **keep(path, audio), source=form, **versions)

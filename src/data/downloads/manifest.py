@@ -7,6 +7,7 @@
 A row comes after its audio has its name. A lock keeps a second process out.
 """
 
+import contextlib
 import hashlib
 import io
 import json
@@ -31,12 +32,11 @@ Row = dict[str, Any]
 # damaged: the file is no longer what was written, so that the next run fetches it again.
 Status = Literal["ok", "failed", "damaged"]
 
-# The reasons of earlier versions; those that are not here are AGAIN.
-_EARLIER = {
-    **dict.fromkeys(("removed", "unavailable", "private", "paid"), Reason.GONE),
-    **dict.fromkeys(("age_restricted", "geo_blocked", "short", "decoding"), Reason.GONE),
-    **dict.fromkeys(("bot_check", "refused", "no_formats", "other"), Reason.BLOCKED),
-}
+# Reasons of earlier versions that are GONE today; their others are AGAIN.
+_EARLIER_GONE = (
+    *("removed", "unavailable", "private", "paid"),
+    *("age_restricted", "geo_blocked", "short", "decoding"),
+)
 
 
 class FolderError(Exception):
@@ -76,9 +76,12 @@ class Manifest:
     def audio(self, clip: Prompt) -> Path:
         return self.data_dir / f"{clip.id}.wav"
 
-    def is_there(self, clip: Prompt, rate: int | None = None) -> bool:
-        """Whether the clip is done: its row says so, for this section and rate (Hz; None: any),
-        and a file of that size is there."""
+    def missing(self, clips: Sequence[Prompt], rate: int | None = None) -> list[Prompt]:
+        """The clips that are not done at this rate (Hz; None: any)."""
+        return [clip for clip in clips if not self._is_there(clip, rate)]
+
+    def _is_there(self, clip: Prompt, rate: int | None) -> bool:
+        """Whether the row says so, for this section, and a file of that size is there."""
         row, path = self.rows.get(clip.id), self.audio(clip)
         if not row or row["status"] != "ok" or (rate and row.get("sample_rate") != rate):
             return False
@@ -86,54 +89,45 @@ class Manifest:
             return False
         return path.is_file() and path.stat().st_size == row.get("bytes")
 
-    def missing(self, clips: Sequence[Prompt], rate: int | None = None) -> list[Prompt]:
-        return [clip for clip in clips if not self.is_there(clip, rate)]
-
 
 def row(clip: Prompt, status: Status, **facts: Any) -> Row:
-    """A line of the manifest. facts: of a file as `keep` states them, or reason and message."""
+    """A line of the manifest. facts: as `describe` has them, or reason and message."""
     section = {"start_s": clip.start_s, "end_s": clip.end_s}
     now = datetime.now(UTC).isoformat(timespec="seconds")
     return {"ytid": clip.id, "status": status, **section, **facts, "date": now}
 
 
 def keep(path: Path, audio: Clip) -> Row:
-    """Write a clip as a WAV of 16 bit, whole or not at all, and state what was written.
+    """Write a clip as a WAV of 16 bit, whole or not at all, and describe it.
 
     Samples beyond full scale are clipped, as a player does. Raises OSError.
     """
     buffer = io.BytesIO()
     soundfile.write(buffer, audio.samples.T, audio.rate, format="WAV", subtype="PCM_16")
     write_whole(path, buffer.getvalue())
-    return _described(audio.seconds, audio.rate, audio.channels, buffer.getvalue())
+    return describe(path)
 
 
-def inspect_file(path: Path, clip: Prompt, rate: int | None) -> tuple[Row, str | None]:
-    """What a file is, and what is wrong with it as this clip's audio; None when nothing is.
-
-    rate: None accepts any. The row is empty for a file that is no audio. Raises OSError.
-    """
+def describe(path: Path) -> Row:
+    """What a row states of a file; of one that is no audio its bytes alone. Raises OSError."""
     data = path.read_bytes()
-    try:
+    facts: Row = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    with contextlib.suppress(soundfile.SoundFileError):
         info = soundfile.info(io.BytesIO(data))
-    except soundfile.SoundFileError:
-        return {}, "is no audio that can be read"
-    facts = _described(info.duration, info.samplerate, info.channels, data)
-    if abs(info.duration - clip.seconds) > TOLERANCE:
-        return facts, f"lasts {info.duration:.2f} s, not {clip.seconds:g} s"
-    if rate is not None and info.samplerate != rate:
-        return facts, f"has {info.samplerate} Hz, not {rate} Hz"
-    return facts, None
+        facts |= {"duration": round(info.duration, 4), "channels": info.channels}
+        facts |= {"sample_rate": info.samplerate}
+    return facts
 
 
-def _described(seconds: float, rate: int, channels: int, data: bytes) -> Row:
-    return {
-        "duration": round(seconds, 4),
-        "sample_rate": rate,
-        "channels": channels,
-        "bytes": len(data),
-        "sha256": hashlib.sha256(data).hexdigest(),
-    }
+def misfit(facts: Row, clip: Prompt, rate: int) -> str | None:
+    """Why a file, as `describe` has it, is not this clip at `rate` Hz; None when it may be."""
+    if "duration" not in facts:
+        return "is no audio that can be read"
+    if abs(facts["duration"] - clip.seconds) > TOLERANCE:
+        return f"lasts {facts['duration']:.2f} s, not {clip.seconds:g} s"
+    if facts["sample_rate"] != rate:
+        return f"has {facts['sample_rate']} Hz, not {rate} Hz"
+    return None
 
 
 def _read_rows(path: Path) -> dict[str, Row]:
@@ -147,7 +141,7 @@ def _read_rows(path: Path) -> dict[str, Row]:
             if reason == "damaged":
                 found["status"] = "damaged"
             elif status == "failed" and reason not in list(Reason):
-                found["reason"] = _EARLIER.get(reason, Reason.AGAIN)
+                found["reason"] = Reason.GONE if reason in _EARLIER_GONE else Reason.AGAIN
             rows[found["ytid"]] = found
         except (ValueError, TypeError, KeyError) as error:
             raise FolderError(

@@ -1,6 +1,7 @@
 """The settings of download_data.py, and its command line."""
 
 import inspect
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -93,40 +94,34 @@ class DownloadSettings:
 
     def problem(self) -> str | None:
         """What cannot work, before anything is done."""
-        for name in ("limit", "workers", "tries"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                return f"--{name} must be 1 or more, not {value}"
-        if not 8000 <= self.sample_rate <= 192000:
-            return f"--sample_rate must be within 8000 and 192000 Hz, not {self.sample_rate}"
-        for name in ("rate_limit", "backoff"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                return f"--{name} must be 0 or more, not {getattr(self, name):g}"
-        if not 0 < self.timeout < float("inf"):
-            return f"--timeout must be more than 0, not {self.timeout:g}"
-        if "{ytid}" not in self.url_template:
-            return f"--url_template must contain {{ytid}}, and is {self.url_template!r}"
-        if self.proxy and not self.proxy.startswith(("http://", "https://")):
-            return f"--proxy must begin with http:// (ffmpeg knows no other), not {self.proxy!r}"
-        if self.cookies and self.cookies_from_browser:
-            return "--cookies and --cookies_from_browser: one of the two"
-        for name in ("cookies", "ids", "csv"):
-            path = getattr(self, name)
-            if path is not None and not path.is_file():
-                return f"--{name}: there is no file {path}"
-        return "--check and --retry: one of the two" if self.check and self.retry else None
+        counts = [self.workers, self.tries, 1 if self.limit is None else self.limit]
+        rules = {
+            "--limit, --workers and --tries must be 1 or more": min(counts) >= 1,
+            "--sample_rate must be within 8000 and 192000 Hz": 8000 <= self.sample_rate <= 192000,
+            "--rate_limit must be 0 or more": 0 <= self.rate_limit < math.inf,
+            "--backoff must be 0 or more": 0 <= self.backoff < math.inf,
+            "--timeout must be more than 0": 0 < self.timeout < math.inf,
+            "--url_template must contain {ytid}": "{ytid}" in self.url_template,
+            "--proxy must begin with http:// (ffmpeg knows no other)": not self.proxy
+            or self.proxy.startswith(("http://", "https://")),
+            "--cookies and --cookies_from_browser: one of the two": not (
+                self.cookies and self.cookies_from_browser
+            ),
+            "--check and --retry: one of the two": not (self.check and self.retry),
+        }
+        for path in filter(None, (self.cookies, self.ids, self.csv)):
+            rules[f"there is no file {path}"] = path.is_file()
+        return next((rule for rule, holds in rules.items() if not holds), None)
 
 
-def parse(args: Sequence[str] | None = None, prog: str = "download_data.py") -> DownloadSettings:
+def parse(args: Sequence[str] | None = None) -> DownloadSettings:
     """Settings from a command line; exits 2 on wrong usage."""
+    name = "download_data.py"
+    description = inspect.getdoc(DownloadSettings)
     settings = tyro.cli(
-        DownloadSettings,
-        prog=prog,
-        description=inspect.getdoc(DownloadSettings),
-        args=args,
-        use_underscores=True,
+        DownloadSettings, prog=name, description=description, args=args, use_underscores=True
     )
     if problem := settings.problem():
-        sys.stderr.write(f"{prog}: {problem}\n")
+        sys.stderr.write(f"{name}: {problem}\n")
         raise SystemExit(2)
     return settings

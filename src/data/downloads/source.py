@@ -1,7 +1,7 @@
 """One clip: yt-dlp finds the audio of a video, ffmpeg reads the section alone and decodes it.
 
     with open_ydl(settings) as ydl:
-        audio, form = fetch(ydl, clip, settings, stop)
+        audio, form = fetch(ydl, clip, settings)
 
 yt-dlp knows the sites. Its own way to cut (download_ranges) hides what the media host answered and
 copies packets, which begins up to a packet early; so ffmpeg is called here, with the address,
@@ -16,7 +16,6 @@ import math
 import optparse
 import os
 import subprocess
-import threading
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -45,10 +44,6 @@ LONGEST_WAIT = 60.0  # seconds that a site may ask to wait between its answer an
 
 class CookiesError(ValueError):
     """Cookies that cannot be read, from a file or a browser."""
-
-
-class Stopped(Exception):
-    """The run ends; nothing is known about the clip."""
 
 
 def open_ydl(settings: DownloadSettings) -> YoutubeDL:
@@ -88,75 +83,51 @@ def open_ydl(settings: DownloadSettings) -> YoutubeDL:
     return ydl
 
 
-def fetch(
-    ydl: YoutubeDL, clip: Prompt, settings: DownloadSettings, stop: threading.Event
-) -> tuple[Clip, str]:
+def fetch(ydl: YoutubeDL, clip: Prompt, settings: DownloadSettings) -> tuple[Clip, str]:
     """The clip's section at settings.sample_rate, float32 [channels, samples], not over its length
-    and at most TOLERANCE under it; and the format that it came in. Raises ClipError; Stopped once
-    `stop` is set."""
-    found = _find(ydl, settings.url_template.replace("{ytid}", clip.id))
+    and at most TOLERANCE under it; and the format that it came in. Raises ClipError."""
+    try:
+        found = ydl.extract_info(settings.url_template.replace("{ytid}", clip.id), download=False)
+    except Exception as error:  # extractors meet pages that nobody foresaw
+        log.debug("%s", clip.id, exc_info=True)
+        raise page_failure(error) from error
+    if not found or not found.get("url"):
+        raise ClipError(Reason.BLOCKED, "yt-dlp found no audio with an address of its own")
     length = found.get("duration")
     if length and length < clip.end_s - 1:  # sites give whole seconds
         raise ClipError(
             Reason.GONE, f"the video lasts {length:g} s, the section ends at {clip.end_s:g} s"
         )
     wait = float(found.get("available_at") or 0) - time.time()
-    if wait > 0 and stop.wait(min(wait, LONGEST_WAIT)):
-        raise Stopped
+    time.sleep(min(max(wait, 0.0), LONGEST_WAIT))
     rate = settings.sample_rate
-    audio = resample(_decode(_command(ydl, found, clip, settings), clip, settings, stop), rate)
+    audio = resample(_decode(_command(ydl, found, clip, settings), clip, settings), rate)
     codec = found.get("acodec") or found.get("ext") or "unknown"
     samples = audio.samples[:, : round(clip.seconds * rate)]
     return Clip(samples, rate), f"{found.get('format_id') or '?'} {codec}"
 
 
-def _find(ydl: YoutubeDL, url: str) -> dict[str, Any]:
-    """yt-dlp's description of the best audio behind a page: its address, headers, protocol."""
-    try:
-        found = ydl.extract_info(url, download=False)
-    except Exception as error:  # extractors meet pages that nobody foresaw
-        log.debug("%s", url, exc_info=True)
-        raise page_failure(error) from error
-    if not found or not found.get("url"):
-        raise ClipError(Reason.BLOCKED, "yt-dlp found no audio with an address of its own")
-    return dict(found)
-
-
-def _decode(
-    command: list[str], clip: Prompt, settings: DownloadSettings, stop: threading.Event
-) -> Clip:
-    """The section as ffmpeg decodes it, at the source's rate. Raises ClipError, Stopped."""
+def _decode(command: list[str], clip: Prompt, settings: DownloadSettings) -> Clip:
+    """The section as ffmpeg decodes it, at the source's rate. Raises ClipError."""
     proxy = {name: settings.proxy for name in ("http_proxy", "HTTP_PROXY") if settings.proxy}
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=os.environ | proxy,
-        start_new_session=True,  # the terminal's Ctrl-C is for this process to pass on
-    )
-    deadline = time.monotonic() + settings.timeout
-    output = None
     try:
-        while output is None:
-            try:
-                output, errors = process.communicate(timeout=0.2)
-            except subprocess.TimeoutExpired:
-                if stop.is_set():
-                    raise Stopped from None
-                if time.monotonic() > deadline:
-                    late = f"not there after {settings.timeout:g} s (--timeout)"
-                    raise ClipError(Reason.AGAIN, late) from None
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.communicate()
-    audio = _read(output)
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            env=os.environ | proxy,
+            timeout=settings.timeout,
+            start_new_session=True,  # the terminal's Ctrl-C is for this process
+        )
+    except subprocess.TimeoutExpired:
+        late = f"not there after {settings.timeout:g} s (--timeout)"
+        raise ClipError(Reason.AGAIN, late) from None
+    audio = _read(done.stdout)
     seconds = audio.seconds if audio else 0.0
-    if process.returncode == 0 and audio and seconds >= clip.seconds - TOLERANCE:
+    if done.returncode == 0 and audio and seconds >= clip.seconds - TOLERANCE:
         return audio
     have = f"{seconds:.2f} s of the section's {clip.seconds:g} s"
-    raise media_failure(errors.decode("utf-8", "replace"), have)
+    raise media_failure(done.stderr.decode("utf-8", "replace"), have)
 
 
 def _command(

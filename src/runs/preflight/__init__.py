@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING
 from src.data import hub
 from src.data.files import ROOT
 from src.runs.ending import Exit
-from src.weights.files import Missing
-from src.weights.musicgen import hub_parts, missing_here
+from src.weights.files import Missing, absent
+from src.weights.musicgen import model_parts
 
 if TYPE_CHECKING:
     from src.data.prompts import Prompt
@@ -43,19 +43,20 @@ class Ready:
     missing: Sequence[Missing]
 
 
-def check_environment() -> None:
-    """Exit 3, saying what to activate, when this Python is not the generator environment's."""
-    absent = [
-        package for package in GENERATOR_PACKAGES if importlib.util.find_spec(package) is None
-    ]
-    if not absent:
+def check_environment(
+    name: str = "generator", packages: Sequence[str] = GENERATOR_PACKAGES
+) -> None:
+    """Exit 3, saying what to run or to activate, when this Python lacks an environment's
+    packages."""
+    lacks = [package for package in packages if importlib.util.find_spec(package) is None]
+    if not lacks:
         return
-    python, script = "envs/generator/.venv/bin/python", Path(sys.argv[0]).name
-    build = "" if (ROOT / python).exists() else "It is not built yet: make setup\n"
+    python, script = f"envs/{name}/.venv/bin/python", Path(sys.argv[0]).name
+    build = "" if (ROOT / python).exists() else f"It is not built yet: envs/setup.sh {name}\n"
     sys.stderr.write(
-        f"{script} runs in the generator environment. {sys.executable} lacks {', '.join(absent)}.\n"
+        f"{script} runs in the {name} environment. {sys.executable} lacks {', '.join(lacks)}.\n"
         f"{build}Run it as   {python} {script} ..\n"
-        "or first    source envs/generator/.venv/bin/activate\n"
+        f"or first    source envs/{name}/.venv/bin/activate\n"
     )
     raise SystemExit(Exit.MISSING)
 
@@ -70,15 +71,14 @@ def look(needs: "Needs") -> Ready:
     from src.runs.preflight.verifiers import missing_verifiers
 
     prompts, missing = _prompts(needs)
-    missing += missing_here(needs.model)
-    parts = hub_parts(needs.model, needs.decodes)
+    parts = model_parts(needs.model, needs.decodes)
     checks = [*(part.missing for part in parts), lambda: missing_verifiers(needs)]
     with ThreadPoolExecutor() as pool:
         for found in pool.map(lambda check: check(), checks):
             missing += found
     judges, found = choose_judges(needs, prompts)
     missing += found + _writable(needs.output)
-    if not missing and not any(part.absent() for part in parts):
+    if not missing and not any(absent(part.files) for part in parts):
         hub.go_offline()
     return Ready(prompts, judges, missing)
 
@@ -94,26 +94,21 @@ def message(missing: Sequence[Missing], without: str = WITHOUT_DOWNLOAD) -> str:
 
 
 def _prompts(needs: "Needs") -> tuple[list["Prompt"], list[Missing]]:
-    from src.data.musiccaps import MusicCapsError, fetch_table, find_table
+    from src.data import musiccaps
     from src.data.prompts import PromptError, load_prompts
 
     if needs.known is not None:
         return list(needs.known), []
+    what, source, licence, instead = "prompts", needs.prompts, "", ""
     try:
-        if needs.prompts == "musiccaps" and find_table(needs.data_dir) is None:
-            fetch_table(needs.data_dir)
+        if needs.prompts == "musiccaps" and not (needs.data_dir / musiccaps.TABLE_NAME).is_file():
+            what, licence = "the table of MusicCaps", "CC-BY-SA 4.0 (captions)"
+            source = f"https://huggingface.co/datasets/{musiccaps.REPOSITORY}"
+            instead = ". Or take other prompts: --prompts my.csv, --prompts builtin"
+            musiccaps.fetch_table(needs.data_dir)
         return load_prompts(needs.prompts, needs.selection, needs.data_dir), []
-    except MusicCapsError as error:
-        return [], [
-            Missing(
-                "the table of MusicCaps",
-                "https://huggingface.co/datasets/google/MusicCaps",
-                f"{error}. Or take other prompts: --prompts my.csv, --prompts builtin",
-                "CC-BY-SA 4.0 (captions)",
-            )
-        ]
     except PromptError as error:
-        return [], [Missing("prompts", needs.prompts, str(error))]
+        return [], [Missing(what, source, f"{error}{instead}", licence)]
 
 
 def _writable(output: Path) -> list[Missing]:

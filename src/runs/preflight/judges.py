@@ -1,35 +1,41 @@
-"""Preflight, the judges: which ones a run has, and what they lack.
-
-Judges by default are those of the profile that can say something: without references none that
-compares with them, and none whose number is that of the verifier that selects. Whatever is asked
-for by name has to be there.
-"""
+"""Preflight, the judges: which ones a run has, and what they lack."""
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 
 from src.data.prompts import Prompt
 from src.judges.registry import JUDGES
 from src.runs.settings import PROFILE_JUDGES, Needs
 from src.scoring import ExpressionError, components
 from src.verifier_core import VERIFIERS
-from src.weights.files import Missing, missing_files
+from src.weights.files import Missing, fetch_command, missing
 
 log = logging.getLogger(__name__)
 
 
 def choose_judges(needs: Needs, prompts: Sequence[Prompt]) -> tuple[tuple[str, ...], list[Missing]]:
-    """The run's judges, and what they lack. Verifiers that judge are looked for elsewhere."""
+    """The run's judges, and what they lack. Verifiers that judge are looked for elsewhere.
+
+    Judges by default are those of the profile that can say something: without references none that
+    compares with them, and none whose number is that of the verifier that selects. Whatever is
+    asked for by name has to be there.
+    """
     referenced = sum(p.reference is not None and p.reference.is_file() for p in prompts)
     if needs.judges is None:
         chosen = _defaults(needs, referenced > 0 or not prompts)
-        found = _weights(chosen)
     else:
         chosen = tuple(name for name in needs.judges if name != needs.selector)
         if len(chosen) < len(needs.judges):
             log.warning("%s selects: its own number is shown as the selector's", needs.selector)
-        found = _unknown(chosen) + _weights(chosen)
+    found = []
+    if unknown := [name for name in chosen if name not in JUDGES and name not in VERIFIERS]:
+        there = f"there are {', '.join(JUDGES)}; and the verifiers {', '.join(VERIFIERS)}"
+        how = "name those with --judges, or --judges none"
+        found.append(Missing(f"judge(s) {', '.join(unknown)}", there, how))
+    networks = {JUDGES[name].listener_class: name for name in chosen if name in JUDGES}
+    for network, name in networks.items():  # several judges may hear through one
+        how = f"{fetch_command(name)}; or other judges by name: --judges msd_kld, --judges none"
+        found += missing(f"judge {name}", network.files, how, JUDGES[name].licence)
     comparing = ", ".join(n for n in chosen if n in JUDGES and JUDGES[n].needs_reference)
     if comparing and prompts and not referenced:
         found.append(
@@ -63,26 +69,3 @@ def _defaults(needs: Needs, referenced: bool) -> tuple[str, ...]:
     if reasons:
         log.warning("judges left out: %s", "; ".join(reasons))
     return tuple(chosen)
-
-
-def _unknown(names: Sequence[str]) -> list[Missing]:
-    unknown = [name for name in names if name not in JUDGES and name not in VERIFIERS]
-    if not unknown:
-        return []
-    there = f"there are {', '.join(JUDGES)}; and the verifiers {', '.join(VERIFIERS)}"
-    return [
-        Missing(
-            f"judge(s) {', '.join(unknown)}", there, "name those with --judges, or --judges none"
-        )
-    ]
-
-
-def _weights(names: Sequence[str]) -> list[Missing]:
-    """Weight files of this process's judges that are not on this machine; of a network once."""
-    listeners = {JUDGES[name].listener_class: name for name in names if name in JUDGES}
-    found = []
-    for listener, name in listeners.items():
-        if files := missing_files(name, listener.files, JUDGES[name].licence):
-            how = f"{files.how}; or other judges by name: --judges msd_kld, --judges none"
-            found.append(replace(files, what=f"judge {name}: {files.what}", how=how))
-    return found

@@ -1,7 +1,6 @@
 """Preflight, the verifiers: what the server hosts, or what one on this machine could host."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from src.client.connection import Connection, VerifierError
 from src.data import hub
@@ -11,7 +10,9 @@ from src.protocol import VERIFIERS_PATH, VerifierList
 from src.runs.settings import Needs, server_token
 from src.scoring import components, remote_parts
 from src.verifier_core import VERIFIERS
-from src.weights.files import PYTHON, Missing, missing_files
+from src.weights.files import PYTHON, Missing, fetch_command, missing
+
+USABLE = ("ready", "loading")  # states of a verifier
 
 
 def missing_verifiers(needs: Needs) -> list[Missing]:
@@ -27,32 +28,27 @@ def missing_verifiers(needs: Needs) -> list[Missing]:
     if not names:
         return []
     if needs.server == "auto":
-        found = _weights(names)
+        found = _not_hostable(names)
         if not (ROOT / PYTHON).exists():
-            found.append(
-                Missing("the verifier environment", f"{PYTHON} is not there", "make setup")
-            )
+            why = f"{PYTHON} is not there"
+            found.append(Missing("the verifier environment", why, "make setup"))
         return found
     try:
         hosted = hosted_verifiers(needs.server)
     except VerifierError as error:
-        server = Missing(
-            f"a verifier server at {needs.server}",
-            "this repository",
-            " ".join(str(error).split()),
-        )
-        return [server, *_weights(names)]
+        what = f"a verifier server at {needs.server}"
+        return [Missing(what, "this repository", str(error)), *_not_hostable(names)]
+    there = f"it hosts {', '.join(hosted) or 'nothing'}"
     flag = "--verifier" if needs.selector else "--verifiers"
     return [
         Missing(
             f"verifier {name} on the server",
             needs.server,
-            f"{hosted.get(name, 'it hosts ' + (', '.join(hosted) or 'nothing'))}. "
-            f"Start it with --models {' '.join(names)}, or choose another "
-            f"{'--judges' if name in judging else flag}",
+            f"{hosted.get(name, there)}. Start it with --models {' '.join(names)}, or choose "
+            f"another {'--judges' if name in judging else flag}",
         )
         for name in names
-        if hosted.get(name) not in ("ready", "loading")
+        if hosted.get(name) not in USABLE
     ]
 
 
@@ -67,7 +63,7 @@ def hosted_or_hostable(server: str) -> list[str]:
         hosted = hosted_verifiers(server)
     except VerifierError:
         return []
-    return [name for name, state in hosted.items() if state in ("ready", "loading")]
+    return [name for name, state in hosted.items() if state in USABLE]
 
 
 def hosted_verifiers(server: str) -> dict[str, str]:
@@ -83,17 +79,17 @@ def hosted_verifiers(server: str) -> dict[str, str]:
     return {verifier.name: verifier.problem or verifier.state for verifier in verifiers}
 
 
-def _weights(names: Sequence[str]) -> list[Missing]:
+def _not_hostable(names: Sequence[str]) -> list[Missing]:
     """What a server on this machine could not host."""
     found = []
     for name in names:
+        what = f"verifier {name}"
         if name not in VERIFIERS:
-            there = ", ".join(VERIFIERS)
-            found.append(Missing(f"verifier {name}", "nowhere", f"there are {there}"))
+            found.append(Missing(what, "nowhere", f"there are {', '.join(VERIFIERS)}"))
             continue
         adapter = VERIFIERS[name](name)
-        if files := missing_files(name, adapter.files, adapter.licence):
-            found.append(replace(files, what=f"verifier {name}: {files.what}"))
+        if files := missing(what, adapter.files, fetch_command(name), adapter.licence):
+            found += files
         elif problem := adapter.missing():
-            found.append(Missing(f"verifier {name}", "this repository", problem))
+            found.append(Missing(what, "this repository", problem))
     return found
