@@ -1,6 +1,6 @@
 """Verifiers of the server as judges: one upload for all, reasons, and what ends a run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
@@ -31,8 +31,16 @@ class Server(ServerClient):
         self.lost = False
 
     def score(
-        self, names: Sequence[str], prompts: Sequence[str], clips: Sequence[Clip]
+        self,
+        names: Sequence[str],
+        prompts: Sequence[str],
+        clips: Sequence[Clip],
+        checkpoints: Mapping[str, Checkpoint] | None = None,
     ) -> dict[str, VerifierResult]:
+        assert checkpoints is not None  # which the client holds the server to
+        for name in names:
+            if self.weights[name] != checkpoints[name]:
+                raise ServerError(f"now scores {name} with other weights")
         self.asked += [(tuple(names), prompt) for prompt in prompts]
         if self.lost:
             raise ServerUnreachable("no verifier server answers")
