@@ -31,7 +31,7 @@ def benchmark_figure(study: Study) -> Figure:
     count = len(study.measures) + 1
     across = math.ceil(count / math.ceil(count / PANELS_IN_A_ROW))
     figure, axes = panels(
-        *(count, study.title, _caption(study)),
+        *(count, study.manifest["title"], _caption(study)),
         height=0.9 + 0.45 * len(methods),
         width=PANEL_WIDTH * across + 0.3,
         columns=PANELS_IN_A_ROW,
