@@ -90,7 +90,8 @@ def study_benchmark(folder: Path) -> Study:
     records = list(read_records(folder).values())
     done = [record for record in records if record["status"] == "ok"]
     asked = manifest["identity"]["settings"]["method"]
-    by_method = {m: own for m in asked if (own := [r for r in done if r["method"] == m])}
+    by_method = {m: [r for r in done if r["method"] == m] for m in asked}
+    by_method = {method: own for method, own in by_method.items() if own}
     study = Study(
         manifest=manifest,
         methods=tuple(by_method),
@@ -106,10 +107,10 @@ def study_benchmark(folder: Path) -> Study:
             heard = sum(numbers["prompts"] for numbers in found.values())
             reasons += [LOST] * (len(done) - len(reasons) - heard)
         else:
-            own = {method: _values(records, measure) for method, records in by_method.items()}
-            study.values.update({(method, measure.name): own[method] for method in own})
-            base = own.get(BASELINE, {})
-            found = {m: _clip_numbers(own[m], base if m != BASELINE else {}) for m in own}
+            values = {method: _values(own, measure) for method, own in by_method.items()}
+            study.values.update({(m, measure.name): own for m, own in values.items()})
+            base = values.get(BASELINE, {})
+            found = {m: _clip_numbers(v, base if m != BASELINE else {}) for m, v in values.items()}
         for method, numbers in found.items():
             study.rows[method, measure.name] = _row(study, method, measure, numbers)
         study.unjudged[measure.name] = reasons

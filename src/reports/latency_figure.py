@@ -36,7 +36,7 @@ def latency_figure(study: Study) -> Figure:
         "sending audio; queue, compute: the server's."
     )
     width = max(4.5, 0.5 * sum(widths) + 1.6)
-    figure = new_figure(width, 3.2, study.manifest["title"], f"{caption} {_how(study)}")
+    figure = new_figure(width, 3.2, study.manifest["title"], f"{caption} {how(study)}")
     axes = figure.subplots(1, len(groups), sharey=True, squeeze=False, width_ratios=widths)[0]
     used = [s for s in STAGE_COLOURS if any(row[f"{s}_seconds"] > 0 for row in study.cells)]
     for ax, (method, group) in zip(axes, groups.items(), strict=True):
@@ -69,7 +69,7 @@ def cost_figure(study: Study, columns: tuple[Column, ...]) -> Figure:
         "intervals."
     )
     height = 3.6 + 0.16 * len(rows)
-    figure = new_figure(7.5, height, study.manifest["title"], f"{caption} {_how(study)}")
+    figure = new_figure(7.5, height, study.manifest["title"], f"{caption} {how(study)}")
     figure.subplots(2, 1, height_ratios=[2.6, 0.3 + 0.16 * (len(rows) + 1)])
     ax, below = figure.axes
     lines = {line["method"]: line for line in study.lines if line["verdict"] == "a line"}
@@ -108,10 +108,11 @@ def cost_figure(study: Study, columns: tuple[Column, ...]) -> Figure:
     return figure
 
 
-def _how(study: Study) -> str:
+def how(study: Study) -> str:
+    """How much was measured, on which machine."""
     start = study.starts[-1]
     gpus = "".join(f", {gpu}" for gpu in start["gpus"])
     return (
         f"{len(study.repetitions)} repetitions, {len(study.prompts)} prompts; {start['cpu']}, "
-        f"torch threads: {start['torch_threads']}{gpus}."
+        f"{start['cpu_count']} cores, torch threads: {start['torch_threads']}{gpus}."
     )

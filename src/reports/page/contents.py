@@ -72,7 +72,7 @@ def _link(folder: Path, name: str | None, above: int = 0) -> str | None:
     None too where it lies neither in the folder nor in one that is at most `above` folders up: such
     a link would break as soon as the run is moved.
     """
-    if name is None or os.path.isabs(name):
+    if name is None or Path(name).is_absolute():
         return None
     here = folder.resolve()
     reach = [here, *here.parents][: above + 1][-1]
@@ -122,8 +122,8 @@ def _notes(study: Study, saved: int) -> Iterable[str]:
     if count := identity.get("prompts", {}).get("count"):
         total = count * len(identity["settings"]["method"])
         if done < total:
-            lost = f", {failed} failed" if failed else ""
-            yield f"{done} of {total} clips are finished{lost}; the same command goes on from there."
+            finished = f"{done} of {total} clips are finished" + f", {failed} failed" * bool(failed)
+            yield f"{finished}; the same command goes on from there."
     expected = sum("audio" in record for record in study.done)
     if done and not expected:
         yield "The run saved no audio (--save_audio none): there is nothing to play."
