@@ -115,12 +115,13 @@ def test_methods_are_left_out_with_what_of_them_is_open(page: Page) -> None:
     assert order(page) == []
 
 
-def test_a_tree_shows_who_was_kept_pruned_and_won_as_the_record_has_it(
+def test_a_tree_opens_with_who_was_kept_pruned_and_won_and_closes_again(
     run: Path, page: Page
 ) -> None:
     nodes = records(run)["sbs", "p3"]["tree"]
-    assert page.locator(".tree").count() == 0
-    page.get_by_role("button", name="tree, 3 steps of sbs, p3").click()
+    button = page.get_by_role("button", name="tree, 3 steps of sbs, p3")
+    button.click()
+    expect(button).to_have_attribute("aria-expanded", "true")
     for node in nodes:
         place = f"[data-step='{node['step']}'][data-slot='{node['slot']}']"
         shown = page.locator(f".tree .node{place}")
@@ -134,6 +135,9 @@ def test_a_tree_shows_who_was_kept_pruned_and_won_as_the_record_has_it(
         before = "" if node["parent"] is None else f", continues {node['parent']}"
         assert said.startswith(f"step {node['step'] + 1}, candidate {node['slot']}{before}: ")
     assert page.locator(".tree svg path").count() == sum(n["parent"] is not None for n in nodes)
+    button.click()
+    expect(button).to_have_attribute("aria-expanded", "false")
+    assert page.locator(".tree").count() == 0
 
 
 def test_the_way_to_the_winner_is_marked(run: Path, page: Page) -> None:
@@ -155,15 +159,6 @@ def test_candidates_of_best_of_n_are_listed_the_best_first(run: Path, page: Page
     listed = page.locator(".pool .node")
     assert listed.locator(".slot").all_text_contents() == [str(n["slot"]) for n in nodes]
     assert "won" in str(listed.first.get_attribute("class"))
-
-
-def test_a_tree_closes_again(page: Page) -> None:
-    button = page.get_by_role("button", name="tree, 3 steps of sbs, p3")
-    button.click()
-    expect(button).to_have_attribute("aria-expanded", "true")
-    button.click()
-    expect(button).to_have_attribute("aria-expanded", "false")
-    assert page.locator(".tree").count() == 0
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
