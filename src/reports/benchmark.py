@@ -111,7 +111,8 @@ def findings(study: Study) -> list[str]:
 def _of_differences(study: Study) -> Iterable[str]:
     if len(study.methods) > 1 and BASELINE in study.methods:
         yield DIFFERENCES
-        yield from sentences.few(min(cost["prompts"] for cost in study.costs.values()))
+        if few := sentences.few_prompts(min(cost["prompts"] for cost in study.costs.values())):
+            yield few
     elif study.methods and BASELINE not in study.methods:
         yield NO_BASELINE
 

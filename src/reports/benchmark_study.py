@@ -22,7 +22,7 @@ from src.runs import embeddings
 from src.runs.measures import Measure, Verdict
 from src.runs.records import Record, read_manifest, read_records
 from src.stats.frechet import References, distance, p_of_difference
-from src.stats.intervals import Interval, bootstrap
+from src.stats.intervals import Array, Interval, bootstrap
 
 MIN_CLIPS = 2  # fewer have no Frechet distance
 ALPHA = 0.05  # as an interval of 95% has it
@@ -69,9 +69,10 @@ class Study:
         """A measure's rows, by method."""
         return [self.rows[method, measure] for method in self.methods]
 
-    def paired(self, method: str, measure: str) -> Values:
-        """Each clip's difference to the baseline's."""
-        return _paired(self.values[method, measure], self.values.get((BASELINE, measure), {}))
+    def points(self, method: str, measure: str, paired: bool) -> Array:
+        """Each clip's number, or if `paired` its difference to the baseline's; float64 [clips]."""
+        own, base = (self.values.get((m, measure), {}) for m in (method, BASELINE))
+        return np.array(list((_paired(own, base) if paired else own).values()))
 
     def digits(self, measure: str) -> int:
         """Those after the point that show three of the largest difference (else value)."""

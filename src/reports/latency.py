@@ -164,7 +164,7 @@ def _of_measurements(study: Study) -> Iterable[str]:
     """Whether there is enough of them, and whether searches did what they should."""
     if any(cell.prunes for cell in study.timed) and not any(row["against"] for row in study.costs):
         yield "Nothing is compared: best_of_n is not among the methods (--method best_of_n ..)."
-    yield from sentences.few(len(study.repetitions), "repetitions", FEW_REPETITIONS)
+    yield sentences.few_prompts(len(study.repetitions), "repetitions", FEW_REPETITIONS)
     off_plan, winners = [], defaultdict(set)
     for cell, own in study.timed.items():
         for record in own.records:

@@ -91,7 +91,7 @@ def pool_text(study: Study) -> str:
 def findings(study: Study) -> list[str]:
     """What the study shows and does not, in sentences."""
     lines = [sentences.OF_POOLS, *_judged(study), *_over_optimised(study), *_prefixes(study)]
-    lines += sentences.few(study.prompts)
+    lines.append(sentences.few_prompts(study.prompts))
     if study.largest * 2 > study.size > 1:
         lines.append(sentences.small_pool(study.size, study.largest))
     if study.dropped:

@@ -23,12 +23,11 @@ def weights(measures: Iterable[Measure]) -> list[str]:
     return ["Weights, and how their SHA-256 begins:", *named] if named else []
 
 
-def few(count: int, what: str = "prompts", reliable: int = FEW_PROMPTS) -> Iterator[str]:
-    """Whether there are too few to have intervals over, or to rely on them."""
+def few_prompts(count: int, what: str = "prompts", reliable: int = FEW_PROMPTS) -> str:
+    """Whether intervals over so many prompts (or `what`) can be relied on; empty where they can."""
     if count < 2:
-        yield f"No intervals are given: they need 2 finished {what} or more."
-    elif count < reliable:
-        yield f"{count} {what} are too few to rely on these intervals."
+        return f"No intervals are given: they need 2 finished {what} or more."
+    return f"{count} {what} are too few to rely on these intervals." if count < reliable else ""
 
 
 def shortened(reason: str) -> str:
