@@ -7,7 +7,6 @@ Differences are to the baseline over the prompts that both methods finished, and
 verdict: the selector's own number says that the search worked, not that the music is better.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,7 +33,6 @@ ROLES = {
 }
 
 Embeddings = dict[str, NDArray[np.float32]]  # by prompt id, [windows, D]
-Values = dict[str, float]  # by prompt id
 
 
 @dataclass(frozen=True)
@@ -43,8 +41,8 @@ class Study:
 
     methods: those with a finished prompt, in the order they were asked for. costs: by method, means
     per prompt. done, failed: records. rows: by method and measure, as summary.csv has them. values:
-    by method and measure, each clip's number; none for measures of sets. unjudged: by measure, why
-    a clip has no number.
+    by method and measure, each clip's number by prompt id; none for measures of sets. unjudged: by
+    measure, why a clip has no number.
     """
 
     manifest: Mapping[str, Any]
@@ -54,7 +52,7 @@ class Study:
     done: tuple[Record, ...]
     failed: tuple[Record, ...]
     rows: dict[tuple[str, str], Row] = field(default_factory=dict)
-    values: dict[tuple[str, str], Values] = field(default_factory=dict)
+    values: dict[tuple[str, str], dict[str, float]] = field(default_factory=dict)
     unjudged: dict[str, list[str]] = field(default_factory=dict)
 
     @property
@@ -72,7 +70,8 @@ class Study:
     def points(self, method: str, measure: str, paired: bool) -> Array:
         """Each clip's number, or if `paired` its difference to the baseline's; float64 [clips]."""
         own, base = (self.values.get((m, measure), {}) for m in (method, BASELINE))
-        return np.array(list((_paired(own, base) if paired else own).values()))
+        found = [x - base[key] for key, x in own.items() if key in base] if paired else own.values()
+        return np.array(list(found), dtype=np.float64)
 
     def digits(self, measure: str) -> int:
         """Those after the point that show three of the largest difference (else value)."""
@@ -108,10 +107,10 @@ def study_benchmark(folder: Path) -> Study:
             heard = sum(numbers["prompts"] for numbers in found.values())
             reasons += [LOST] * (len(done) - len(reasons) - heard)
         else:
-            values = {method: _values(own, measure) for method, own in by_method.items()}
-            study.values.update({(m, measure.name): own for m, own in values.items()})
-            base = values.get(BASELINE, {})
-            found = {m: _clip_numbers(v, base if m != BASELINE else {}) for m, v in values.items()}
+            for method, own in by_method.items():
+                known = {r["prompt_id"]: x for r in own if (x := value_of(r, measure)) is not None}
+                study.values[method, measure.name] = known
+            found = {method: _clip_numbers(study, method, measure) for method in by_method}
         for method, numbers in found.items():
             study.rows[method, measure.name] = _row(study, method, measure, numbers)
         study.unjudged[measure.name] = reasons
@@ -180,24 +179,15 @@ def direction(measure: Measure, row: Row) -> Verdict:
     return "better" if row["difference"] * measure.sign > 0 else "worse"
 
 
-def _clip_numbers(own: Values, base: Values) -> Row:
-    """base: the baseline's; empty for itself."""
+def _clip_numbers(study: Study, method: str, measure: Measure) -> Row:
+    own, paired = (study.points(method, measure.name, paired) for paired in (False, True))
     numbers: dict[str, Any] = {"prompts": len(own)}
-    if own:
-        numbers["mean"] = float(np.mean(list(own.values())))
-    if paired := _paired(own, base):
-        found = bootstrap(len(paired)).interval(np.array(list(paired.values())))
+    if len(own):
+        numbers["mean"] = float(np.mean(own))
+    if len(paired) and method != BASELINE:
+        found = bootstrap(len(paired)).interval(paired)
         numbers |= {"paired_prompts": len(paired), **ends("difference", found)}
     return numbers
-
-
-def _paired(own: Values, base: Values) -> Values:
-    return {key: value - base[key] for key, value in own.items() if key in base}
-
-
-def _values(records: Sequence[Record], measure: Measure) -> Values:
-    values = {record["prompt_id"]: value_of(record, measure) for record in records}
-    return {key: value for key, value in values.items() if value is not None}
 
 
 def _set_numbers(
@@ -236,11 +226,6 @@ def _set_row(own: Embeddings, base: Embeddings, references: Embeddings) -> Row:
 def _cost(method: str, records: Sequence[Record]) -> Row:
     """Means over the finished prompts; judging is left out of the seconds."""
     ledgers = [record["ledger"] for record in records]
-    seconds = [math.fsum(s for k, s in x["seconds"].items() if k != "judge") for x in ledgers]
-    return {
-        "method": method,
-        "prompts": len(records),
-        "frames": float(np.mean([ledger["frames"] for ledger in ledgers])),
-        "clips": float(np.mean([ledger["clips"] for ledger in ledgers])),
-        "seconds": float(np.mean(seconds)),
-    }
+    seconds = [sum(s for k, s in x["seconds"].items() if k != "judge") for x in ledgers]
+    means = {name: float(np.mean([x[name] for x in ledgers])) for name in ("frames", "clips")}
+    return {"method": method, "prompts": len(records), **means, "seconds": float(np.mean(seconds))}

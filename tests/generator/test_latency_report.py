@@ -73,23 +73,23 @@ def test_the_text_is_that_of_the_snapshot_and_figures_repeat_themselves(tmp_path
             assert image.text[DIGEST_KEY] == records_digest(folder)  # type: ignore[attr-defined]
 
 
-def test_costs_are_exact_multiples_in_frames_and_clips(tmp_path: Path) -> None:
-    rows = study_of(tmp_path).costs
-    keys = ("against", "claimed_frames", "frames", "clips")
-    assert [one(rows, BEST)[key] for key in keys] == ["baseline", 8, 8, 8]
-    assert [one(rows, SBS)[key] for key in keys] == [BEST, 1, 1, 4]
-    # Four steps of a second: rollouts of the first three.
-    assert [one(rows, AHEAD)[key] for key in keys] == [BEST, 2, 1.75, 4]
-    assert len(rows) == len(CELLS) - 1
-
-
-def test_seconds_are_medians_and_their_ratios(tmp_path: Path) -> None:
+def test_costs_are_exact_multiples_in_frames_and_clips_and_ratios_of_medians_in_seconds(
+    tmp_path: Path,
+) -> None:
     study = study_of(tmp_path)
     assert one(study.cells, BEST)["seconds"] == 16.5
     assert one(study.cells, AHEAD)["real_time_factor"] == pytest.approx(28.5 / 4)
-    for name, ratio in ((AHEAD, 28.5 / 16.5), (BEST, 16.5 / 2.5)):
-        row = one(study.costs, name)
-        assert (row["seconds"], row["low"], row["high"]) == pytest.approx([ratio] * 3)
+    assert len(study.costs) == len(CELLS) - 1
+    keys = ("claimed_frames", "frames", "clips", "seconds", "low", "high")
+    for cell, against, *expected in (
+        (BEST, "baseline", 8, 8, 8, *[16.5 / 2.5] * 3),
+        (SBS, BEST, 1, 1, 4, 1, 1, 1),
+        # Four steps of a second: rollouts of the first three.
+        (AHEAD, BEST, 2, 1.75, 4, *[28.5 / 16.5] * 3),
+    ):
+        row = one(study.costs, cell)
+        assert row["against"] == against
+        assert [row[key] for key in keys] == pytest.approx(expected)
 
 
 def test_a_repetitions_drift_widens_medians_but_not_ratios(tmp_path: Path) -> None:
@@ -162,19 +162,18 @@ def test_an_n_of_equal_seconds_of_which_a_part_was_not_measured_has_no_ends(tmp_
     assert np.isnan(row["equal_seconds_low"])
 
 
-def test_the_stages_of_a_cell_sum_to_its_median(tmp_path: Path) -> None:
-    for row in study_of(tmp_path, noisy).cells:
-        assert sum(row[f"{stage}_seconds"] for stage in TIMED) == pytest.approx(row["seconds"])
-        assert row["decode_seconds"] == pytest.approx(0.9 * row["seconds"])
-        assert row["other_seconds"] == pytest.approx(0.05 * row["seconds"])
-
-
-def test_the_seconds_of_a_group_are_shared_by_its_prompts(tmp_path: Path) -> None:
+@pytest.mark.parametrize("group", [1, 3])
+def test_the_stages_of_a_cell_sum_to_its_median_shared_by_the_prompts_of_a_group(
+    tmp_path: Path, group: int
+) -> None:
+    shared = {"group": group}
     study = study_of(
-        tmp_path, change=lambda r: r | {"group": 3, "wall_seconds": 3 * r["wall_seconds"]}
+        tmp_path, change=lambda r: r | shared | {"wall_seconds": group * r["wall_seconds"]}
     )
     assert one(study.cells, BEST)["seconds"] == 16.5
-    assert one(study.cells, BEST)["decode_seconds"] == pytest.approx(0.9 * 16.5)
+    for row in study.cells:
+        assert sum(row[f"{stage}_seconds"] for stage in TIMED) == pytest.approx(row["seconds"])
+        assert row["decode_seconds"] == pytest.approx(0.9 * row["seconds"])
 
 
 def test_only_whole_repetitions_and_prompts_that_failed_nowhere_count(tmp_path: Path) -> None:
