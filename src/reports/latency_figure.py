@@ -6,24 +6,18 @@ from matplotlib.transforms import Bbox
 
 from src.methods import colour_of
 from src.reports.figure import intervals, new_figure, styled
-from src.reports.latency_study import OTHER, STRAIGHT, Study
+from src.reports.latency_study import STRAIGHT, TIMED, Study
 from src.reports.table import Column
 from src.stats.intervals import Interval
 
 LATENCY, COST = "latency.png", "cost.png"
 SIZES = (7.0, 6.0, 4.5, 3.5)  # of markers, so that points on one another can be seen
 # Paul Tol's muted colours, told apart by all kinds of colour vision.
-STAGE_COLOURS = {
-    "conditions": "#DDCC77",
-    "decode": "#332288",
-    "render": "#88CCEE",
-    "wav": "#44AA99",
-    "http": "#117733",
-    "queue": "#999933",
-    "compute": "#CC6677",
-    "selection": "#AA4499",
-    OTHER: "#DDDDDD",
-}
+PALETTE = (
+    *("#DDCC77", "#332288", "#88CCEE", "#44AA99", "#117733"),
+    *("#999933", "#CC6677", "#AA4499", "#DDDDDD"),
+)
+STAGE_COLOURS = dict(zip(TIMED, PALETTE, strict=True))
 
 
 @styled
@@ -46,9 +40,8 @@ def latency_figure(study: Study) -> Figure:
             colour = STAGE_COLOURS[stage]
             ax.bar(range(len(group)), heights, 0.7, bottoms, color=colour, label=stage)
             bottoms += heights
-        for x, row in enumerate(group):
-            ends = row["lower_quartile"], row["upper_quartile"]
-            ax.plot([x, x], ends, color="black", linewidth=1)
+        low, high = ([row[f"{end}_quartile"] for row in group] for end in ("lower", "upper"))
+        ax.vlines(range(len(group)), low, high, color="black", linewidth=1)
         ax.set_xticks(range(len(group)), [f"{row['candidates']}" for row in group])
         ax.set_xlim(-0.7, len(group) - 0.3)
         ax.set_title(method)

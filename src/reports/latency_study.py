@@ -20,13 +20,14 @@ from src.budget import STAGES, Plan
 from src.methods import BASELINE, BEST_OF_N, PARAMETERS, SearchCell
 from src.reports.table import Row, ends
 from src.runs.records import Record, read_manifest, read_records
-from src.stats.intervals import interval, resampled_medians
+from src.stats.intervals import Interval, interval, resampled_medians
 from src.stats.timing import crossing, fit
 
 OTHER = "other"  # what a search does outside of its stages
 TIMED = (*(stage for stage in STAGES if stage != "judge"), OTHER)
 MIN_ON_A_LINE = 3  # cells: two are on a line always
 STRAIGHT = 0.1  # a line from which a median lies further off than this part says nothing
+SIDES = {1: "above frames", 0: "as frames", -1: "below frames"}  # of Interval.side
 COST_COLUMNS = (
     *("against", "claimed_frames", "frames", "clips", "seconds", "low", "high", "verdict"),
     *("equal_frames_n", "equal_frames_seconds", "equal_frames_low", "equal_frames_high"),
@@ -205,10 +206,8 @@ def _ratios(own: Timed, against: Timed) -> Row:
     cell, k = own.cell, own.cell.parameters.get("lookahead_k", 0)
     frames = own.cost.frames / against.cost.frames
     seconds = interval(own.median / against.median, own.resampled / against.resampled)
-    verdict = "no spread"
-    if np.isfinite(seconds.low):
-        verdict = "above frames" if seconds.low > frames else "as frames"
-        verdict = "below frames" if seconds.high < frames else verdict
+    beside = Interval(seconds.mean, seconds.low - frames, seconds.high - frames).side
+    verdict = SIDES[beside] if np.isfinite(seconds.low) else "no spread"
     return {
         "against": against.cell.name,
         "claimed_frames": float(cell.candidates if cell.method == BEST_OF_N else k + 1),
