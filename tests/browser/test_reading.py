@@ -1,13 +1,12 @@
 """Reading the listening page: sorting, filtering, trees, phones, and many prompts."""
 
-import json
 import time
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
 
-from src.runs.records import RECORDS
+from src.runs.records import Record, read_records
 from tests.browser.conftest import Open
 from tests.generator.made_up_run import ALL_METHODS, FAILED, UNJUDGED, listening_run, page_of
 
@@ -24,9 +23,8 @@ def page(run: Path, open_page: Open) -> Page:
     return open_page(page_of(run))
 
 
-def records(folder: Path) -> dict[tuple[str, str], dict]:
-    read = [json.loads(line) for line in (folder / RECORDS).open()]
-    return {(record["method"], record["prompt_id"]): record for record in read}
+def records(folder: Path) -> dict[tuple[str, str], Record]:
+    return {(r["method"], r["prompt_id"]): r for r in read_records(folder).values()}
 
 
 def order(page: Page) -> list[str]:

@@ -12,7 +12,7 @@ from PIL import Image
 from src.methods import METHODS as REGISTERED
 from src.reports.benchmark import benchmark_text, findings, report, write_tables
 from src.reports.benchmark_figure import benchmark_figure
-from src.reports.benchmark_study import Study, study_benchmark
+from src.reports.benchmark_study import LOST, Study, study_benchmark
 from src.reports.figure import DIGEST_KEY
 from src.runs import embeddings
 from src.runs.measures import Measure
@@ -42,6 +42,11 @@ def study_of(output: Path, **kind: Any) -> Study:
 def text_of(folder: Path) -> str:
     """Without the ends of lines that are wrapped."""
     return benchmark_text(study_benchmark(folder)).replace("\n    ", " ")
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return text_of(made_up_run(tmp_path_factory.mktemp("plain")))
 
 
 def sentences(folder: Path) -> str:
@@ -120,12 +125,12 @@ def test_where_the_selector_gains_nothing_no_judge_is_said_to_follow_it(
     ],
 )
 def test_what_to_know_is_said_where_it_holds_and_only_there(
-    tmp_path: Path, kind: dict[str, Any], said: str
+    tmp_path: Path, plain: str, kind: dict[str, Any], said: str
 ) -> None:
-    folder = made_up_run(tmp_path / "kind", **kind)
+    folder = made_up_run(tmp_path, **kind)
     report(folder)
     assert said in text_of(folder)
-    assert said not in text_of(made_up_run(tmp_path / "plain"))
+    assert said not in plain
     assert "nan" not in (folder / "summary.csv").read_text()
     assert (folder / "benchmark.png").exists() == (kind.get("prompts") != 0)
 
@@ -185,7 +190,8 @@ def test_a_measure_of_sets_compares_the_prompts_that_both_methods_have(tmp_path:
         folder,
         lambda _, r: r.update(refused) if (r["method"], r["prompt_id"]) == ("sbs", "p4") else None,
     )
-    rows = study_benchmark(folder).of("fad_msd")
+    study = study_benchmark(folder)
+    rows = study.of("fad_msd")
     assert [row["prompts"] for row in rows] == [14, 15, 14]
     assert [row["paired_prompts"] for row in rows] == [None, 14, 13]
     both = [f"p{n}" for n in range(16) if n not in (3, 4, 5)]
@@ -196,7 +202,8 @@ def test_a_measure_of_sets_compares_the_prompts_that_both_methods_have(tmp_path:
     expected = distance(sbs, references) - distance(base, references)
     assert rows[2]["difference"] == pytest.approx(expected)
     assert [row["windows"] for row in rows] == [28, 30, 28]
-    assert "fad_msd: no number for 5 clip(s): no reference" in sentences(folder)
+    assert study.unjudged["fad_msd"] == ["no reference", *[LOST] * 4]
+    assert "fad_msd: no number for 5 clip(s): no reference" in findings(study)
 
 
 def test_a_damaged_embedding_is_an_error_that_names_it(tmp_path: Path) -> None:

@@ -11,10 +11,8 @@ markup, and the page's own policy lets no script run but the page's.
 
 import base64
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -30,7 +28,6 @@ SCRIPTS = ("markup.js", "player.js", "tree.js", "clips.js", "choose.js")
 
 def write_page(folder: Path, study: Study, findings: Sequence[str]) -> Path:
     """Write a run's page and return its path. findings: the report's sentences."""
-    found = contents(folder, study, findings)
     code = "\n".join((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS)
     style = (HERE / "page.css").read_text(encoding="utf-8")
     environment = Environment(
@@ -40,27 +37,17 @@ def write_page(folder: Path, study: Study, findings: Sequence[str]) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    # tojson escapes what could end a script element; keys keep their order.
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     page = environment.get_template("page.html").render(
-        found,
+        contents(folder, study, findings),
         style=style,
         script=code,
         policy=_policy(style, code),
-        data=embedded(found["clips"]),
     )
     path = folder / NAME
     write_whole(path, page)
     return path
-
-
-def embedded(value: Any) -> str:
-    """JSON that can stand in a script element: nothing in it can end the element or open a comment.
-
-    ASCII only, so that U+2028 and U+2029 are written as escapes.
-    """
-    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
-    for character in "<>&":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
 
 
 def _policy(style: str, script: str) -> str:
