@@ -7,6 +7,7 @@ writes summary.csv, costs.csv, lines.csv, latency.png and cost.png anew, from th
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 from src.budget import Cost
@@ -22,7 +23,6 @@ from src.reports.table import (
     brackets,
     figures,
     interval_of,
-    is_absent,
     layout,
     ruled,
     shown,
@@ -65,7 +65,7 @@ def latency_text(study: Study) -> str:
     if not study.cells:
         return "\n".join([*wrapped([title]), "No repetition is finished.", *notes])
     used = [s for s in TIMED if any(row[f"{s}_seconds"] for row in study.cells)]
-    stages = [Column(s, _figures(f"{s}_seconds", decimals=3)) for s in used]
+    stages = [Column(s, shown(f"{s}_seconds", partial(figures, decimals=3))) for s in used]
     unknown = {"fixed_seconds": None, "seconds_per_frame": None}
     lines: list[str] = []
     for rows, columns in (
@@ -77,10 +77,6 @@ def latency_text(study: Study) -> str:
     ):
         lines += ["", *layout(rows, columns)] if rows else []
     return "\n".join([*wrapped([title]), *ruled(lines[1:]), *notes])
-
-
-def _figures(key: str, decimals: int = 6) -> Callable[[Row], str]:
-    return lambda row: ABSENT if is_absent(row[key]) else figures(row[key], decimals)
 
 
 def _bracketed(
@@ -95,8 +91,8 @@ def _bracketed(
     return write
 
 
-def _megabytes(size: int | None) -> str:
-    return ABSENT if size is None else f"{size / 1e6:,.0f}"
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.0f}"
 
 
 LEGEND = (
@@ -110,15 +106,18 @@ SECONDS = (
     Column("frames", shown("frames", ",")),
     Column("clips", shown("clips", ",")),
     Column("MB up", lambda row: f"{row['uploaded_bytes'] / 1e6:.1f}"),
-    Column("seconds", _figures("seconds")),
+    Column("seconds", shown("seconds", figures)),
     Column(
         "quartiles",
         lambda row: f"{figures(row['lower_quartile'])} - {figures(row['upper_quartile'])}",
     ),
-    Column("RTF", _figures("real_time_factor")),
+    Column("RTF", shown("real_time_factor", figures)),
     # The GPU's where there is one: what a search is short of.
-    Column("peak MB", lambda row: _megabytes(row["gpu_bytes"] or row["resident_bytes"])),
-    Column("server MB", lambda row: _megabytes(row["server_bytes"])),
+    Column(
+        "peak MB",
+        lambda row: shown("gpu_bytes" if row["gpu_bytes"] else "resident_bytes", _megabytes)(row),
+    ),
+    Column("server MB", shown("server_bytes", _megabytes)),
 )
 RATIOS = (
     Column("cost of", shown("cell"), left=True),
@@ -131,7 +130,7 @@ RATIOS = (
 )
 EQUALS = (
     Column("best_of_n instead of", shown("cell"), left=True),
-    Column("at equal frames: N", _figures("equal_frames_n")),
+    Column("at equal frames: N", shown("equal_frames_n", figures)),
     Column("its time x", _bracketed("equal_frames_seconds", "equal_frames_", "not measured")),
     Column("at equal seconds: N", _bracketed("equal_seconds_n", "equal_seconds_", "not measured")),
 )

@@ -34,9 +34,11 @@ class Column:
     left: bool = False
 
 
-def shown(key: str, form: str = "") -> Callable[[Row], str]:
-    """A column's `write` for a row's value, in Python's format `form`; "-" where there is none."""
-    return lambda row: ABSENT if is_absent(row[key]) else format(row[key], form)
+def shown(key: str, form: str | Callable[[Any], str] = "") -> Callable[[Row], str]:
+    """A column's `write` for a row's value, in Python's format `form` or by a function of it; "-"
+    where there is none."""
+    write = form if callable(form) else f"{{:{form}}}".format
+    return lambda row: ABSENT if is_absent(row[key]) else write(row[key])
 
 
 def is_absent(value: Any) -> bool:
