@@ -156,15 +156,15 @@ def _cell_row(own: Timed) -> Row:
         "real_time_factor": own.median * own.plan.frame_rate / own.plan.frames,
         **{f"{stage}_seconds": share * own.median for stage, share in shares.items()},
         **{
-            f"{name}_bytes": _median([r["memory"][name] for r in own.records])
+            f"{name}_bytes": _median(r["memory"][name] for r in own.records)
             for name in ("gpu", "resident", "server")
         },
     }
 
 
-def _median(sizes: Sequence[int | None]) -> int | None:
-    known = [size for size in sizes if size is not None]
-    return round(float(np.median(known))) if known and len(known) == len(sizes) else None
+def _median(sizes: Iterable[int | None]) -> int | None:
+    found = np.median(np.array(list(sizes), dtype=np.float64))  # NaN where one is None
+    return None if np.isnan(found) else round(float(found))
 
 
 def _cost_rows(timed: Mapping[SearchCell, Timed]) -> Iterable[Row]:
@@ -188,12 +188,9 @@ def _cost_rows(timed: Mapping[SearchCell, Timed]) -> Iterable[Row]:
 
 def _reference(timed: Mapping[SearchCell, Timed]) -> dict[int, Timed]:
     """best_of_n's cells by N, ascending; the baseline stands for N = 1."""
-    found = {
-        cell.candidates: own
-        for method in (BASELINE, BEST_OF_N)
-        for cell, own in timed.items()
-        if cell.method == method
-    }
+    baseline = {cell: own for cell, own in timed.items() if cell.method == BASELINE}
+    best = {cell: own for cell, own in timed.items() if cell.method == BEST_OF_N}
+    found = {cell.candidates: own for cell, own in (baseline | best).items()}
     return dict(sorted(found.items()))
 
 

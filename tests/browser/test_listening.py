@@ -2,10 +2,9 @@
 
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from playwright.sync_api import Page, expect
 from src.runs.ending import Exit
 from tests.browser.conftest import ROOT, Open
 from tests.generator.made_up_run import HOSTILE, listening_run, page_of, tone
+from tests.local_http import serving
 
 TINY = (
     *("--profile", "builtin", "--verifier", "perplexity", "--judges", "mtt_vgg"),
@@ -59,15 +59,9 @@ def made_up(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def served(real: Path) -> Iterator[str]:
     """The real page's address on a plain file server."""
-    handler = partial(QuietHandler, directory=str(real.parents[2]))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    path = real.relative_to(real.parents[2])
-    yield f"http://127.0.0.1:{server.server_port}/{path}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    root = real.parents[2]
+    with serving(partial(QuietHandler, directory=str(root))) as url:
+        yield f"{url}/{real.relative_to(root)}"
 
 
 class QuietHandler(SimpleHTTPRequestHandler):
