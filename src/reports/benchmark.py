@@ -5,16 +5,16 @@
 writes summary.csv, per_clip.csv, benchmark.png and index.html anew, from the records alone.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from src.methods import BASELINE
 from src.reports import sentences
 from src.reports.benchmark_figure import FIGURE, benchmark_figure
 from src.reports.benchmark_study import (
-    MIN_CLIPS,
     Study,
+    describe,
     difference_text,
     direction,
     study_benchmark,
@@ -24,12 +24,8 @@ from src.reports.figure import DIGEST_KEY, save
 from src.reports.page import write_page
 from src.reports.table import Column, Row, layout, ruled, shown, wrapped, write_csv
 from src.runs.measures import Measure, Verdict
-from src.runs.records import records_digest
+from src.runs.records import Record, records_digest
 
-LABELS = {
-    "selector": "own verifier (selector)",
-    "own verifier": "the selector's number or a part of it: no evidence",
-}
 COSTS = (
     Column("cost per prompt", shown("method"), left=True),
     Column("prompts", shown("prompts")),
@@ -37,6 +33,18 @@ COSTS = (
     Column("clips scored", shown("clips", ",.0f")),
     Column("seconds", shown("seconds", ".1f")),
 )
+DIFFERENCES = (
+    "Differences are to the baseline over the same prompts, with 95% intervals; of a measure of "
+    "sets with p, of a paired permutation test. Better, worse: the interval excludes zero, or p is "
+    "0.05 at most. Not independent: the selector's own number, or trained on its data."
+)
+NO_BASELINE = "No differences are given: baseline is not among the methods (--method baseline ..)."
+# What the primary judge does where the selector's own number is better.
+FOLLOWS: dict[Verdict, str] = {
+    "better": ": it follows",
+    "unclear": ": it does not follow",
+    "worse": ": it contradicts",
+}
 
 
 def report(folder: Path) -> tuple[str, bool]:
@@ -45,12 +53,11 @@ def report(folder: Path) -> tuple[str, bool]:
     Raises RunFolderError.
     """
     study = study_benchmark(folder)
-    said = findings(study)
     write_tables(study, folder)
     if study.methods:
         save(benchmark_figure(study), folder / FIGURE, {DIGEST_KEY: records_digest(folder)})
-    write_page(folder, study, said)
-    return benchmark_text(study, said), bool(study.failed)
+    write_page(folder, study, findings(study))
+    return benchmark_text(study), bool(study.failed)
 
 
 def write_tables(study: Study, output: Path) -> None:
@@ -64,14 +71,23 @@ def write_tables(study: Study, output: Path) -> None:
     write_csv(output / "per_clip.csv", [_clip_row(study, r) for r in (*study.done, *study.failed)])
 
 
-def benchmark_text(study: Study, said: Iterable[str]) -> str:
-    """Under each measure the methods with their differences to the baseline; then costs.
+def _clip_row(study: Study, record: Record) -> Row:
+    measures = [m for m in study.measures if m.kind == "clip"]
+    row: Record = {name: record[name] for name in ("method", "prompt_id", "status")}
+    if record["status"] != "ok":
+        return row | dict.fromkeys(m.name for m in measures) | {"unjudged": record["reason"]}
+    values = {m.name: value_of(record, m) for m in measures}
+    row |= {name: None if value is None else repr(value) for name, value in values.items()}
+    reasons = [f"{name}: {reason}" for name, reason in record["unjudged"].items()]
+    return row | {"unjudged": "; ".join(reasons)}
 
-    said: `findings`.
-    """
+
+def benchmark_text(study: Study) -> str:
+    """Under each measure the methods with their differences to the baseline; costs; findings."""
+    title, notes = study.manifest["title"], wrapped(findings(study))
     if not study.methods:
-        return "\n".join([study.title, "No prompt is finished.", *wrapped(said)])
-    groups = {_heading(m): study.of(m.name) for m in study.measures}
+        return "\n".join([title, "No prompt is finished.", *notes])
+    groups = {f"{m.name} {m.arrow}  {describe(m)}": study.of(m.name) for m in study.measures}
     digits = {m.name: study.digits(m.name) for m in study.measures}
     table = [
         Column("", shown("method"), left=True),
@@ -81,13 +97,12 @@ def benchmark_text(study: Study, said: Iterable[str]) -> str:
         Column("verdict", shown("verdict"), left=True),
     ]
     lines = [*layout(groups, table), "", *layout(list(study.costs.values()), COSTS)]
-    notes = [*sentences.weights(study.measures), *said]
-    return "\n".join([study.title, *ruled(lines), *wrapped(notes)])
+    return "\n".join([title, *ruled(lines), *notes])
 
 
 def findings(study: Study) -> list[str]:
     """What the tables do not say, or what matters most in them, in sentences."""
-    lines = [*_of_differences(study), *_of_methods(study)]
+    lines = [*_of_differences(study), *_of_selector(study)]
     for measure in study.measures:
         lines += _of_measure(study, measure)
     return [*lines, *sentences.failed(study.failed)]
@@ -95,61 +110,47 @@ def findings(study: Study) -> list[str]:
 
 def _of_differences(study: Study) -> Iterable[str]:
     if len(study.methods) > 1 and BASELINE in study.methods:
-        yield sentences.DIFFERENCES
-        if any(row["p"] is not None for row in study.rows.values()):
-            yield sentences.PERMUTED
+        yield DIFFERENCES
         if few := sentences.few_prompts(min(cost["prompts"] for cost in study.costs.values())):
             yield few
     elif study.methods and BASELINE not in study.methods:
-        yield sentences.NO_BASELINE
+        yield NO_BASELINE
 
 
-def _of_methods(study: Study) -> list[str]:
+def _of_selector(study: Study) -> Iterable[str]:
     """Whether the primary judge follows the selector: one sentence for methods with one answer."""
-    searched = [m for m in study.methods if m != BASELINE]
     selector, primary = study.selector, study.primary
+    searched = [method for method in study.methods if method != BASELINE]
     if primary is None:
-        asked = len(study.measures) > 1
-        return [sentences.no_judge(selector, asked)] if searched else []
-    answers: dict[tuple[Verdict, Verdict], list[str]] = {}
+        lacking = "is independent of it" if len(study.measures) > 1 else "was asked"
+        if searched:
+            yield (
+                f"{selector.name} chose these clips and no judge {lacking}: its own number does "
+                "not show that they are better."
+            )
+        return
+    answers: dict[tuple[Verdict, Verdict], list[str]] = defaultdict(list)
     for method in searched:
         own, judged = (study.rows[method, m.name] for m in (selector, primary))
         if own["difference"] is not None and judged["difference"] is not None:
-            answer = direction(selector, own), direction(primary, judged)
-            answers.setdefault(answer, []).append(method)
-    return [
-        sentences.follows(methods, selector, primary, *answer)
-        for answer, methods in answers.items()
-    ]
+            answers[direction(selector, own), direction(primary, judged)].append(method)
+    for (chosen, says), methods in answers.items():
+        follows = FOLLOWS[says] if chosen == "better" else ""
+        yield (
+            f"{', '.join(methods)}: {chosen} by {selector.name}, which chose the clips; {says} by "
+            f"the primary judge {primary.name}{follows}."
+        )
 
 
 def _of_measure(study: Study, measure: Measure) -> Iterable[str]:
     """What to know when reading one measure."""
-    name, rows = measure.name, study.of(measure.name)
-    if measure.kind == "set" and rows:
-        yield sentences.made_from(name, rows)
-        if any(row["mean"] is None for row in rows):
-            yield f"{name}: no distance for fewer than {MIN_CLIPS} clips of a method."
+    name = measure.name
     if measure.note:
         yield f"{name}: {measure.note}."
     if reasons := study.unjudged[name]:
-        yield sentences.unjudged(name, len(reasons), reasons[0])
-    if left := study.unread.get(name):
-        yield sentences.unread(name, **left)
-
-
-def _heading(measure: Measure) -> str:
-    label = LABELS.get(measure.role, measure.role)
-    together = ", one number for a method's clips" if measure.kind == "set" else ""
-    return f"{measure.name} {measure.arrow}  {label}{together}"
-
-
-def _clip_row(study: Study, record: dict[str, Any]) -> Row:
-    measures = [m for m in study.measures if m.kind == "clip"]
-    row: dict[str, Any] = {n: record[n] for n in ("method", "prompt_id", "status")}
-    if record["status"] != "ok":
-        return row | dict.fromkeys(m.name for m in measures) | {"unjudged": record["reason"]}
-    values = {m.name: value_of(record, m) for m in measures}
-    row |= {name: None if value is None else repr(value) for name, value in values.items()}
-    reasons = [f"{name}: {reason}" for name, reason in record["unjudged"].items()]
-    return row | {"unjudged": "; ".join(reasons)}
+        yield f"{name}: no number for {len(reasons)} clip(s): {sentences.shortened(reasons[0])}"
+    if left := study.manifest.get("unread", {}).get(name):
+        yield (
+            f"{name} reads only the start of {left['captions']} of {left['of']} captions "
+            f"({left['tokens']} tokens unread)."
+        )

@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 
 from src.methods import BASELINE, colour_of
 from src.reports.benchmark_study import Study, difference_text
-from src.reports.figure import GREY, intervals, name_panel, panels, styled
+from src.reports.figure import GREY, intervals, name_panel, notes, panels, styled
 from src.reports.table import Row
 from src.runs.measures import Measure
-from src.stats.intervals import bootstrap
+from src.stats.intervals import Array, bootstrap
 
 FIGURE = "benchmark.png"
 PANELS_IN_A_ROW = 5
@@ -31,19 +31,14 @@ def benchmark_figure(study: Study) -> Figure:
     count = len(study.measures) + 1
     across = math.ceil(count / math.ceil(count / PANELS_IN_A_ROW))
     figure, axes = panels(
-        *(count, study.title, _caption(study)),
+        *(count, study.manifest["title"], _caption(study)),
         height=0.9 + 0.45 * len(methods),
         width=PANEL_WIDTH * across + 0.3,
         columns=PANELS_IN_A_ROW,
         sharey=True,
     )
     for ax, measure in zip(axes, study.measures, strict=False):
-        _dress(ax, measure, paired)
-        for y, method in enumerate(methods):
-            if measure.kind == "set":
-                _one_number(ax, y, study, study.rows[method, measure.name], paired)
-            else:
-                _points(ax, y, study, method, measure, paired)
+        _panel(ax, study, measure, methods, paired)
     _costs(axes[-1], methods, study, paired)
     axes[0].set_yticks(range(len(methods)), methods)
     axes[0].set_ylim(len(methods) - 0.5, -0.5)
@@ -53,41 +48,14 @@ def benchmark_figure(study: Study) -> Figure:
 
 
 def _caption(study: Study) -> str:
-    lines = ["Dots: prompts. Bars: mean with 95% bootstrap interval over prompts."]
+    lines = "Dots: prompts. Bars: mean with 95% bootstrap interval over prompts."
     if any(m.kind == "set" for m in study.measures):
-        lines[0] += " Diamonds: one number for all clips; p of a paired permutation test."
-    notes = [f"† {m.name}: {m.note}." for m in study.measures if m.note]
+        lines += " Diamonds: one number for all clips; p of a paired permutation test."
     made_with = [f"{m.name}: {m.checkpoint}" for m in study.measures if m.checkpoint]
-    lines += ["  ".join(notes)] if notes else []
-    lines += ["Weights: " + "; ".join(made_with)] if made_with else []
-    return "\n".join(lines)
+    return lines + notes(study.measures) + f"\nWeights: {'; '.join(made_with)}" * bool(made_with)
 
 
-def _one_number(ax: Axes, y: int, study: Study, row: Row, paired: bool) -> None:
-    value = row["difference"] if paired else row["mean"]
-    if value is None:
-        return
-    ax.plot(value, y, "D", color=colour_of(row["method"]), markersize=5, markeredgecolor="white")
-    text = difference_text(row, study.digits(row["measure"]))
-    ax.annotate(text, (value, y), (0, 7), textcoords="offset points", fontsize=6, ha="center")
-    ax.margins(x=0.4)
-
-
-def _points(ax: Axes, y: int, study: Study, method: str, measure: Measure, paired: bool) -> None:
-    found = study.paired(method, measure.name) if paired else study.values[method, measure.name]
-    values = np.array(list(found.values()))
-    if not values.size:
-        return
-    # A fixed spread in height, so that equal values can be told apart and a figure repeats itself.
-    heights = y + 0.22 * np.sin(2.4 * np.arange(len(values)))
-    colour = colour_of(method)
-    ax.scatter(values, heights, s=5, color=colour, alpha=0.35, linewidths=0)
-    mean = bootstrap(len(values)).interval(values)
-    style: dict[str, Any] = {"markersize": 4.5, "elinewidth": 1.6, "capsize": 3}
-    intervals(ax, [y], [mean], colour, sideways=True, **style, markeredgecolor="white")
-
-
-def _dress(ax: Axes, measure: Measure, paired: bool) -> None:
+def _panel(ax: Axes, study: Study, measure: Measure, methods: list[str], paired: bool) -> None:
     name_panel(ax, measure)
     if paired:
         ax.axvline(0, color=GREY, linewidth=0.8, linestyle="--", zorder=0)
@@ -95,6 +63,29 @@ def _dress(ax: Axes, measure: Measure, paired: bool) -> None:
         ax.invert_xaxis()
     own = "value" if measure.kind == "set" else "mean"
     ax.set_xlabel(f"{'difference to baseline' if paired else own}\nbetter →")
+    for y, method in enumerate(methods):
+        row = study.rows[method, measure.name]
+        value = row["difference"] if paired else row["mean"]
+        if value is None:
+            continue
+        if measure.kind == "set":
+            ax.plot(value, y, "D", color=colour_of(method), markersize=5, markeredgecolor="white")
+            text = difference_text(row, study.digits(measure.name))
+            ax.annotate(
+                text, (value, y), (0, 7), textcoords="offset points", fontsize=6, ha="center"
+            )
+            ax.margins(x=0.4)
+        else:
+            _points(ax, y, study.points(method, measure.name, paired), colour_of(method))
+
+
+def _points(ax: Axes, y: int, values: Array, colour: str) -> None:
+    # A fixed spread in height, so that equal values can be told apart and a figure repeats itself.
+    heights = y + 0.22 * np.sin(2.4 * np.arange(len(values)))
+    ax.scatter(values, heights, s=5, color=colour, alpha=0.35, linewidths=0)
+    mean = bootstrap(len(values)).interval(values)
+    style: dict[str, Any] = {"markersize": 4.5, "elinewidth": 1.6, "capsize": 3}
+    intervals(ax, [y], [mean], colour, sideways=True, **style, markeredgecolor="white")
 
 
 def _costs(ax: Axes, methods: list[str], study: Study, paired: bool) -> None:

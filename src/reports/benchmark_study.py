@@ -7,9 +7,8 @@ Differences are to the baseline over the prompts that both methods finished, and
 verdict: the selector's own number says that the search worked, not that the music is better.
 """
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,38 +20,40 @@ from src.reports.table import Row, brackets, digits_of, ends, interval_of
 from src.runs import embeddings
 from src.runs.measures import Measure, Verdict
 from src.runs.records import Record, read_manifest, read_records
-from src.stats.frechet import References, p_of_difference
-from src.stats.intervals import Interval, bootstrap
+from src.stats.frechet import References, distance, p_of_difference
+from src.stats.intervals import Array, Interval, bootstrap
 
 MIN_CLIPS = 2  # fewer have no Frechet distance
 ALPHA = 0.05  # as an interval of 95% has it
 LOST = "its embedding, or that of its reference, is not in the run's folder"
+# Of measures that are no evidence.
+ROLES = {
+    "selector": "own verifier (selector): no evidence",
+    "own verifier": "the selector's number or a part of it: no evidence",
+}
 
 Embeddings = dict[str, NDArray[np.float32]]  # by prompt id, [windows, D]
-Values = dict[str, float]  # by prompt id
 
 
 @dataclass(frozen=True)
 class Study:
     """A run's results.
 
-    methods: those with a finished prompt, in the order they were asked for. rows: by method and
-    measure, as summary.csv has them. values: by method and measure, each clip's number; none for
-    measures of sets. costs: by method, means per prompt. done, failed: records. unjudged: by
-    measure, why a clip has no number. unread: by measure, how many captions are longer than it
-    reads ("captions", "of", "tokens").
+    methods: those with a finished prompt, in the order they were asked for. costs: by method, means
+    per prompt. done, failed: records. rows: by method and measure, as summary.csv has them. values:
+    by method and measure, each clip's number by prompt id; none for measures of sets. unjudged: by
+    measure, why a clip has no number.
     """
 
-    title: str
+    manifest: Mapping[str, Any]
     methods: tuple[str, ...]
     measures: tuple[Measure, ...]
-    rows: Mapping[tuple[str, str], Row]
-    values: Mapping[tuple[str, str], Values]
     costs: Mapping[str, Row]
     done: tuple[Record, ...]
     failed: tuple[Record, ...]
-    unjudged: Mapping[str, tuple[str, ...]]
-    unread: Mapping[str, Mapping[str, int]]
+    rows: dict[tuple[str, str], Row] = field(default_factory=dict)
+    values: dict[tuple[str, str], dict[str, float]] = field(default_factory=dict)
+    unjudged: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def primary(self) -> Measure | None:
@@ -66,9 +67,11 @@ class Study:
         """A measure's rows, by method."""
         return [self.rows[method, measure] for method in self.methods]
 
-    def paired(self, method: str, measure: str) -> Values:
-        """Each clip's difference to the baseline's."""
-        return _paired(self.values[method, measure], self.values.get((BASELINE, measure), {}))
+    def points(self, method: str, measure: str, paired: bool) -> Array:
+        """Each clip's number, or if `paired` its difference to the baseline's; float64 [clips]."""
+        own, base = (self.values.get((m, measure), {}) for m in (method, BASELINE))
+        found = [x - base[key] for key, x in own.items() if key in base] if paired else own.values()
+        return np.array(list(found), dtype=np.float64)
 
     def digits(self, measure: str) -> int:
         """Those after the point that show three of the largest difference (else value)."""
@@ -89,38 +92,36 @@ def study_benchmark(folder: Path) -> Study:
     asked = manifest["identity"]["settings"]["method"]
     by_method = {m: [r for r in done if r["method"] == m] for m in asked}
     by_method = {method: own for method, own in by_method.items() if own}
-    costs = {method: _cost(method, own) for method, own in by_method.items()}
-    measures = [_measure(entry, manifest) for entry in manifest["measures"]]
-    selector = next(m for m in measures if m.role == "selector")
-    values: dict[tuple[str, str], Values] = {}
-    unjudged: dict[str, tuple[str, ...]] = {}
-    rows: dict[tuple[str, str], Row] = {}
-    for measure in measures:
+    study = Study(
+        manifest=manifest,
+        methods=tuple(by_method),
+        measures=tuple(_measure(entry, manifest) for entry in manifest["measures"]),
+        costs={method: _cost(method, own) for method, own in by_method.items()},
+        done=tuple(done),
+        failed=tuple(record for record in records if record["status"] != "ok"),
+    )
+    for measure in study.measures:
         reasons = [r["unjudged"][measure.name] for r in done if measure.name in r["unjudged"]]
         if measure.kind == "set":
             found = _set_numbers(folder, by_method, measure)
             heard = sum(numbers["prompts"] for numbers in found.values())
             reasons += [LOST] * (len(done) - len(reasons) - heard)
         else:
-            own = {method: _values(records, measure) for method, records in by_method.items()}
-            values |= {(method, measure.name): numbers for method, numbers in own.items()}
-            base = own.get(BASELINE, {})
-            found = {m: _clip_numbers(own[m], base if m != BASELINE else {}) for m in own}
+            for method, own in by_method.items():
+                known = {r["prompt_id"]: x for r in own if (x := value_of(r, measure)) is not None}
+                study.values[method, measure.name] = known
+            found = {method: _clip_numbers(study, method, measure) for method in by_method}
         for method, numbers in found.items():
-            rows[method, measure.name] = _row(method, measure, selector, numbers, costs[method])
-        unjudged[measure.name] = tuple(reasons)
-    return Study(
-        title=manifest["title"],
-        methods=tuple(by_method),
-        measures=tuple(measures),
-        rows=rows,
-        values=values,
-        costs=costs,
-        done=tuple(done),
-        failed=tuple(record for record in records if record["status"] != "ok"),
-        unjudged=unjudged,
-        unread=manifest.get("unread", {}),
-    )
+            study.rows[method, measure.name] = _row(study, method, measure, numbers)
+        study.unjudged[measure.name] = reasons
+    return study
+
+
+def describe(measure: Measure) -> str:
+    """What a measure is worth, what it is a number of, and its weights."""
+    role = ROLES.get(measure.role, measure.role)
+    together = ", one number for a method's clips" if measure.kind == "set" else ""
+    return role + together + (f"; {measure.checkpoint}" if measure.checkpoint else "")
 
 
 def value_of(record: Record, measure: Measure) -> float | None:
@@ -139,7 +140,7 @@ def _measure(entry: dict[str, Any], manifest: dict[str, Any]) -> Measure:
     return Measure.from_record(entry)
 
 
-def _row(method: str, measure: Measure, selector: Measure, numbers: Row, cost: Row) -> Row:
+def _row(study: Study, method: str, measure: Measure, numbers: Row) -> Row:
     names = ("prompts", "windows", "mean", "paired_prompts", "difference", "low", "high", "p")
     row: dict[str, Any] = {
         "method": method,
@@ -151,11 +152,11 @@ def _row(method: str, measure: Measure, selector: Measure, numbers: Row, cost: R
         **dict.fromkeys(names),
         **numbers,
         "verdict": "",
-        **{name: cost[name] for name in ("frames", "clips", "seconds")},
+        **{name: study.costs[method][name] for name in ("frames", "clips", "seconds")},
     }
     if row["difference"] is not None:
         # Early manifests have what a judge shares with the selector in its note alone.
-        shares = measure.relation(selector) or measure.note.startswith("not independent")
+        shares = measure.relation(study.selector) or measure.note.startswith("not independent")
         evidence = measure.is_judge and not shares
         row["verdict"] = direction(measure, row) if evidence else "not independent"
     return row
@@ -178,78 +179,53 @@ def direction(measure: Measure, row: Row) -> Verdict:
     return "better" if row["difference"] * measure.sign > 0 else "worse"
 
 
-def _clip_numbers(own: Values, base: Values) -> Row:
-    """base: the baseline's; empty for itself."""
+def _clip_numbers(study: Study, method: str, measure: Measure) -> Row:
+    own, paired = (study.points(method, measure.name, paired) for paired in (False, True))
     numbers: dict[str, Any] = {"prompts": len(own)}
-    if own:
-        numbers["mean"] = float(np.mean(list(own.values())))
-    if paired := _paired(own, base):
-        found = bootstrap(len(paired)).interval(np.array(list(paired.values())))
+    if len(own):
+        numbers["mean"] = float(np.mean(own))
+    if len(paired) and method != BASELINE:
+        found = bootstrap(len(paired)).interval(paired)
         numbers |= {"paired_prompts": len(paired), **ends("difference", found)}
     return numbers
-
-
-def _paired(own: Values, base: Values) -> Values:
-    return {key: value - base[key] for key, value in own.items() if key in base}
-
-
-def _values(records: Sequence[Record], measure: Measure) -> Values:
-    values = {record["prompt_id"]: value_of(record, measure) for record in records}
-    return {key: value for key, value in values.items() if value is not None}
 
 
 def _set_numbers(
     folder: Path, records: Mapping[str, Sequence[Record]], measure: Measure
 ) -> dict[str, Row]:
     """By method, the Frechet distance of its clips to those prompts' references."""
+    prompts = dict.fromkeys(r["prompt_id"] for finished in records.values() for r in finished)
+    references = embeddings.load(folder, measure.name, embeddings.REFERENCE, prompts)
     clips: dict[str, Embeddings] = {}
     for method, finished in records.items():
         judged = [r["prompt_id"] for r in finished if measure.name not in r["unjudged"]]
-        clips[method] = embeddings.load(folder, measure.name, method, judged)
-    everyone = dict.fromkeys(key for found in clips.values() for key in found)
-    references = embeddings.load(folder, measure.name, embeddings.REFERENCE, everyone)
-    clips = {
-        method: {key: x for key, x in found.items() if key in references}
-        for method, found in clips.items()
-    }
-    numbers: dict[str, Row] = {}
-    for method, own in clips.items():
-        row: dict[str, Any] = {"prompts": len(own), "windows": sum(map(len, own.values()))}
-        if len(own) >= MIN_CLIPS:
-            row["mean"] = _distance(own, references, list(own))
-        shared = [key for key in own if key in clips.get(BASELINE, {})]
-        if method != BASELINE and len(shared) >= MIN_CLIPS:
-            row["paired_prompts"] = len(shared)
-            row |= _set_difference(own, clips[BASELINE], references, shared)
-        numbers[method] = row
-    return numbers
+        found = embeddings.load(folder, measure.name, method, judged)
+        clips[method] = {key: x for key, x in found.items() if key in references}
+    base = clips.get(BASELINE, {})
+    return {m: _set_row(own, base if m != BASELINE else {}, references) for m, own in clips.items()}
 
 
-def _distance(clips: Embeddings, references: Embeddings, keys: Sequence[str]) -> float:
-    to = References(np.concatenate([references[key] for key in keys]))
-    return to.distance(np.concatenate([clips[key] for key in keys]))
+def _set_row(own: Embeddings, base: Embeddings, references: Embeddings) -> Row:
+    """base: the baseline's; empty for itself."""
 
+    def stacked(found: Embeddings, keys: Iterable[str]) -> NDArray[np.float32]:
+        return np.concatenate([found[key] for key in keys])
 
-def _set_difference(
-    clips: Embeddings, base: Embeddings, references: Embeddings, shared: Sequence[str]
-) -> dict[str, float]:
-    own, other = (_distance(found, references, shared) for found in (clips, base))
-    p = p_of_difference(
-        [clips[key] for key in shared],
-        [base[key] for key in shared],
-        References(np.concatenate([references[key] for key in shared])),
-    )
-    return {"difference": own - other, "p": p}
+    row: dict[str, Any] = {"prompts": len(own), "windows": sum(map(len, own.values()))}
+    if len(own) >= MIN_CLIPS:
+        row["mean"] = distance(stacked(own, own), stacked(references, own))
+    shared = [key for key in own if key in base]
+    if len(shared) >= MIN_CLIPS:
+        to = References(stacked(references, shared))
+        change = to.distance(stacked(own, shared)) - to.distance(stacked(base, shared))
+        p = p_of_difference([own[key] for key in shared], [base[key] for key in shared], to)
+        row |= {"paired_prompts": len(shared), "difference": change, "p": p}
+    return row
 
 
 def _cost(method: str, records: Sequence[Record]) -> Row:
     """Means over the finished prompts; judging is left out of the seconds."""
     ledgers = [record["ledger"] for record in records]
-    seconds = [math.fsum(s for k, s in x["seconds"].items() if k != "judge") for x in ledgers]
-    return {
-        "method": method,
-        "prompts": len(records),
-        "frames": float(np.mean([ledger["frames"] for ledger in ledgers])),
-        "clips": float(np.mean([ledger["clips"] for ledger in ledgers])),
-        "seconds": float(np.mean(seconds)),
-    }
+    seconds = [sum(s for k, s in x["seconds"].items() if k != "judge") for x in ledgers]
+    means = {name: float(np.mean([x[name] for x in ledgers])) for name in ("frames", "clips")}
+    return {"method": method, "prompts": len(records), **means, "seconds": float(np.mean(seconds))}

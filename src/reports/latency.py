@@ -5,13 +5,16 @@
 writes summary.csv, costs.csv, lines.csv, latency.png and cost.png anew, from the records alone.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
+from src.budget import Cost
 from src.methods import SearchCell
 from src.reports import sentences
 from src.reports.figure import DIGEST_KEY, save
-from src.reports.latency_figure import COST, LATENCY, cost_figure, latency_figure
+from src.reports.latency_figure import COST, LATENCY, cost_figure, how, latency_figure
 from src.reports.latency_study import COST_COLUMNS, TIMED, Study, study_latency
 from src.reports.table import (
     ABSENT,
@@ -20,7 +23,6 @@ from src.reports.table import (
     brackets,
     figures,
     interval_of,
-    is_absent,
     layout,
     ruled,
     shown,
@@ -28,7 +30,6 @@ from src.reports.table import (
     write_csv,
 )
 from src.runs.records import records_digest
-from src.stats.intervals import MIN_REPETITIONS
 from src.stats.timing import QUIET_LOAD
 
 FEW_REPETITIONS = 5  # resampling fewer gives intervals that are too narrow
@@ -64,23 +65,18 @@ def latency_text(study: Study) -> str:
     if not study.cells:
         return "\n".join([*wrapped([title]), "No repetition is finished.", *notes])
     used = [s for s in TIMED if any(row[f"{s}_seconds"] for row in study.cells)]
-    stages = [Column(s, _figures(f"{s}_seconds", decimals=3)) for s in used]
-    beside = [row for row in study.costs if row["against"]]
-    equal = [row for row in study.costs if row["equal_frames_n"]]
+    stages = [Column(s, shown(f"{s}_seconds", partial(figures, decimals=3))) for s in used]
+    unknown = {"fixed_seconds": None, "seconds_per_frame": None}
     lines: list[str] = []
     for rows, columns in (
         (study.cells, SECONDS),
         (study.cells, [Column("seconds by stage", shown("cell"), left=True), *stages]),
-        (beside, RATIOS),
-        (equal, EQUALS),
-        (study.lines, LINES),
+        ([row for row in study.costs if row["against"]], RATIOS),
+        ([row for row in study.costs if row["equal_frames_n"]], EQUALS),
+        ([r if r["verdict"] == "a line" else {**r, **unknown} for r in study.lines], LINES),
     ):
         lines += ["", *layout(rows, columns)] if rows else []
     return "\n".join([*wrapped([title]), *ruled(lines[1:]), *notes])
-
-
-def _figures(key: str, decimals: int = 6) -> Callable[[Row], str]:
-    return lambda row: ABSENT if is_absent(row[key]) else figures(row[key], decimals)
 
 
 def _bracketed(
@@ -95,35 +91,33 @@ def _bracketed(
     return write
 
 
-def _on_a_line(key: str, prefix: str, unit: float = 1) -> Callable[[Row], str]:
-    write = _bracketed(key, prefix, unit=unit)
-    return lambda row: write(row) if row["verdict"] == "a line" else ABSENT
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.0f}"
 
 
-def _megabytes(*keys: str) -> Callable[[Row], str]:
-    """Of the first that is known."""
-
-    def write(row: Row) -> str:
-        known = [row[key] for key in keys if row[key] is not None]
-        return f"{known[0] / 1e6:,.0f}" if known else ABSENT
-
-    return write
-
-
+LEGEND = (
+    "Seconds: medians, their quartiles, and in brackets 95% intervals, which resample repetitions "
+    "and prompts. RTF: seconds of compute per second of audio. Verdict: seconds beside frames, "
+    "within the interval; no line: rows side by side do not cost what they would alone. Its time "
+    "x: as a multiple of best_of_n's, interpolated between the N measured (1: the baseline)."
+)
 SECONDS = (
     Column("per prompt", shown("cell"), left=True),
     Column("frames", shown("frames", ",")),
     Column("clips", shown("clips", ",")),
     Column("MB up", lambda row: f"{row['uploaded_bytes'] / 1e6:.1f}"),
-    Column("seconds", _figures("seconds")),
+    Column("seconds", shown("seconds", figures)),
     Column(
         "quartiles",
         lambda row: f"{figures(row['lower_quartile'])} - {figures(row['upper_quartile'])}",
     ),
-    Column("RTF", _figures("real_time_factor")),
+    Column("RTF", shown("real_time_factor", figures)),
     # The GPU's where there is one: what a search is short of.
-    Column("peak MB", _megabytes("gpu_bytes", "resident_bytes")),
-    Column("server MB", _megabytes("server_bytes")),
+    Column(
+        "peak MB",
+        lambda row: shown("gpu_bytes" if row["gpu_bytes"] else "resident_bytes", _megabytes)(row),
+    ),
+    Column("server MB", shown("server_bytes", _megabytes)),
 )
 RATIOS = (
     Column("cost of", shown("cell"), left=True),
@@ -136,81 +130,71 @@ RATIOS = (
 )
 EQUALS = (
     Column("best_of_n instead of", shown("cell"), left=True),
-    Column("at equal frames: N", _figures("equal_frames_n")),
+    Column("at equal frames: N", shown("equal_frames_n", figures)),
     Column("its time x", _bracketed("equal_frames_seconds", "equal_frames_", "not measured")),
     Column("at equal seconds: N", _bracketed("equal_seconds_n", "equal_seconds_", "not measured")),
 )
 LINES = (
     Column("seconds over frames", shown("method"), left=True),
-    Column("fixed s", _on_a_line("fixed_seconds", "fixed_")),
-    Column("ms a frame", _on_a_line("seconds_per_frame", "per_frame_", unit=1e-3)),
+    Column("fixed s", _bracketed("fixed_seconds", "fixed_")),
+    Column("ms a frame", _bracketed("seconds_per_frame", "per_frame_", unit=1e-3)),
     Column("off by up to", shown("worst_residual", ".1%")),
     Column("verdict", shown("verdict"), left=True),
 )
 
 
-def findings(study: Study) -> list[str]:
+def findings(study: Study) -> Iterable[str]:
     """What the tables do not say, or what matters most in them, in sentences."""
-    measured = [*_how(study), *_of_costs(study)] if study.cells else []
-    return [*measured, *_left_out(study), *_of_machine(study)]
-
-
-def _how(study: Study) -> Iterable[str]:
-    counts = len(study.repetitions), len(study.prompts)
-    yield sentences.seconds(*counts, study.settings["batch"])
-    if any(row["equal_frames_n"] for row in study.costs):
-        yield sentences.EQUALS
-    searches = len(study.cells) * counts[0] * counts[1]
-    yield sentences.costs(searches, study.off_plan)
-
-
-def _of_costs(study: Study) -> Iterable[str]:
-    for method in study.methods:
-        beside = [row for row in study.costs if row["method"] == method and row["against"]]
-        if any(row["frames"] != row["claimed_frames"] for row in beside):
-            yield sentences.claim(method, beside)
-    parts = []
-    for method in study.methods:
-        rows = [row for row in study.cells if row["method"] == method]
-        row = max(rows, key=lambda row: row["candidates"])
-        stage = max(TIMED, key=lambda name: row[f"{name}_seconds"])
-        parts.append(f"{stage} {row[f'{stage}_seconds'] / row['seconds']:.0%} of {row['cell']}")
-    yield f"The largest part of the time: {'; '.join(parts)}."
-    if any(row["verdict"] == "no line" for row in study.lines):
-        yield sentences.NO_LINE
-
-
-def _left_out(study: Study) -> Iterable[str]:
-    repetitions = len(study.repetitions)
-    pruned = any(SearchCell.from_record(c).prunes for c in study.manifest["cells"])
-    if study.cells and pruned and not any(row["against"] for row in study.costs):
-        yield sentences.NOT_COMPARED
-    if study.cells and repetitions < MIN_REPETITIONS:
-        yield sentences.NO_SPREAD
-    elif study.cells and repetitions < FEW_REPETITIONS:
-        yield f"{repetitions} repetitions are too few to rely on these intervals."
+    if study.cells:
+        yield LEGEND
+        yield from _of_measurements(study)
+        yield from _of_machine(study)
     if skipped := [SearchCell.from_record(cell).name for cell in study.manifest["skipped"]]:
         yield f"Skipped, since M does not divide N: {', '.join(skipped)}."
     if study.unfinished:
         yield f"Left out, since unfinished: repetition {', '.join(map(str, study.unfinished))}."
     if study.failed:
-        lost = sorted({record["prompt_id"] for record in study.failed})
-        yield sentences.left_out(lost, study.failed[0]["reason"])
-    if study.changed:
-        yield sentences.changed(study.changed)
+        lost = ", ".join(sorted({record["prompt_id"] for record in study.failed}))
+        reason = sentences.shortened(study.failed[0]["reason"])
+        yield f"Left out everywhere, since they failed: {lost}. The first: {reason}"
+
+
+def _of_measurements(study: Study) -> Iterable[str]:
+    """Whether there is enough of them, and whether searches did what they should."""
+    if any(cell.prunes for cell in study.timed) and not any(row["against"] for row in study.costs):
+        yield "Nothing is compared: best_of_n is not among the methods (--method best_of_n ..)."
+    yield sentences.few_prompts(len(study.repetitions), "repetitions", FEW_REPETITIONS)
+    off_plan, winners = [], defaultdict(set)
+    for cell, own in study.timed.items():
+        for record in own.records:
+            name, ledger = f"{cell.name} on {record['prompt_id']}", record["ledger"]
+            winners[name].add(record["winner"]["tokens_sha256"])
+            if Cost(ledger["frames"], ledger["clips"]) != own.cost:
+                off_plan.append(name)
+    if off_plan:
+        yield (
+            f"{len(off_plan)} searches did not cost the frames and clips that they should, such as "
+            f"{off_plan[0]}: a defect, please report it."
+        )
+    if changed := [name for name, found in winners.items() if len(found) > 1]:
+        first = ", ".join(changed[: sentences.SHOWN_FAILURES])
+        yield f"Repetitions did not all choose the same clip: {first}."
 
 
 def _of_machine(study: Study) -> Iterable[str]:
-    if not study.starts:
-        return
+    yield (
+        f"Measured: {how(study)} Peaks of memory have the model in them, and a process's also what "
+        "earlier searches have left to it."
+    )
     last = study.starts[-1]
-    yield sentences.machine(last)
     before = max(start["load_average"][0] for start in study.starts)
-    server = last["cpu_count"] if study.settings["server"] == "auto" else 0
-    own = max(last["torch_threads"], server)
-    if before > QUIET_LOAD or max(study.loads) > own + 2 * QUIET_LOAD:
-        yield sentences.busy(before, max(study.loads), own)
-    if len(study.starts) > 1:
-        yield f"Measured in {len(study.starts)} starts; what the machine did between is unknown."
+    most = max(record["load"] for record in study.records)
+    served = study.manifest["identity"]["settings"]["server"] == "auto"
+    own = max(last["torch_threads"], last["cpu_count"] if served else 0)
+    if before > QUIET_LOAD or most > own + 2 * QUIET_LOAD:
+        yield (
+            f"The machine was busy: load average {before:.2f} before the run, up to {most:.2f} in "
+            f"it, of which it makes {own} at most itself. These seconds are not to be relied on."
+        )
     if len({(start["commit"], start["dirty"]) for start in study.starts}) > 1:
-        yield sentences.CODE_CHANGED
+        yield "The code changed between starts: the seconds are of several versions."

@@ -6,24 +6,18 @@ from matplotlib.transforms import Bbox
 
 from src.methods import colour_of
 from src.reports.figure import intervals, new_figure, styled
-from src.reports.latency_study import OTHER, STRAIGHT, Study
+from src.reports.latency_study import STRAIGHT, TIMED, Study
 from src.reports.table import Column
 from src.stats.intervals import Interval
 
 LATENCY, COST = "latency.png", "cost.png"
 SIZES = (7.0, 6.0, 4.5, 3.5)  # of markers, so that points on one another can be seen
 # Paul Tol's muted colours, told apart by all kinds of colour vision.
-STAGE_COLOURS = {
-    "conditions": "#DDCC77",
-    "decode": "#332288",
-    "render": "#88CCEE",
-    "wav": "#44AA99",
-    "http": "#117733",
-    "queue": "#999933",
-    "compute": "#CC6677",
-    "selection": "#AA4499",
-    OTHER: "#DDDDDD",
-}
+PALETTE = (
+    *("#DDCC77", "#332288", "#88CCEE", "#44AA99", "#117733"),
+    *("#999933", "#CC6677", "#AA4499", "#DDDDDD"),
+)
+STAGE_COLOURS = dict(zip(TIMED, PALETTE, strict=True))
 
 
 @styled
@@ -36,7 +30,7 @@ def latency_figure(study: Study) -> Figure:
         "sending audio; queue, compute: the server's."
     )
     width = max(4.5, 0.5 * sum(widths) + 1.6)
-    figure = new_figure(width, 3.2, study.manifest["title"], f"{caption} {_how(study)}")
+    figure = new_figure(width, 3.2, study.manifest["title"], f"{caption} {how(study)}")
     axes = figure.subplots(1, len(groups), sharey=True, squeeze=False, width_ratios=widths)[0]
     used = [s for s in STAGE_COLOURS if any(row[f"{s}_seconds"] > 0 for row in study.cells)]
     for ax, (method, group) in zip(axes, groups.items(), strict=True):
@@ -46,9 +40,8 @@ def latency_figure(study: Study) -> Figure:
             colour = STAGE_COLOURS[stage]
             ax.bar(range(len(group)), heights, 0.7, bottoms, color=colour, label=stage)
             bottoms += heights
-        for x, row in enumerate(group):
-            ends = row["lower_quartile"], row["upper_quartile"]
-            ax.plot([x, x], ends, color="black", linewidth=1)
+        low, high = ([row[f"{end}_quartile"] for row in group] for end in ("lower", "upper"))
+        ax.vlines(range(len(group)), low, high, color="black", linewidth=1)
         ax.set_xticks(range(len(group)), [f"{row['candidates']}" for row in group])
         ax.set_xlim(-0.7, len(group) - 0.3)
         ax.set_title(method)
@@ -69,7 +62,7 @@ def cost_figure(study: Study, columns: tuple[Column, ...]) -> Figure:
         "intervals."
     )
     height = 3.6 + 0.16 * len(rows)
-    figure = new_figure(7.5, height, study.manifest["title"], f"{caption} {_how(study)}")
+    figure = new_figure(7.5, height, study.manifest["title"], f"{caption} {how(study)}")
     figure.subplots(2, 1, height_ratios=[2.6, 0.3 + 0.16 * (len(rows) + 1)])
     ax, below = figure.axes
     lines = {line["method"]: line for line in study.lines if line["verdict"] == "a line"}
@@ -108,10 +101,11 @@ def cost_figure(study: Study, columns: tuple[Column, ...]) -> Figure:
     return figure
 
 
-def _how(study: Study) -> str:
+def how(study: Study) -> str:
+    """How much was measured, on which machine."""
     start = study.starts[-1]
     gpus = "".join(f", {gpu}" for gpu in start["gpus"])
     return (
         f"{len(study.repetitions)} repetitions, {len(study.prompts)} prompts; {start['cpu']}, "
-        f"torch threads: {start['torch_threads']}{gpus}."
+        f"{start['cpu_count']} cores, torch threads: {start['torch_threads']}{gpus}."
     )

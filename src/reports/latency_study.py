@@ -16,17 +16,18 @@ from typing import Any
 
 import numpy as np
 
-from src.budget import STAGES, Cost, Plan
+from src.budget import STAGES, Plan
 from src.methods import BASELINE, BEST_OF_N, PARAMETERS, SearchCell
 from src.reports.table import Row, ends
 from src.runs.records import Record, read_manifest, read_records
-from src.stats.intervals import Array, interval, resampled_medians
-from src.stats.timing import crossing, fit, interpolated
+from src.stats.intervals import Interval, interval, resampled_medians
+from src.stats.timing import crossing, fit
 
 OTHER = "other"  # what a search does outside of its stages
 TIMED = (*(stage for stage in STAGES if stage != "judge"), OTHER)
 MIN_ON_A_LINE = 3  # cells: two are on a line always
 STRAIGHT = 0.1  # a line from which a median lies further off than this part says nothing
+SIDES = {1: "above frames", 0: "as frames", -1: "below frames"}  # of Interval.side
 COST_COLUMNS = (
     *("against", "claimed_frames", "frames", "clips", "seconds", "low", "high", "verdict"),
     *("equal_frames_n", "equal_frames_seconds", "equal_frames_low", "equal_frames_high"),
@@ -34,61 +35,56 @@ COST_COLUMNS = (
 )
 
 
+class Timed:
+    """One cell's measurements.
+
+    plan: what it should cost. seconds: a prompt's, float64 [repetitions, prompts]. resampled: their
+    medians, float64 [TIMING_RESAMPLES], empty without a spread.
+    """
+
+    def __init__(self, cell: SearchCell, plan: Plan, table: Sequence[Sequence[Record]]) -> None:
+        """table: [repetitions][prompts]."""
+        self.cell = cell
+        self.plan = plan
+        self.cost = plan.expected()
+        self.records = [record for row in table for record in row]
+        self.seconds = np.array([[r["wall_seconds"] / r["group"] for r in row] for row in table])
+        self.median = float(np.median(self.seconds))
+        self.resampled = resampled_medians(self.seconds)
+
+
 @dataclass(frozen=True)
 class Study:
     """A run's results.
 
-    cells, costs, lines: rows as summary.csv, costs.csv and lines.csv have them. failed: records,
-    their prompts left out of every cell. unfinished: repetitions left out. off_plan: records whose
-    ledger is not the plan's cost. changed: prompts and cells whose repetitions chose different
-    clips. starts: of the manifest, those that the records come from. loads: the machine's load
-    average at each search.
+    timed: by cell. prompts: those that failed nowhere. repetitions, unfinished: those that count,
+    and those left out. failed: records. cells, costs, lines: rows as summary.csv, costs.csv and
+    lines.csv have them.
     """
 
     manifest: Mapping[str, Any]
-    cells: tuple[Row, ...]
-    costs: tuple[Row, ...]
-    lines: tuple[Row, ...]
+    timed: Mapping[SearchCell, Timed]
     prompts: tuple[str, ...]
     repetitions: tuple[int, ...]
     unfinished: tuple[int, ...]
     failed: tuple[Record, ...]
-    off_plan: tuple[Record, ...]
-    changed: tuple[str, ...]
-    starts: tuple[Mapping[str, Any], ...]
-    loads: tuple[float, ...]
-
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        found: Mapping[str, Any] = self.manifest["identity"]["settings"]
-        return found
+    cells: tuple[Row, ...]
+    costs: tuple[Row, ...]
+    lines: tuple[Row, ...]
 
     @property
     def methods(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(row["method"] for row in self.cells))
 
-
-@dataclass(frozen=True)
-class Timed:
-    """One cell's measurements.
-
-    plan: what it should cost. seconds: a prompt's, float64 [repetitions, prompts]. resampled: its
-    medians, float64 [TIMING_RESAMPLES], empty without a spread.
-    """
-
-    cell: SearchCell
-    plan: Plan
-    records: tuple[Record, ...]
-    seconds: Array
-    resampled: Array
+    @property
+    def records(self) -> list[Record]:
+        """What the rows are made from."""
+        return [record for own in self.timed.values() for record in own.records]
 
     @property
-    def median(self) -> float:
-        return float(np.median(self.seconds))
-
-    @property
-    def cost(self) -> Cost:
-        return self.plan.expected()
+    def starts(self) -> list[Mapping[str, Any]]:
+        """The manifest's, those that the records come from."""
+        return [self.manifest["starts"][n] for n in sorted({r["start"] for r in self.records})]
 
 
 def study_latency(folder: Path) -> Study:
@@ -111,47 +107,22 @@ def study_latency(folder: Path) -> Study:
     whole = tuple(sorted(r for r in counts if counts[r] == len(cells) * len(prompts)))
     settings = manifest["identity"]["settings"]
     lengths = settings["duration"], settings["step_size"], manifest["frame_rate"]
-    plans = {cell: cell.plan(*lengths) for cell in cells}
     timed = {
-        cell: _timed(
-            cell, plans[cell], [[done[cell, rep, prompt] for prompt in prompts] for rep in whole]
-        )
+        cell: Timed(cell, cell.plan(*lengths), [[done[cell, r, p] for p in prompts] for r in whole])
         for cell in cells
         if whole
     }
-    used = sorted({r["start"] for r in done.values()})
     return Study(
         manifest=manifest,
-        cells=tuple(map(_cell_row, timed.values())),
-        costs=tuple(_cost_rows(timed)),
-        lines=tuple(_line_rows(timed)),
+        timed=timed,
         prompts=prompts,
         repetitions=whole,
         unfinished=tuple(sorted(set(counts) - set(whole))),
         failed=tuple(failed),
-        off_plan=tuple(
-            record
-            for (cell, _, _), record in done.items()
-            if Cost(record["ledger"]["frames"], record["ledger"]["clips"]) != plans[cell].expected()
-        ),
-        changed=tuple(name for own in timed.values() for name in _changed(own)),
-        starts=tuple(manifest["starts"][number] for number in used),
-        loads=tuple(r["load"] for r in done.values()),
+        cells=tuple(map(_cell_row, timed.values())),
+        costs=tuple(_cost_rows(timed)),
+        lines=tuple(_line_rows(timed)),
     )
-
-
-def _timed(cell: SearchCell, plan: Plan, table: Sequence[Sequence[Record]]) -> Timed:
-    """table: [repetitions][prompts]."""
-    seconds = np.array([[r["wall_seconds"] / r["group"] for r in row] for row in table])
-    records = tuple(record for row in table for record in row)
-    return Timed(cell, plan, records, seconds, resampled_medians(seconds))
-
-
-def _changed(own: Timed) -> Iterable[str]:
-    winners: dict[str, set[str]] = {}
-    for record in own.records:
-        winners.setdefault(record["prompt_id"], set()).add(record["winner"]["tokens_sha256"])
-    return (f"{prompt} ({own.cell.name})" for prompt, found in winners.items() if len(found) > 1)
 
 
 def _named(cell: SearchCell) -> dict[str, Any]:
@@ -185,15 +156,15 @@ def _cell_row(own: Timed) -> Row:
         "real_time_factor": own.median * own.plan.frame_rate / own.plan.frames,
         **{f"{stage}_seconds": share * own.median for stage, share in shares.items()},
         **{
-            f"{name}_bytes": _median([r["memory"][name] for r in own.records])
+            f"{name}_bytes": _median(r["memory"][name] for r in own.records)
             for name in ("gpu", "resident", "server")
         },
     }
 
 
-def _median(sizes: Sequence[int | None]) -> int | None:
-    known = [size for size in sizes if size is not None]
-    return round(float(np.median(known))) if known and len(known) == len(sizes) else None
+def _median(sizes: Iterable[int | None]) -> int | None:
+    found = np.median(np.array(list(sizes), dtype=np.float64))  # NaN where one is None
+    return None if np.isnan(found) else round(float(found))
 
 
 def _cost_rows(timed: Mapping[SearchCell, Timed]) -> Iterable[Row]:
@@ -217,12 +188,9 @@ def _cost_rows(timed: Mapping[SearchCell, Timed]) -> Iterable[Row]:
 
 def _reference(timed: Mapping[SearchCell, Timed]) -> dict[int, Timed]:
     """best_of_n's cells by N, ascending; the baseline stands for N = 1."""
-    found = {
-        cell.candidates: own
-        for method in (BASELINE, BEST_OF_N)
-        for cell, own in timed.items()
-        if cell.method == method
-    }
+    baseline = {cell: own for cell, own in timed.items() if cell.method == BASELINE}
+    best = {cell: own for cell, own in timed.items() if cell.method == BEST_OF_N}
+    found = {cell.candidates: own for cell, own in (baseline | best).items()}
     return dict(sorted(found.items()))
 
 
@@ -235,10 +203,8 @@ def _ratios(own: Timed, against: Timed) -> Row:
     cell, k = own.cell, own.cell.parameters.get("lookahead_k", 0)
     frames = own.cost.frames / against.cost.frames
     seconds = interval(own.median / against.median, own.resampled / against.resampled)
-    verdict = "no spread"
-    if np.isfinite(seconds.low):
-        verdict = "above frames" if seconds.low > frames else "as frames"
-        verdict = "below frames" if seconds.high < frames else verdict
+    beside = Interval(seconds.mean, seconds.low - frames, seconds.high - frames).side
+    verdict = SIDES[beside] if np.isfinite(seconds.low) else "no spread"
     return {
         "against": against.cell.name,
         "claimed_frames": float(cell.candidates if cell.method == BEST_OF_N else k + 1),
@@ -260,13 +226,15 @@ def _equals(own: Timed, reference: Mapping[int, Timed]) -> Row:
     resampled = list(zip(*(found.resampled for found in reference.values()), strict=True))
     frames_n = own.cost.frames / own.plan.frames
     row: dict[str, Any] = {"equal_frames_n": frames_n}
-    if (level := interpolated(frames_n, ns, medians)) > 0:
-        levels = np.array([interpolated(frames_n, ns, row) for row in resampled])
-        ratio = interval(own.median / level, own.resampled / levels)
-        row |= ends("equal_frames_seconds", ratio, "equal_frames_")
+    if ns[0] <= frames_n <= ns[-1]:
+        levels = np.array([np.interp(frames_n, ns, found) for found in resampled])
+        ratio = own.median / float(np.interp(frames_n, ns, medians))
+        row |= ends(
+            "equal_frames_seconds", interval(ratio, own.resampled / levels), "equal_frames_"
+        )
     if (n := crossing(own.median, ns, medians)) > 0:
         pairs = zip(own.resampled, resampled, strict=True)
-        found = np.array([crossing(y, ns, row) for y, row in pairs])
+        found = np.array([crossing(y, ns, ys) for y, ys in pairs])
         # An interval of which a part was not measured has no ends.
         known = found if np.isfinite(found).all() else np.empty(0)
         row |= ends("equal_seconds_n", interval(n, known), "equal_seconds_")
@@ -282,16 +250,16 @@ def _line_rows(timed: Mapping[SearchCell, Timed]) -> Iterable[Row]:
             group = list(_reference(timed).values())
         if len(group) < MIN_ON_A_LINE:
             continue
-        line = fit(
+        fixed, per_frame, worst = fit(
             np.array([own.cost.frames for own in group], dtype=np.float64),
             np.array([own.median for own in group]),
             np.stack([own.resampled for own in group], axis=-1),
         )
         yield {
             "method": method,
-            "cells": line.cells,
-            **ends("fixed_seconds", line.fixed, "fixed_"),
-            **ends("seconds_per_frame", line.per_frame, "per_frame_"),
-            "worst_residual": line.worst,
-            "verdict": "a line" if line.worst <= STRAIGHT else "no line",
+            "cells": len(group),
+            **ends("fixed_seconds", fixed, "fixed_"),
+            **ends("seconds_per_frame", per_frame, "per_frame_"),
+            "worst_residual": worst,
+            "verdict": "a line" if worst <= STRAIGHT else "no line",
         }

@@ -5,14 +5,12 @@ overlook or misread them. Each function makes one, and knows nothing of how a st
 """
 
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from src.methods import SearchCell
-from src.reports.table import Row, brackets, digits_of
+from src.reports.table import brackets, digits_of
 from src.runs.measures import Measure, Verdict
 from src.runs.records import Record
-from src.stats.intervals import PERMUTATIONS, Interval
+from src.stats.intervals import Interval
 
 SHOWN_FAILURES = 5
 LONGEST_REASON = 200  # characters; records have it whole
@@ -25,164 +23,23 @@ def weights(measures: Iterable[Measure]) -> list[str]:
     return ["Weights, and how their SHA-256 begins:", *named] if named else []
 
 
-def few_prompts(prompts: int) -> str:
-    """Whether intervals over so many prompts are to be relied on; empty where they are."""
-    if prompts < 2:
-        return "No intervals are given: they need 2 finished prompts or more."
-    if prompts < FEW_PROMPTS:
-        return f"{prompts} prompts are too few to rely on these intervals."
-    return ""
+def few_prompts(count: int, what: str = "prompts", reliable: int = FEW_PROMPTS) -> str:
+    """Whether intervals over so many prompts (or `what`) can be relied on; empty where they can."""
+    if count < 2:
+        return f"No intervals are given: they need 2 finished {what} or more."
+    return f"{count} {what} are too few to rely on these intervals." if count < reliable else ""
 
 
 def shortened(reason: str) -> str:
     return textwrap.shorten(reason, LONGEST_REASON, placeholder=" ..")
 
 
-def unjudged(measure: str, clips: int, reason: str) -> str:
-    return f"{measure}: no number for {clips} clip(s): {shortened(reason)}"
-
-
-# Of benchmark.py.
-DIFFERENCES = (
-    "Differences are to the baseline over the same prompts, with 95% intervals. Better, worse: the "
-    "interval excludes zero. Not independent: the selector's own number, or trained on its data."
-)
-PERMUTED = (
-    "p: of a measure of sets, how often a difference as large comes about when the two clips of "
-    f"each prompt change places by chance ({PERMUTATIONS:,} times)."
-)
-NO_BASELINE = "No differences are given: baseline is not among the methods (--method baseline ..)."
-
-
-def no_judge(selector: Measure, asked: bool) -> str:
-    lacking = "is independent of it" if asked else "was asked"
-    return (
-        f"{selector.name} chose these clips and no judge {lacking}: its own number does not show "
-        "that they are better."
-    )
-
-
-def follows(
-    methods: Sequence[str], selector: Measure, judge: Measure, own: Verdict, judged: Verdict
-) -> str:
-    """Whether a judge follows the selector. own, judged: verdicts of each by its own number."""
-    chosen = {
-        "better": "better than the baseline",
-        "worse": "worse than the baseline",
-        "unclear": "not shown to differ from the baseline",
-    }[own]
-    follows = {
-        "better": "and the primary judge {} agrees: better",
-        "worse": "but the primary judge {} disagrees: worse",
-        "unclear": "but the primary judge {} does not follow: no clear difference",
-    }
-    apart = {  # there is no gain to agree with
-        "better": "the primary judge {} says better",
-        "worse": "the primary judge {} says worse",
-        "unclear": "the primary judge {} shows no clear difference",
-    }
-    says = (follows if own == "better" else apart)[judged].format(judge.name)
-    return f"{', '.join(methods)}: {chosen} by {selector.name}, which chose the clips, {says}."
-
-
-def made_from(measure: str, rows: Sequence[Row]) -> str:
-    """The clips and windows of each method that a measure of sets is made from."""
-    counts = {row["method"]: f"{row['prompts']} clips ({row['windows']} windows)" for row in rows}
-    if len(set(counts.values())) == 1:
-        return f"{measure}: from {next(iter(counts.values()))} of each method."
-    return f"{measure}: from {', '.join(f'{m} {n}' for m, n in counts.items())}."
-
-
-def unread(measure: str, captions: int, of: int, tokens: int) -> str:
-    return (
-        f"{measure} reads only the start of {captions} of {of} captions ({tokens} tokens unread)."
-    )
-
-
-def failed(records: Sequence[Record]) -> list[str]:
+def failed(records: Sequence[Record]) -> Iterator[str]:
     """How many prompts failed, and the first of them."""
-    if not records:
-        return []
-    first = [f"  {r['method']} {r['prompt_id']}: {r['reason']}" for r in records[:SHOWN_FAILURES]]
-    return [f"Failed: {len(records)} (method and prompt, see records.jsonl):", *first]
-
-
-# Of latency_experiment.py.
-EQUALS = (
-    "its time x: the search's seconds as a multiple of those of best_of_n, which is interpolated "
-    "between the N that were measured (the baseline is N = 1), never beyond."
-)
-NO_LINE = (
-    "no line: rows side by side do not cost what they would alone, so that seconds are not a line "
-    "over frames and the fixed cost is unknown."
-)
-NOT_COMPARED = "Nothing is compared: best_of_n is not among the methods (--method best_of_n ..)."
-NO_SPREAD = "One repetition has no spread: no intervals (--repetitions)."
-CODE_CHANGED = "The code changed between starts: the seconds are of several versions."
-
-
-def seconds(repetitions: int, prompts: int, batch: int) -> str:
-    how = "one at a time" if batch == 1 else f"{batch} side by side, a share each"
-    return (
-        f"Seconds: medians over {repetitions} repetitions of {prompts} prompts, {how}; quartiles; "
-        "in brackets 95% intervals, which resample repetitions and prompts. RTF: seconds of "
-        "compute per second of audio. Verdict: seconds beside frames, within the interval."
-    )
-
-
-def costs(searches: int, off_plan: Sequence[Record]) -> str:
-    if not off_plan:
-        return f"Frames and clips: each of {searches} searches cost exactly what its method should."
-    first = off_plan[0]
-    return (
-        f"{len(off_plan)} searches did not cost the frames and clips that they should, such as "
-        f"{SearchCell.from_record(first['cell']).name} on {first['prompt_id']}: a defect, please "
-        "report it."
-    )
-
-
-def claim(method: str, rows: Sequence[Row]) -> str:
-    """Where k rollouts are said to cost k + 1 times the frames. rows: of costs."""
-    held = [row["candidates"] for row in rows if row["low"] <= row["claimed_frames"] <= row["high"]]
-    at = f"at N = {', '.join(map(str, held))}" if held else "at no N"
-    claimed, exact = (span([row[key] for row in rows]) for key in ("claimed_frames", "frames"))
-    return (
-        f"{method}: N x (k+1) is the claim, {claimed} times best_of_n's frames; rollouts stop at "
-        f"the clip's end, so that exactly it is {exact} times. For seconds the claim holds {at}."
-    )
-
-
-def span(values: Sequence[float]) -> str:
-    low, high = f"{min(values):.3g}", f"{max(values):.3g}"
-    return low if low == high else f"{low} to {high}"
-
-
-def left_out(prompts: Sequence[str], reason: str) -> str:
-    return (
-        f"Left out everywhere, since they failed: {', '.join(prompts)}. The first: "
-        f"{shortened(reason)}"
-    )
-
-
-def changed(searches: Sequence[str]) -> str:
-    return f"Repetitions did not all choose the same clip: {', '.join(searches[:SHOWN_FAILURES])}."
-
-
-def machine(start: Mapping[str, Any]) -> str:
-    cores, threads = f"{start['cpu_count']} cores", f"torch threads: {start['torch_threads']}"
-    where = ", ".join([start["cpu"], cores, threads, *start["gpus"]])
-    return (
-        f"Seconds and memory are those of this machine ({where}) with this model; frames and clips "
-        "are the same on any. Peaks of memory have the model in them, and a process's also what "
-        "earlier searches have left to it."
-    )
-
-
-def busy(before: float, most: float, own: int) -> str:
-    return (
-        f"The machine was busy: load average {before:.2f} before the run, up to {most:.2f} in it, "
-        f"of which it makes {own} at most itself. These seconds are not to be relied on."
-    )
+    if records:
+        first = [f"{r['method']} {r['prompt_id']}: {r['reason']}" for r in records[:SHOWN_FAILURES]]
+        named = "; ".join(map(shortened, first))
+        yield f"Failed: {len(records)} (method and prompt, see records.jsonl): {named}"
 
 
 # Of pools and sweeps.

@@ -34,9 +34,11 @@ class Column:
     left: bool = False
 
 
-def shown(key: str, form: str = "") -> Callable[[Row], str]:
-    """A column's `write` for a row's value, in Python's format `form`; "-" where there is none."""
-    return lambda row: ABSENT if is_absent(row[key]) else format(row[key], form)
+def shown(key: str, form: str | Callable[[Any], str] = "") -> Callable[[Row], str]:
+    """A column's `write` for a row's value, in Python's format `form` or by a function of it; "-"
+    where there is none."""
+    write = form if callable(form) else f"{{:{form}}}".format
+    return lambda row: ABSENT if is_absent(row[key]) else write(row[key])
 
 
 def is_absent(value: Any) -> bool:
@@ -128,18 +130,16 @@ def brackets(
     return f"{mean} [{low}, {high}]" if math.isfinite(found.low) else mean
 
 
-def digits_of(values: Iterable[float | None]) -> int:
+def digits_of(values: Iterable[float | None], most: int = 6) -> int:
     """Digits after the point that show three of the largest."""
-    largest = max((abs(value) for value in values if not is_absent(value) and value), default=0)
-    return min(6, max(0, 2 - math.floor(math.log10(largest)))) if largest else 2
+    largest = max((abs(x) for x in values if x and math.isfinite(x)), default=0)
+    return min(most, max(0, 2 - math.floor(math.log10(largest)))) if largest else 2
 
 
 def figures(value: float, decimals: int = 6) -> str:
     """Three figures, no exponent, at most `decimals` after the point: 0.0123, 1.23, 1,234."""
-    if not math.isfinite(value):
-        return ABSENT
-    digits = decimals if value == 0 else 2 - math.floor(math.log10(abs(value)))
-    return f"{value:,.{min(max(digits, 0), decimals)}f}"
+    digits = digits_of([value], decimals) if value else decimals
+    return f"{value:,.{digits}f}" if math.isfinite(value) else ABSENT
 
 
 def ends(name: str, found: Interval | None, prefix: str = "") -> dict[str, float | None]:

@@ -1,23 +1,15 @@
-"""Statistics of repeated timings: interpolation and lines. numpy alone.
+"""Statistics of repeated timings: curves and lines. numpy alone.
 
 Medians are resampled in src/stats/intervals.py.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from src.stats.intervals import Array, Interval, interval
 
 QUIET_LOAD = 0.25  # of one core, for a minute: what the system itself does stays below
-
-
-def interpolated(x: float, xs: Sequence[float], ys: Sequence[float]) -> float:
-    """y at x, linearly between neighbours; NaN outside of what was measured. xs ascend."""
-    if not xs[0] <= x <= xs[-1]:
-        return float("nan")
-    return float(np.interp(x, xs, ys))
 
 
 def crossing(y: float, xs: Sequence[float], ys: Sequence[float]) -> float:
@@ -31,29 +23,17 @@ def crossing(y: float, xs: Sequence[float], ys: Sequence[float]) -> float:
     return found.pop() if len(found) == 1 else float("nan")
 
 
-@dataclass(frozen=True)
-class Line:
-    """seconds = fixed + per_frame * frames. worst: the largest distance of a median from it, as a
-    part of the median. cells: how many medians there are."""
+def fit(frames: Array, medians: Array, resampled: Array) -> tuple[Interval, Interval, float]:
+    """The line seconds = fixed + per_frame * frames, and the largest distance of a median from it,
+    as a part of the median: (fixed, per_frame, worst).
 
-    fixed: Interval
-    per_frame: Interval
-    worst: float
-    cells: int
-
-
-def fit(frames: Array, medians: Array, resampled: Array) -> Line:
-    """Weighted least squares of medians [cells] on frames [cells], weights 1/median^2: the spread
-    of seconds grows with them. resampled: medians too, [resamples, cells]."""
+    Weighted least squares of medians [cells] on frames [cells], weights 1/median^2: the spread of
+    seconds grows with them. resampled: medians too, [resamples, cells].
+    """
     fixed, slope = weighted_line(frames, medians)
     fixed_all, slope_all = weighted_line(frames, resampled)
-    residuals = np.abs(fixed + slope * frames - medians) / medians
-    return Line(
-        fixed=interval(float(fixed), fixed_all),
-        per_frame=interval(float(slope), slope_all),
-        worst=float(residuals.max()),
-        cells=len(frames),
-    )
+    worst = float((np.abs(fixed + slope * frames - medians) / medians).max())
+    return interval(float(fixed), fixed_all), interval(float(slope), slope_all), worst
 
 
 def weighted_line(x: Array, y: Array) -> tuple[Array, Array]:

@@ -1,13 +1,12 @@
 """Reading the listening page: sorting, filtering, trees, phones, and many prompts."""
 
-import json
 import time
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
 
-from src.runs.records import RECORDS
+from src.runs.records import Record, read_records
 from tests.browser.conftest import Open
 from tests.generator.made_up_run import ALL_METHODS, FAILED, UNJUDGED, listening_run, page_of
 
@@ -24,9 +23,8 @@ def page(run: Path, open_page: Open) -> Page:
     return open_page(page_of(run))
 
 
-def records(folder: Path) -> dict[tuple[str, str], dict]:
-    read = [json.loads(line) for line in (folder / RECORDS).open()]
-    return {(record["method"], record["prompt_id"]): record for record in read}
+def records(folder: Path) -> dict[tuple[str, str], Record]:
+    return {(r["method"], r["prompt_id"]): r for r in read_records(folder).values()}
 
 
 def order(page: Page) -> list[str]:
@@ -115,12 +113,13 @@ def test_methods_are_left_out_with_what_of_them_is_open(page: Page) -> None:
     assert order(page) == []
 
 
-def test_a_tree_shows_who_was_kept_pruned_and_won_as_the_record_has_it(
+def test_a_tree_opens_with_who_was_kept_pruned_and_won_and_closes_again(
     run: Path, page: Page
 ) -> None:
     nodes = records(run)["sbs", "p3"]["tree"]
-    assert page.locator(".tree").count() == 0
-    page.get_by_role("button", name="tree, 3 steps of sbs, p3").click()
+    button = page.get_by_role("button", name="tree, 3 steps of sbs, p3")
+    button.click()
+    expect(button).to_have_attribute("aria-expanded", "true")
     for node in nodes:
         place = f"[data-step='{node['step']}'][data-slot='{node['slot']}']"
         shown = page.locator(f".tree .node{place}")
@@ -134,6 +133,9 @@ def test_a_tree_shows_who_was_kept_pruned_and_won_as_the_record_has_it(
         before = "" if node["parent"] is None else f", continues {node['parent']}"
         assert said.startswith(f"step {node['step'] + 1}, candidate {node['slot']}{before}: ")
     assert page.locator(".tree svg path").count() == sum(n["parent"] is not None for n in nodes)
+    button.click()
+    expect(button).to_have_attribute("aria-expanded", "false")
+    assert page.locator(".tree").count() == 0
 
 
 def test_the_way_to_the_winner_is_marked(run: Path, page: Page) -> None:
@@ -155,15 +157,6 @@ def test_candidates_of_best_of_n_are_listed_the_best_first(run: Path, page: Page
     listed = page.locator(".pool .node")
     assert listed.locator(".slot").all_text_contents() == [str(n["slot"]) for n in nodes]
     assert "won" in str(listed.first.get_attribute("class"))
-
-
-def test_a_tree_closes_again(page: Page) -> None:
-    button = page.get_by_role("button", name="tree, 3 steps of sbs, p3")
-    button.click()
-    expect(button).to_have_attribute("aria-expanded", "true")
-    button.click()
-    expect(button).to_have_attribute("aria-expanded", "false")
-    assert page.locator(".tree").count() == 0
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -86,7 +86,7 @@ def made_up_run(
     """
     rng = np.random.default_rng(0)
     measures = [m.as_record() for m in (*MEASURES, *more)][: None if judged else 1]
-    made = {"prompts": prompts, "failed": failed, "measures": measures}
+    made = {"prompts": {"count": prompts + failed}, "measures": measures}
     facts: dict[str, Any] = {"title": "made up: 16 prompts, N = 8, M = 4, 5 s"}
     facts |= {"measures": measures, "unread": unread or {}}
     identity = {"script": "benchmark", "settings": {"method": list(methods)}, **made}

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from src.reports.page import HERE, embedded
+from src.reports.page import HERE
 from src.runs.records import RECORDS
 from tests.generator.first_release import first_release
 from tests.generator.made_up_run import (
@@ -71,20 +71,17 @@ def read(folder: Path) -> Reader:
     return Reader(page_of(folder))
 
 
-def test_hostile_captions_come_back_as_they_are_and_end_no_element(tmp_path: Path) -> None:
+def test_hostile_text_comes_back_as_it_is_and_ends_no_element(
+    tmp_path: Path,
+) -> None:
     page = read(listening_run(tmp_path))
     assert [prompt["text"] for prompt in page.data["prompts"]][:3] == list(HOSTILE)
     assert page.clip("p1", "sbs")["unjudged"] == {"msd_kld": UNJUDGED}
+    assert not re.search("[<>&\u2028\u2029]", page.inside["application/json"])
     assert sum(tag == "script" for tag, _ in page.elements) == 2
     assert not any(tag in ("img", "b") and "onerror" in attrs for tag, attrs in page.elements)
     assert "made up <b>" in page.text
-
-
-def test_embedded_json_has_no_character_that_html_knows() -> None:
-    text = embedded({"</script>": "<!--", "a": "&\u2028\u2029é"})
-    assert not re.search("[<>&\u2028\u2029]", text)
-    assert text.isascii()
-    assert json.loads(text) == {"</script>": "<!--", "a": "&\u2028\u2029é"}
+    assert page.clip("p2", "lookahead") == {"failed": f"step 0, candidate 3, tags: {FAILED}"}
 
 
 def test_the_page_refers_to_nothing_outside(tmp_path: Path) -> None:
@@ -109,19 +106,14 @@ def test_the_page_has_the_tables_numbers_and_tells_selector_and_judges_apart(
 ) -> None:
     page = read(made_up_run(tmp_path, more=[SET], failed=1))
     for words in (
-        *("tags ↑ selector: it chose these clips, and is no evidence", "msd_kld ↓ primary judge"),
-        *("fad_msd ↓ judge; one number for all clips of a method", "p = "),
-        "which chose the clips, and the primary judge msd_kld agrees: better.",
+        *("tags ↑ own verifier (selector): no evidence", "msd_kld ↓ primary judge"),
+        *("fad_msd ↓ judge, one number for a method's clips", "p = "),
+        "which chose the clips; unclear by the primary judge msd_kld: it does not follow.",
         "Failed: 1 (method and prompt, see records.jsonl): sbs f0: tags: names no tag",
     ):
         assert words in page.text
     assert [m["evidence"] for m in page.data["measures"]] == [False, True, True]
     assert page.data["prompts"][-1]["clips"] == {"sbs": {"failed": "tags: names no tag"}}
-
-
-def test_a_failed_clip_says_where_and_why(tmp_path: Path) -> None:
-    failed = read(listening_run(tmp_path)).clip("p2", "lookahead")
-    assert failed == {"failed": f"step 0, candidate 3, tags: {FAILED}"}
 
 
 @pytest.mark.parametrize("done", [6, 0])

@@ -11,19 +11,14 @@ markup, and the page's own policy lets no script run but the page's.
 
 import base64
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from src.data.files import write_whole
 from src.reports.benchmark_study import Study
 from src.reports.page.contents import contents
-from src.runs.records import read_manifest
-
-__all__ = ["NAME", "write_page"]
 
 NAME = "index.html"
 HERE = Path(__file__).parent
@@ -32,11 +27,7 @@ SCRIPTS = ("markup.js", "player.js", "tree.js", "clips.js", "choose.js")
 
 
 def write_page(folder: Path, study: Study, findings: Sequence[str]) -> Path:
-    """Write a run's page and return its path. findings: the report's sentences.
-
-    Raises RunFolderError.
-    """
-    found = contents(folder, read_manifest(folder), study, findings)
+    """Write a run's page and return its path. findings: the report's sentences."""
     code = "\n".join((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS)
     style = (HERE / "page.css").read_text(encoding="utf-8")
     environment = Environment(
@@ -46,37 +37,27 @@ def write_page(folder: Path, study: Study, findings: Sequence[str]) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    # tojson escapes what could end a script element; keys keep their order.
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     page = environment.get_template("page.html").render(
-        found.page,
+        contents(folder, study, findings),
         style=style,
         script=code,
         policy=_policy(style, code),
-        data=embedded(found.clips),
     )
     path = folder / NAME
     write_whole(path, page)
     return path
 
 
-def embedded(value: Any) -> str:
-    """JSON that can stand in a script element: nothing in it can end the element or open a comment.
-
-    ASCII only, so that U+2028 and U+2029 are written as escapes.
-    """
-    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
-    for character in "<>&":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
-
-
 def _policy(style: str, script: str) -> str:
     """The page's Content-Security-Policy: its own style and script, audio beside it, no more."""
+
+    def digest(text: str) -> str:
+        return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
     return (
-        f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
+        f"default-src 'none'; style-src 'sha256-{digest(style)}'; "
+        f"script-src 'sha256-{digest(script)}'; "
         "media-src 'self' file:; base-uri 'none'; form-action 'none'"
     )
-
-
-def _hash(text: str) -> str:
-    digest = hashlib.sha256(text.encode()).digest()
-    return f"sha256-{base64.b64encode(digest).decode()}"
