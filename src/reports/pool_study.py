@@ -35,7 +35,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from src.reports.table import Row, ends
-from src.runs.measures import SIDES, Measure, Relation, Verdict
+from src.runs.measures import SIDES, Measure, Relation
 from src.runs.pool import Pool
 from src.stats.agreement import mean_tau
 from src.stats.best_of_n import (
@@ -107,10 +107,9 @@ class Study:
 
 
 class _Pair(NamedTuple):
-    """A selector by a measure, over the prompts that both have.
+    """A selector by a measure, over the prompts that both have; all higher where better.
 
-    scores, values: their pools. own, seen: best-of-n of either's numbers, [prompts, budgets]. All
-    of them are higher where better.
+    scores, values: their pools. own, seen: best-of-n of either's numbers, [prompts, budgets].
     """
 
     selector: Measure
@@ -184,11 +183,14 @@ def study_pool(pool: Pool, budgets: Sequence[int]) -> Study:
     )
 
 
-def verdict(found: Interval | None, relation: Relation, sign: float = 1) -> Verdict | None:
-    """Of a number that, times `sign`, is positive where better; None where there is none."""
-    if found is None or math.isnan(found.mean):
-        return None
-    return "not independent" if relation else SIDES[found.side * int(sign)]
+def _estimate(
+    name: str, found: Interval | None, relation: Relation, sign: float = 1, prefix: str = ""
+) -> dict[str, Any]:
+    """Columns of an estimate that, times `sign`, is positive where better: with its verdict."""
+    verdict = None
+    if found is not None and not math.isnan(found.mean):
+        verdict = "not independent" if relation else SIDES[found.side * int(sign)]
+    return ends(name, found, prefix) | {"verdict": verdict}
 
 
 def _oriented(pool: Pool, measure: Measure, seconds: float | None = None) -> dict[str, Array]:
@@ -213,15 +215,13 @@ def _pairs(
 
 
 def _scaling(pair: _Pair) -> Iterator[Row]:
-    draws = bootstrap(len(pair.prompts))
-    values = pair.in_unit
+    values, sign = pair.in_unit, pair.measure.sign
     for at, n in enumerate(pair.budgets):
-        gain = draws.interval(values[:, at] - values[:, 0])
+        gain = bootstrap(len(values)).interval(values[:, at] - values[:, 0])
         yield (
             pair.key
             | {"n": n, "mean": float(values[:, at].mean())}
-            | ends("gain", gain)
-            | {"verdict": verdict(gain, pair.relation, pair.measure.sign)}
+            | _estimate("gain", gain, pair.relation, sign)
             | {"higher_is_better": pair.measure.higher_is_better}
         )
 
@@ -230,12 +230,12 @@ def _largest(pair: _Pair) -> Row:
     """What the largest budget gains, and since the best one."""
     gain = standardised(pair.seen[:, -1] - pair.seen[:, 0], pair.values)
     best = int(pair.seen.mean(0).argmax())
-    since = bootstrap(len(pair.prompts)).interval(pair.seen[:, -1] - pair.seen[:, best])
+    since = bootstrap(len(pair.seen)).interval(pair.seen[:, -1] - pair.seen[:, best])
     return (
         pair.key
         | {"n": pair.budgets[-1]}
-        | ends("gain_sd", gain)
-        | {"verdict": verdict(gain, pair.relation), "best_n": pair.budgets[best]}
+        | _estimate("gain_sd", gain, pair.relation)
+        | {"best_n": pair.budgets[best]}
         | ends("since_best", since, "since_")
     )
 
@@ -246,8 +246,7 @@ def _transfer(pair: _Pair) -> Iterator[Row]:
         yield (
             pair.key
             | {"n": n, "kl_bound": kl_bound(n), "sqrt_kl": math.sqrt(kl_bound(n))}
-            | ends("transfer", ratio)
-            | {"verdict": verdict(ratio, pair.relation)}
+            | _estimate("transfer", ratio, pair.relation)
             | {"reason": "" if ratio else found.reason}
             | ends("change", found.change, "change_")
         )
@@ -255,13 +254,8 @@ def _transfer(pair: _Pair) -> Iterator[Row]:
 
 def _fitted(pair: _Pair) -> Row:
     line = fit(pair.in_unit, pair.budgets)
-    return (
-        pair.key
-        | {"a": line.a}
-        | ends("b", line.b, "b_")
-        | {"verdict": verdict(line.b, pair.relation, pair.measure.sign)}
-        | {"r2": line.r2, "r2_log2": line.r2_log2}
-    )
+    slope = _estimate("b", line.b, pair.relation, pair.measure.sign, "b_")
+    return pair.key | {"a": line.a} | slope | {"r2": line.r2, "r2_log2": line.r2_log2}
 
 
 def _compared(pairs: Sequence[_Pair]) -> Iterator[Row]:
@@ -271,13 +265,10 @@ def _compared(pairs: Sequence[_Pair]) -> Iterator[Row]:
         for (one, first), (other, second) in combinations(zip(pairs, gains, strict=True), 2):
             both = np.array([first[p][at] - second[p][at] for p in first if p in second])
             if len(both) > 1:
+                key = {"judge": one.measure.name, "n": n}
+                key |= {"selector": one.selector.name, "other": other.selector.name}
                 found = bootstrap(len(both)).interval(both)
-                yield (
-                    {"judge": one.measure.name, "n": n}
-                    | {"selector": one.selector.name, "other": other.selector.name}
-                    | ends("difference", found)
-                    | {"verdict": verdict(found, one.relation or other.relation)}
-                )
+                yield key | _estimate("difference", found, one.relation or other.relation)
 
 
 def _agreement(
@@ -286,11 +277,7 @@ def _agreement(
     both = [prompt for prompt in of_a if prompt in of_b]
     found, prompts = mean_tau([of_a[p] for p in both], [of_b[p] for p in both])
     relation = b.relation(a)
-    return (
-        {"relation": relation, "prompts": prompts}
-        | ends("tau", found)
-        | {"verdict": verdict(found, relation)}
-    )
+    return {"relation": relation, "prompts": prompts} | _estimate("tau", found, relation)
 
 
 def _prefixes(
@@ -298,12 +285,11 @@ def _prefixes(
 ) -> Iterator[Row]:
     """A verifier's beginnings by itself and by the judges, by these its whole clips at the end."""
     judges = [other for other, measure in measures.items() if measure.is_judge]
-    for seconds in (*pool.prefixes, pool.duration):
-        whole = seconds == pool.duration
-        first = _oriented(pool, measures[name], None if whole else seconds)
-        for other in judges if whole else (name, *judges):
+    for seconds in (*pool.prefixes, None):
+        first = _oriented(pool, measures[name], seconds)
+        for other in judges if seconds is None else (name, *judges):
             if first:
                 yield (
-                    {"verifier": name, "measure": other, "seconds": seconds}
+                    {"verifier": name, "measure": other, "seconds": seconds or pool.duration}
                     | _agreement(measures[name], measures[other], first, values[other])
                 )
