@@ -41,8 +41,7 @@ from src.stats.agreement import mean_tau
 from src.stats.best_of_n import (
     MIN_BUDGETS,
     Array,
-    chances,
-    expected,
+    best_of_n,
     fit,
     kl_bound,
     standardised,
@@ -204,13 +203,11 @@ def _pairs(
     """A selector by each measure: of sums, which say nothing that their parts do not, by itself
     alone."""
     scores = values[selector]
-    chosen = dict(zip(scores, chances(list(scores.values()), budgets), strict=True))
     for name, measure in measures.items():
         both = tuple(prompt for prompt in scores if prompt in values[name])
         if both and (not measure.scales or name == selector):
-            weights = [chosen[p] for p in both]
-            own, others = [scores[p] for p in both], [values[name][p] for p in both]
-            best = expected(weights, own), expected(weights, others)
+            own, others = ([values[of][p] for p in both] for of in (selector, name))
+            best = best_of_n(own, own, budgets), best_of_n(own, others, budgets)
             yield _Pair(measures[selector], measure, both, budgets, own, others, *best)
 
 

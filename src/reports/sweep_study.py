@@ -187,12 +187,13 @@ def _differs(pool: Pool, records: Sequence[Record], measures: Sequence[Measure])
 def _row(cell: _Cell, measure: Measure, prompts: list[str], singles: Sequence[_Cell]) -> Row:
     """singles: baseline and best-of-n, with which a cell is compared; the first that fits."""
     values, search = cell.numbers.loc[prompts, measure.name], cell.search
-    frames, equal = cell.mean("frames", prompts), None
+    draws, frames = bootstrap(len(prompts)), cell.mean("frames", prompts)
+    equal = None
     if search.method not in (BASELINE, BEST_OF_N):
         equal = next((c for c in singles if _as_many(frames, c, prompts)), None)
     one = next((c for c in singles if c.search.method == BASELINE), None)
     gain, over = (
-        bootstrap(len(prompts)).interval(values - c.numbers.loc[prompts, measure.name]) if c else c
+        None if c is None else draws.interval(values - c.numbers.loc[prompts, measure.name])
         for c in (one, equal)
     )
     verdict: Verdict | None = None

@@ -75,12 +75,7 @@ def test_best_of_n_is_unbiased_for_fresh_samples() -> None:
 @pytest.mark.parametrize(("n", "size"), [(0, 4), (5, 4), (1, 0)])
 def test_a_pool_too_small_is_an_error(n: int, size: int) -> None:
     with pytest.raises(StatsError, match="pool"):
-        best_of_n_weights(np.zeros(size), n)
-
-
-def test_different_numbers_of_pools_are_an_error() -> None:
-    with pytest.raises(StatsError, match="2 pools of scores, but 3 of measures"):
-        best_of_n(normal_pools(2, 8), normal_pools(3, 8), [2])
+        best_of_n_weights(np.zeros(size), [n])
 
 
 @pytest.mark.parametrize(
