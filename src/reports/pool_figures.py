@@ -120,14 +120,14 @@ def prefix_figure(study: Study) -> Figure:
             _line(ax, rows, "seconds", "tau", index, "own" if name else None)
         ax.axhline(0, color=GREY, linewidth=0.6, zorder=0)
         ax.set_xlabel("seconds heard")
-        ax.set_xlim(0, study.duration * 1.04)
+        ax.set_xlim(0, study.pool.duration * 1.04)
         if name:
             name_panel(ax, study.measures[name])
         else:
             ax.set_title("the verifier itself,\nwhole clip", weight="bold")
             x = np.linspace(0, 1, 100)
             even = [even_tau(part) for part in x]
-            ax.plot(x * study.duration, even, color=GREY, linewidth=0.8, linestyle=":")
+            ax.plot(x * study.pool.duration, even, color=GREY, linewidth=0.8, linestyle=":")
     _level(axes)
     axes[0].set_ylabel("Kendall's tau")
     _legend(figure, study.singles, "verifier")
