@@ -36,6 +36,7 @@ from src.stats.intervals import StatsError, bootstrap
 
 SAME_LENGTH = 0.05  # seconds by which clips of a pool and a sweep may differ
 COSTS = ("frames", "seconds")
+SINGLE = (BASELINE, BEST_OF_N)  # what all others, the tree searches, are compared with
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def study_sweep(folder: Path, pool: Pool | None, budgets: Sequence[int]) -> Swee
     if pool is not None and (reason := _differs(pool, records, measures)):
         notes.append(f"Best-of-n of the pool is left out: {reason}.")
         pool = None
-    singles = [c for c in cells if c.search.method in (BASELINE, BEST_OF_N)]
+    singles = [c for c in cells if c.search.method in SINGLE]
     if pool is not None:
         equal = [int(c.mean("frames", c.numbers.index)) // pool.frames for c in cells]
         exact = _of_pool(pool, measures, [1, *budgets, *equal])
@@ -92,7 +93,12 @@ def study_sweep(folder: Path, pool: Pool | None, budgets: Sequence[int]) -> Swee
             continue
         if len(prompts) < len(every):
             fewer[len(prompts)].append(measure.name)
-        rows += _with_front([_row(cell, measure, prompts, singles) for cell in cells], measure)
+        own = [_row(cell, measure, prompts, singles) for cell in cells]
+        # What a sweep sampled of best-of-n is not to beat its own expectation by chance.
+        sampled = SINGLE if pool else ()
+        running = [r for r in own if r["source"] == "pool" or r["method"] not in sampled]
+        fronts = {f"front_{cost}": front(running, cost, measure.sign) for cost in COSTS}
+        rows += [row | {name: row in best for name, best in fronts.items()} for row in own]
     notes += [sentences.over_fewer(names, count, len(every)) for count, names in fewer.items()]
     return Sweep(manifest.get("title", folder.name), tuple(measures), rows, notes)
 
@@ -103,11 +109,14 @@ def cell_of(row: Row) -> SearchCell:
     return SearchCell(row["method"], row["n"], own, row["step_size"])
 
 
-def is_on_front(row: Row, rows: Sequence[Row], cost: str, sign: float) -> bool:
-    """Whether no other scores as much for less, or more for as little. cost: a column."""
-    own = row[cost], sign * row["mean"]
-    others = [(other[cost], sign * other["mean"]) for other in rows]
-    return not any(c <= own[0] and s >= own[1] and (c, s) != own for c, s in others)
+def front(rows: Sequence[Row], cost: str, sign: float) -> list[Row]:
+    """The rows that no other beats: as good for less, or better for as little. cost: a column."""
+    points = [(row[cost], sign * row["mean"]) for row in rows]
+    return [
+        row
+        for row, (own, score) in zip(rows, points, strict=True)
+        if not any(c <= own and s >= score and (c, s) != (own, score) for c, s in points)
+    ]
 
 
 def _of_sweep(
@@ -184,12 +193,14 @@ def _differs(pool: Pool, records: Sequence[Record], measures: Sequence[Measure])
     return ""
 
 
-def _row(cell: _Cell, measure: Measure, prompts: list[str], singles: Sequence[_Cell]) -> Row:
+def _row(
+    cell: _Cell, measure: Measure, prompts: list[str], singles: Sequence[_Cell]
+) -> dict[str, Any]:
     """singles: baseline and best-of-n, with which a cell is compared; the first that fits."""
     values, search = cell.numbers.loc[prompts, measure.name], cell.search
     draws, frames = bootstrap(len(prompts)), cell.mean("frames", prompts)
     equal = None
-    if search.method not in (BASELINE, BEST_OF_N):
+    if search.method not in SINGLE:
         equal = next((c for c in singles if _as_many(frames, c, prompts)), None)
     one = next((c for c in singles if c.search.method == BASELINE), None)
     gain, over = (
@@ -218,19 +229,3 @@ def _as_many(frames: float, single: _Cell, prompts: Sequence[str]) -> bool:
     """Whether best-of-n spends as much as `frames`, or less by under a clip."""
     n, spent = single.search.candidates, single.mean("frames", prompts)
     return spent <= frames < spent * (n + 1) / n
-
-
-def _with_front(rows: Sequence[Row], measure: Measure) -> list[Row]:
-    """The rows with their place on the front of frames and on that of seconds."""
-    exact = any(row["source"] == "pool" for row in rows)
-    # What a sweep sampled of best-of-n is not to beat its own expectation by chance.
-    sampled = {BASELINE, BEST_OF_N} if exact else set()
-    running = [row for row in rows if row["source"] == "pool" or row["method"] not in sampled]
-    found: list[Row] = []
-    for row in rows:
-        fronts = {
-            f"front_{cost}": row in running and is_on_front(row, running, cost, measure.sign)
-            for cost in COSTS
-        }
-        found.append({**row, **fronts})
-    return found

@@ -76,7 +76,8 @@ def best_of_n_weights(scores: ArrayLike, budgets: Sequence[int]) -> Array:
 def best_of_n(selector: Pools, measure: Pools, budgets: Sequence[int]) -> Array:
     """Expected measure of the clip with the best score of n: [prompts, budgets]."""
     pools = zip(selector, measure, strict=True)
-    return np.array([best_of_n_weights(own, budgets) @ finite(seen) for own, seen in pools])
+    found = [best_of_n_weights(own, budgets) @ finite(seen) for own, seen in pools]
+    return np.array(found).reshape(len(found), len(budgets))
 
 
 @functools.cache

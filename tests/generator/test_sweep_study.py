@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from src.methods import SearchCell
-from src.reports.sweep_study import Sweep, cell_of, is_on_front, study_sweep
+from src.reports.sweep_study import Sweep, cell_of, front, study_sweep
 from src.reports.table import Row, interval_of
 from src.runs.pool import Pool, load_pool
 from src.runs.records import RunFolderError
@@ -149,8 +149,7 @@ def test_the_front_holds_what_nothing_beats(pool: Pool, tmp_path: Path) -> None:
     assert exact == {1: True, 2: True, 4: False, 8: False}
     points = [(1, 1), (2, 3), (2, 2), (3, 3), (1, 1)]  # ties stay
     rows = [{"frames": cost, "mean": -score} for cost, score in points]
-    on_front = [is_on_front(row, rows, "frames", sign=-1) for row in rows]
-    assert on_front == [True, True, False, False, True]
+    assert front(rows, "frames", sign=-1) == [rows[0], rows[1], rows[4]]
 
 
 def test_what_a_sweep_sampled_does_not_stand_on_the_front_beside_its_expectation(
