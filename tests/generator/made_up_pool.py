@@ -9,6 +9,7 @@ point and then turns against it; kin is trained on the data of tags; again is th
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -164,22 +165,18 @@ def made_up_sweep(
     measures = [{**tags, "checkpoint": checkpoint}, *judges]
     facts = {"title": "made up sweep, selector tags", "measures": measures}
     with Run(output, "sweep made up tags", identity, facts) as run:
-        for cell, (own, judged, frames, spent) in cells.items():
-            for seed in seeds:
-                for number in range(prompts - 2 * (cell in unfinished)):
-                    shift = rng.normal(0, noise, size=2)
-                    value = _level(number) + own + shift[0]
-                    run.append(
-                        {
-                            **search_key(cell.method, replace(cell, seed=seed)),
-                            **{"prompt_id": f"p{number}", "status": "ok", "unjudged": {}},
-                            "winner": {"score": {"value": value}, "seconds": seconds},
-                            "judges": {"copy": 7 - 2 * (judged + shift[1]), "kin": own},
-                            "ledger": _ledger(
-                                frames, 3 * cell.candidates, {"decode": spent, "judge": 100.0}
-                            ),
-                        }
-                    )
+        for (cell, (own, judged, frames, spent)), seed in product(cells.items(), seeds):
+            for number in range(prompts - 2 * (cell in unfinished)):
+                shift = rng.normal(0, noise, size=2)
+                value = _level(number) + own + shift[0]
+                record = {
+                    **search_key(cell.method, replace(cell, seed=seed)),
+                    **{"prompt_id": f"p{number}", "status": "ok", "unjudged": {}},
+                    "winner": {"score": {"value": value}, "seconds": seconds},
+                    "judges": {"copy": 7 - 2 * (judged + shift[1]), "kin": own},
+                }
+                spans = {"decode": spent, "judge": 100.0}
+                run.append(record | {"ledger": _ledger(frames, 3 * cell.candidates, spans)})
     return run.folder
 
 
