@@ -57,11 +57,11 @@ def report(
         output.mkdir(parents=True, exist_ok=True)
     texts = []
     if pool is not None:
-        study = study_pool(pool, budgets)
-        write_tables(study, output or pool.folder)
+        study, folder = study_pool(pool, budgets), output or pool.folder
+        write_tables(study, folder)
         digest = {DIGEST_KEY: records_digest(pool.folder)}
         for name, draw in FIGURES.items():
-            save(draw(study), (output or pool.folder) / f"{name}.png", digest)
+            save(draw(study), folder / f"{name}.png", digest)
         texts.append(pool_text(study))
     texts += [sweep.report(folder, pool, budgets, output) for folder in sweeps]
     return "\n\n".join(texts)
@@ -157,15 +157,15 @@ def _best(study: Study, judge: str) -> Iterator[str]:
     free = study.rows("matrix", measure=judge, relation="")
     known = {row["selector"]: found for row in free if (found := interval_of(row, "gain_sd"))}
     best, *others = sorted(known, key=lambda name: -known[name].mean) or [""]
-    beaten = {
-        row["other"] if row["selector"] == best else row["selector"]
-        for row in study.rows("selectors", judge=judge, n=study.largest)
-        if (row["selector"], row["verdict"]) == (best, "better")
-        or (row["other"], row["verdict"]) == (best, "worse")
-    }
+    rows = study.rows("selectors", judge=judge, n=study.largest)
+    verdicts = {(row["selector"], row["other"]): row["verdict"] for row in rows}
+    clearly = [
+        name
+        for name in others
+        if verdicts.get((best, name)) == "better" or verdicts.get((name, best)) == "worse"
+    ]
+    rest = [name for name in others if name not in clearly]
     if others:
-        clearly = [name for name in others if name in beaten]
-        rest = [name for name in others if name not in beaten]
         yield sentences.serves_best(judge, best, known[best], clearly, rest)
 
 
@@ -196,13 +196,10 @@ def _prefixes(study: Study) -> Iterator[str]:
     for verifier in study.selectors:
         rows = study.rows("prefix", verifier=verifier, measure=verifier)
         known = {row["seconds"]: tau for row in rows if (tau := interval_of(row, "tau"))}
-        start = None
-        for seconds in sorted(known, reverse=True):
-            if not known[seconds].low >= RANKS:
-                break
-            start = seconds
-        if start is not None:
-            starts[start].append(verifier)
+        low = {at: tau.low for at, tau in known.items()}
+        sure = [at for at in low if all(low[later] >= RANKS for later in low if later >= at)]
+        if sure:
+            starts[min(sure)].append(verifier)
         elif known:
             best = max(known, key=lambda seconds: known[seconds].mean)
             never[verifier] = f"{brackets(known[best])} at {best:g} s"

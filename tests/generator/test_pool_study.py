@@ -9,7 +9,7 @@ from src.reports.pool_study import Study, study_pool
 from src.reports.table import Row, interval_of
 from src.runs.pool import Pool, load_pool
 from src.stats.agreement import tau
-from src.stats.best_of_n import best_of_n, expected_maximum, fit
+from src.stats.best_of_n import CONSTANT, NO_GAIN, best_of_n, expected_maximum, fit
 from src.stats.intervals import StatsError, paired_interval
 from tests.generator.made_up_pool import MEASURES, PREFIXES, made_up_pool
 
@@ -165,15 +165,12 @@ def test_budgets_larger_than_the_pool_are_left_out_and_listed(tmp_path: Path) ->
 def test_constant_scores_select_nothing_and_divide_nothing(tmp_path: Path) -> None:
     with_flat = load_pool(made_up_pool(tmp_path, measures=(*MEASURES, "flat")))
     found = study_pool(with_flat, BUDGETS)
-    for selector in ("flat", "tags"):
-        row = row_of(found, "matrix", selector, "flat")
+    for selector, measure in (("flat", "flat"), ("tags", "flat")):
+        row = row_of(found, "matrix", selector, measure)
         assert (row["gain_sd"], row["verdict"]) == (None, None)
     row = row_of(found, "scaling", "flat", "copy", n=8)
     assert interval_of(row, "gain") == pytest.approx((0, 0, 0), abs=1e-9)
-    for selector, measure, reason in (
-        ("flat", "copy", "the selector's own gain is not clearly above zero"),
-        ("tags", "flat", "the measure is the same for all clips of a prompt"),
-    ):
+    for selector, measure, reason in (("flat", "copy", NO_GAIN), ("tags", "flat", CONSTANT)):
         rows = found.rows("transfer", selector=selector, measure=measure)
         assert {(row["transfer"], row["reason"]) for row in rows} == {(None, reason)}
     (agreed,) = found.rows("agreement", a="copy", b="flat")
