@@ -173,8 +173,8 @@ def _pair(
     prompts, scores, values = _of_both(chosen_by, judged_by)
     if not prompts:
         return {}
-    own, seen = best_of_n(scores, scores, budgets), best_of_n(scores, values, budgets)
-    in_unit, draws = measure.sign * seen, bootstrap(len(prompts))
+    seen, draws = best_of_n(scores, values, budgets), bootstrap(len(prompts))
+    in_unit = measure.sign * seen
     relation = measure.relation(selector)
     key: dict[str, Any] = {"selector": selector.name, "measure": measure.name}
     key |= {"relation": relation, "prompts": len(prompts)}
@@ -191,7 +191,7 @@ def _pair(
         | {"best_n": budgets[best]}
         | ends("since_best", draws.interval(seen[:, -1] - seen[:, best]), "since_")
     )
-    found = transfer(own, seen, scores, values)
+    found = transfer(scores, values, budgets)
     transfers = [
         {**key, "n": n, "kl_bound": kl_bound(n), "sqrt_kl": math.sqrt(kl_bound(n))}
         | _estimate("transfer", ratio, relation)

@@ -146,16 +146,16 @@ def standardised(gains: Array, measure: Pools) -> Interval | None:
     return interval(float(gains.mean()) / within_prompt_std(measure), resampled, len(gains))
 
 
-def transfer(own: Array, seen: Array, selector: Pools, measure: Pools) -> Transfer:
+def transfer(selector: Pools, measure: Pools, budgets: Sequence[int]) -> Transfer:
     """The measure's gain over the selector's, each in its within-prompt standard deviations.
 
-    own, seen: best-of-n of the selector's own number and of the measure's, [prompts, budgets], the
-    first budget being 1; both higher where better. 1: the measure gains what the selector gains.
-    Falling with n: the search finds what the selector alone likes (over-optimisation). Prompts are
-    resampled with both gains and both deviations together.
+    Both are higher where better; the first budget is 1. A ratio of 1: the measure gains what the
+    selector gains. Falling with n: the search finds what the selector alone likes
+    (over-optimisation). Prompts are resampled with both gains and both deviations together.
     """
-    draws, prompts = bootstrap(len(own)), len(own)
-    gains = np.stack([of[:, 1:] - of[:, :1] for of in (own, seen)], axis=-1)  # [.., n over 1, 2]
+    draws, prompts = bootstrap(len(measure)), len(measure)
+    values = np.stack([best_of_n(selector, of, budgets) for of in (selector, measure)], axis=-1)
+    gains = values[:, 1:] - values[:, :1]  # [prompts, n over 1, 2]
     squares = np.stack([_squares(selector), _squares(measure)], axis=-1)
     if not squares.any(0).all():
         reason = NO_GAIN if squares[:, 1].any() else CONSTANT

@@ -88,9 +88,9 @@ def interval(estimate: float, resampled: Array, prompts: int = 2) -> Interval:
     return Interval(estimate, float(low), float(high))
 
 
-def resampled_medians(seconds: Array, seed: int = 0, resamples: int = TIMING_RESAMPLES) -> Array:
+def resampled_medians(seconds: Array) -> Array:
     """Medians of a table [repetitions, prompts] with both resampled, each with replacement:
-    [resamples]; empty when there is but one repetition.
+    [TIMING_RESAMPLES]; empty when there is but one repetition.
 
     Tables of one shape are resampled alike. Source: Owen, The pigeonhole bootstrap, Annals of
     Applied Statistics 1(2), 2007.
@@ -98,9 +98,9 @@ def resampled_medians(seconds: Array, seed: int = 0, resamples: int = TIMING_RES
     repetitions, prompts = seconds.shape
     if repetitions < MIN_REPETITIONS:
         return np.empty(0)
-    random = np.random.default_rng(seed)
-    rows = random.integers(repetitions, size=(resamples, repetitions, 1))
-    columns = random.integers(prompts, size=(resamples, 1, prompts))
+    random = np.random.default_rng(0)
+    rows = random.integers(repetitions, size=(TIMING_RESAMPLES, repetitions, 1))
+    columns = random.integers(prompts, size=(TIMING_RESAMPLES, 1, prompts))
     return np.median(seconds[rows, columns], axis=(1, 2))
 
 

@@ -33,11 +33,6 @@ def normal_pools(prompts: int, size: int, scale: float = 1.0, seed: int = 0) -> 
     return [random.normal(random.normal(0, 5), scale, size) for _ in range(prompts)]
 
 
-def transfers(selector: list[np.ndarray], measure: list[np.ndarray], budgets=BUDGETS) -> Transfer:
-    own, seen = (best_of_n(selector, of, budgets) for of in (selector, measure))
-    return transfer(own, seen, selector, measure)
-
-
 def best_of_all_subsets(scores: np.ndarray, measure: np.ndarray, n: int) -> float:
     """What best-of-n means: the average over subsets of the measure of the best, ties by a coin."""
     values = []
@@ -138,7 +133,7 @@ def test_a_line_of_two_budgets_is_refused_and_what_does_not_vary_has_no_r2() -> 
 @pytest.mark.parametrize(("scale", "ratio"), [(1, 1), (100, 1), (-7, -1)])
 def test_a_judge_equal_to_the_selector_has_a_transfer_of_one(scale: float, ratio: float) -> None:
     pools = normal_pools(10, 32)
-    found = transfers(pools, [scale * p + 4 for p in pools])
+    found = transfer(pools, [scale * p + 4 for p in pools], BUDGETS)
     assert len(found.ratios) == len(BUDGETS) - 1
     for one in found.ratios:
         assert one == pytest.approx((ratio, ratio, ratio))
@@ -148,7 +143,7 @@ def test_a_judge_equal_to_the_selector_has_a_transfer_of_one(scale: float, ratio
 
 def test_an_independent_judge_has_a_transfer_of_zero_and_its_interval_says_so() -> None:
     found = [
-        transfers(normal_pools(40, 16, seed=seed), normal_pools(40, 16, seed=1000 + seed), (1, 4))
+        transfer(normal_pools(40, 16, seed=seed), normal_pools(40, 16, seed=1000 + seed), (1, 4))
         for seed in range(100)
     ]
     ratios = [one for t in found for one in t.ratios if one]
@@ -160,14 +155,14 @@ def test_an_independent_judge_has_a_transfer_of_zero_and_its_interval_says_so() 
 def test_a_judge_that_correlates_by_rho_has_a_transfer_of_rho() -> None:
     pools, other = normal_pools(300, 32), normal_pools(300, 32, seed=9)
     judge = [0.6 * p + 0.8 * q for p, q in zip(pools, other, strict=True)]
-    for found in transfers(pools, judge).ratios:
+    for found in transfer(pools, judge, BUDGETS).ratios:
         assert found is not None
         assert found.mean == pytest.approx(0.6, abs=0.04)
 
 
 def test_the_transfer_to_a_judge_that_turns_at_the_top_falls() -> None:
     pools = list(np.random.default_rng(4).normal(size=(30, 32)))
-    found = transfers(pools, [z - 4 * np.maximum(z - 0.8, 0) for z in pools])
+    found = transfer(pools, [z - 4 * np.maximum(z - 0.8, 0) for z in pools], BUDGETS)
     ratios = [ratio for ratio in found.ratios if ratio]
     assert len(ratios) == 4
     assert all(a.low > b.high for a, b in itertools.pairwise(ratios))
@@ -184,7 +179,7 @@ def test_constant_scores_have_no_ratio_and_say_why(flat: str, reason: str) -> No
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         selector, measure = (constant, pools) if flat == "selector" else (pools, constant)
-        assert transfers(selector, measure) == Transfer((None,) * 4, None, reason)
+        assert transfer(selector, measure, BUDGETS) == Transfer((None,) * 4, None, reason)
         assert standardised(np.zeros(6), constant) is None
 
 
