@@ -104,10 +104,7 @@ class Pool:
         """
         if name in self.measures and not self.measures[name].scales:
             return dict(self._values.get((name, prefix_key(seconds)), {}))
-        weights = self._weights(name)
-        if list(weights) == [name]:
-            raise PoolError(self._lacks(f"measure {name!r}"))
-        scales = self.sum_of(name).scales
+        scales, weights = self.sum_of(name).scales, components(name)
         factors = {part: weight / scales[part] for part, weight in weights.items()}
         parts = {part: self.values(part, seconds) for part in weights}
         return {
@@ -167,10 +164,15 @@ class Pool:
         """
         if expression in self.measures:
             return self.measures[expression]
-        weights = self._weights(expression)
+        try:
+            weights = components(expression)
+        except ExpressionError as error:
+            raise PoolError(str(error)) from error
         for part in weights:
             if part not in self.measures or self.measures[part].role != "verifier":
-                raise PoolError(self._lacks(f"verifier {part!r}"))
+                what = "measure" if part == expression else "verifier"
+                known = ", ".join(self.measures)
+                raise PoolError(f"{self.folder} has no {what} {part!r}; it has {known}")
         parts = [self.measures[part] for part in weights]
         scales = {part: within_prompt_std(list(self.values(part).values())) for part in weights}
         for part, scale in scales.items():
@@ -213,15 +215,6 @@ class Pool:
         for prompt in self.prompts:
             for key, values in now[prompt]["values"].items() if prompt in now else ():
                 self._values[name, key][prompt] = np.array(values, dtype=np.float64)
-
-    def _weights(self, expression: str) -> dict[str, float]:
-        try:
-            return components(expression)
-        except ExpressionError as error:
-            raise PoolError(str(error)) from error
-
-    def _lacks(self, what: str) -> str:
-        return f"{self.folder} has no {what}; it has {', '.join(self.measures)}"
 
 
 def load_pool(folder: Path | str, sums: Sequence[str] = ()) -> Pool:
