@@ -185,8 +185,7 @@ def _curve(ax: Axes, rows: Sequence[Row], fitted: Row | None, colour: str, marke
     style = {"own": "--", "shares data": ":"}.get(relation, "-")
     ax.plot(x, line, color=colour, linewidth=1, linestyle=style)
     face = "white" if relation == "own" else colour
-    points: dict[str, Any] = {"markersize": 3, "markerfacecolor": face, "markeredgewidth": 0.7}
-    ax.plot(x, y, marker, color=colour, **points)
+    ax.plot(x, y, marker, color=colour, ms=3, markerfacecolor=face, markeredgewidth=0.7)
 
 
 def _line(
@@ -218,9 +217,9 @@ def _level(axes: Sequence[Axes]) -> None:
 
 
 def _legend(figure: Figure, names: Sequence[str], title: str) -> None:
-    handles = []
-    for index, name in enumerate(names):
-        colour, marker = look(index)
-        style: dict[str, Any] = {"markersize": 3, "linewidth": 1, "label": name}
-        handles.append(Line2D([], [], color=colour, marker=marker, **style))
+    style: dict[str, Any] = {"markersize": 3, "linewidth": 1}
+    handles = [
+        Line2D([], [], color=colour, marker=marker, label=name, **style)
+        for name, (colour, marker) in zip(names, map(look, range(len(names))), strict=True)
+    ]
     figure.legend(handles=handles, title=title, title_fontsize=7, loc="outside right upper")

@@ -5,7 +5,7 @@ The draws are made once for a number of prompts and shared by everything that is
 many. Ratios and differences of means stay paired, and hundreds of intervals take seconds. Of
 timings, repetitions are resampled as well: `resampled_medians`.
 
-Arrays are float64; a value that is not finite is an error.
+Arrays are float64.
 """
 
 import functools
@@ -66,7 +66,11 @@ class Bootstrap:
         return np.concatenate(parts).reshape(-1, *np.shape(values)[1:]) / self.prompts
 
     def interval(self, values: Array) -> Interval:
-        """Mean of one value per prompt with its interval. values: [prompts]."""
+        """Mean over prompts with the percentile interval of a bootstrap over prompts.
+
+        values: [prompts]: a measure, or the difference of two methods on each prompt (then the
+        interval is paired).
+        """
         return interval(float(np.mean(values)), self.means(values), self.prompts)
 
 
@@ -102,18 +106,6 @@ def resampled_medians(seconds: Array) -> Array:
     rows = random.integers(repetitions, size=(TIMING_RESAMPLES, repetitions, 1))
     columns = random.integers(prompts, size=(TIMING_RESAMPLES, 1, prompts))
     return np.median(seconds[rows, columns], axis=(1, 2))
-
-
-def paired_interval(values: ArrayLike) -> Interval:
-    """Mean over prompts with the percentile interval of a bootstrap over prompts.
-
-    values: one per prompt, [prompts]: a measure, or the difference of two methods on that prompt
-    (then the interval is paired). Raises StatsError for fewer than two prompts.
-    """
-    values = finite(values)
-    if len(values) < 2:
-        raise StatsError(f"an interval over prompts needs two of them or more, not {len(values)}")
-    return bootstrap(len(values)).interval(values)
 
 
 def permutation_p(

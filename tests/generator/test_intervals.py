@@ -12,7 +12,6 @@ from src.stats.intervals import (
     Interval,
     StatsError,
     bootstrap,
-    paired_interval,
     permutation_p,
 )
 
@@ -57,12 +56,6 @@ def test_a_single_prompt_has_an_estimate_without_ends_and_no_prompt_is_an_error(
     )
     with pytest.raises(StatsError, match="no prompt has both"):
         bootstrap(0)
-
-
-@pytest.mark.parametrize("values", [[], [1.0], [1.0, math.nan], [1.0, math.inf], [[1.0, 2.0]]])
-def test_what_has_no_interval_is_an_error(values: list[float]) -> None:
-    with pytest.raises(StatsError):
-        paired_interval(values)
 
 
 @pytest.mark.parametrize(
