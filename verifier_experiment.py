@@ -20,14 +20,15 @@ WITHOUT_DOWNLOAD = "verifier_experiment.py --profile builtin --server auto"
 def main(args: Sequence[str] | None = None) -> int:
     with ending("verifier_experiment.py") as end:
         preflight.check_environment()
-        from src.experiments.scaling_preflight import look
-        from src.experiments.scaling_report import announcement, report
         from src.experiments.scaling_settings import ExperimentSettings
         from src.runs.settings import parse, start_logging
-        from src.scoring import known
 
         settings = parse(ExperimentSettings, args, prog="verifier_experiment.py")
         start_logging(settings.log_level)
+        from src.experiments.scaling_preflight import look
+        from src.experiments.scaling_report import announcement, report
+        from src.scoring import known
+
         settings, ready = look(settings)
         if ready.missing:
             sys.stderr.write(preflight.message(ready.missing, WITHOUT_DOWNLOAD) + "\n")

@@ -57,11 +57,11 @@ def report(
         output.mkdir(parents=True, exist_ok=True)
     texts = []
     if pool is not None:
-        study = study_pool(pool, budgets)
-        write_tables(study, output or pool.folder)
+        study, folder = study_pool(pool, budgets), output or pool.folder
+        write_tables(study, folder)
         digest = {DIGEST_KEY: records_digest(pool.folder)}
         for name, draw in FIGURES.items():
-            save(draw(study), (output or pool.folder) / f"{name}.png", digest)
+            save(draw(study), folder / f"{name}.png", digest)
         texts.append(pool_text(study))
     texts += [sweep.report(folder, pool, budgets, output) for folder in sweeps]
     return "\n\n".join(texts)
@@ -79,10 +79,10 @@ def write_tables(study: Study, output: Path) -> None:
 
 def pool_text(study: Study) -> str:
     """Under each measure the selectors: means by N, and the gain in deviations; then sentences."""
-    clips = study.prompts * study.size
+    prompts, size = len(study.pool.prompts), study.pool.size
     head = [
         study.title,
-        f"{study.prompts} prompts x {study.size} candidates of {study.duration:g} s, {clips:,} "
+        f"{prompts} prompts x {size} candidates of {study.pool.duration:g} s, {prompts * size:,} "
         "clips: all of what follows comes from them, exactly.",
     ]
     return "\n".join([*wrapped(head), *ruled(_gains(study)), *wrapped(findings(study))])
@@ -90,14 +90,15 @@ def pool_text(study: Study) -> str:
 
 def findings(study: Study) -> list[str]:
     """What the study shows and does not, in sentences."""
+    prompts, size = len(study.pool.prompts), study.pool.size
     lines = [sentences.OF_POOLS, *_judged(study), *_over_optimised(study), *_prefixes(study)]
-    lines.append(sentences.few_prompts(study.prompts))
-    if study.largest * 2 > study.size > 1:
-        lines.append(sentences.small_pool(study.size, study.largest))
+    lines.append(sentences.few_prompts(prompts))
+    if study.largest * 2 > size > 1:
+        lines.append(sentences.small_pool(size, study.largest))
     if study.dropped:
-        lines.append(sentences.beyond_pool(study.dropped, study.size))
+        lines.append(sentences.beyond_pool(study.dropped, size))
     for name, reasons in study.refused.items():
-        lines.append(sentences.without_numbers(name, reasons, study.prompts))
+        lines.append(sentences.without_numbers(name, reasons, prompts))
     lines += [f"{m.name}: {m.note}." for m in study.measures.values() if m.note]
     return [*lines, *sentences.weights(study.measures[name] for name in study.shown)]
 
@@ -106,33 +107,26 @@ def _gains(study: Study) -> list[str]:
     """The table, with as many budgets as fit: the first, and the largest ones."""
     groups: dict[str, list[Row]] = {}
     for name in study.shown:
-        measure, rows = study.measures[name], study.rows("matrix", measure=name)
-        digits = digits_of(row["mean"] for row in study.rows("scaling", measure=name))
+        measure, own = study.measures[name], study.rows("scaling", measure=name)
+        digits = digits_of(row["mean"] for row in own)
+        means: dict[str, dict[str, str]] = defaultdict(dict)  # by selector and heading
+        for row in own:
+            means[row["selector"]][f"N={row['n']}"] = f"{row['mean']:.{digits}f}"
+        rows = study.rows("matrix", measure=name)
         heading = f"{name} {measure.arrow}  {measure.role}"
-        groups[heading] = [_gain_row(study, row, digits) for row in rows]
-    choices = []
-    for count in range(min(SHOWN_BUDGETS, len(study.budgets)), 0, -1):
-        budgets = (1, *study.budgets[1:][len(study.budgets) - count :])
-        choices.append(
-            [
-                Column("selector", shown("selector"), left=True),
-                Column("prompts", shown("prompts")),
-                *(Column(f"N={n}", shown(f"N={n}")) for n in budgets),
-                Column(f"gain at {study.largest} (sd)", shown("gain")),
-                Column("", shown("verdict"), left=True),
-            ]
-        )
-    return layout(groups, *choices)
-
-
-def _gain_row(study: Study, row: Row, digits: int) -> Row:
-    """row: of the matrix."""
-    pair = {"selector": row["selector"], "measure": row["measure"]}
-    means = {f"N={r['n']}": f"{r['mean']:.{digits}f}" for r in study.rows("scaling", **pair)}
-    gain = brackets(interval_of(row, "gain_sd"))
-    verdict = RELATIONS.get(row["relation"], row["verdict"] or "")
-    own = {"selector": f"  {row['selector']}", "prompts": row["prompts"]}
-    return own | means | {"gain": gain, "verdict": verdict}
+        groups[heading] = [{**row, **means[row["selector"]]} for row in rows]
+    first = [
+        Column("selector", lambda row: f"  {row['selector']}", left=True),
+        Column("prompts", shown("prompts")),
+    ]
+    last = [
+        Column(f"gain at {study.largest} (sd)", lambda row: brackets(interval_of(row, "gain_sd"))),
+        Column("", lambda row: RELATIONS.get(row["relation"], row["verdict"] or ""), left=True),
+    ]
+    budgets = [Column(f"N={n}", shown(f"N={n}")) for n in study.budgets]
+    counts = range(min(SHOWN_BUDGETS, len(budgets)), 0, -1)
+    choices = [[*budgets[:1], *budgets[1:][len(budgets) - count :]] for count in counts]
+    return layout(groups, *([*first, *chosen, *last] for chosen in choices))
 
 
 def _judged(study: Study) -> Iterator[str]:
@@ -163,15 +157,15 @@ def _best(study: Study, judge: str) -> Iterator[str]:
     free = study.rows("matrix", measure=judge, relation="")
     known = {row["selector"]: found for row in free if (found := interval_of(row, "gain_sd"))}
     best, *others = sorted(known, key=lambda name: -known[name].mean) or [""]
-    beaten = {
-        row["other"] if row["selector"] == best else row["selector"]
-        for row in study.rows("selectors", judge=judge, n=study.largest)
-        if (row["selector"], row["verdict"]) == (best, "better")
-        or (row["other"], row["verdict"]) == (best, "worse")
-    }
+    rows = study.rows("selectors", judge=judge, n=study.largest)
+    verdicts = {(row["selector"], row["other"]): row["verdict"] for row in rows}
+    clearly = [
+        name
+        for name in others
+        if verdicts.get((best, name)) == "better" or verdicts.get((name, best)) == "worse"
+    ]
+    rest = [name for name in others if name not in clearly]
     if others:
-        clearly = [name for name in others if name in beaten]
-        rest = [name for name in others if name not in beaten]
         yield sentences.serves_best(judge, best, known[best], clearly, rest)
 
 
@@ -202,13 +196,10 @@ def _prefixes(study: Study) -> Iterator[str]:
     for verifier in study.selectors:
         rows = study.rows("prefix", verifier=verifier, measure=verifier)
         known = {row["seconds"]: tau for row in rows if (tau := interval_of(row, "tau"))}
-        start = None
-        for seconds in sorted(known, reverse=True):
-            if not known[seconds].low >= RANKS:
-                break
-            start = seconds
-        if start is not None:
-            starts[start].append(verifier)
+        low = {at: tau.low for at, tau in known.items()}
+        sure = [at for at in low if all(low[later] >= RANKS for later in low if later >= at)]
+        if sure:
+            starts[min(sure)].append(verifier)
         elif known:
             best = max(known, key=lambda seconds: known[seconds].mean)
             never[verifier] = f"{brackets(known[best])} at {best:g} s"

@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from src.reports.figure import (
-    COLOURS,
     GREY,
     WIDTH,
     intervals,
@@ -26,12 +25,11 @@ from src.reports.figure import (
 )
 from src.reports.pool_study import Study
 from src.reports.table import Row, interval_of
+from src.runs.measures import Relation
 from src.stats.agreement import even_tau
 from src.stats.best_of_n import expected_maximum, kl_bound
-from src.stats.intervals import Interval
 
 ROW = 0.19  # inches, of a selector under its judges
-SINGLE, SUM = COLOURS[:2]
 
 
 @styled
@@ -76,21 +74,29 @@ def transfer_figure(study: Study) -> Figure:
         "above zero. KL: bound on KL(best-of-N || model), in nats.",
         rows_each=2,
     )
+    searched = [n for n in study.budgets if n > 1]
     for column, selector in enumerate(study.singles):
         above, below = axes[2 * column : 2 * column + 2]
+        above.set_title(f"selector {selector}")
+        above.set_xlabel("N")
+        above.set_xscale("log", base=2)
+        above.set_xticks(searched, [str(n) for n in searched])
+        above.minorticks_off()
+        below.set_xlabel("√KL (bound)")
+        below.set_xlim(0, math.sqrt(kl_bound(study.largest)) * 1.1 or 1)
         for index, name in enumerate(shown):
             rows = study.rows("transfer", selector=selector, measure=name)
-            known = [(row, ratio) for row in rows if (ratio := interval_of(row, "transfer"))]
-            if not known or known[0][0]["relation"] == "own":
-                continue
             shift = 0.03 * (index - (len(shown) - 1) / 2)  # so that bars stand apart
-            for ax, key, apart in ((above, "n", shift), (below, "sqrt_kl", shift / 2)):
-                at = [row[key] * (1 + apart) for row, _ in known]
-                _line(ax, at, [r for _, r in known], index, rows[0]["relation"] == "shares data")
-        _dress_transfer(above, below, study, selector)
+            if rows and rows[0]["relation"] != "own":
+                _line(above, rows, "n", "transfer", index, "shares data", 1 + shift)
+                _line(below, rows, "sqrt_kl", "transfer", index, "shares data", 1 + shift / 2)
+        for ax in (above, below):
+            ax.axhline(0, color=GREY, linewidth=0.6, zorder=0)
+            ax.axhline(1, color=GREY, linewidth=0.6, linestyle="--", zorder=0)
+            ax.set_ylabel("" if column else "transfer")
+            if not ax.containers:
+                ax.text(0.5, 0.5, "no ratio", transform=ax.transAxes, ha="center", color=GREY)
     _level(axes)
-    axes[0].set_ylabel("transfer")
-    axes[1].set_ylabel("transfer")
     _legend(figure, shown, "judge" if study.judges else "measure")
     return figure
 
@@ -111,20 +117,17 @@ def prefix_figure(study: Study) -> Figure:
     for ax, name in zip(axes, names, strict=True):
         for index, verifier in enumerate(study.singles):
             rows = study.rows("prefix", verifier=verifier, measure=name or verifier)
-            known = [(row["seconds"], tau) for row in rows if (tau := interval_of(row, "tau"))]
-            own = bool(name and rows) and rows[0]["relation"] == "own"
-            if known:
-                _line(ax, [at for at, _ in known], [tau for _, tau in known], index, own)
+            _line(ax, rows, "seconds", "tau", index, "own" if name else None)
         ax.axhline(0, color=GREY, linewidth=0.6, zorder=0)
         ax.set_xlabel("seconds heard")
-        ax.set_xlim(0, study.duration * 1.04)
+        ax.set_xlim(0, study.pool.duration * 1.04)
         if name:
             name_panel(ax, study.measures[name])
         else:
             ax.set_title("the verifier itself,\nwhole clip", weight="bold")
             x = np.linspace(0, 1, 100)
             even = [even_tau(part) for part in x]
-            ax.plot(x * study.duration, even, color=GREY, linewidth=0.8, linestyle=":")
+            ax.plot(x * study.pool.duration, even, color=GREY, linewidth=0.8, linestyle=":")
     _level(axes)
     axes[0].set_ylabel("Kendall's tau")
     _legend(figure, study.singles, "verifier")
@@ -147,24 +150,28 @@ def selectors_figure(study: Study) -> Figure:
         height=0.75 + ROW * len(names),
         width=WIDTH,
     )
-    for index, (ax, judge) in enumerate(zip(axes, judges, strict=True)):
+    for ax, judge in zip(axes, judges, strict=True):
         for y, name in enumerate(names):
-            _gain(ax, y, study.row("matrix", selector=name, measure=judge), name in study.sums)
+            row = study.row("matrix", selector=name, measure=judge)
+            gain = interval_of(row, "gain_sd") if row else None
+            if row is None or gain is None or row["relation"] == "own":
+                why = "own number" if row and row["relation"] == "own" else "-"
+                ax.text(0, y, f"  {why}", fontsize=5.5, color=GREY, ha="left", va="center")
+                continue
+            colour, marker = look(int(name in study.sums))
+            hollow = row["relation"] != ""
+            intervals(ax, [y], [gain], colour, sideways=True, hollow=hollow, fmt=marker)
         ax.axvline(0, color=GREY, linewidth=0.6, zorder=0)
         ax.set_ylim(len(names) - 0.5, -0.5)
-        ax.set_yticks(range(len(names)), names if index == 0 else [""] * len(names))
+        ax.set_yticks(range(len(names)), names if ax is axes[0] else [""] * len(names))
         ax.tick_params(axis="y", length=0)
         ax.set_xlabel("gain (sd)")
         name_panel(ax, study.measures[judge])
     ends = [end for ax in axes for end in ax.get_xlim()]
     for ax in axes:
         ax.set_xlim(min(ends), max(ends))
-    handles = [
-        Line2D([], [], color=colour, marker=marker, markersize=3.5, linewidth=1, label=label)
-        for colour, marker, label in ((SINGLE, "o", "one verifier"), (SUM, "D", "sum"))
-    ]
     if study.sums:
-        figure.legend(handles=handles, loc="outside right upper")
+        _legend(figure, ("one verifier", "sum"), "selector")
     return figure
 
 
@@ -178,46 +185,27 @@ def _curve(ax: Axes, rows: Sequence[Row], fitted: Row | None, colour: str, marke
     style = {"own": "--", "shares data": ":"}.get(relation, "-")
     ax.plot(x, line, color=colour, linewidth=1, linestyle=style)
     face = "white" if relation == "own" else colour
-    points: dict[str, Any] = {"markersize": 3, "markerfacecolor": face, "markeredgewidth": 0.7}
-    ax.plot(x, y, marker, color=colour, **points)
+    ax.plot(x, y, marker, color=colour, ms=3, markerfacecolor=face, markeredgewidth=0.7)
 
 
 def _line(
-    ax: Axes, at: Sequence[float], found: Sequence[Interval], index: int, hollow: bool
+    ax: Axes,
+    rows: Sequence[Row],
+    at: str,
+    name: str,
+    index: int,
+    hollow: Relation | None,
+    apart: float = 1.0,
 ) -> None:
-    colour, marker = look(index)
-    intervals(ax, at, found, colour, hollow=hollow, fmt=f"{marker}-", linewidth=1)
+    """A line with intervals through what rows have of `name`, against the column `at`.
 
-
-def _gain(ax: Axes, y: float, row: Row | None, is_sum: bool) -> None:
-    """A selector's row under a judge."""
-    gain = interval_of(row, "gain_sd") if row else None
-    if row is None or gain is None or row["relation"] == "own":
-        why = "own number" if row is not None and row["relation"] == "own" else "-"
-        ax.text(0, y, f"  {why}", fontsize=5.5, color=GREY, ha="left", va="center")
-        return
-    style: dict[str, Any] = {"markersize": 3.5, "markeredgewidth": 0.8, "elinewidth": 1}
-    colour, marker = (SUM, "D") if is_sum else (SINGLE, "o")
-    hollow = bool(row["relation"])
-    intervals(ax, [y], [gain], colour, sideways=True, hollow=hollow, fmt=marker, **style)
-
-
-def _dress_transfer(above: Axes, below: Axes, study: Study, selector: str) -> None:
-    searched = [n for n in study.budgets if n > 1]
-    above.set_title(f"selector {selector}")
-    above.set_xscale("log", base=2)
-    above.set_xticks(searched, [str(n) for n in searched])
-    above.minorticks_off()
-    above.set_xlabel("N")
-    below.set_xlabel("√KL (bound)")
-    if searched:
-        above.set_xlim(searched[0] / 1.25, searched[-1] * 1.25)
-        below.set_xlim(0, math.sqrt(kl_bound(searched[-1])) * 1.1)
-    for ax in (above, below):
-        for level in (0, 1):
-            ax.axhline(level, color=GREY, linewidth=0.6, linestyle="--" if level else "-", zorder=0)
-        if not ax.containers:
-            ax.text(0.5, 0.5, "no ratio", transform=ax.transAxes, ha="center", color=GREY)
+    hollow: the relation of selector and measure that is marked. apart: a factor of what is at.
+    """
+    known = {row[at] * apart: found for row in rows if (found := interval_of(row, name))}
+    if known:
+        colour, marker = look(index)
+        style: dict[str, Any] = {"hollow": rows[0]["relation"] == hollow, "linewidth": 1}
+        intervals(ax, list(known), list(known.values()), colour, fmt=f"{marker}-", **style)
 
 
 def _level(axes: Sequence[Axes]) -> None:
@@ -229,9 +217,9 @@ def _level(axes: Sequence[Axes]) -> None:
 
 
 def _legend(figure: Figure, names: Sequence[str], title: str) -> None:
-    handles = []
-    for index, name in enumerate(names):
-        colour, marker = look(index)
-        style: dict[str, Any] = {"markersize": 3, "linewidth": 1, "label": name}
-        handles.append(Line2D([], [], color=colour, marker=marker, **style))
+    style: dict[str, Any] = {"markersize": 3, "linewidth": 1}
+    handles = [
+        Line2D([], [], color=colour, marker=marker, label=name, **style)
+        for name, (colour, marker) in zip(names, map(look, range(len(names))), strict=True)
+    ]
     figure.legend(handles=handles, title=title, title_fontsize=7, loc="outside right upper")

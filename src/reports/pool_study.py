@@ -29,20 +29,19 @@ No torch.
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
-from typing import Any, NamedTuple
+from itertools import combinations, product
+from typing import Any
 
 import numpy as np
 
 from src.reports.table import Row, ends
-from src.runs.measures import SIDES, Measure, Relation, Verdict
+from src.runs.measures import SIDES, Measure, Relation
 from src.runs.pool import Pool
 from src.stats.agreement import mean_tau
 from src.stats.best_of_n import (
     MIN_BUDGETS,
     Array,
-    chances,
-    expected,
+    best_of_n,
     fit,
     kl_bound,
     standardised,
@@ -50,7 +49,9 @@ from src.stats.best_of_n import (
 )
 from src.stats.intervals import Interval, StatsError, bootstrap
 
-Values = dict[str, dict[str, Array]]  # [m] by measure and prompt
+TABLES = ("scaling", "matrix", "agreement", "transfer", "prefix", "fits", "selectors")
+Pools = Mapping[str, Array]  # [m] by prompt
+Values = Mapping[str, Pools]  # by measure
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,7 @@ class Study:
     measure, the reasons of prompts without numbers. tables: by name."""
 
     title: str
-    prompts: int
-    size: int
-    duration: float
+    pool: Pool
     budgets: tuple[int, ...]
     dropped: tuple[int, ...]
     selectors: tuple[str, ...]
@@ -106,38 +105,6 @@ class Study:
         return next((j for j in self.judges if not self.measures[j].relation(own)), None)
 
 
-class _Pair(NamedTuple):
-    """A selector by a measure, over the prompts that both have.
-
-    scores, values: their pools. own, seen: best-of-n of either's numbers, [prompts, budgets]. All
-    of them are higher where better.
-    """
-
-    selector: Measure
-    measure: Measure
-    prompts: tuple[str, ...]
-    budgets: tuple[int, ...]
-    scores: list[Array]
-    values: list[Array]
-    own: Array
-    seen: Array
-
-    @property
-    def in_unit(self) -> Array:
-        """`seen` as the measure counts."""
-        return self.seen * self.measure.sign
-
-    @property
-    def relation(self) -> Relation:
-        return self.measure.relation(self.selector)
-
-    @property
-    def key(self) -> dict[str, Any]:
-        """What its rows begin with."""
-        names = {"selector": self.selector.name, "measure": self.measure.name}
-        return {**names, "relation": self.relation, "prompts": len(self.prompts)}
-
-
 def study_pool(pool: Pool, budgets: Sequence[int]) -> Study:
     """Raises StatsError for a pool without candidates, or budgets below 1."""
     asked = sorted({1, *budgets})
@@ -149,13 +116,22 @@ def study_pool(pool: Pool, budgets: Sequence[int]) -> Study:
     selectors = {name: m for name, m in pool.measures.items() if name not in judges}
     measures = judges | selectors
     values = {name: _oriented(pool, m) for name, m in measures.items()}
-    pairs = [pair for s in selectors for pair in _pairs(s, measures, values, kept)]
     no_sums = {name: m for name, m in measures.items() if not m.scales}
+    tables: dict[str, list[Row]] = {name: [] for name in TABLES}
+    for a, b in product(selectors, measures):
+        if b in no_sums or b == a:  # of what is gained by a sum its parts say as much
+            for table, rows in _pair(measures[a], measures[b], values[a], values[b], kept).items():
+                tables[table] += rows
+    for a, b in combinations(no_sums, 2):
+        found = _agreement(measures[a], measures[b], values[a], values[b])
+        tables["agreement"].append({"a": a, "b": b} | found)
+    for name in selectors:
+        tables["prefix"] += _prefixes(pool, name, measures, values)
+    for name in judges or no_sums:
+        tables["selectors"] += _compared(measures[name], selectors, values, kept)
     return Study(
         title=pool.manifest.get("title", pool.folder.name),
-        prompts=len(pool.prompts),
-        size=pool.size,
-        duration=pool.duration,
+        pool=pool,
         budgets=kept,
         dropped=tuple(n for n in asked if n > pool.size),
         selectors=tuple(selectors),
@@ -165,132 +141,100 @@ def study_pool(pool: Pool, budgets: Sequence[int]) -> Study:
             for name in no_sums
             if (lacking := [p for p in pool.prompts if p not in values[name]])
         },
-        tables={
-            "scaling": [row for pair in pairs for row in _scaling(pair)],
-            "matrix": [_largest(pair) for pair in pairs],
-            "agreement": [
-                {"a": a, "b": b} | _agreement(measures[a], measures[b], values[a], values[b])
-                for a, b in combinations(no_sums, 2)
-            ],
-            "transfer": [row for pair in pairs for row in _transfer(pair)],
-            "prefix": [row for s in selectors for row in _prefixes(pool, s, measures, values)],
-            "fits": [_fitted(pair) for pair in pairs if len(kept) >= MIN_BUDGETS],
-            "selectors": [
-                row
-                for judge in judges or no_sums
-                for row in _compared([pair for pair in pairs if pair.measure.name == judge])
-            ],
-        },
+        tables=tables,
     )
 
 
-def verdict(found: Interval | None, relation: Relation, sign: float = 1) -> Verdict | None:
-    """Of a number that, times `sign`, is positive where better; None where there is none."""
-    if found is None or math.isnan(found.mean):
-        return None
-    return "not independent" if relation else SIDES[found.side * int(sign)]
-
-
-def _oriented(pool: Pool, measure: Measure, seconds: float | None = None) -> dict[str, Array]:
+def _oriented(pool: Pool, measure: Measure, seconds: float | None = None) -> Pools:
     """A measure's [m] by prompt, higher where better."""
     return {p: measure.sign * x for p, x in pool.values(measure.name, seconds).items()}
 
 
-def _pairs(
-    selector: str, measures: Mapping[str, Measure], values: Values, budgets: tuple[int, ...]
-) -> Iterator[_Pair]:
-    """A selector by each measure: of sums, which say nothing that their parts do not, by itself
-    alone."""
-    scores = values[selector]
-    chosen = dict(zip(scores, chances(list(scores.values()), budgets), strict=True))
-    for name, measure in measures.items():
-        both = tuple(prompt for prompt in scores if prompt in values[name])
-        if both and (not measure.scales or name == selector):
-            weights = [chosen[p] for p in both]
-            own, others = [scores[p] for p in both], [values[name][p] for p in both]
-            best = expected(weights, own), expected(weights, others)
-            yield _Pair(measures[selector], measure, both, budgets, own, others, *best)
+def _of_both(a: Pools, b: Pools) -> tuple[list[str], list[Array], list[Array]]:
+    """The prompts that both have, and the pools of each."""
+    both = [prompt for prompt in a if prompt in b]
+    return both, [a[p] for p in both], [b[p] for p in both]
 
 
-def _scaling(pair: _Pair) -> Iterator[Row]:
-    draws = bootstrap(len(pair.prompts))
-    values = pair.in_unit
-    for at, n in enumerate(pair.budgets):
-        gain = draws.interval(values[:, at] - values[:, 0])
-        yield (
-            pair.key
-            | {"n": n, "mean": float(values[:, at].mean())}
-            | ends("gain", gain)
-            | {"verdict": verdict(gain, pair.relation, pair.measure.sign)}
-            | {"higher_is_better": pair.measure.higher_is_better}
-        )
+def _estimate(
+    name: str, found: Interval | None, relation: Relation, sign: float = 1, prefix: str = ""
+) -> dict[str, Any]:
+    """Columns of an estimate that, times `sign`, is positive where better: with its verdict."""
+    verdict = None
+    if found is not None and not math.isnan(found.mean):
+        verdict = "not independent" if relation else SIDES[found.side * int(sign)]
+    return ends(name, found, prefix) | {"verdict": verdict}
 
 
-def _largest(pair: _Pair) -> Row:
-    """What the largest budget gains, and since the best one."""
-    gain = standardised(pair.seen[:, -1] - pair.seen[:, 0], pair.values)
-    best = int(pair.seen.mean(0).argmax())
-    since = bootstrap(len(pair.prompts)).interval(pair.seen[:, -1] - pair.seen[:, best])
-    return (
-        pair.key
-        | {"n": pair.budgets[-1]}
-        | ends("gain_sd", gain)
-        | {"verdict": verdict(gain, pair.relation), "best_n": pair.budgets[best]}
-        | ends("since_best", since, "since_")
+def _pair(
+    selector: Measure, measure: Measure, chosen_by: Pools, judged_by: Pools, budgets: Sequence[int]
+) -> Mapping[str, Sequence[Row]]:
+    """Of a selector by a measure the rows of four tables, none where no prompt has both."""
+    prompts, scores, values = _of_both(chosen_by, judged_by)
+    if not prompts:
+        return {}
+    seen, draws = best_of_n(scores, values, budgets), bootstrap(len(prompts))
+    in_unit = measure.sign * seen
+    relation = measure.relation(selector)
+    key: dict[str, Any] = {"selector": selector.name, "measure": measure.name}
+    key |= {"relation": relation, "prompts": len(prompts)}
+    scaling = [
+        {**key, "n": n, "mean": float(at.mean())}
+        | _estimate("gain", draws.interval(at - in_unit[:, 0]), relation, measure.sign)
+        | {"higher_is_better": measure.higher_is_better}
+        for n, at in zip(budgets, in_unit.T, strict=True)
+    ]
+    best = int(seen.mean(0).argmax())
+    largest = (
+        {**key, "n": budgets[-1]}
+        | _estimate("gain_sd", standardised(seen[:, -1] - seen[:, 0], values), relation)
+        | {"best_n": budgets[best]}
+        | ends("since_best", draws.interval(seen[:, -1] - seen[:, best]), "since_")
     )
+    found = transfer(scores, values, budgets)
+    transfers = [
+        {**key, "n": n, "kl_bound": kl_bound(n), "sqrt_kl": math.sqrt(kl_bound(n))}
+        | _estimate("transfer", ratio, relation)
+        | {"reason": "" if ratio else found.reason}
+        | ends("change", found.change, "change_")
+        for n, ratio in zip(budgets[1:], found.ratios, strict=True)
+    ]
+    tables: dict[str, Sequence[Row]] = {
+        "scaling": scaling,
+        "matrix": [largest],
+        "transfer": transfers,
+    }
+    if len(budgets) >= MIN_BUDGETS:
+        line = fit(in_unit, budgets)
+        slope = _estimate("b", line.b, relation, measure.sign, "b_")
+        tables["fits"] = [{**key, "a": line.a, **slope, "r2": line.r2, "r2_log2": line.r2_log2}]
+    return tables
 
 
-def _transfer(pair: _Pair) -> Iterator[Row]:
-    found = transfer(pair.own, pair.seen, pair.scores, pair.values)
-    for n, ratio in zip(pair.budgets[1:], found.ratios, strict=True):
-        yield (
-            pair.key
-            | {"n": n, "kl_bound": kl_bound(n), "sqrt_kl": math.sqrt(kl_bound(n))}
-            | ends("transfer", ratio)
-            | {"verdict": verdict(ratio, pair.relation)}
-            | {"reason": "" if ratio else found.reason}
-            | ends("change", found.change, "change_")
-        )
-
-
-def _fitted(pair: _Pair) -> Row:
-    line = fit(pair.in_unit, pair.budgets)
-    return (
-        pair.key
-        | {"a": line.a}
-        | ends("b", line.b, "b_")
-        | {"verdict": verdict(line.b, pair.relation, pair.measure.sign)}
-        | {"r2": line.r2, "r2_log2": line.r2_log2}
-    )
-
-
-def _compared(pairs: Sequence[_Pair]) -> Iterator[Row]:
-    """Of one judge, each two selectors once, over the prompts that both have."""
-    gains = [dict(zip(p.prompts, p.seen - p.seen[:, :1], strict=True)) for p in pairs]
-    for at, n in [*enumerate(pairs[0].budgets if pairs else ())][1:]:
-        for (one, first), (other, second) in combinations(zip(pairs, gains, strict=True), 2):
+def _compared(
+    judge: Measure, selectors: Mapping[str, Measure], values: Values, budgets: Sequence[int]
+) -> Iterator[Row]:
+    """Each two selectors once, over the prompts that both have."""
+    gains: dict[str, dict[str, Array]] = {}
+    for name in selectors:
+        prompts, scores, judged = _of_both(values[name], values[judge.name])
+        if prompts:
+            best = best_of_n(scores, judged, budgets)
+            gains[name] = dict(zip(prompts, best - best[:, :1], strict=True))
+    for at, n in [*enumerate(budgets)][1:]:
+        for (one, first), (other, second) in combinations(gains.items(), 2):
             both = np.array([first[p][at] - second[p][at] for p in first if p in second])
             if len(both) > 1:
+                relation = judge.relation(selectors[one]) or judge.relation(selectors[other])
                 found = bootstrap(len(both)).interval(both)
-                yield (
-                    {"judge": one.measure.name, "n": n}
-                    | {"selector": one.selector.name, "other": other.selector.name}
-                    | ends("difference", found)
-                    | {"verdict": verdict(found, one.relation or other.relation)}
-                )
+                key = {"judge": judge.name, "n": n, "selector": one, "other": other}
+                yield key | _estimate("difference", found, relation)
 
 
-def _agreement(
-    a: Measure, b: Measure, of_a: Mapping[str, Array], of_b: Mapping[str, Array]
-) -> dict[str, Any]:
-    both = [prompt for prompt in of_a if prompt in of_b]
-    found, prompts = mean_tau([of_a[p] for p in both], [of_b[p] for p in both])
+def _agreement(a: Measure, b: Measure, of_a: Pools, of_b: Pools) -> dict[str, Any]:
+    found, prompts = mean_tau(*_of_both(of_a, of_b)[1:])
     relation = b.relation(a)
-    return (
-        {"relation": relation, "prompts": prompts}
-        | ends("tau", found)
-        | {"verdict": verdict(found, relation)}
-    )
+    return {"relation": relation, "prompts": prompts} | _estimate("tau", found, relation)
 
 
 def _prefixes(
@@ -298,12 +242,11 @@ def _prefixes(
 ) -> Iterator[Row]:
     """A verifier's beginnings by itself and by the judges, by these its whole clips at the end."""
     judges = [other for other, measure in measures.items() if measure.is_judge]
-    for seconds in (*pool.prefixes, pool.duration):
-        whole = seconds == pool.duration
-        first = _oriented(pool, measures[name], None if whole else seconds)
-        for other in judges if whole else (name, *judges):
+    for seconds in (*pool.prefixes, None):
+        first = _oriented(pool, measures[name], seconds)
+        for other in judges if seconds is None else (name, *judges):
             if first:
                 yield (
-                    {"verifier": name, "measure": other, "seconds": seconds}
+                    {"verifier": name, "measure": other, "seconds": seconds or pool.duration}
                     | _agreement(measures[name], measures[other], first, values[other])
                 )

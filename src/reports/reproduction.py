@@ -8,94 +8,70 @@ whose numbers differ by as much as the other tokens make. Seconds are not compar
 """
 
 import argparse
-import csv
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
+import pandas as pd
 
-from src.reports.table import Column, layout, shown
+from src.reports.table import Column, Row, layout, shown
 from src.runs.ending import Exit
-from src.runs.pool import Pool, load_pool
+from src.runs.pool import load_pool
 from src.runs.records import MANIFEST, RunFolderError, read_manifest, read_records
 
 TIMED = "second"  # in a column's name: what no two runs share
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """same, clips: how many clips have the same tokens, of those that both runs have. furthest: the
+def compare(folder: Path, other: Path) -> Row:
+    """Two runs of one name. Raises RunFolderError.
+
+    same, clips: how many clips have the same tokens, of those that both runs have. furthest: the
     largest difference of a number in the tables, relative to the largest of its column; where: in
-    which table and column."""
-
-    run: str
-    same: int
-    clips: int
-    furthest: float
-    where: str
-
-
-def compare(folder: Path, other: Path) -> Agreement:
-    """Two runs of one name. Raises RunFolderError."""
+    which table and column.
+    """
     if read_manifest(folder)["identity"]["script"] == "pool":
-        same, clips = _alike_candidates(load_pool(folder), load_pool(other))
+        alike = _alike_candidates(folder, other)
     else:
-        same, clips = _alike_winners(folder, other)
+        alike = _alike_winners(folder, other)
     furthest, where = 0.0, ""
     for path in sorted(folder.glob("*.csv")):
         if (other / path.name).exists():
             for column, apart in _apart(path, other / path.name).items():
-                if not apart <= furthest:
+                if apart > furthest:
                     furthest, where = apart, f"{path.name}: {column}"
-    return Agreement(folder.name, same, clips, furthest, where)
+    found = {"run": folder.name, "same": sum(alike), "clips": len(alike)}
+    return found | {"furthest": furthest, "where": where}
 
 
-def _alike_winners(folder: Path, other: Path) -> tuple[int, int]:
+def _alike_winners(folder: Path, other: Path) -> list[bool]:
     first, second = read_records(folder), read_records(other)
-    both = [
-        (record["winner"]["tokens_sha256"], second[key]["winner"]["tokens_sha256"])
+    return [
+        record["winner"]["tokens_sha256"] == second[key]["winner"]["tokens_sha256"]
         for key, record in first.items()
         if record["status"] == "ok" and second.get(key, {}).get("status") == "ok"
     ]
-    return sum(a == b for a, b in both), len(both)
 
 
-def _alike_candidates(pool: Pool, other: Pool) -> tuple[int, int]:
-    prompts = [prompt for prompt in pool.prompts if prompt in other.candidates]
-    same = sum(int((pool.tokens(p) == other.tokens(p)).all(axis=(1, 2)).sum()) for p in prompts)
-    return same, pool.size * len(prompts)
+def _alike_candidates(folder: Path, other: Path) -> list[bool]:
+    pool, known = load_pool(folder), load_pool(other)
+    prompts = [prompt for prompt in pool.prompts if prompt in known.candidates]
+    alike = [(pool.tokens(p) == known.tokens(p)).all(axis=(1, 2)) for p in prompts]
+    return [bool(same) for of_prompt in alike for same in of_prompt]
 
 
 def _apart(path: Path, other: Path) -> dict[str, float]:
-    """By column; infinite where the tables have other rows, or one of them a number less."""
-    first, second = _rows(path), _rows(other)
-    if len(first) != len(second) or (first and first[0].keys() != second[0].keys()):
+    """By column of numbers; infinite where the tables have other rows, or one a number less."""
+    first, second = (pd.read_csv(file, dtype=str) for file in (path, other))
+    if len(first) != len(second) or list(first) != list(second):
         return {"its rows": math.inf}
     found: dict[str, float] = {}
-    for column in first[0] if first else ():
-        if TIMED in column:
-            continue
-        a, b = (np.array([_number(row[column]) for row in rows]) for rows in (first, second))
-        largest, furthest = (np.nan_to_num(np.abs(x)).max(initial=0) for x in ([a, b], a - b))
-        alike = (np.isnan(a) == np.isnan(b)).all()
-        found[column] = float(furthest / (largest or 1.0)) if alike else math.inf
+    for column in (name for name in first if TIMED not in name):
+        a, b = (pd.to_numeric(table[column], errors="coerce") for table in (first, second))
+        largest = pd.concat([a, b]).abs().max()  # NaN: no number in either
+        alike = a.isna().equals(b.isna())
+        found[column] = (a - b).abs().max() / (largest or 1.0) if alike else math.inf
     return found
-
-
-def _number(text: str) -> float:
-    """NaN for what is no number."""
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -120,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Column("tables apart by at most", shown("furthest", ".2g")),
         Column("", shown("where"), left=True),
     ]
-    sys.stdout.write("\n".join(layout([vars(one) for one in found], columns)) + "\n")
+    sys.stdout.write("\n".join(layout(found, columns)) + "\n")
     for run in runs:
         if run not in known:
             sys.stdout.write(f"{run.name}: {asked.other} has no run of the same settings.\n")

@@ -1,6 +1,7 @@
 """The figure of what each method gives for its cost, with the Pareto front."""
 
 import math
+from itertools import groupby, product
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -23,7 +24,6 @@ AXES = {"frames": "frames generated per prompt", "seconds": "seconds per prompt"
 @styled
 def cost_figure(study: Sweep) -> Figure:
     """Score against frames and against seconds, a row a measure; better is up."""
-    rows = len(study.measures)
     figure, axes = panels(
         2,
         f"{study.title}: what each method gives for its cost",
@@ -33,17 +33,12 @@ def cost_figure(study: Sweep) -> Figure:
         "labelled. Hatched: the selector's own number, no evidence. Points of equal cost stand a "
         "little apart. Seconds leave judging out; those of the pool's best-of-N are N/m of its "
         "own." + notes(study.measures),
-        rows_each=rows,
+        rows_each=len(study.measures),
         height=2.3,
         width=WIDTH,
     )
-    for column, cost in enumerate(AXES):
-        for row, measure in enumerate(study.measures):
-            ax = axes[column * rows + row]
-            _panel(ax, study, measure, cost)
-            ax.set_xlabel(AXES[cost] if row == rows - 1 else "")
-            if column:
-                ax.set_ylabel("")
+    for ax, (cost, measure) in zip(axes, product(AXES, study.measures), strict=True):
+        _panel(ax, study, measure, cost)
     _legend(figure, study)
     return figure
 
@@ -57,10 +52,10 @@ def _panel(ax: Axes, study: Sweep, measure: Measure, cost: str) -> None:
     pool = [row for row in rows if row["source"] == "pool"]
     line = [row[cost] for row in pool], [row[height] for row in pool]
     ax.plot(*line, color=colour_of(BEST_OF_N), lw=0.8)
-    for spent in dict.fromkeys(row[cost] for row in rows):
-        level = [row for row in rows if row[cost] == spent]
-        for index, row in enumerate(level):
-            _mark(ax, row, spent * APART ** (index - (len(level) - 1) / 2), height)
+    for spent, level in groupby(rows, key=lambda row: row[cost]):
+        found = [*level]
+        for index, row in enumerate(found):
+            _mark(ax, row, spent * APART ** (index - (len(found) - 1) / 2), height)
     for row in front:
         if cell_of(row).prunes:
             # above and to the left of a front there is nothing
@@ -74,7 +69,10 @@ def _panel(ax: Axes, study: Sweep, measure: Measure, cost: str) -> None:
     ax.margins(x=0.12)
     if not measure.higher_is_better:
         ax.invert_yaxis()
-    ax.set_ylabel("gain (better ↑)" if height == "gain" else "score (better ↑)")
+    if cost == "frames":
+        ax.set_ylabel("gain (better ↑)" if height == "gain" else "score (better ↑)")
+    if measure is study.measures[-1]:
+        ax.set_xlabel(AXES[cost])
     name_panel(ax, measure)
 
 

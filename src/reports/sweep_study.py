@@ -17,13 +17,12 @@ same prompts. cost.csv, a row a cell and measure:
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
+import pandas as pd
 
 from src.methods import BASELINE, BEST_OF_N, PARAMETERS, SearchCell
 from src.reports import sentences
@@ -32,12 +31,12 @@ from src.reports.table import Row, ends
 from src.runs.measures import Measure, Verdict
 from src.runs.pool import Pool
 from src.runs.records import Record, read_manifest, read_records
-from src.stats.best_of_n import chances, expected
-from src.stats.intervals import Interval, StatsError, bootstrap
+from src.stats.best_of_n import best_of_n
+from src.stats.intervals import StatsError, bootstrap
 
 SAME_LENGTH = 0.05  # seconds by which clips of a pool and a sweep may differ
-Source = Literal["pool", "sweep"]
-Values = dict[str, float]  # by prompt
+COSTS = ("frames", "seconds")
+SINGLE = (BASELINE, BEST_OF_N)  # what all others, the tree searches, are compared with
 
 
 @dataclass(frozen=True)
@@ -53,21 +52,15 @@ class Sweep:
 
 @dataclass(frozen=True)
 class _Cell:
-    """A cell's numbers by prompt, seeds averaged. values: by measure."""
+    """A setting's numbers, seeds averaged: a row a prompt, a column each of COSTS and measures."""
 
-    source: Source
+    source: Literal["pool", "sweep"]
     search: SearchCell
     seeds: int
-    frames: Values
-    seconds: Values
-    values: dict[str, Values]
+    numbers: pd.DataFrame
 
-    @property
-    def is_tree(self) -> bool:
-        return self.search.method not in (BASELINE, BEST_OF_N)
-
-    def mean_frames(self, prompts: Iterable[str]) -> float:
-        return float(np.mean([self.frames[p] for p in prompts]))
+    def mean(self, column: str, prompts: Sequence[str] | pd.Index) -> float:
+        return float(self.numbers.loc[prompts, column].mean())
 
 
 def study_sweep(folder: Path, pool: Pool | None, budgets: Sequence[int]) -> Sweep:
@@ -83,24 +76,29 @@ def study_sweep(folder: Path, pool: Pool | None, budgets: Sequence[int]) -> Swee
     if pool is not None and (reason := _differs(pool, records, measures)):
         notes.append(f"Best-of-n of the pool is left out: {reason}.")
         pool = None
-    known = [cell for cell in cells if not cell.is_tree]
+    singles = [c for c in cells if c.search.method in SINGLE]
     if pool is not None:
-        equal = [int(cell.mean_frames(cell.frames)) // pool.frames for cell in cells]
+        equal = [int(c.mean("frames", c.numbers.index)) // pool.frames for c in cells]
         exact = _of_pool(pool, measures, [1, *budgets, *equal])
-        known = exact + known  # exact expectations rather than the few samples that a sweep drew
+        singles = exact + singles  # exact expectations rather than the few samples of a sweep
         cells += [cell for cell in exact if cell.search.candidates in (1, *budgets)]
     rows: list[Row] = []
-    every = {p for cell in cells for p in cell.frames}
+    every = {prompt for cell in cells for prompt in cell.numbers.index}
     fewer: dict[int, list[str]] = defaultdict(list)
     for measure in measures:
-        first, *others = (cell.values[measure.name] for cell in cells)
+        first, *others = (cell.numbers[measure.name].dropna().index for cell in cells)
         prompts = [p for p in first if all(p in other for other in others)]
         if not prompts:
             notes.append(f"{measure.name}: no prompt has a number in all cells.")
             continue
         if len(prompts) < len(every):
             fewer[len(prompts)].append(measure.name)
-        rows += _with_front([_row(cell, measure, prompts, known) for cell in cells], measure)
+        own = [_row(cell, measure, prompts, singles) for cell in cells]
+        # What a sweep sampled of best-of-n is not to beat its own expectation by chance.
+        sampled = SINGLE if pool else ()
+        running = [r for r in own if r["source"] == "pool" or r["method"] not in sampled]
+        fronts = {f"front_{cost}": front(running, cost, measure.sign) for cost in COSTS}
+        rows += [row | {name: row in best for name, best in fronts.items()} for row in own]
     notes += [sentences.over_fewer(names, count, len(every)) for count, names in fewer.items()]
     return Sweep(manifest.get("title", folder.name), tuple(measures), rows, notes)
 
@@ -111,11 +109,14 @@ def cell_of(row: Row) -> SearchCell:
     return SearchCell(row["method"], row["n"], own, row["step_size"])
 
 
-def is_on_front(row: Row, rows: Sequence[Row], cost: str, sign: float) -> bool:
-    """Whether no other scores as much for less, or more for as little. cost: a column."""
-    own = row[cost], sign * row["mean"]
-    others = [(other[cost], sign * other["mean"]) for other in rows]
-    return not any(c <= own[0] and s >= own[1] and (c, s) != own for c, s in others)
+def front(rows: Sequence[Row], cost: str, sign: float) -> list[Row]:
+    """The rows that no other beats: as good for less, or better for as little. cost: a column."""
+    points = [(row[cost], sign * row["mean"]) for row in rows]
+    return [
+        row
+        for row, (own, score) in zip(rows, points, strict=True)
+        if not any(c <= own and s >= score and (c, s) != (own, score) for c, s in points)
+    ]
 
 
 def _of_sweep(
@@ -130,26 +131,26 @@ def _of_sweep(
     cells, notes = [], []
     for search in sorted(by_cell, key=lambda cell: (cell.method, cell.candidates)):
         own, has_run = by_cell[search], len(prompts[search])
-        done = [record for record in own if record["status"] == "ok"]
+        done = [_numbers(r, measures) for r in own if r["status"] == "ok"]
         if has_run < most:
             why = f"it has run on {has_run} of {most} prompts"
             notes.append(f"{search.name} is left out: {why}.")
         elif not done:
             notes.append(f"{search.name} is left out: all its searches failed.")
         else:
-            cells.append(
-                _Cell(
-                    source="sweep",
-                    search=search,
-                    seeds=len({SearchCell.from_record(r["cell"]).seed for r in own}),
-                    frames=_by_prompt(done, lambda r: r["ledger"]["frames"]),
-                    seconds=_by_prompt(done, _seconds),
-                    values={
-                        m.name: _by_prompt(done, partial(value_of, measure=m)) for m in measures
-                    },
-                )
-            )
+            seeds = len({r["cell"].get("seed") for r in own})
+            numbers = pd.DataFrame(done).set_index("prompt").astype(float)
+            means = numbers.groupby(level="prompt", sort=False).mean()
+            cells.append(_Cell("sweep", search, seeds, means))
     return cells, notes
+
+
+def _numbers(record: Record, measures: Iterable[Measure]) -> dict[str, Any]:
+    """A finished search's costs, seconds without judging, and its clip's value by each measure."""
+    ledger = record["ledger"]
+    seconds = sum(s for stage, s in ledger["seconds"].items() if stage != "judge")
+    costs = {"prompt": record["prompt_id"], "frames": ledger["frames"], "seconds": seconds}
+    return costs | {measure.name: value_of(record, measure) for measure in measures}
 
 
 def _of_pool(pool: Pool, measures: Sequence[Measure], budgets: Iterable[int]) -> list[_Cell]:
@@ -157,26 +158,20 @@ def _of_pool(pool: Pool, measures: Sequence[Measure], budgets: Iterable[int]) ->
     kept = [n for n in sorted(set(budgets)) if 1 <= n <= pool.size]
     selector = measures[0]
     scored = pool.values(selector.name)
-    scores = [selector.sign * values for values in scored.values()]
-    chosen = dict(zip(scored, chances(scores, kept), strict=True))
-    found: dict[str, dict[str, Any]] = {}
+    found = {}
     for measure in measures:
         values = pool.values(measure.name)
-        both = [p for p in scored if p in values]
-        at = expected([chosen[p] for p in both], [values[p] for p in both])
-        found[measure.name] = dict(zip(both, at, strict=True))
+        both = [prompt for prompt in scored if prompt in values]
+        scores = [selector.sign * scored[p] for p in both]
+        at = best_of_n(scores, [values[p] for p in both], kept)
+        found[measure.name] = pd.DataFrame(at, index=both, columns=kept)
     a_clip = pool.generation_seconds() + pool.seconds(selector.name)
-    return [
-        _Cell(
-            source="pool",
-            search=SearchCell(BASELINE if n == 1 else BEST_OF_N, n),
-            seeds=1,
-            frames=dict.fromkeys(scored, float(n * pool.frames)),
-            seconds=dict.fromkeys(scored, n * a_clip),
-            values={m: {p: float(x[i]) for p, x in at.items()} for m, at in found.items()},
-        )
-        for i, n in enumerate(kept)
-    ]
+    cells = []
+    for n in kept:
+        columns = {"frames": float(n * pool.frames), "seconds": n * a_clip}
+        numbers = pd.DataFrame(columns | {m: at[n] for m, at in found.items()}, index=list(scored))
+        cells.append(_Cell("pool", SearchCell(BASELINE if n == 1 else BEST_OF_N, n), 1, numbers))
+    return cells
 
 
 def _differs(pool: Pool, records: Sequence[Record], measures: Sequence[Measure]) -> str:
@@ -198,73 +193,39 @@ def _differs(pool: Pool, records: Sequence[Record], measures: Sequence[Measure])
     return ""
 
 
-def _row(cell: _Cell, measure: Measure, prompts: list[str], known: Sequence[_Cell]) -> Row:
-    """known: baseline and best-of-n, with which a cell is compared; the first that fits."""
-
-    def over(other: _Cell | None) -> Interval | None:
-        if other is None:
-            return None
-        theirs = np.array([other.values[measure.name][p] for p in prompts])
-        return bootstrap(len(prompts)).interval(values - theirs)
-
-    values = np.array([cell.values[measure.name][p] for p in prompts])
-    frames = cell.mean_frames(prompts)
-    one = next((c for c in known if c.search.method == BASELINE), None)
+def _row(
+    cell: _Cell, measure: Measure, prompts: list[str], singles: Sequence[_Cell]
+) -> dict[str, Any]:
+    """singles: baseline and best-of-n, with which a cell is compared; the first that fits."""
+    values, search = cell.numbers.loc[prompts, measure.name], cell.search
+    draws, frames = bootstrap(len(prompts)), cell.mean("frames", prompts)
     equal = None
-    if cell.is_tree:
-        equal = next((c for c in known if _as_many(frames, c, prompts)), None)
-    difference = over(equal)
+    if search.method not in SINGLE:
+        equal = next((c for c in singles if _as_many(frames, c, prompts)), None)
+    one = next((c for c in singles if c.search.method == BASELINE), None)
+    gain, over = (
+        None if c is None else draws.interval(values - c.numbers.loc[prompts, measure.name])
+        for c in (one, equal)
+    )
     verdict: Verdict | None = None
-    if difference is not None:
+    if over is not None:
         independent = measure.role == "primary judge"
-        verdict = measure.verdict(difference) if independent else "not independent"
+        verdict = measure.verdict(over) if independent else "not independent"
     return (
-        {"method": cell.search.method, "source": cell.source, "n": cell.search.candidates}
-        | {p.name: cell.search.parameters.get(p.name) for p in PARAMETERS}
-        | {"step_size": cell.search.step_size, "measure": measure.name, "role": measure.role}
-        | {"prompts": len(prompts), "seeds": cell.seeds, "frames": frames}
-        | {"seconds": float(np.mean([cell.seconds[p] for p in prompts]))}
+        {"method": search.method, "source": cell.source, "n": search.candidates}
+        | {p.name: search.parameters.get(p.name) for p in PARAMETERS}
+        | {"step_size": search.step_size, "measure": measure.name, "role": measure.role}
+        | {"prompts": len(prompts), "seeds": cell.seeds}
+        | {cost: cell.mean(cost, prompts) for cost in COSTS}
         | {"mean": float(values.mean())}
-        | ends("gain", over(one))
+        | ends("gain", gain)
         | {"best_of_n": equal.search.candidates if equal else None}
-        | ends("over_best_of_n", difference, "over_")
+        | ends("over_best_of_n", over, "over_")
         | {"verdict": verdict}
     )
 
 
 def _as_many(frames: float, single: _Cell, prompts: Sequence[str]) -> bool:
     """Whether best-of-n spends as much as `frames`, or less by under a clip."""
-    n, spent = single.search.candidates, single.mean_frames(prompts)
+    n, spent = single.search.candidates, single.mean("frames", prompts)
     return spent <= frames < spent * (n + 1) / n
-
-
-def _with_front(rows: Sequence[Row], measure: Measure) -> list[Row]:
-    """The rows with their place on the front of frames and on that of seconds."""
-    exact = any(row["source"] == "pool" for row in rows)
-    # What a sweep sampled of best-of-n is not to beat its own expectation by chance.
-    sampled = {BASELINE, BEST_OF_N} if exact else set()
-    running = [row for row in rows if row["source"] == "pool" or row["method"] not in sampled]
-    found: list[Row] = []
-    for row in rows:
-        fronts = {
-            f"front_{cost}": row in running and is_on_front(row, running, cost, measure.sign)
-            for cost in ("frames", "seconds")
-        }
-        found.append({**row, **fronts})
-    return found
-
-
-def _by_prompt(
-    records: Iterable[Record], read: Callable[[Record], float | None]
-) -> dict[str, float]:
-    """Means over seeds, where there is a number."""
-    found: dict[str, list[float]] = defaultdict(list)
-    for record in records:
-        if (value := read(record)) is not None:
-            found[record["prompt_id"]].append(float(value))
-    return {prompt: float(np.mean(values)) for prompt, values in found.items()}
-
-
-def _seconds(record: Record) -> float:
-    """Without judging, which no search needs."""
-    return float(sum(s for stage, s in record["ledger"]["seconds"].items() if stage != "judge"))

@@ -1,11 +1,10 @@
 """A pool, read back: m clips of each prompt as tokens, and what every measure says of them.
 
-In a notebook, from the repository's root (numpy only; nothing is loaded or generated):
+In a notebook, from the repository's root (no torch; nothing is loaded or generated):
 
-    from pathlib import Path
     from src.runs.pool import load_pool
 
-    pool = load_pool(Path("results/pool-builtin-m16-0123abcd"))
+    pool = load_pool("results/pool-builtin-m16-0123abcd")
     pool.values("tags")["b00"]              # float64 [m], of the whole clips
     pool.values("tags", seconds=2.0)        # of their first two seconds
     own, seen = pool.pair("tags", "msd_kld")
@@ -19,26 +18,25 @@ In a notebook, from the repository's root (numpy only; nothing is loaded or gene
 """
 
 import zipfile
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from src.runs.measures import Measure, in_short
 from src.runs.records import Record, RunFolderError, read_manifest, read_records
 from src.scoring import IN_COMMON, LIKELIHOODS, NEEDS_GUIDANCE, ExpressionError, components
-
-if TYPE_CHECKING:
-    import pandas
+from src.stats.best_of_n import within_prompt_std
 
 LOG_PROBS = "log_probs"  # mean log-probabilities of a prompt's candidates, with their text
 UNCONDITIONAL = "unconditional_log_probs"  # and without it, where decoding was guided
 WHOLE = "whole"
+FACTS = ("role", "higher_is_better", "is_verifier", "shares_data_with", "note")  # of a measure
 
 Array = NDArray[np.float64]
-Values = dict[str, dict[str, Array]]  # of a measure: [m] by prompt and by `prefix_key`
 
 
 class PoolError(ValueError):
@@ -57,53 +55,61 @@ class Pool:
     """
 
     def __init__(self, folder: Path, sums: Sequence[str] = ()) -> None:
-        manifest = read_manifest(folder)
+        self.folder, self.manifest = folder, read_manifest(folder)
         try:
-            identity = manifest["identity"]
+            identity = self.manifest["identity"]
             self.size: int = identity["candidates"]
             self.duration: float = identity["duration"]
             self.frames: int = identity["frames"]
             self.asked: int = identity["prompts"]["count"]
-            generator: Mapping[str, str] = identity["checkpoints"]["generator"]
+            generator = in_short(identity["checkpoints"]["generator"])
         except (KeyError, TypeError) as error:
             raise RunFolderError(
                 f"{folder} is not a pool's folder ({error!r} is missing)"
             ) from None
-        self.folder, self.manifest = folder, manifest
         self.candidates: dict[str, Record] = {}
+        self.reasons: dict[str, dict[str, str]] = defaultdict(dict)
         # By measure, in the order asked for, though the first prompt may have failed.
-        self._scores: dict[str, dict[str, Record]] = {}
-        self.reasons: dict[str, dict[str, str]] = {}
+        scores: dict[str, dict[str, Record]] = {}
         for record in read_records(folder).values():
             measure, prompt = record.get("measure"), record["prompt_id"]
-            own = self.candidates if measure is None else self._scores.setdefault(measure, {})
+            own = self.candidates if measure is None else scores.setdefault(measure, {})
             if record["status"] == "ok":
                 own[prompt] = record
             elif measure is not None:
-                self.reasons.setdefault(measure, {})[prompt] = record["reason"]
+                self.reasons[measure][prompt] = record["reason"]
         self.prompts = tuple(self.candidates)
         self.measures: dict[str, Measure] = {}
-        self._values: dict[str, Values] = {}
-        self._take_likelihoods(generator)
-        self._take_scores()
-        judges = {name: m for name, m in self.measures.items() if m.is_judge}
+        # [m] by prompt, of each measure (but sums) and `prefix_key`.
+        self._values: dict[tuple[str, str], dict[str, Array]] = defaultdict(dict)
+        self._seconds: dict[str, float] = {}
+        for name in LIKELIHOODS:
+            self._take_likelihood(name, generator)
+        for name, records in scores.items():
+            if records:
+                self._take_scores(name, records)
         added = {name: self.sum_of(name) for name in sums}
-        self._values |= {name: self._sum(measure) for name, measure in added.items()}
-        verifiers = {name: m for name, m in self.measures.items() if name not in judges}
-        self.measures = verifiers | added | judges
-        self.prefixes = tuple(
-            sorted({at for name in self.measures for at in self.seconds_of(name)})
-        )
+        judges = {name: m for name, m in self.measures.items() if m.is_judge}
+        self.measures = {n: m for n, m in self.measures.items() if n not in judges} | added | judges
+        beginnings = {float(key) for _, key in self._values if key != WHOLE}
+        self.prefixes = tuple(sorted(beginnings))
 
     def values(self, name: str, seconds: float | None = None) -> dict[str, Array]:
         """The measure's float64 [m] by prompt id, of whole clips or of their first `seconds`.
 
-        name: of `measures`, or a weighted sum of verifiers. Prompts that it has no number for are
-        left out. Raises PoolError for what the pool does not have.
+        name: of `measures`, or a weighted sum of verifiers, which has a number where all its parts
+        have. Prompts without a number are left out. Raises PoolError for what the pool does not
+        have.
         """
-        key, found = prefix_key(seconds), self._values_of(name)
+        if name in self.measures and not self.measures[name].scales:
+            return dict(self._values.get((name, prefix_key(seconds)), {}))
+        scales, weights = self.sum_of(name).scales, components(name)
+        factors = {part: weight / scales[part] for part, weight in weights.items()}
+        parts = {part: self.values(part, seconds) for part in weights}
         return {
-            prompt: found[prompt][key] for prompt in self.prompts if key in found.get(prompt, {})
+            prompt: np.sum([f * parts[part][prompt] for part, f in factors.items()], axis=0)
+            for prompt in self.prompts
+            if all(prompt in values for values in parts.values())
         }
 
     def pair(
@@ -116,26 +122,23 @@ class Pool:
 
     def seconds_of(self, name: str) -> tuple[float, ...]:
         """The prefixes at which a measure has any number, ascending."""
-        keys = {key for values in self._values_of(name).values() for key in values} - {WHOLE}
-        return tuple(sorted(map(float, keys)))
+        return tuple(seconds for seconds in self.prefixes if self.values(name, seconds))
 
     def tokens(self, prompt_id: str) -> NDArray[np.int16]:
         """int16 [m, codebooks, frames]. Raises RunFolderError for a file that is not whole."""
         return load_tokens(self.folder, prompt_id)
 
-    def table(self) -> "pandas.DataFrame":
+    def table(self) -> pd.DataFrame:
         """One row for each number: prompt_id, candidate, measure, seconds (of the clip), value."""
-        import pandas
-
         rows = [
-            (prompt, candidate, name, self.duration if key == WHOLE else float(key), float(value))
+            (prompt, candidate, name, seconds or self.duration, value)
             for name in self.measures
-            for prompt, by_key in self._values[name].items()
-            for key, values in by_key.items()
+            for seconds in (*self.prefixes, None)
+            for prompt, values in self.values(name, seconds).items()
             for candidate, value in enumerate(values)
         ]
         names = ["prompt_id", "candidate", "measure", "seconds", "value"]
-        return pandas.DataFrame(rows, columns=names)
+        return pd.DataFrame(rows, columns=names)
 
     def seconds(self, measure: str) -> float:
         """Mean wall seconds that scoring one whole clip took: rendering, sending and the model.
@@ -143,11 +146,9 @@ class Pool:
         0 for perplexity and pmi, which come with the tokens; of a sum that of its parts together,
         as if each were sent alone. Raises PoolError.
         """
-        if measure in LIKELIHOODS and measure in self.measures:
-            return 0.0
-        if measure not in self._scores:
-            return sum(self.seconds(part) for part in self.sum_of(measure).scales)
-        return float(np.mean([r["seconds"][WHOLE] for r in self._scores[measure].values()]))
+        if measure in self._seconds:
+            return self._seconds[measure]
+        return sum(self.seconds(part) for part in self.sum_of(measure).scales)
 
     def generation_seconds(self) -> float:
         """Mean seconds that generating one clip took: conditions and decoding."""
@@ -160,15 +161,17 @@ class Pool:
         The spread is the within-prompt standard deviation of whole clips over all prompts: one
         constant a part, so that what follows of best-of-n is exact for sums too. Raises PoolError.
         """
-        # Here, since it brings scipy, which nothing else in this module needs.
-        from src.stats.best_of_n import within_prompt_std
-
         if expression in self.measures:
             return self.measures[expression]
-        weights = self._weights(expression)
+        try:
+            weights = components(expression)
+        except ExpressionError as error:
+            raise PoolError(str(error)) from error
         for part in weights:
             if part not in self.measures or self.measures[part].role != "verifier":
-                raise PoolError(self._lacks(f"verifier {part!r}"))
+                what = "measure" if part == expression else "verifier"
+                known = ", ".join(self.measures)
+                raise PoolError(f"{self.folder} has no {what} {part!r}; it has {known}")
         parts = [self.measures[part] for part in weights]
         scales = {part: within_prompt_std(list(self.values(part).values())) for part in weights}
         for part, scale in scales.items():
@@ -185,71 +188,32 @@ class Pool:
             scales=scales,
         )
 
-    def _take_likelihoods(self, generator: Mapping[str, str]) -> None:
-        """Those verifiers whose numbers came with the tokens."""
-        for name, value_of in LIKELIHOODS.items():
-            values: Values = {}
-            for prompt, record in self.candidates.items():
-                without = record.get(UNCONDITIONAL, {})
-                values[prompt] = {
-                    key: value_of(log_prob, without.get(key))
-                    for key, log_prob in record[LOG_PROBS].items()
-                    if name not in NEEDS_GUIDANCE or key in without
-                }
-            if name not in NEEDS_GUIDANCE or any(values.values()):
-                self._values[name] = values
-                self.measures[name] = Measure(
-                    name, "verifier", True, in_short(generator), is_verifier=IN_COMMON[name]
-                )
+    def _take_likelihood(self, name: str, generator: str) -> None:
+        """A verifier whose numbers came with the tokens."""
+        guided, known = name in NEEDS_GUIDANCE, False
+        for prompt, record in self.candidates.items():
+            without = record.get(UNCONDITIONAL, {})
+            for key, log_prob in record[LOG_PROBS].items():
+                if key in without or not guided:
+                    values = LIKELIHOODS[name](log_prob, without.get(key))
+                    self._values[name, key][prompt] = values
+                    known = True
+        if known or not guided:
+            common = IN_COMMON[name]
+            self.measures[name] = Measure(name, "verifier", True, generator, is_verifier=common)
+            self._seconds[name] = 0.0
 
-    def _take_scores(self) -> None:
+    def _take_scores(self, name: str, records: Mapping[str, Record]) -> None:
         """What was scored; by other weights than the latest record's, it does not count."""
-        self._scores = {name: own for name, own in self._scores.items() if own}
-        for name, own in self._scores.items():
-            newest = max(own.values(), key=lambda record: (record["start"], record["time"]))
-            now = {p: r for p, r in own.items() if r["checkpoint"] == newest["checkpoint"]}
-            self._scores[name] = now
-            facts = ("role", "higher_is_better", "is_verifier", "shares_data_with", "note")
-            checkpoint = in_short(newest["checkpoint"])
-            self.measures[name] = Measure.from_record(
-                {"name": name, "checkpoint": checkpoint} | {fact: newest[fact] for fact in facts}
-            )
-            self._values[name] = {
-                prompt: {k: np.array(v, dtype=np.float64) for k, v in record["values"].items()}
-                for prompt, record in now.items()
-            }
-
-    def _values_of(self, name: str) -> Values:
-        if name in self._values:
-            return self._values[name]
-        if list(self._weights(name)) == [name]:
-            raise PoolError(self._lacks(f"measure {name!r}"))
-        return self._sum(self.sum_of(name))
-
-    def _sum(self, measure: Measure) -> Values:
-        """A sum's values, at the prompts and prefixes that all of its parts have."""
-        weights = self._weights(measure.name)
-        factors = {part: w / measure.scales[part] for part, w in weights.items()}
-        parts = {part: self._values[part] for part in weights}
-        first, *others = parts.values()
-        return {
-            prompt: {
-                key: np.sum([f * parts[part][prompt][key] for part, f in factors.items()], axis=0)
-                for key in by_key
-                if all(key in other[prompt] for other in others)
-            }
-            for prompt, by_key in first.items()
-            if all(prompt in other for other in others)
-        }
-
-    def _weights(self, expression: str) -> dict[str, float]:
-        try:
-            return components(expression)
-        except ExpressionError as error:
-            raise PoolError(str(error)) from error
-
-    def _lacks(self, what: str) -> str:
-        return f"{self.folder} has no {what}; it has {', '.join(self.measures)}"
+        newest = max(records.values(), key=lambda record: (record["start"], record["time"]))
+        checkpoint = newest["checkpoint"]
+        now = {p: r for p, r in records.items() if r["checkpoint"] == checkpoint}
+        facts = {"name": name, "checkpoint": in_short(checkpoint)}
+        self.measures[name] = Measure.from_record(facts | {fact: newest[fact] for fact in FACTS})
+        self._seconds[name] = float(np.mean([r["seconds"][WHOLE] for r in now.values()]))
+        for prompt in self.prompts:
+            for key, values in now[prompt]["values"].items() if prompt in now else ():
+                self._values[name, key][prompt] = np.array(values, dtype=np.float64)
 
 
 def load_pool(folder: Path | str, sums: Sequence[str] = ()) -> Pool:

@@ -55,41 +55,29 @@ class Transfer(NamedTuple):
     reason: str = ""
 
 
-def best_of_n_weights(scores: ArrayLike, n: int) -> Array:
-    """How likely each of a pool's m clips is to be the best of n drawn from it: [m], sum 1.
+def best_of_n_weights(scores: ArrayLike, budgets: Sequence[int]) -> Array:
+    """How likely each of a pool's m clips is to be the best of n drawn from it: [budgets, m].
 
     Drawn without replacement, so that the expectation is unbiased for n fresh clips. The clip of
     ascending rank i is the best of C(i-1, n-1) of the C(m, n) subsets; tied clips share the weights
-    of their block, as a coin between them would.
-    Raises StatsError for a pool of fewer than n.
+    of their block, as a coin between them would. Raises StatsError for a pool of fewer than n.
     """
     scores = finite(scores)
     m = len(scores)
-    if not 1 <= n <= m:
-        raise StatsError(f"best-of-{n} needs a pool of {n} or more, not {m}")
-    total = math.comb(m, n)
-    by_rank = np.array([math.comb(i, n - 1) / total for i in range(m)])
+    if not all(1 <= n <= m for n in budgets):
+        raise StatsError(f"best-of-{max(budgets)} needs as many in a pool, which has {m}")
+    by_rank = [[math.comb(i, n - 1) / math.comb(m, n) for i in range(m)] for n in budgets]
     _, block, sizes = np.unique(scores, return_inverse=True, return_counts=True)
-    ends = np.cumsum(sizes)
-    sums = np.add.reduceat(by_rank, ends - sizes)
-    return (sums / sizes)[block]
-
-
-def chances(selector: Pools, budgets: Sequence[int]) -> list[Array]:
-    """How likely the selector chooses each clip, for `expected`: per prompt [budgets, m]."""
-    return [np.array([best_of_n_weights(pool, n) for n in budgets]) for pool in selector]
-
-
-def expected(chosen: Sequence[Array], measure: Pools) -> Array:
-    """Best-of-n of each prompt's pool: [prompts, budgets]. chosen: of `chances`."""
-    if len(chosen) != len(measure):
-        raise StatsError(f"{len(chosen)} pools of scores, but {len(measure)} of measures")
-    return np.array([w @ finite(pool) for w, pool in zip(chosen, measure, strict=True)])
+    sums = np.add.reduceat(np.array(by_rank), np.cumsum(sizes) - sizes, axis=1)
+    weights: Array = (sums / sizes)[:, block]
+    return weights
 
 
 def best_of_n(selector: Pools, measure: Pools, budgets: Sequence[int]) -> Array:
     """Expected measure of the clip with the best score of n: [prompts, budgets]."""
-    return expected(chances(selector, budgets), measure)
+    pools = zip(selector, measure, strict=True)
+    found = [best_of_n_weights(own, budgets) @ finite(seen) for own, seen in pools]
+    return np.array(found).reshape(len(found), len(budgets))
 
 
 @functools.cache
@@ -98,8 +86,6 @@ def expected_maximum(n: int) -> float:
 
     Integral of x * n * pdf(x) * cdf(x)^(n-1) over the real line.
     """
-    if n < 1:
-        raise StatsError(f"n must be 1 or more, not {n}")
 
     def density(x: float) -> float:
         return float(x * n * np.exp(norm.logpdf(x) + (n - 1) * norm.logcdf(x)))
@@ -112,8 +98,6 @@ def kl_bound(n: int) -> float:
 
     Source: Beirami et al., arXiv 2401.01879.
     """
-    if n < 1:
-        raise StatsError(f"n must be 1 or more, not {n}")
     return math.log(n) - (n - 1) / n
 
 
@@ -162,51 +146,41 @@ def standardised(gains: Array, measure: Pools) -> Interval | None:
     return interval(float(gains.mean()) / within_prompt_std(measure), resampled, len(gains))
 
 
-def transfer(own: Array, seen: Array, selector: Pools, measure: Pools) -> Transfer:
+def transfer(selector: Pools, measure: Pools, budgets: Sequence[int]) -> Transfer:
     """The measure's gain over the selector's, each in its within-prompt standard deviations.
 
-    own, seen: best-of-n of the selector's own number and of the measure's, [prompts, budgets], the
-    first budget being 1; both higher where better. 1: the measure gains what the selector gains.
-    Falling with n: the search finds what the selector alone likes (over-optimisation). Prompts are
-    resampled with both gains and both deviations together.
+    Both are higher where better; the first budget is 1. A ratio of 1: the measure gains what the
+    selector gains. Falling with n: the search finds what the selector alone likes
+    (over-optimisation). Prompts are resampled with both gains and both deviations together.
     """
-    draws = bootstrap(len(own))
-    squares = np.stack([_squares(selector), _squares(measure)], axis=1)
-    constant = not squares[:, 1].any()
-    resampled_squares = draws.means(squares)
-    ratios: list[Interval | None] = []
-    known: list[tuple[float, Array]] = []
-    for at in range(1, own.shape[1]):
-        gains = np.stack([own[:, at] - own[:, 0], seen[:, at] - seen[:, 0]], axis=1)
-        resampled = draws.means(gains)
-        of_selector = interval(float(gains[:, 0].mean()), resampled[:, 0], len(own))
-        if constant or of_selector.side <= 0:
-            ratios.append(None)
-            continue
-        known.append(
-            (
-                float(_standard_ratio(gains.mean(0), squares.mean(0))),
-                _standard_ratio(resampled, resampled_squares),
-            )
-        )
-        ratios.append(interval(*known[-1], len(own)))
+    draws, prompts = bootstrap(len(measure)), len(measure)
+    values = np.stack([best_of_n(selector, of, budgets) for of in (selector, measure)], axis=-1)
+    gains = values[:, 1:] - values[:, :1]  # [prompts, n over 1, 2]
+    squares = np.stack([_squares(selector), _squares(measure)], axis=-1)
+    if not squares.any(0).all():
+        reason = NO_GAIN if squares[:, 1].any() else CONSTANT
+        return Transfer((None,) * gains.shape[1], None, reason)
+    means = _standard_ratio(gains.mean(0), squares.mean(0))
+    resampled = _standard_ratio(draws.means(gains), draws.means(squares)[:, None])
+    known = [at for at in range(len(means)) if draws.interval(gains[:, at, 0]).side > 0]
+    found = {at: interval(float(means[at]), resampled[:, at], prompts) for at in known}
+    ratios = tuple(found.get(at) for at in range(len(means)))
     change = None
     if len(known) > 1:
-        (first, first_resampled), *_, (last, last_resampled) = known
-        change = interval(last - first, last_resampled - first_resampled, len(own))
-    reason = (CONSTANT if constant else NO_GAIN) if None in ratios else ""
-    return Transfer(tuple(ratios), change, reason)
+        first, last = known[0], known[-1]
+        shifts = resampled[:, last] - resampled[:, first]
+        change = interval(float(means[last] - means[first]), shifts, prompts)
+    return Transfer(ratios, change, NO_GAIN if None in ratios else "")
 
 
 def _standard_ratio(gains: Array, squares: Array) -> Array:
-    """Of the second gain to the first, each over the root of its sum of squares: [..., 2] ->
-    [...]."""
-    return _ratio(gains[..., 1], gains[..., 0]) * np.sqrt(_ratio(squares[..., 0], squares[..., 1]))
+    """Of the second gain to the first, each over the root of its sum of squares: [.., 2] -> [..].
 
-
-def _ratio(a: Array, b: Array) -> Array:
-    """a / b where b is above zero, else NaN."""
-    return np.divide(a, b, out=np.full(np.shape(a), np.nan), where=np.asarray(b) > 0)
+    NaN where the first gain or the second sum is not above zero."""
+    known = (gains[..., 0] > 0) & (squares[..., 1] > 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        roots = np.sqrt(squares[..., 0] / squares[..., 1])
+        return np.where(known, gains[..., 1] / gains[..., 0] * roots, np.nan)
 
 
 def _squares(pools: Pools) -> Array:

@@ -5,13 +5,13 @@ The draws are made once for a number of prompts and shared by everything that is
 many. Ratios and differences of means stay paired, and hundreds of intervals take seconds. Of
 timings, repetitions are resampled as well: `resampled_medians`.
 
-Arrays are float64; a value that is not finite is an error.
+Arrays are float64.
 """
 
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -51,33 +51,33 @@ class Bootstrap:
             raise StatsError("nothing to resample: no prompt has both measures")
         random = np.random.default_rng(seed)
         self.prompts = prompts
-        kind = np.uint8 if prompts < 256 else np.uint16
-        self._counts = np.zeros((resamples, prompts), dtype=kind)
-        for counts in self._parts():
-            rows = random.integers(prompts, size=counts.shape)
-            np.add.at(counts, (np.arange(len(counts))[:, None], rows), 1)
+        self._parts: list[NDArray[np.uint16]] = []  # how often each prompt is drawn
+        at_once = max(1, RESAMPLED_AT_ONCE // prompts)
+        for start in range(0, resamples, at_once):
+            rows = random.integers(prompts, size=(min(at_once, resamples - start), prompts))
+            counts = np.zeros(rows.shape, np.uint16)
+            np.add.at(counts, (np.arange(len(rows))[:, None], rows), 1)
+            self._parts.append(counts)
 
     def means(self, values: Array) -> Array:
         """[prompts, ...] -> [resamples, ...]"""
         flat = np.asarray(values, dtype=np.float64).reshape(self.prompts, -1)
-        parts = [counts.astype(np.float64) @ flat for counts in self._parts()]
+        parts = [counts.astype(np.float64) @ flat for counts in self._parts]
         return np.concatenate(parts).reshape(-1, *np.shape(values)[1:]) / self.prompts
 
     def interval(self, values: Array) -> Interval:
-        """Mean of one value per prompt with its interval. values: [prompts]."""
-        return interval(float(np.mean(values)), self.means(values), self.prompts)
+        """Mean over prompts with the percentile interval of a bootstrap over prompts.
 
-    def _parts(self) -> list[NDArray[Any]]:
-        at_once = max(1, RESAMPLED_AT_ONCE // self.prompts)
-        return [
-            self._counts[start : start + at_once] for start in range(0, len(self._counts), at_once)
-        ]
+        values: [prompts]: a measure, or the difference of two methods on each prompt (then the
+        interval is paired).
+        """
+        return interval(float(np.mean(values)), self.means(values), self.prompts)
 
 
 @functools.lru_cache(maxsize=4)
-def bootstrap(prompts: int, seed: int = 0, resamples: int = RESAMPLES) -> Bootstrap:
+def bootstrap(prompts: int) -> Bootstrap:
     """That of `prompts` prompts, drawn once."""
-    return Bootstrap(prompts, seed, resamples)
+    return Bootstrap(prompts)
 
 
 def interval(estimate: float, resampled: Array, prompts: int = 2) -> Interval:
@@ -92,9 +92,9 @@ def interval(estimate: float, resampled: Array, prompts: int = 2) -> Interval:
     return Interval(estimate, float(low), float(high))
 
 
-def resampled_medians(seconds: Array, seed: int = 0, resamples: int = TIMING_RESAMPLES) -> Array:
+def resampled_medians(seconds: Array) -> Array:
     """Medians of a table [repetitions, prompts] with both resampled, each with replacement:
-    [resamples]; empty when there is but one repetition.
+    [TIMING_RESAMPLES]; empty when there is but one repetition.
 
     Tables of one shape are resampled alike. Source: Owen, The pigeonhole bootstrap, Annals of
     Applied Statistics 1(2), 2007.
@@ -102,23 +102,10 @@ def resampled_medians(seconds: Array, seed: int = 0, resamples: int = TIMING_RES
     repetitions, prompts = seconds.shape
     if repetitions < MIN_REPETITIONS:
         return np.empty(0)
-    random = np.random.default_rng(seed)
-    rows = random.integers(repetitions, size=(resamples, repetitions, 1))
-    columns = random.integers(prompts, size=(resamples, 1, prompts))
+    random = np.random.default_rng(0)
+    rows = random.integers(repetitions, size=(TIMING_RESAMPLES, repetitions, 1))
+    columns = random.integers(prompts, size=(TIMING_RESAMPLES, 1, prompts))
     return np.median(seconds[rows, columns], axis=(1, 2))
-
-
-def paired_interval(values: ArrayLike, seed: int = 0, resamples: int = RESAMPLES) -> Interval:
-    """Mean over prompts with the percentile interval of a bootstrap over prompts.
-
-    values: one per prompt, [prompts]: a measure, or the difference of two methods on that prompt
-    (then the interval is paired). The same values and seed give the same interval.
-    Raises StatsError for fewer than two prompts.
-    """
-    values = finite(values)
-    if len(values) < 2:
-        raise StatsError(f"an interval over prompts needs two of them or more, not {len(values)}")
-    return bootstrap(len(values), seed, resamples).interval(values)
 
 
 def permutation_p(

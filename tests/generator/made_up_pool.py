@@ -9,6 +9,7 @@ point and then turns against it; kin is trained on the data of tags; again is th
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from src.methods import SearchCell
+from src.runs.measures import Measure
 from src.runs.records import CANDIDATES, Run, scores_key, search_key
 
 Array = NDArray[np.float64]
@@ -23,17 +25,18 @@ SHA = "0123456789abcdef" * 4
 DURATION, FRAMES = 5.0, 250
 PREFIXES = (1.0, 2.0, 4.0)
 TURNS_AT = 0.8
-# name -> (role, higher is better, is_verifier, shares_data_with)
-MeasureOf = dict[str, tuple[str, bool, list[str], list[str]]]
-MEASURES: MeasureOf = {
-    "tags": ("verifier", True, ["tags"], []),
-    "noise": ("verifier", True, ["noise"], []),
-    "copy": ("judge", False, [], []),
-    "turning": ("judge", True, [], []),
-    "kin": ("judge", True, [], ["tags"]),
-    "again": ("judge", True, ["tags"], []),
+MEASURES = {
+    measure.name: measure
+    for measure in (
+        Measure("tags", "verifier", is_verifier=("tags",)),
+        Measure("noise", "verifier", is_verifier=("noise",)),
+        Measure("copy", "judge", higher_is_better=False),
+        Measure("turning", "judge"),
+        Measure("kin", "judge", shares_data_with=("tags",)),
+        Measure("again", "judge", is_verifier=("tags",)),
+    )
 }
-FLAT: MeasureOf = {"flat": ("verifier", True, ["flat"], [])}
+FLAT = {"flat": Measure("flat", "verifier", is_verifier=("flat",))}
 
 
 def made_up_pool(
@@ -104,28 +107,18 @@ def _beginnings(whole: Array, rng: np.random.Generator) -> dict[str, Array]:
 
 
 def _scored(name: str, prompt: str, values: dict[str, Array]) -> dict[str, Any]:
-    role, higher, is_verifier, shares = (MEASURES | FLAT)[name]
     return {
+        **(MEASURES | FLAT)[name].as_record(),
         **scores_key(name),
         "prompt_id": prompt,
         "status": "ok" if values else "failed",
         "checkpoint": {"name": name, "sha256": SHA},
-        "higher_is_better": higher,
-        "role": role,
-        "is_verifier": is_verifier,
-        "shares_data_with": shares,
-        "note": "",
         "values": {key: x.tolist() for key, x in values.items()},
         "seconds": dict.fromkeys(values, 0.5),
         "reason": "" if values else f"{name}: names no tag",
     }
 
 
-SWEEP_MEASURES = [
-    {"name": "tags", "role": "selector", "higher_is_better": True, "note": ""},
-    {"name": "copy", "role": "primary judge", "higher_is_better": False, "note": ""},
-    {"name": "kin", "role": "judge", "higher_is_better": True, "note": "not independent"},
-]
 SBS4 = SearchCell("sbs", 4, {"beam_width": 2}, 2.0)
 SBS8 = SearchCell("sbs", 8, {"beam_width": 4}, 2.0)
 LOOKAHEAD = SearchCell("lookahead", 4, {"beam_width": 2, "lookahead_k": 1}, 2.0)
@@ -160,26 +153,23 @@ def made_up_sweep(
         "cells": [cell.name for cell in cells],
         "unfinished": [cell.name for cell in unfinished],
     }
-    tags, *judges = SWEEP_MEASURES
-    measures = [{**tags, "checkpoint": checkpoint}, *judges]
+    copy = replace(MEASURES["copy"], role="primary judge")
+    tags = replace(MEASURES["tags"], role="selector", checkpoint=checkpoint)
+    measures = [measure.as_record() for measure in (tags, copy, MEASURES["kin"])]
     facts = {"title": "made up sweep, selector tags", "measures": measures}
     with Run(output, "sweep made up tags", identity, facts) as run:
-        for cell, (own, judged, frames, spent) in cells.items():
-            for seed in seeds:
-                for number in range(prompts - 2 * (cell in unfinished)):
-                    shift = rng.normal(0, noise, size=2)
-                    value = _level(number) + own + shift[0]
-                    run.append(
-                        {
-                            **search_key(cell.method, replace(cell, seed=seed)),
-                            **{"prompt_id": f"p{number}", "status": "ok", "unjudged": {}},
-                            "winner": {"score": {"value": value}, "seconds": seconds},
-                            "judges": {"copy": 7 - 2 * (judged + shift[1]), "kin": own},
-                            "ledger": _ledger(
-                                frames, 3 * cell.candidates, {"decode": spent, "judge": 100.0}
-                            ),
-                        }
-                    )
+        for (cell, (own, judged, frames, spent)), seed in product(cells.items(), seeds):
+            for number in range(prompts - 2 * (cell in unfinished)):
+                shift = rng.normal(0, noise, size=2)
+                value = _level(number) + own + shift[0]
+                record = {
+                    **search_key(cell.method, replace(cell, seed=seed)),
+                    **{"prompt_id": f"p{number}", "status": "ok", "unjudged": {}},
+                    "winner": {"score": {"value": value}, "seconds": seconds},
+                    "judges": {"copy": 7 - 2 * (judged + shift[1]), "kin": own},
+                }
+                spans = {"decode": spent, "judge": 100.0}
+                run.append(record | {"ledger": _ledger(frames, 3 * cell.candidates, spans)})
     return run.folder
 
 

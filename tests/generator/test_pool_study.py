@@ -9,8 +9,8 @@ from src.reports.pool_study import Study, study_pool
 from src.reports.table import Row, interval_of
 from src.runs.pool import Pool, load_pool
 from src.stats.agreement import tau
-from src.stats.best_of_n import best_of_n, expected_maximum, fit
-from src.stats.intervals import StatsError, paired_interval
+from src.stats.best_of_n import CONSTANT, NO_GAIN, best_of_n, expected_maximum, fit
+from src.stats.intervals import StatsError, bootstrap
 from tests.generator.made_up_pool import MEASURES, PREFIXES, made_up_pool
 
 BUDGETS = (2, 4, 8)
@@ -60,7 +60,9 @@ def test_a_pairs_numbers_are_best_of_n_of_each_prompt(pool: Pool, study: Study) 
         gains = values[:, column] - [g.mean() for g in copy]
         assert row["n"] == study.budgets[column]
         assert row["mean"] == pytest.approx(values[:, column].mean())
-        assert interval_of(row, "gain") == pytest.approx(paired_interval(gains), abs=1e-12)
+        assert interval_of(row, "gain") == pytest.approx(
+            bootstrap(len(gains)).interval(gains), abs=1e-12
+        )
         assert row["verdict"] == ("better" if column else "unclear")  # less of it is better
     line = row_of(study, "fits", "tags", "copy")
     assert interval_of(line, "b", "b_") == pytest.approx(fit(values, study.budgets).b)
@@ -88,7 +90,7 @@ def test_a_judge_that_turns_has_falling_transfer_and_passes_its_peak(
     row = row_of(study, "matrix", "tags", "turning")
     assert row["best_n"] == 2
     at = best_of_n(*pool.pair("tags", "turning"), (2, 8))
-    lost = paired_interval(at[:, 1] - at[:, 0])
+    lost = bootstrap(12).interval(at[:, 1] - at[:, 0])
     assert interval_of(row, "since_best", "since_") == pytest.approx(lost, abs=1e-12)
     assert lost.high < 0
 
@@ -123,7 +125,9 @@ def test_selectors_are_compared_over_the_prompts_that_both_have(pool: Pool, stud
         of_tags, of_noise = best_of_n([values["tags"][prompt], noise], judged, [8])[:, 0]
         expected.append(of_noise - of_tags)  # less of copy is better
     (row,) = study.rows("selectors", judge="copy", n=8, selector="tags", other="noise")
-    assert interval_of(row, "difference") == pytest.approx(paired_interval(expected), abs=1e-12)
+    assert interval_of(row, "difference") == pytest.approx(
+        bootstrap(len(expected)).interval(expected), abs=1e-12
+    )
     assert row["verdict"] == "better"
     assert study.rows("selectors", judge="kin", n=8, selector="tags")[0]["verdict"] == (
         "not independent"
@@ -165,15 +169,12 @@ def test_budgets_larger_than_the_pool_are_left_out_and_listed(tmp_path: Path) ->
 def test_constant_scores_select_nothing_and_divide_nothing(tmp_path: Path) -> None:
     with_flat = load_pool(made_up_pool(tmp_path, measures=(*MEASURES, "flat")))
     found = study_pool(with_flat, BUDGETS)
-    for selector in ("flat", "tags"):
-        row = row_of(found, "matrix", selector, "flat")
+    for selector, measure in (("flat", "flat"), ("tags", "flat")):
+        row = row_of(found, "matrix", selector, measure)
         assert (row["gain_sd"], row["verdict"]) == (None, None)
     row = row_of(found, "scaling", "flat", "copy", n=8)
     assert interval_of(row, "gain") == pytest.approx((0, 0, 0), abs=1e-9)
-    for selector, measure, reason in (
-        ("flat", "copy", "the selector's own gain is not clearly above zero"),
-        ("tags", "flat", "the measure is the same for all clips of a prompt"),
-    ):
+    for selector, measure, reason in (("flat", "copy", NO_GAIN), ("tags", "flat", CONSTANT)):
         rows = found.rows("transfer", selector=selector, measure=measure)
         assert {(row["transfer"], row["reason"]) for row in rows} == {(None, reason)}
     (agreed,) = found.rows("agreement", a="copy", b="flat")

@@ -1,5 +1,6 @@
 """How far two runs of the same commands agree."""
 
+import math
 import shutil
 from pathlib import Path
 
@@ -25,9 +26,8 @@ def pools(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def test_the_same_runs_agree_wholly(pools: tuple[Path, Path]) -> None:
-    found = compare(*pools)
-    assert (found.same, found.clips) == (12, 12)
-    assert (found.furthest, found.where) == (0.0, "")
+    alike = {"same": 12, "clips": 12, "furthest": 0, "where": ""}
+    assert compare(*pools) == {"run": pools[0].name, **alike}
 
 
 def test_other_tokens_and_numbers_are_counted_and_placed(pools: tuple[Path, Path]) -> None:
@@ -39,19 +39,21 @@ def test_other_tokens_and_numbers_are_counted_and_placed(pools: tuple[Path, Path
         first = {"name": "a", "seconds": seconds, "mean": mean}
         write_csv(run / "mine.csv", [first, {"name": "b", "seconds": seconds, "mean": -10}])
     found = compare(folder, other)
-    assert (found.same, found.clips) == (11, 12)
-    assert found.furthest == pytest.approx(0.05)  # of 10; seconds are not compared
-    assert found.where == "mine.csv: mean"
+    assert (found["same"], found["clips"]) == (11, 12)
+    assert found["furthest"] == pytest.approx(0.05)  # of 10; seconds are not compared
+    assert found["where"] == "mine.csv: mean"
 
 
-def test_tables_of_other_rows_are_no_small_difference(pools: tuple[Path, Path]) -> None:
-    folder, other = pools
-    write_csv(folder / "fits.csv", [{"selector": "tags", "a": 1}])
-    found = compare(folder, other)
-    assert (found.furthest, found.where) == (float("inf"), "fits.csv: its rows")
-    write_csv(other / "fits.csv", [{"selector": "tags", "a": None}])
-    found = compare(folder, other)
-    assert (found.furthest, found.where) == (float("inf"), "fits.csv: a")
+@pytest.mark.parametrize(
+    ("rows", "where"), [([{"selector": "b"}], "its rows"), ([{"a": None, "b": 1}], "a")]
+)
+def test_tables_of_other_rows_are_no_small_difference(
+    pools: tuple[Path, Path], rows: list[dict], where: str
+) -> None:
+    for run, own in zip(pools, ([{"a": 1, "b": 1}], rows), strict=True):
+        write_csv(run / "fits.csv", own)
+    found = compare(*pools)
+    assert (found["furthest"], found["where"]) == (math.inf, f"fits.csv: {where}")
 
 
 def test_winners_are_compared_by_their_tokens_where_both_have_one(tmp_path: Path) -> None:
@@ -64,7 +66,7 @@ def test_winners_are_compared_by_their_tokens_where_both_have_one(tmp_path: Path
                 run.append(record | {"winner": {"tokens_sha256": tokens}})
         folders.append(run.folder)
     found = compare(*folders)
-    assert (found.same, found.clips) == (2, 3)
+    assert (found["same"], found["clips"]) == (2, 3)
 
 
 def test_the_command_prints_a_line_a_run_and_what_it_has_nothing_to_hold_against(
