@@ -5,7 +5,7 @@ audiocraft's configuration of its evaluations (config/solver/default.yaml in its
 `pretrained_length: 20`. The network, its pieces and its softmax are audiocraft's own metric's.
 """
 
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from src.data.audio import Clip
 from src.data.prompts import Prompt
 from src.judges.base import (
+    CLIPS_KEPT,
     ClipJudge,
     JudgeError,
     Listener,
-    Recent,
     read_reference,
     reference_path,
     speaking_of,
@@ -58,7 +58,7 @@ class PasstListener(Listener):
 
     def __init__(self, device: str = "cpu") -> None:
         super().__init__(device)
-        self._pairs: Recent[Pair] = Recent()
+        self.hear_pair = lru_cache(maxsize=CLIPS_KEPT)(self._hear_pair)
         self._starts: dict[tuple[Path, int], NDArray[np.float32]] = {}
 
     @cached_property
@@ -72,17 +72,15 @@ class PasstListener(Listener):
     def listen(self, clip: Clip) -> NDArray[np.float32]:
         return self._posteriors(at_rate(clip, SAMPLE_RATE))
 
-    def hear_pair(self, clip: Clip, prompt: Prompt) -> Pair:
+    def _hear_pair(self, clip: Clip, prompt: Prompt) -> Pair:
         """What is heard in a generated clip and in its prompt's reference, over the same time.
 
         The longer of the two is cut to the other's length; then the clip is brought to audiocraft's
         loudness. Both have the same number of pieces. Raises JudgeError.
         """
         path = reference_path(prompt)
-        return self._pairs.get(clip, path, lambda: self._hear_pair(clip, prompt, path))
-
-    def _hear_pair(self, clip: Clip, prompt: Prompt, path: Path) -> Pair:
-        reference = read_reference(prompt)
+        with speaking_of(f"reference of {prompt.id}"):
+            reference = read_reference(path)
         seconds = min(clip.seconds, reference.seconds)
         with speaking_of(f"the clip of {prompt.id}"):
             samples = at_rate(at_published_loudness(_first(clip, seconds)), SAMPLE_RATE)

@@ -24,6 +24,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from src.models.adapter import ScoreError
 from src.models.isolation import random_states_kept
 from src.models.vocabulary import EPSILON
 from src.weights.files import sha256
@@ -40,10 +41,6 @@ WINDOW_SAMPLES = (WINDOW_FRAMES - 1) * HOP
 # A window's activations are some 13 MB: on a CPU few at once stay in the cache and run fastest.
 WINDOWS_AT_ONCE = 64
 WINDOWS_AT_ONCE_CPU = 2
-
-
-class TaggerError(ValueError):
-    """A clip or a tagger's name that cannot be used; the message says which and why."""
 
 
 def mel_filterbank() -> Tensor:
@@ -208,16 +205,16 @@ class Tagger(nn.Module):
     def windows(self, samples: Tensor) -> Tensor:
         """The windows that cover a clip: float32 [T] at 16 kHz -> float32 [W, 96, 187].
 
-        Raises TaggerError for a clip that is empty, not mono, not finite or out of all range.
+        Raises ScoreError for a clip that is empty, not mono, not finite or out of all range.
         """
         if samples.dim() != 1 or len(samples) == 0:
-            raise TaggerError(f"a clip must be mono samples [T], T > 0, not {[*samples.shape]}")
+            raise ScoreError(f"a clip must be mono samples [T], T > 0, not {[*samples.shape]}")
         samples = samples.to(self.mel.window)
         if len(samples) < WINDOW_SAMPLES:
             samples = samples.repeat(math.ceil(WINDOW_SAMPLES / len(samples)))[:WINDOW_SAMPLES]
         mel = self.mel(samples)
         if not torch.isfinite(mel).all():
-            raise TaggerError(
+            raise ScoreError(
                 "a clip has samples that are not finite or far over full scale "
                 f"(greatest magnitude {samples.abs().max().item():g}); write audio within -1..1"
             )
@@ -237,7 +234,7 @@ class Tagger(nn.Module):
         """What the network makes of each window before it names tags.
 
         clip: float32 [T], 16 kHz mono -> float32 [W, 200] (Vgg: [W, 256]) on the CPU. Raises
-        TaggerError, as `windows`.
+        ScoreError, as `windows`.
         """
         return _few_at_once(self.network.embed, self.windows(clip)).cpu()
 
@@ -267,11 +264,11 @@ def _few_at_once(network: Callable[[Tensor], Tensor], windows: Tensor) -> Tensor
 def load_tagger(name: str, directory: Path = WEIGHTS_DIR) -> Tagger:
     """Load a tagger by its verifier's name ("tags") or its network's ("MTT_musicnn").
 
-    Raises TaggerError for an unknown name and FileNotFoundError when the weights are missing.
+    Raises ValueError for an unknown name and FileNotFoundError when the weights are missing.
     """
     network = TAGGERS.get(name, name)
     if network not in TAGGERS.values():
-        raise TaggerError(f"no tagger {name!r}; there are {', '.join(TAGGERS)}")
+        raise ValueError(f"no tagger {name!r}; there are {', '.join(TAGGERS)}")
     path = directory / f"{network}.safetensors"
     if not path.is_file():
         raise FileNotFoundError(

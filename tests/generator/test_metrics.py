@@ -12,7 +12,8 @@ import torch
 
 from src.data.audio import Clip, read_audio, resample
 from src.data.prompts import Prompt
-from src.judges.registry import JUDGES, ClipJudge, JudgeError, bernoulli_kl, instrument_heard
+from src.judges.registry import JUDGES, ClipJudge, JudgeError
+from src.judges.tags import bernoulli_kl
 from src.models.tagger import load_tagger
 from src.runs.settings import PROFILE_JUDGES
 
@@ -142,14 +143,6 @@ def test_bernoulli_kl_is_the_sum_over_tags_in_nats() -> None:
 
 def test_bernoulli_kl_of_certain_posteriors_is_finite() -> None:
     assert bernoulli_kl(np.array([0.0, 1.0]), np.array([1.0, 0.0])) < 2 * math.log(1e6) + 1
-
-
-def test_the_instrument_heard_is_the_first_among_the_candidates() -> None:
-    posteriors = np.array([[0.9, 0.2, 0.3], [0.9, 0.5, 0.1]])
-    assert instrument_heard(posteriors, ["rock", "harp", "cello"], ["cello", "harp"]) == [
-        "cello",
-        "harp",
-    ]
 
 
 def test_judges_are_listed_without_importing_torch() -> None:

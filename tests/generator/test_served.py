@@ -1,13 +1,12 @@
 """Verifiers of the server as judges: one upload for all, reasons, and what ends a run."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
 
-from src.budget import Ledger
 from src.client import PromptRefused, ServerClient, ServerError, ServerUnreachable
-from src.data.audio import Clip
+from src.data.audio import Clip, decode_wav
 from src.data.prompts import Prompt
 from src.judges.base import JudgeError
 from src.judges.served import ServedJudge
@@ -30,9 +29,13 @@ class Server(ServerClient):
         self.weights = {name: weights(name) for name in NAMES}
         self.lost = False
 
-    def score(
-        self, names: Sequence[str], prompts: Sequence[str], clips: Sequence[Clip]
+    def _parts(self, wavs: Sequence[bytes], seconds: Sequence[float]) -> Iterator[slice]:
+        yield slice(0, len(wavs))
+
+    def _score_part(
+        self, names: Sequence[str], prompts: Sequence[str], wavs: Sequence[bytes]
     ) -> dict[str, VerifierResult]:
+        clips = [decode_wav(wav) for wav in wavs]
         self.asked += [(tuple(names), prompt) for prompt in prompts]
         if self.lost:
             raise ServerUnreachable("no verifier server answers")
@@ -144,9 +147,3 @@ def test_a_served_judge_says_whose_number_it_is(server: Server) -> None:
     assert clap.checkpoint == weights("clap")
     assert clap.higher_is_better
     assert not clap.needs_reference
-
-
-def test_judging_is_counted_by_the_judges_own_client_alone(server: Server) -> None:
-    search = Server()
-    judges(server, "clap")[0].judge([clip(0.5)], [prompt()])
-    assert search.take_usage() == Ledger()

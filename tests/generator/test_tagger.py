@@ -10,13 +10,13 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from src.models.adapter import ScoreError
 from src.models.tagger import (
     EPSILON,
     TAGGERS,
     WEIGHTS_DIR,
     WINDOW_SAMPLES,
     Tagger,
-    TaggerError,
     load_tagger,
     mel_filterbank,
 )
@@ -142,12 +142,12 @@ def test_silence_has_a_posterior(tagger: Tagger) -> None:
     ids=["empty", "stereo", "nan", "inf", "far over full scale"],
 )  # fmt: skip
 def test_a_clip_that_cannot_be_heard_is_an_error(tagger: Tagger, samples: Tensor) -> None:
-    with pytest.raises(TaggerError, match="clip"):
+    with pytest.raises(ScoreError, match="clip"):
         tagger.posteriors([clip("violin"), samples])
 
 
 def test_an_unknown_tagger_is_an_error_that_lists_the_taggers() -> None:
-    with pytest.raises(TaggerError, match="tags_msd_vgg"):
+    with pytest.raises(ValueError, match="tags_msd_vgg"):
         load_tagger("tugs")
 
 
