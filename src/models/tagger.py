@@ -24,7 +24,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from src.models.adapter import ScoreError
+from src.models.adapter import ScoreError, window_starts
 from src.models.isolation import random_states_kept
 from src.models.vocabulary import EPSILON
 from src.weights.files import sha256
@@ -117,7 +117,29 @@ def over_bands(x: Tensor) -> Tensor:
     return x.amax(2)
 
 
-class Musicnn(nn.Module):
+class Network(nn.Module):
+    """What the architectures share: the input's scale, and tags from the layer before the last."""
+
+    def __init__(self, width: int, tags: int) -> None:
+        super().__init__()
+        self.input_scale = nn.Parameter(torch.ones(1))
+        self.input_shift = nn.Parameter(torch.zeros(1))
+        self.output = nn.Linear(width, tags)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Scaled input [W, 1, 96, 187] -> [W, width]."""
+        raise NotImplementedError
+
+    def embed(self, mel: Tensor) -> Tensor:
+        """The layer before the last: float32 [W, 96, 187] -> float32 [W, width]."""
+        return self.features(mel[:, None] * self.input_scale + self.input_shift)
+
+    def forward(self, mel: Tensor) -> Tensor:
+        """mel: float32 [W, 96, 187] -> logits float32 [W, tags]."""
+        return self.output(self.embed(mel))
+
+
+class Musicnn(Network):
     """Musically motivated filters: timbral (wide in frequency) and temporal (long in time) ones.
 
     Then three convolutions over time with residual connections, all features pooled over time by
@@ -125,9 +147,7 @@ class Musicnn(nn.Module):
     """
 
     def __init__(self, tags: int) -> None:
-        super().__init__()
-        self.input_scale = nn.Parameter(torch.ones(1))
-        self.input_shift = nn.Parameter(torch.zeros(1))
+        super().__init__(200, tags)
         self.timbral = nn.ModuleList(
             Block(nn.Conv2d(1, 204, (bands, 7), padding=(0, 3)), 204, over_bands)
             for bands in (38, 67)
@@ -144,11 +164,8 @@ class Musicnn(nn.Module):
             Block(nn.Conv1d(width, 64, 7, padding=3), 64, nn.Identity()) for width in (561, 64, 64)
         )
         self.penultimate = nn.Linear(2 * (561 + 3 * 64), 200)
-        self.output = nn.Linear(200, tags)
 
-    def embed(self, mel: Tensor) -> Tensor:
-        """The layer before the last, rectified: float32 [W, 96, 187] -> float32 [W, 200]."""
-        x = mel[:, None] * self.input_scale + self.input_shift
+    def features(self, x: Tensor) -> Tensor:
         front = torch.cat([block(x) for block in (*self.timbral, *self.temporal)], 1)
         first = self.middle[0](front)
         second = self.middle[1](first) + first
@@ -157,18 +174,12 @@ class Musicnn(nn.Module):
         pooled = torch.cat([features.amax(2), features.mean(2)], 1)
         return F.relu(self.penultimate(pooled))
 
-    def forward(self, mel: Tensor) -> Tensor:
-        """mel: float32 [W, 96, 187] -> logits float32 [W, tags]."""
-        return self.output(self.embed(mel))
 
-
-class Vgg(nn.Module):
+class Vgg(Network):
     """Five 3x3 convolutions with max pools and one dense layer. After musicnn/models.py, `vgg`."""
 
     def __init__(self, tags: int) -> None:
-        super().__init__()
-        self.input_scale = nn.Parameter(torch.ones(1))
-        self.input_shift = nn.Parameter(torch.zeros(1))
+        super().__init__(256, tags)
         pools = (nn.MaxPool2d((1, 4), 2), *(nn.MaxPool2d(2) for _ in range(3)), nn.MaxPool2d(4))
         self.blocks = nn.Sequential(
             *(
@@ -176,18 +187,11 @@ class Vgg(nn.Module):
                 for i, pool in enumerate(pools)
             )
         )
-        self.output = nn.Linear(256, tags)
         # Twice as fast on a CPU, for the pools. (Typed wrongly in torch 2.1's stubs.)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def embed(self, mel: Tensor) -> Tensor:
-        """The layer before the last: float32 [W, 96, 187] -> float32 [W, 256]."""
-        x = mel[:, None] * self.input_scale + self.input_shift
+    def features(self, x: Tensor) -> Tensor:
         return self.blocks(x).flatten(1)
-
-    def forward(self, mel: Tensor) -> Tensor:
-        """mel: float32 [W, 96, 187] -> logits float32 [W, tags]."""
-        return self.output(self.embed(mel))
 
 
 class Tagger(nn.Module):
@@ -199,8 +203,7 @@ class Tagger(nn.Module):
         self.tags = tuple(tags)
         self.sha256 = sha256
         self.mel = LogMel()
-        network = Vgg if name.endswith("vgg") else Musicnn
-        self.network: Vgg | Musicnn = network(len(self.tags))
+        self.network = (Vgg if name.endswith("vgg") else Musicnn)(len(self.tags))
 
     def windows(self, samples: Tensor) -> Tensor:
         """The windows that cover a clip: float32 [T] at 16 kHz -> float32 [W, 96, 187].
@@ -218,10 +221,7 @@ class Tagger(nn.Module):
                 "a clip has samples that are not finite or far over full scale "
                 f"(greatest magnitude {samples.abs().max().item():g}); write audio within -1..1"
             )
-        frames = mel.shape[1]
-        starts = list(range(0, frames - WINDOW_FRAMES + 1, WINDOW_FRAMES))
-        if starts[-1] + WINDOW_FRAMES < frames:
-            starts.append(frames - WINDOW_FRAMES)
+        starts = window_starts(mel.shape[1], WINDOW_FRAMES)
         return torch.stack([mel[:, start : start + WINDOW_FRAMES] for start in starts])
 
     @torch.inference_mode()
