@@ -1,12 +1,13 @@
 """Verifiers of the server as judges: one upload for all, reasons, and what ends a run."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
 
+from src.budget import Ledger
 from src.client import PromptRefused, ServerClient, ServerError, ServerUnreachable
-from src.data.audio import Clip, decode_wav
+from src.data.audio import Clip
 from src.data.prompts import Prompt
 from src.judges.base import JudgeError
 from src.judges.served import ServedJudge
@@ -29,13 +30,17 @@ class Server(ServerClient):
         self.weights = {name: weights(name) for name in NAMES}
         self.lost = False
 
-    def _parts(self, wavs: Sequence[bytes], seconds: Sequence[float]) -> Iterator[slice]:
-        yield slice(0, len(wavs))
-
-    def _score_part(
-        self, names: Sequence[str], prompts: Sequence[str], wavs: Sequence[bytes]
+    def score(
+        self,
+        names: Sequence[str],
+        prompts: Sequence[str],
+        clips: Sequence[Clip],
+        checkpoints: Mapping[str, Checkpoint] | None = None,
     ) -> dict[str, VerifierResult]:
-        clips = [decode_wav(wav) for wav in wavs]
+        assert checkpoints is not None  # which the client holds the server to
+        for name in names:
+            if self.weights[name] != checkpoints[name]:
+                raise ServerError(f"now scores {name} with other weights")
         self.asked += [(tuple(names), prompt) for prompt in prompts]
         if self.lost:
             raise ServerUnreachable("no verifier server answers")
@@ -147,3 +152,9 @@ def test_a_served_judge_says_whose_number_it_is(server: Server) -> None:
     assert clap.checkpoint == weights("clap")
     assert clap.higher_is_better
     assert not clap.needs_reference
+
+
+def test_judging_is_counted_by_the_judges_own_client_alone(server: Server) -> None:
+    search = Server()
+    judges(server, "clap")[0].judge([clip(0.5)], [prompt()])
+    assert search.take_usage() == Ledger()

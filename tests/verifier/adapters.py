@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from src.models.adapter import Adapter
@@ -65,18 +66,6 @@ def _make_muq(folder: Path) -> None:
     from tests.verifier.muq_weights import make_hub_cache
 
     make_hub_cache(folder)
-
-
-def _muq_weights(path: Path) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
-
-    return load_file(path)
-
-
-def _save_muq(weights: dict[str, Tensor], path: Path) -> None:
-    from safetensors.torch import save_file
-
-    save_file(weights, path, {"format": "pt"})
 
 
 def _make_quality(folder: Path) -> None:
@@ -156,8 +145,8 @@ CASES = {
             sound=partial(tones, rate=24_000),
             file=f"{_MULAN}/model.safetensors",
             pickled=f"{_MULAN}/pytorch_model.bin",
-            read=_muq_weights,
-            write=_save_muq,
+            read=load_file,
+            write=partial(save_file, metadata={"format": "pt"}),
             shortest=2_400,
             tokens=28,  # 512 less the marks of start and end in the released one
         ),

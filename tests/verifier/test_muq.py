@@ -70,27 +70,6 @@ def test_samples_that_overflow_the_model_have_no_score(muq: MuqVerifier) -> None
         score(muq, np.full(RATE, 1e30, np.float32))
 
 
-def test_a_prompts_embedding_depends_on_its_neighbours_in_the_library_and_not_in_the_adapter(
-    muq: MuqVerifier, library: MuQMuLan
-) -> None:
-    prompts = ["piano", "a very slow piano with loud drums"]
-    with torch.no_grad():
-        padded, alone = library(texts=prompts)[0], library(texts=prompts[:1])[0]
-    assert float(padded @ alone) < 0.99
-    together = muq.score([tones(2, 10)] * 2, prompts)
-    assert together[0].value == pytest.approx(score(muq, tones(2, 10), "piano"), abs=1e-6)
-
-
-def test_the_mean_over_windows_is_renormalised(muq: MuqVerifier, library: MuQMuLan) -> None:
-    audio = np.concatenate([tones(10, 11), np.zeros(10 * RATE, np.float32)])
-    with torch.no_grad():
-        latents = library(wavs=torch.tensor(audio)[None])
-        naive = float(library.calc_similarity(latents, library(texts=["piano"])))
-    length = float(latents.norm())
-    assert length < 0.999
-    assert score(muq, audio, "piano") == pytest.approx(naive / length, abs=1e-5)
-
-
 def test_a_prompt_over_the_text_models_length_is_cut_and_not_an_error(
     muq: MuqVerifier, library: MuQMuLan
 ) -> None:

@@ -17,7 +17,6 @@ from src.weights.files import WeightsError
 from tests.verifier import sounds
 from tests.verifier.adapters import vacate
 from tests.verifier.quality_weights import (
-    PUBLISHED_WAVLM,
     RATE,
     SMALL_WAVLM,
     axes,
@@ -56,19 +55,6 @@ def test_score_and_axes_are_the_librarys(
     assert found.components == pytest.approx(expected, abs=1e-5)
     assert list(found.components) == ["CE", "CU", "PC", "PQ"]
     assert found.value == pytest.approx((expected["PQ"] + expected["CE"]) / 20, abs=1e-6)
-
-
-def test_the_model_of_the_published_size_scores_as_the_library(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CURATOR_WEIGHTS", str(tmp_path))
-    monkeypatch.setattr(aes, "DEFAULT_AUDIO_CFG", PUBLISHED_WAVLM)
-    path = tmp_path / "checkpoint.pt"
-    torch.save(make_checkpoint(PUBLISHED_WAVLM.encoder_layers), path)
-    verifier = QualityVerifier("quality")
-    verifier.load("cpu")
-    [expected] = axes(AesPredictor(checkpoint_pth=str(path)), tones(10, 2))
-    assert score(verifier, tones(10, 2)).components == pytest.approx(expected, abs=1e-5)
 
 
 def test_an_axis_is_the_mean_over_windows_weighted_by_their_length(
