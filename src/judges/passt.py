@@ -23,9 +23,14 @@ from src.judges.base import (
     reference_path,
     speaking_of,
 )
-from src.judges.published import at_published_loudness, at_rate, computing_as_published
+from src.judges.published import (
+    at_published_loudness,
+    at_rate,
+    audiocrafts,
+    computing_as_published,
+)
 from src.models.checkpoints import CheckpointFile
-from src.models.isolation import float32_default, random_states_kept, replaced, without_warnings
+from src.models.isolation import replaced, undisturbed
 from src.protocol import Checkpoint
 from src.weights.files import WeightFile
 
@@ -166,11 +171,7 @@ def mean_kl(p: NDArray[np.float32], q: NDArray[np.float32]) -> float:
     """KL(p || q) by audiocraft, of posteriors [pieces, 527], mean over pieces, in nats."""
     import torch
 
-    from src.generator import audiocraft_without_clap
-
-    with audiocraft_without_clap():
-        from audiocraft.metrics.kld import kl_divergence
-
+    kl_divergence = audiocrafts("metrics.kld").kl_divergence
     return float(kl_divergence(torch.from_numpy(q), torch.from_numpy(p)).mean())
 
 
@@ -179,20 +180,17 @@ def load_passt(device: str) -> tuple[Any, Checkpoint]:
 
     Its own way is to build the network with weights that torch.hub downloads and unpickles freely.
     """
-    from src.generator import audiocraft_without_clap
-
     file = CheckpointFile.of(FETCHED_AS, CHECKPOINT)
     weights = read_weights(file)
-    with audiocraft_without_clap():
-        from audiocraft.metrics.kld import PasstKLDivergenceMetric
+    audiocrafts_kld = audiocrafts("metrics.kld")
     from hear21passt import base20sec
 
     # hear21passt then builds its network without weights, and so without torch.hub.
     untrained = replaced(
         base20sec, get_model_passt=partial(base20sec.get_model_passt, pretrained=False)
     )
-    with random_states_kept(), float32_default(), without_warnings(), untrained:
-        metric = PasstKLDivergenceMetric(pretrained_length=20)
+    with undisturbed(), untrained:
+        metric = audiocrafts_kld.PasstKLDivergenceMetric(pretrained_length=20)
     file.fill(metric.model.net, weights, "PaSST of 20 s")
     return metric.requires_grad_(False).eval().to(device), file.identity()
 

@@ -11,13 +11,14 @@ the work.
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from src.data.audio import Clip
 from src.judges.base import JudgeError
-from src.models.isolation import float32_default, random_states_kept, without_warnings
+from src.models.isolation import undisturbed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,6 +26,14 @@ if TYPE_CHECKING:
 HEADROOM = 14.0  # dB below full scale, LKFS by ITU-R BS.1770-4
 # audiocraft's resampler holds a filter for each phase: gigabytes for rates with no common factor.
 LARGEST_FILTERS = 2**26  # numbers
+
+
+def audiocrafts(module: str) -> Any:
+    """audiocraft's module of that name, which is imported without laion_clap."""
+    from src.generator import audiocraft_without_clap
+
+    with audiocraft_without_clap():
+        return import_module(f"audiocraft.{module}")
 
 
 def at_published_loudness(clip: Clip) -> Clip:
@@ -36,16 +45,11 @@ def at_published_loudness(clip: Clip) -> Clip:
     """
     import torch
 
-    from src.generator import audiocraft_without_clap
-
-    with audiocraft_without_clap():
-        from audiocraft.data.audio_utils import normalize_audio
-
     must_be_heard(clip)
     samples = torch.from_numpy(clip.samples.copy())  # it cuts off in place
     try:
         with computing_as_published("cpu"):
-            samples = normalize_audio(
+            samples = audiocrafts("data.audio_utils").normalize_audio(
                 samples, strategy="loudness", sample_rate=clip.rate, loudness_headroom_db=HEADROOM
             )
     except (AssertionError, RuntimeError, ValueError) as error:
@@ -63,11 +67,7 @@ def at_rate(clip: Clip, rate: int) -> "Tensor":
     """
     import torch
 
-    from src.generator import audiocraft_without_clap
-
-    with audiocraft_without_clap():
-        from audiocraft.data.audio_utils import convert_audio
-
+    convert_audio = audiocrafts("data.audio_utils").convert_audio
     must_be_heard(clip)
     common = math.gcd(clip.rate, rate)
     if (clip.rate // common) * (rate // common) > LARGEST_FILTERS:
@@ -97,11 +97,5 @@ def computing_as_published(device: str) -> Iterator[None]:
     import torch
 
     kind = torch.device(device).type
-    with (
-        torch.inference_mode(),
-        torch.autocast(kind, enabled=False),
-        float32_default(),
-        random_states_kept(),
-        without_warnings(),
-    ):
+    with torch.inference_mode(), torch.autocast(kind, enabled=False), undisturbed():
         yield

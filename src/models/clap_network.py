@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.models.checkpoints import CheckpointFile
-from src.models.isolation import float32_default, random_states_kept, replaced, without_warnings
+from src.models.isolation import replaced, undisturbed
 from src.protocol import Checkpoint
 from src.weights.files import WeightFile, WeightsError, fetch_command, locate
 
@@ -47,7 +47,7 @@ def load_clap(device: str) -> tuple[Any, Checkpoint]:
     """
     file = CheckpointFile.of(NAME, CHECKPOINT)
     weights = read_weights(file)
-    with random_states_kept(), float32_default(), without_warnings(), from_this_machine():
+    with undisturbed(), from_this_machine():
         from laion_clap import CLAP_Module
 
         library = CLAP_Module(enable_fusion=False, amodel="HTSAT-base", device="cpu")

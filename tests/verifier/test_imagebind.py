@@ -31,11 +31,6 @@ noisy_tones = partial(sounds.noisy_tones, rate=RATE)
 
 
 @pytest.fixture(scope="module")
-def verifier(adapter: ImageBindVerifier) -> ImageBindVerifier:
-    return adapter
-
-
-@pytest.fixture(scope="module")
 def upstream(weights: Path) -> nn.Module:
     """The whole model, loaded as upstream loads it."""
     model = small_imagebind()
@@ -71,7 +66,7 @@ def cosine(audio: torch.Tensor, text: torch.Tensor) -> float:
     ("seconds", "starts"), [(10, [0, 2, 4, 6, 8]), (17, [0, 2, 4, 6, 8, 10, 12, 14, 15])]
 )
 def test_the_score_is_the_cosine_of_upstreams_embeddings_of_the_clips_two_second_pieces(
-    verifier: ImageBindVerifier,
+    adapter: ImageBindVerifier,
     upstream: nn.Module,
     tmp_path: Path,
     seconds: int,
@@ -82,38 +77,38 @@ def test_the_score_is_the_cosine_of_upstreams_embeddings_of_the_clips_two_second
     embeddings = [upstream_audio(upstream, tmp_path, piece) for piece in pieces]
     audio = torch.stack([normalize(one, dim=0) for one in embeddings]).mean(dim=0)
     expected = cosine(audio, upstream_text(upstream, PROMPT))
-    assert score(verifier, clip) == pytest.approx(expected, abs=1e-5)
+    assert score(adapter, clip) == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("seconds", [0.5, 1.3, 2.0])
 def test_a_clip_of_one_window_scores_as_upstreams_default_call(
-    verifier: ImageBindVerifier, upstream: nn.Module, tmp_path: Path, seconds: float
+    adapter: ImageBindVerifier, upstream: nn.Module, tmp_path: Path, seconds: float
 ) -> None:
     clip = noisy_tones(seconds, 2)
     audio = upstream_audio(upstream, tmp_path, clip)
     expected = cosine(audio, upstream_text(upstream, PROMPT))
-    assert score(verifier, clip) == pytest.approx(expected, abs=1e-5)
+    assert score(adapter, clip) == pytest.approx(expected, abs=1e-5)
 
 
 def test_the_models_patches_leave_out_the_last_25_ms_of_a_window(
-    verifier: ImageBindVerifier,
+    adapter: ImageBindVerifier,
 ) -> None:
     clip = noisy_tones(2, 5)
-    before = score(verifier, clip)
+    before = score(adapter, clip)
     for start, is_heard in ((31_600, False), (31_500, True)):
         changed = clip.copy()
         changed[start:] = 0
-        assert (abs(score(verifier, changed) - before) > 1e-5) == is_heard
+        assert (abs(score(adapter, changed) - before) > 1e-5) == is_heard
 
 
 def test_a_prompt_of_more_than_77_tokens_is_cut_and_keeps_its_end_mark(
-    verifier: ImageBindVerifier, upstream: nn.Module, tmp_path: Path
+    adapter: ImageBindVerifier, upstream: nn.Module, tmp_path: Path
 ) -> None:
     fits = " ".join(["piano"] * 75)
     clip = noisy_tones(2, 13)
-    fitting = score(verifier, clip, fits)
-    assert score(verifier, clip, fits + " and drums") == fitting
-    assert score(verifier, clip, " ".join(["piano"] * 74)) != fitting
+    fitting = score(adapter, clip, fits)
+    assert score(adapter, clip, fits + " and drums") == fitting
+    assert score(adapter, clip, " ".join(["piano"] * 74)) != fitting
     audio = upstream_audio(upstream, tmp_path, clip)
     expected = cosine(audio, upstream_text(upstream, fits + " and drums"))
     assert fitting == pytest.approx(expected, abs=1e-5)
@@ -139,18 +134,18 @@ def test_weights_of_another_size_are_refused_rather_than_loaded_in_part(weights:
 
 
 def test_a_file_of_the_older_format_that_cannot_be_mapped_loads_too(
-    verifier: ImageBindVerifier, own: Path
+    adapter: ImageBindVerifier, own: Path
 ) -> None:
     state = torch.load(own / FILE, weights_only=True)
     torch.save(state, vacate(own / FILE), _use_new_zipfile_serialization=False)
     clip = noisy_tones(2, 17)
-    assert score(load_small(), clip) == score(verifier, clip)
+    assert score(load_small(), clip) == score(adapter, clip)
 
 
 def test_only_what_audio_and_text_need_is_kept_in_memory(
-    verifier: ImageBindVerifier, upstream: nn.Module
+    adapter: ImageBindVerifier, upstream: nn.Module
 ) -> None:
-    kept = verifier._model.state_dict()
+    kept = adapter._model.state_dict()
     whole = upstream.state_dict()
     assert kept.keys() == {name for name in whole if name.split(".")[1] in ("audio", "text")}
     assert all(torch.equal(kept[name], whole[name]) for name in kept)
