@@ -133,6 +133,13 @@ def test_a_clip_that_cannot_be_heard_is_an_error(samples: np.ndarray) -> None:
         judge_named("mtt_vgg").judge([broken], [prompt("guitar")])
 
 
+def test_a_number_that_is_not_finite_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = judge_named("mtt_vgg")
+    monkeypatch.setattr(judge, "number", lambda clip, prompt: math.nan)
+    with pytest.raises(JudgeError, match="the clip of p-None: mtt_vgg gave no finite number"):
+        judge.judge([clip("guitar")], [prompt("guitar")])
+
+
 def test_bernoulli_kl_is_the_sum_over_tags_in_nats() -> None:
     p, q = np.array([0.5, 0.2]), np.array([0.25, 0.2])
     expected = 0.5 * math.log(0.5 / 0.25) + 0.5 * math.log(0.5 / 0.75)

@@ -60,10 +60,6 @@ def test_a_prompt_is_read_to_its_end(tags: TaggerVerifier) -> None:
     assert set(tags.score([clip(3, 1)], [prompt])[0].components) == {"violin"}
 
 
-def test_the_vocabulary_is_the_networks(tags: TaggerVerifier) -> None:
-    assert tags.vocabulary() == tags.tagger.tags
-
-
 def test_a_clip_that_overflows_the_network_has_no_score(tags: TaggerVerifier) -> None:
     with pytest.raises(ScoreError):
         tags.score([np.full(RATE, np.inf, np.float32)], ["piano"])
