@@ -31,10 +31,10 @@ class JudgeError(ValueError):
 
 @contextmanager
 def speaking_of(name: str) -> Iterator[None]:
-    """Let a JudgeError or a model's ScoreError raised within be a JudgeError about `name`."""
+    """Turn what is wrong with audio or its score within into a JudgeError about `name`."""
     try:
         yield
-    except (JudgeError, ScoreError) as error:
+    except (AudioError, JudgeError, ScoreError) as error:
         raise JudgeError(f"{name}: {error}") from error
 
 
@@ -91,7 +91,7 @@ class Listener(ABC):
             return self._references(path)
 
     def _listen_to_file(self, path: Path) -> NDArray[np.float32]:
-        clip = read_reference(path)
+        clip = read_audio(path)
         with speaking_of(str(path)):
             return self.listen(clip)
 
@@ -106,14 +106,6 @@ def reference_path(prompt: Prompt) -> Path:
     if prompt.reference is None:
         raise JudgeError(f"prompt {prompt.id} has no reference audio to compare with")
     return prompt.reference
-
-
-def read_reference(path: Path) -> Clip:
-    """Raises JudgeError for a file that is missing or cannot be read."""
-    try:
-        return read_audio(path)
-    except AudioError as error:
-        raise JudgeError(str(error)) from error
 
 
 class Judge(ABC):

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from src.data.audio import Clip
+from src.data.audio import Clip, read_audio
 from src.data.prompts import Prompt
 from src.judges.base import (
     CLIPS_KEPT,
     ClipJudge,
     JudgeError,
     Listener,
-    read_reference,
     reference_path,
     speaking_of,
 )
@@ -85,7 +84,7 @@ class PasstListener(Listener):
         """
         path = reference_path(prompt)
         with speaking_of(f"reference of {prompt.id}"):
-            reference = read_reference(path)
+            reference = read_audio(path)
         seconds = min(clip.seconds, reference.seconds)
         with speaking_of(f"the clip of {prompt.id}"):
             samples = at_rate(at_published_loudness(_first(clip, seconds)), SAMPLE_RATE)
