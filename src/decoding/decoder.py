@@ -252,9 +252,8 @@ class Decoding:
     def add_part(self, texts: Sequence[Sequence[Text]], noise: Sequence[NoiseKey]) -> None:
         """Rows to decode: their prompts' texts, by layer, and their noise keys."""
         transformer = self.decoder.transformer
-        rows, codebooks = len(noise), transformer.codebooks
-        shape = (rows, self._steps, codebooks)
-        device = transformer.device
+        rows, device = len(noise), transformer.device
+        shape = (rows, self._steps, transformer.codebooks)
         self._parts.append(
             _Part(
                 transformer=self.decoder.pack(rows, self.guided),
@@ -262,7 +261,7 @@ class Decoding:
                 caches=transformer.caches(rows, self._steps, self.guided),
                 sequence=torch.full(shape, transformer.cardinality, device=device),
                 log_probs=torch.zeros((2 if self.guided else 1, *shape), device=device),
-                noise=uniforms(noise, self._steps, codebooks, device),
+                noise=uniforms(noise, *shape[1:], device),
             )
         )
 
@@ -270,12 +269,6 @@ class Decoding:
         """Start from these frames, int64 [rows, codebooks, frames given]: one pass for all."""
         transformer = self.decoder.transformer
         given = tokens.shape[-1]
-        expected = (self.rows, transformer.codebooks, given)
-        if tokens.shape != expected or given >= self.frames:
-            raise ValueError(
-                f"prompt tokens of shape {tuple(tokens.shape)} for {self.rows} rows of "
-                f"{transformer.codebooks} codebooks and {self.frames} frames"
-            )
         self._open &= self._frame >= given
         self.finished = self._position = given
         of_parts = tokens.split([len(part.sequence) for part in self._parts])
