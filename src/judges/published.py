@@ -14,10 +14,9 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from src.data.audio import Clip
 from src.judges.base import JudgeError
+from src.models.adapter import must_be_audible
 from src.models.isolation import undisturbed
 
 if TYPE_CHECKING:
@@ -39,17 +38,18 @@ def audiocrafts(module: str) -> Any:
 def at_published_loudness(clip: Clip) -> Clip:
     """The clip at -14 LKFS, cut off at full scale, as audiocraft evaluates it.
 
-    What is quieter than an RMS of 0.002 stays as it is, silence with it. Raises JudgeError for
-    samples that are not finite and for a clip whose loudness has no value: one under 0.4 s, or one
-    that moves only below what is heard.
+    What is quieter than an RMS of 0.002 stays as it is, silence with it. Raises ScoreError for
+    samples that are not finite and JudgeError for a clip whose loudness has no value: one under
+    0.4 s, or one that moves only below what is heard.
     """
     import torch
 
-    must_be_heard(clip)
+    normalize_audio = audiocrafts("data.audio_utils").normalize_audio
+    must_be_audible(clip.samples.ravel())
     samples = torch.from_numpy(clip.samples.copy())  # it cuts off in place
     try:
         with computing_as_published("cpu"):
-            samples = audiocrafts("data.audio_utils").normalize_audio(
+            samples = normalize_audio(
                 samples, strategy="loudness", sample_rate=clip.rate, loudness_headroom_db=HEADROOM
             )
     except (AssertionError, RuntimeError, ValueError) as error:
@@ -63,12 +63,12 @@ def at_published_loudness(clip: Clip) -> Clip:
 def at_rate(clip: Clip, rate: int) -> "Tensor":
     """The clip as audiocraft converts it: float32 [T] at `rate` Hz, resampled, then mixed to mono.
 
-    Raises JudgeError for samples that are not finite, and for rates that it cannot resample.
+    Raises ScoreError for samples that are not finite, JudgeError for rates that it cannot resample.
     """
     import torch
 
     convert_audio = audiocrafts("data.audio_utils").convert_audio
-    must_be_heard(clip)
+    must_be_audible(clip.samples.ravel())
     common = math.gcd(clip.rate, rate)
     if (clip.rate // common) * (rate // common) > LARGEST_FILTERS:
         raise JudgeError(f"its rate of {clip.rate} Hz does not fit: resample it to {rate} Hz")
@@ -78,14 +78,6 @@ def at_rate(clip: Clip, rate: int) -> "Tensor":
     if not converted.numel():
         raise JudgeError(f"{clip.samples.shape[1]} samples are nothing at {rate} Hz")
     return converted
-
-
-def must_be_heard(clip: Clip) -> None:
-    """Raise JudgeError for a clip without samples, or with some that are not finite."""
-    if not clip.samples.size:
-        raise JudgeError("it has no samples")
-    if not np.isfinite(clip.samples).all():
-        raise JudgeError("it holds NaN or infinite samples")
 
 
 @contextmanager
