@@ -147,28 +147,37 @@ def load_generator(
     device = _chosen(device)
     kind = torch.device(device).type
     chosen = DTYPES[dtype or ("float16" if kind == "cuda" else "float32")]
-    with audiocraft_without_clap():
-        import audiocraft.models  # noqa: F401
-    if model == "builtin":
-        from src.decoding.builtin import load_builtin
+    with _loading(model):
+        if model == "builtin":
+            from src.decoding.builtin import as_compression_model, load_codec, load_lm
 
-        lm, codec = load_builtin(device)
-    else:
-        lm, codec = _load_musicgen(model, device)
+            lm, codec = load_lm(device), as_compression_model(load_codec(device))
+        else:  # audiocraft's own loading: the stereo checkpoints' interleaved codec comes wrapped
+            from audiocraft.models import MusicGen
+
+            musicgen = MusicGen.get_pretrained(model, device=device)
+            lm, codec = musicgen.lm, musicgen.compression_model
     return Generator(lm, codec, checkpoint_of(model), chosen, sampling, max_rows)
 
 
 def load_renderer(model: str, device: str = "auto") -> Renderer:
     """The codec of `model`, for which no language model is loaded. Raises GeneratorError."""
     device = _chosen(device)
-    with audiocraft_without_clap():
-        import audiocraft.models  # noqa: F401
-    if model == "builtin":
-        from src.decoding.builtin import as_compression_model, load_codec
+    with _loading(f"the codec of {model}"):
+        if model == "builtin":
+            from src.decoding.builtin import as_compression_model, load_codec
 
-        codec = as_compression_model(load_codec(device))
-    else:
-        codec = _load_musicgens_codec(model, device)
+            codec = as_compression_model(load_codec(device))
+        else:
+            from audiocraft.models.builders import get_wrapped_compression_model
+            from audiocraft.models.loaders import load_compression_model
+            from omegaconf import OmegaConf
+
+            # Stereo models interleave two codecs' codebooks, which the language model's file says.
+            # Of its weights nothing is read.
+            kept = torch.load(str(files_of(model)[0]), map_location="cpu", mmap=True)["xp.cfg"]
+            codec = load_compression_model(model, device=device)
+            codec = get_wrapped_compression_model(codec, OmegaConf.create(kept))
     return Renderer(codec, checkpoint_of(model))
 
 
@@ -178,38 +187,19 @@ def _chosen(device: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _load_musicgen(model: str, device: str) -> tuple[LMModel, CompressionModel]:
-    """audiocraft's own loading: the stereo checkpoints' interleaved codec comes wrapped."""
-    from audiocraft.models import MusicGen
-
+@contextmanager
+def _loading(what: str) -> Iterator[None]:
+    """Inside, audiocraft loads models. Raises GeneratorError for whatever goes wrong there."""
     try:
+        with audiocraft_without_clap():
+            import audiocraft.models  # noqa: F401
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.nn.utils.weight_norm is deprecated")
-            musicgen = MusicGen.get_pretrained(model, device=device)
+            yield
     except Exception as error:  # the hub, torch and omegaconf raise many types
         raise GeneratorError(
-            f"{model} cannot be loaded ({type(error).__name__}: {error}). It should be a MusicGen "
+            f"{what} cannot be loaded ({type(error).__name__}: {error}). It should be a MusicGen "
             f"on the hub, or a folder with {LM_FILE} and {CODEC_FILE}"
-        ) from error
-    return musicgen.lm, musicgen.compression_model
-
-
-def _load_musicgens_codec(model: str, device: str) -> CompressionModel:
-    """Stereo models interleave two codecs' codebooks, which the language model's file says.
-
-    Of its weights nothing is read.
-    """
-    from audiocraft.models.builders import get_wrapped_compression_model
-    from audiocraft.models.loaders import load_compression_model
-    from omegaconf import OmegaConf
-
-    try:
-        codec = load_compression_model(model, device=device)
-        kept = torch.load(str(files_of(model)[0]), map_location="cpu", mmap=True)["xp.cfg"]
-        return get_wrapped_compression_model(codec, OmegaConf.create(kept))
-    except Exception as error:  # the hub, torch and omegaconf raise many types
-        raise GeneratorError(
-            f"the codec of {model} cannot be loaded ({type(error).__name__}: {error})"
         ) from error
 
 

@@ -17,7 +17,7 @@ class AudioError(ValueError):
     """Audio that cannot be used; the message says which file and why."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # a clip equals itself alone, so that it can be a key
 class Clip:
     """One piece of audio: `samples` float32 [channels, T] at `rate` Hz, full scale = 1."""
 

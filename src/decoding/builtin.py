@@ -164,8 +164,3 @@ def as_compression_model(codec: Codec) -> CompressionModel:
             self.active = n
 
     return BuiltinCompressionModel(codec).eval()
-
-
-def load_builtin(device: str = "cpu") -> tuple[LMModel, CompressionModel]:
-    """The language model and its codec, float32, in evaluation mode, on `device`."""
-    return load_lm(device), as_compression_model(load_codec(device))

@@ -51,6 +51,7 @@ class Decoder:
     ) -> None:
         self.transformer = Transformer(lm, dtype)
         self.sampling = sampling or Sampling()
+        self.guided = self.sampling.guidance != 1
         # two: a batch's last part may have fewer rows than the others
         self.pack = functools.lru_cache(maxsize=2)(self.transformer.pack)
         self.max_rows = max_rows
@@ -76,10 +77,6 @@ class Decoder:
         frames: the final length. keys: each prompt's, for its noise; slots of prompts with equal
         keys sample alike. prompt_tokens: int64 [prompts * candidates, codebooks, frames given].
         """
-        if not len(conditions) == len(keys) > 0:
-            raise ValueError(f"{len(conditions)} conditions and {len(keys)} keys")
-        if candidates < 1 or frames < 1:
-            raise ValueError(f"nothing to decode: {candidates} candidates, {frames} frames")
         decoding = Decoding(self, len(keys), candidates, frames)
         texts = [self.transformer.texts(condition) for condition in conditions]
         for prompts, slots in split(len(keys), candidates, self.max_rows):
@@ -88,10 +85,6 @@ class Decoder:
         if prompt_tokens is not None:
             decoding.give(prompt_tokens.to(self.transformer.device))
         return decoding
-
-    @property
-    def guided(self) -> bool:
-        return self.sampling.guidance != 1
 
     def predict(self, transformer: Transformer, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """hidden [halves, rows, dim] -> log-probabilities and logits to sample from.
@@ -140,13 +133,13 @@ class Decoding:
 
     def __init__(self, decoder: Decoder, prompts: int, candidates: int, frames: int) -> None:
         self.decoder = decoder
+        self.guided = decoder.guided  # whether the tokens' probability without the text is known
         self.candidates = candidates
         self.frames = frames
         self.rows = prompts * candidates
         self.finished = 0
         self._position = 0  # the sequence step that the transformer takes next
         self._parts: list[_Part] = []
-        self._marks: list[Mark] = []
         transformer = decoder.transformer
         self._steps = 1 + frames + max(decoder.delays)
         self._positions = transformer.positions(self._steps)
@@ -154,11 +147,6 @@ class Decoding:
         delays = torch.tensor(decoder.delays, device=transformer.device)
         self._frame = step - 1 - delays
         self._open = (self._frame >= 0) & (self._frame < frames)
-
-    @property
-    def guided(self) -> bool:
-        """Whether it is known how likely the tokens are without their text."""
-        return self.decoder.guided
 
     @torch.inference_mode()
     def advance(self, frames: int, greedy: bool = False) -> None:
@@ -183,7 +171,7 @@ class Decoding:
             position,
             part.caches,
             part.texts,
-            decoder.guided,
+            self.guided,
         )
         log_probs, logits = decoder.predict(part.transformer, hidden[:, :, 0])
         step = position + 1
@@ -222,15 +210,10 @@ class Decoding:
 
     def mark(self) -> Mark:
         """Here and now, to rewind to."""
-        mark = Mark(self._position, self.finished)
-        self._marks.append(mark)
-        return mark
+        return Mark(self._position, self.finished)
 
     def rewind(self, mark: Mark) -> None:
-        """Forget what was decoded since the mark was made; marks made since are forgotten too."""
-        if mark not in self._marks:
-            raise ValueError("the mark is not of this decoding, or was made on a way since rewound")
-        self._marks = [kept for kept in self._marks if kept.position <= mark.position]
+        """Forget what was decoded since the mark was made."""
         self._position, self.finished = mark
 
     @torch.inference_mode()
@@ -269,17 +252,16 @@ class Decoding:
     def add_part(self, texts: Sequence[Sequence[Text]], noise: Sequence[NoiseKey]) -> None:
         """Rows to decode: their prompts' texts, by layer, and their noise keys."""
         transformer = self.decoder.transformer
-        rows, codebooks = len(noise), transformer.codebooks
-        shape = (rows, self._steps, codebooks)
-        device = transformer.device
+        rows, device = len(noise), transformer.device
+        shape = (rows, self._steps, transformer.codebooks)
         self._parts.append(
             _Part(
-                transformer=self.decoder.pack(rows, self.decoder.guided),
+                transformer=self.decoder.pack(rows, self.guided),
                 texts=transformer.side_by_side(texts),
-                caches=transformer.caches(rows, self._steps, self.decoder.guided),
+                caches=transformer.caches(rows, self._steps, self.guided),
                 sequence=torch.full(shape, transformer.cardinality, device=device),
                 log_probs=torch.zeros((2 if self.guided else 1, *shape), device=device),
-                noise=uniforms(noise, self._steps, codebooks, device),
+                noise=uniforms(noise, *shape[1:], device),
             )
         )
 
@@ -287,12 +269,6 @@ class Decoding:
         """Start from these frames, int64 [rows, codebooks, frames given]: one pass for all."""
         transformer = self.decoder.transformer
         given = tokens.shape[-1]
-        expected = (self.rows, transformer.codebooks, given)
-        if tokens.shape != expected or given >= self.frames:
-            raise ValueError(
-                f"prompt tokens of shape {tuple(tokens.shape)} for {self.rows} rows of "
-                f"{transformer.codebooks} codebooks and {self.frames} frames"
-            )
         self._open &= self._frame >= given
         self.finished = self._position = given
         of_parts = tokens.split([len(part.sequence) for part in self._parts])
@@ -305,7 +281,7 @@ class Decoding:
                 0,
                 part.caches,
                 part.texts,
-                self.decoder.guided,
+                self.guided,
             )
             steps = slice(1, 1 + given)
             for half, row in itertools.product(*map(range, hidden.shape[:2])):

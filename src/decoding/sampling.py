@@ -10,6 +10,7 @@ takes, so a whole decoding's is made at once, and nothing waits for the GPU.
 
 import hashlib
 import json
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -51,12 +52,11 @@ class NoiseKey:
     prompt: str
     slot: int
 
-    def words(self) -> tuple[int, int, int, int]:
+    def words(self) -> tuple[int, ...]:
         """128 bits, as four 32-bit words."""
         text = json.dumps([self.seed, self.prompt, self.slot])
         digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
-        words = [int.from_bytes(digest[at : at + 4], "little") for at in range(0, 16, 4)]
-        return words[0], words[1], words[2], words[3]
+        return struct.unpack("<4I", digest)
 
 
 def philox(

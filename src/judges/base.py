@@ -6,25 +6,23 @@ and hears a clip once, whoever asks, and each prompt's reference once in a run. 
 
 import math
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
-from typing import ClassVar, Generic, Self, TypeVar
+from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from src.data.audio import AudioError, Clip, read_audio
 from src.data.prompts import Prompt
+from src.models.adapter import ScoreError
 from src.protocol import Checkpoint
 from src.weights.files import WeightFile
 
 # What is heard of a clip is kept for the judges that come next; a clip is judged by all in turn.
 CLIPS_KEPT = 4
-
-Kept = TypeVar("Kept")
 
 
 class JudgeError(ValueError):
@@ -33,27 +31,11 @@ class JudgeError(ValueError):
 
 @contextmanager
 def speaking_of(name: str) -> Iterator[None]:
-    """Let a JudgeError raised within say what it is about."""
+    """Turn what is wrong with audio or its score within into a JudgeError about `name`."""
     try:
         yield
-    except JudgeError as error:
+    except (AudioError, JudgeError, ScoreError) as error:
         raise JudgeError(f"{name}: {error}") from error
-
-
-class Recent(Generic[Kept]):
-    """What was made of the last few clips: of a clip itself, not of one that is equal to it."""
-
-    def __init__(self) -> None:
-        self._kept: deque[tuple[Clip, Hashable, Kept]] = deque(maxlen=CLIPS_KEPT)
-
-    def get(self, clip: Clip, key: Hashable, make: Callable[[], Kept]) -> Kept:
-        """What `make` gave for this clip; `key` is what else it depends on."""
-        for known, other, kept in self._kept:
-            if known is clip and other == key:
-                return kept
-        made = make()
-        self._kept.append((clip, key, made))
-        return made
 
 
 class Listener(ABC):
@@ -67,8 +49,8 @@ class Listener(ABC):
 
     def __init__(self, device: str = "cpu") -> None:
         self.device = device
-        self._heard: Recent[NDArray[np.float32]] = Recent()
-        self._references: dict[Path, NDArray[np.float32]] = {}
+        self._heard = lru_cache(maxsize=CLIPS_KEPT)(self.listen_to_generated)
+        self._references = cache(self._listen_to_file)
 
     @classmethod
     def shared(cls, device: str) -> Self:
@@ -84,22 +66,34 @@ class Listener(ABC):
     def listen(self, clip: Clip) -> NDArray[np.float32]:
         """What is heard in a clip of any rate and number of channels.
 
-        Raises JudgeError for a clip of which nothing finite can be heard.
+        Raises JudgeError or ScoreError for a clip of which nothing finite can be heard.
         """
 
+    def listen_to_generated(self, clip: Clip) -> NDArray[np.float32]:
+        """What is heard in a generated clip, if it is made ready in another way than a reference.
+
+        Raises JudgeError or ScoreError.
+        """
+        return self.listen(clip)
+
     def hear(self, clip: Clip, name: str) -> NDArray[np.float32]:
-        """`listen`, kept for the judge that asks next. `name` is what errors call the clip."""
+        """`listen_to_generated`, kept for the judge that asks next. Raises JudgeError.
+
+        name: what errors call the clip.
+        """
         with speaking_of(name):
-            return self._heard.get(clip, None, lambda: self.listen(clip))
+            return self._heard(clip)
 
     def reference(self, prompt: Prompt) -> NDArray[np.float32]:
         """What is heard in the prompt's whole reference. Raises JudgeError."""
         path = reference_path(prompt)
-        if path not in self._references:
-            clip = read_reference(prompt)
-            with speaking_of(f"reference of {prompt.id}: {path}"):
-                self._references[path] = self.listen(clip)
-        return self._references[path]
+        with speaking_of(f"reference of {prompt.id}"):
+            return self._references(path)
+
+    def _listen_to_file(self, path: Path) -> NDArray[np.float32]:
+        clip = read_audio(path)
+        with speaking_of(str(path)):
+            return self.listen(clip)
 
 
 @cache
@@ -112,14 +106,6 @@ def reference_path(prompt: Prompt) -> Path:
     if prompt.reference is None:
         raise JudgeError(f"prompt {prompt.id} has no reference audio to compare with")
     return prompt.reference
-
-
-def read_reference(prompt: Prompt) -> Clip:
-    """The prompt's reference audio. Raises JudgeError when there is none that can be read."""
-    try:
-        return read_audio(reference_path(prompt))
-    except AudioError as error:
-        raise JudgeError(f"reference of {prompt.id}: {error}") from error
 
 
 class Judge(ABC):

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from src.data.audio import Clip
 from src.data.prompts import Prompt
-from src.judges.base import ClipJudge, Listener, Recent, speaking_of
+from src.judges.base import ClipJudge, Listener
 from src.judges.published import at_published_loudness, at_rate, computing_as_published
 from src.models import clap_network
 from src.models.adapter import window_starts
@@ -24,7 +24,7 @@ class ClapListener(Listener):
 
     A clip of up to 10 s is one window, which the library fills with whole repeats and zeros. A
     longer one is cut into fixed windows of 10 s that cover it, the last one ending with it, as for
-    the verifier `clap`. A generated clip (`hear`) is first brought to audiocraft's loudness; a
+    the verifier `clap`. A generated clip is first brought to audiocraft's loudness; a
     reference is heard as it is.
     """
 
@@ -32,7 +32,6 @@ class ClapListener(Listener):
 
     def __init__(self, device: str = "cpu") -> None:
         super().__init__(device)
-        self._normalised: Recent[Clip] = Recent()
         self.embed_text = lru_cache(maxsize=1024)(self._embed_text)
 
     @cached_property
@@ -48,10 +47,8 @@ class ClapListener(Listener):
         """RoBERTa's; needs no checkpoint. Raises WeightsError."""
         return clap_network.load_tokenizer()
 
-    def hear(self, clip: Clip, name: str) -> NDArray[np.float32]:
-        with speaking_of(name):
-            normalised = self._normalised.get(clip, None, lambda: at_published_loudness(clip))
-        return super().hear(normalised, name)
+    def listen_to_generated(self, clip: Clip) -> NDArray[np.float32]:
+        return self.listen(at_published_loudness(clip))
 
     def listen(self, clip: Clip) -> NDArray[np.float32]:
         samples = at_rate(clip, clap_network.SAMPLE_RATE)

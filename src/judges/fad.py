@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from src.data.audio import Clip
 from src.judges.base import Listener, SetJudge
 from src.judges.clap_score import ClapListener
-from src.judges.tags import MsdMusicnn, refusing_what_taggers_refuse, tagger_samples
+from src.judges.tags import MsdMusicnn, tagger_samples
 from src.models import clap_network
 from src.protocol import Checkpoint
 
@@ -30,8 +30,7 @@ class MsdEmbedding(Listener):
 
     def listen(self, clip: Clip) -> NDArray[np.float32]:
         tagger = MsdMusicnn.shared(self.device).tagger
-        with refusing_what_taggers_refuse():
-            return tagger.embeddings(tagger_samples(clip)).numpy()
+        return tagger.embeddings(tagger_samples(clip)).numpy()
 
 
 class FadClap(SetJudge):

@@ -5,27 +5,31 @@ audiocraft's configuration of its evaluations (config/solver/default.yaml in its
 `pretrained_length: 20`. The network, its pieces and its softmax are audiocraft's own metric's.
 """
 
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from src.data.audio import Clip
+from src.data.audio import Clip, read_audio
 from src.data.prompts import Prompt
 from src.judges.base import (
+    CLIPS_KEPT,
     ClipJudge,
     JudgeError,
     Listener,
-    Recent,
-    read_reference,
     reference_path,
     speaking_of,
 )
-from src.judges.published import at_published_loudness, at_rate, computing_as_published
+from src.judges.published import (
+    at_published_loudness,
+    at_rate,
+    audiocrafts,
+    computing_as_published,
+)
 from src.models.checkpoints import CheckpointFile
-from src.models.isolation import float32_default, random_states_kept, replaced, without_warnings
+from src.models.isolation import replaced, undisturbed
 from src.protocol import Checkpoint
 from src.weights.files import WeightFile
 
@@ -58,7 +62,7 @@ class PasstListener(Listener):
 
     def __init__(self, device: str = "cpu") -> None:
         super().__init__(device)
-        self._pairs: Recent[Pair] = Recent()
+        self.hear_pair = lru_cache(maxsize=CLIPS_KEPT)(self._hear_pair)
         self._starts: dict[tuple[Path, int], NDArray[np.float32]] = {}
 
     @cached_property
@@ -72,17 +76,15 @@ class PasstListener(Listener):
     def listen(self, clip: Clip) -> NDArray[np.float32]:
         return self._posteriors(at_rate(clip, SAMPLE_RATE))
 
-    def hear_pair(self, clip: Clip, prompt: Prompt) -> Pair:
+    def _hear_pair(self, clip: Clip, prompt: Prompt) -> Pair:
         """What is heard in a generated clip and in its prompt's reference, over the same time.
 
         The longer of the two is cut to the other's length; then the clip is brought to audiocraft's
         loudness. Both have the same number of pieces. Raises JudgeError.
         """
         path = reference_path(prompt)
-        return self._pairs.get(clip, path, lambda: self._hear_pair(clip, prompt, path))
-
-    def _hear_pair(self, clip: Clip, prompt: Prompt, path: Path) -> Pair:
-        reference = read_reference(prompt)
+        with speaking_of(f"reference of {prompt.id}"):
+            reference = read_audio(path)
         seconds = min(clip.seconds, reference.seconds)
         with speaking_of(f"the clip of {prompt.id}"):
             samples = at_rate(at_published_loudness(_first(clip, seconds)), SAMPLE_RATE)
@@ -168,11 +170,7 @@ def mean_kl(p: NDArray[np.float32], q: NDArray[np.float32]) -> float:
     """KL(p || q) by audiocraft, of posteriors [pieces, 527], mean over pieces, in nats."""
     import torch
 
-    from src.generator import audiocraft_without_clap
-
-    with audiocraft_without_clap():
-        from audiocraft.metrics.kld import kl_divergence
-
+    kl_divergence = audiocrafts("metrics.kld").kl_divergence
     return float(kl_divergence(torch.from_numpy(q), torch.from_numpy(p)).mean())
 
 
@@ -181,20 +179,17 @@ def load_passt(device: str) -> tuple[Any, Checkpoint]:
 
     Its own way is to build the network with weights that torch.hub downloads and unpickles freely.
     """
-    from src.generator import audiocraft_without_clap
-
     file = CheckpointFile.of(FETCHED_AS, CHECKPOINT)
     weights = read_weights(file)
-    with audiocraft_without_clap():
-        from audiocraft.metrics.kld import PasstKLDivergenceMetric
+    audiocrafts_kld = audiocrafts("metrics.kld")
     from hear21passt import base20sec
 
     # hear21passt then builds its network without weights, and so without torch.hub.
     untrained = replaced(
         base20sec, get_model_passt=partial(base20sec.get_model_passt, pretrained=False)
     )
-    with random_states_kept(), float32_default(), without_warnings(), untrained:
-        metric = PasstKLDivergenceMetric(pretrained_length=20)
+    with undisturbed(), untrained:
+        metric = audiocrafts_kld.PasstKLDivergenceMetric(pretrained_length=20)
     file.fill(metric.model.net, weights, "PaSST of 20 s")
     return metric.requires_grad_(False).eval().to(device), file.identity()
 

@@ -11,13 +11,13 @@ the work.
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
-
-import numpy as np
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from src.data.audio import Clip
 from src.judges.base import JudgeError
-from src.models.isolation import float32_default, random_states_kept, without_warnings
+from src.models.adapter import must_be_audible
+from src.models.isolation import undisturbed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,21 +27,25 @@ HEADROOM = 14.0  # dB below full scale, LKFS by ITU-R BS.1770-4
 LARGEST_FILTERS = 2**26  # numbers
 
 
-def at_published_loudness(clip: Clip) -> Clip:
-    """The clip at -14 LKFS, cut off at full scale, as audiocraft evaluates it.
-
-    What is quieter than an RMS of 0.002 stays as it is, silence with it. Raises JudgeError for
-    samples that are not finite and for a clip whose loudness has no value: one under 0.4 s, or one
-    that moves only below what is heard.
-    """
-    import torch
-
+def audiocrafts(module: str) -> Any:
+    """audiocraft's module of that name, which is imported without laion_clap."""
     from src.generator import audiocraft_without_clap
 
     with audiocraft_without_clap():
-        from audiocraft.data.audio_utils import normalize_audio
+        return import_module(f"audiocraft.{module}")
 
-    must_be_heard(clip)
+
+def at_published_loudness(clip: Clip) -> Clip:
+    """The clip at -14 LKFS, cut off at full scale, as audiocraft evaluates it.
+
+    What is quieter than an RMS of 0.002 stays as it is, silence with it. Raises ScoreError for
+    samples that are not finite and JudgeError for a clip whose loudness has no value: one under
+    0.4 s, or one that moves only below what is heard.
+    """
+    import torch
+
+    normalize_audio = audiocrafts("data.audio_utils").normalize_audio
+    must_be_audible(clip.samples.ravel())
     samples = torch.from_numpy(clip.samples.copy())  # it cuts off in place
     try:
         with computing_as_published("cpu"):
@@ -59,16 +63,12 @@ def at_published_loudness(clip: Clip) -> Clip:
 def at_rate(clip: Clip, rate: int) -> "Tensor":
     """The clip as audiocraft converts it: float32 [T] at `rate` Hz, resampled, then mixed to mono.
 
-    Raises JudgeError for samples that are not finite, and for rates that it cannot resample.
+    Raises ScoreError for samples that are not finite, JudgeError for rates that it cannot resample.
     """
     import torch
 
-    from src.generator import audiocraft_without_clap
-
-    with audiocraft_without_clap():
-        from audiocraft.data.audio_utils import convert_audio
-
-    must_be_heard(clip)
+    convert_audio = audiocrafts("data.audio_utils").convert_audio
+    must_be_audible(clip.samples.ravel())
     common = math.gcd(clip.rate, rate)
     if (clip.rate // common) * (rate // common) > LARGEST_FILTERS:
         raise JudgeError(f"its rate of {clip.rate} Hz does not fit: resample it to {rate} Hz")
@@ -80,14 +80,6 @@ def at_rate(clip: Clip, rate: int) -> "Tensor":
     return converted
 
 
-def must_be_heard(clip: Clip) -> None:
-    """Raise JudgeError for a clip without samples, or with some that are not finite."""
-    if not clip.samples.size:
-        raise JudgeError("it has no samples")
-    if not np.isfinite(clip.samples).all():
-        raise JudgeError("it holds NaN or infinite samples")
-
-
 @contextmanager
 def computing_as_published(device: str) -> Iterator[None]:
     """Without gradients, in float32, whatever the defaults are; leaving the random states alone.
@@ -97,11 +89,5 @@ def computing_as_published(device: str) -> Iterator[None]:
     import torch
 
     kind = torch.device(device).type
-    with (
-        torch.inference_mode(),
-        torch.autocast(kind, enabled=False),
-        float32_default(),
-        random_states_kept(),
-        without_warnings(),
-    ):
+    with torch.inference_mode(), torch.autocast(kind, enabled=False), undisturbed():
         yield

@@ -15,7 +15,7 @@ from src.judges.base import ClipJudge, Judge, JudgeError, SetJudge
 from src.judges.clap_score import ClapScore
 from src.judges.fad import FadClap, FadMsd
 from src.judges.passt import KldBoth, KldPq, KldQp
-from src.judges.tags import MsdKld, MsdVggKld, MttVgg, bernoulli_kl, instrument_heard
+from src.judges.tags import MsdKld, MsdVggKld, MttVgg
 
 __all__ = [
     "JUDGES",
@@ -23,8 +23,6 @@ __all__ = [
     "Judge",
     "JudgeError",
     "SetJudge",
-    "bernoulli_kl",
-    "instrument_heard",
 ]
 
 JUDGES: dict[str, type[Judge]] = {

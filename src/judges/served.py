@@ -7,16 +7,14 @@ The client of judges is one of their own, not the search's: a client counts what
 long it waits, and the search's count becomes the cost of a method, which judging is no part of.
 """
 
-from functools import cache
+from functools import cache, lru_cache
 
 from src.client import PromptRefused, ServerClient
 from src.data.audio import Clip
 from src.data.prompts import Prompt
-from src.judges.base import ClipJudge, JudgeError, Recent
+from src.judges.base import CLIPS_KEPT, ClipJudge, JudgeError
 from src.protocol import Checkpoint, VerifierResult
 from src.verifier_core import shares_data_with
-
-Answers = dict[str, VerifierResult | PromptRefused]
 
 
 class ServedListener:
@@ -25,23 +23,16 @@ class ServedListener:
     def __init__(self, client: ServerClient) -> None:
         self.client = client
         self.checkpoints: dict[str, Checkpoint] = {}
-        self._answers: Recent[Answers] = Recent()
+        self.answers = lru_cache(maxsize=CLIPS_KEPT)(self._ask)
 
-    def number(self, name: str, clip: Clip, text: str) -> float:
-        """What a verifier says of a clip.
+    def _ask(
+        self, clip: Clip, text: str, names: tuple[str, ...]
+    ) -> dict[str, VerifierResult | PromptRefused]:
+        """What each verifier says of a clip, or why it has no score for it.
 
-        Raises PromptRefused for a clip or a prompt that it has no score for, and ServerUnreachable
-        or ServerError when the server is lost or has other weights than at the start.
+        Raises ServerUnreachable, or ServerError if the server now has other weights.
         """
-        asked = (text, *self.checkpoints)
-        names = list(self.checkpoints)
-        answers = self._answers.get(
-            clip, asked, lambda: self.client.score_each(names, [text], [clip], self.checkpoints)
-        )
-        answer = answers[name]
-        if isinstance(answer, PromptRefused):
-            raise answer
-        return answer.scores[0].value
+        return self.client.score_each(names, [text], [clip], self.checkpoints)
 
 
 @cache
@@ -74,7 +65,8 @@ class ServedJudge(ClipJudge):
         return self._server.checkpoints[self.name]
 
     def number(self, clip: Clip, prompt: Prompt) -> float:
-        try:
-            return self._server.number(self.name, clip, prompt.text)
-        except PromptRefused as refusal:
-            raise JudgeError(f"the clip of {prompt.id}: {refusal.reason}") from refusal
+        names = tuple(self._server.checkpoints)
+        answer = self._server.answers(clip, prompt.text, names)[self.name]
+        if isinstance(answer, PromptRefused):
+            raise JudgeError(f"the clip of {prompt.id}: {answer.reason}") from answer
+        return answer.scores[0].value

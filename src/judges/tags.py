@@ -1,7 +1,5 @@
 """The built-in judges: the musicnn networks that the verifier `tags` (MTT_musicnn) does not use."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
@@ -36,8 +34,7 @@ class TagListener(Listener):
         return Checkpoint(name=self.tagger.name, sha256=self.tagger.sha256)
 
     def listen(self, clip: Clip) -> NDArray[np.float32]:
-        with refusing_what_taggers_refuse():
-            return self.tagger.posteriors([tagger_samples(clip)])[0].numpy()
+        return self.tagger.posteriors([tagger_samples(clip)])[0].numpy()
 
 
 class MsdMusicnn(TagListener):
@@ -108,14 +105,6 @@ def bernoulli_kl(reference: NDArray[np.floating], clip: NDArray[np.floating]) ->
     return float(np.sum(p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))))
 
 
-def instrument_heard(
-    posteriors: NDArray[np.float64], tags: Sequence[str], instruments: Sequence[str]
-) -> list[str]:
-    """Which of `instruments` a tagger hears most of: posteriors or log-odds [B, 50] -> B tags."""
-    columns = [tags.index(instrument) for instrument in instruments]
-    return [instruments[best] for best in np.asarray(posteriors)[:, columns].argmax(1)]
-
-
 def tagger_samples(clip: Clip) -> "Tensor":
     """The clip as the taggers take it: float32 [T], mono, 16 kHz."""
     import torch
@@ -123,14 +112,3 @@ def tagger_samples(clip: Clip) -> "Tensor":
     from src.models.tagger import SAMPLE_RATE
 
     return torch.from_numpy(resample(to_mono(clip), SAMPLE_RATE).samples[0])
-
-
-@contextmanager
-def refusing_what_taggers_refuse() -> Iterator[None]:
-    """Turn a TaggerError raised within into a JudgeError."""
-    from src.models.tagger import TaggerError
-
-    try:
-        yield
-    except TaggerError as error:
-        raise JudgeError(str(error)) from error

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from src.protocol import Checkpoint
 from src.weights import files
 from src.weights.files import WeightFile, WeightsError
-from src.weights.unpickling import first_sentence, misfits, read_tensors
+from src.weights.unpickling import read_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -49,7 +49,7 @@ class CheckpointFile:
 
             return load_file(self.path)
         except Exception as error:  # both libraries raise whatever a damaged byte leads to
-            raise self.unusable(f"cannot be read ({first_sentence(error)})") from error
+            raise self.unusable(f"cannot be read ({in_one_line(error)})") from error
 
     def weights(self, found: object) -> "dict[str, Tensor]":
         """`found`, if it is tensors by name. Raises WeightsError."""
@@ -67,8 +67,15 @@ class CheckpointFile:
         self, wanted: "Mapping[str, Tensor]", found: "Mapping[str, Tensor]", model: str
     ) -> None:
         """Raise WeightsError unless names and shapes are those of `model`'s weights."""
-        if problems := misfits(dict(wanted), dict(found)):
-            raise self.unusable(f"does not fit {model}: {problems}")
+        common = wanted.keys() & found.keys()
+        kinds = {
+            "missing": wanted.keys() - found.keys(),
+            "unknown": found.keys() - wanted.keys(),
+            "of another shape": {n for n in common if wanted[n].shape != found[n].shape},
+        }
+        problems = [f"{len(n)} weights {kind} ({min(n)}, ..)" for kind, n in kinds.items() if n]
+        if problems:
+            raise self.unusable(f"does not fit {model}: {', '.join(problems)}")
 
     def fill(self, network: "nn.Module", weights: "Mapping[str, Tensor]", model: str) -> None:
         """Copy the weights into the network, each of them.

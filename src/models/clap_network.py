@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.models.checkpoints import CheckpointFile
-from src.models.isolation import float32_default, random_states_kept, replaced, without_warnings
+from src.models.isolation import replaced, undisturbed
 from src.protocol import Checkpoint
 from src.weights.files import WeightFile, WeightsError, fetch_command, locate
 
@@ -47,7 +47,7 @@ def load_clap(device: str) -> tuple[Any, Checkpoint]:
     """
     file = CheckpointFile.of(NAME, CHECKPOINT)
     weights = read_weights(file)
-    with random_states_kept(), float32_default(), without_warnings(), from_this_machine():
+    with undisturbed(), from_this_machine():
         from laion_clap import CLAP_Module
 
         library = CLAP_Module(enable_fusion=False, amodel="HTSAT-base", device="cpu")
@@ -74,10 +74,8 @@ def load_tokenizer() -> Any:
     from transformers import RobertaTokenizer
 
     vocabulary, merges = locate(VOCABULARY), locate(MERGES)
-    try:
+    with _readable():
         return RobertaTokenizer(str(vocabulary), str(merges))
-    except (ValueError, TypeError, KeyError, OSError) as error:
-        raise _no_tokenizer(error) from error
 
 
 def unread_tokens(tokenizer: Any, text: str) -> int:
@@ -139,10 +137,8 @@ def _roberta() -> tuple[object, object]:
     from transformers import RobertaConfig, RobertaModel
 
     tokenizer, configuration = load_tokenizer(), locate(CONFIGURATION)
-    try:
+    with _readable():
         config = RobertaConfig.from_json_file(configuration)
-    except (ValueError, TypeError, KeyError, OSError) as error:
-        raise _no_tokenizer(error) from error
     # Files of these names come with many models, whose other numbering would go unnoticed.
     special = [(t.pad_token_id, t.bos_token_id, t.eos_token_id) for t in (tokenizer, config)]
     if len(tokenizer) > config.vocab_size or special[0] != special[1]:
@@ -152,9 +148,14 @@ def _roberta() -> tuple[object, object]:
     return tokenizer, RobertaModel(config)
 
 
-def _no_tokenizer(error: Exception) -> WeightsError:
-    files = ", ".join(str(locate(file)) for file in (VOCABULARY, MERGES, CONFIGURATION))
-    return WeightsError(
-        f"RoBERTa's tokenizer cannot be read from {files} ({error}); delete them and get them "
-        f"again with: {fetch_command(NAME)}"
-    )
+@contextmanager
+def _readable() -> Iterator[None]:
+    """Raise WeightsError where RoBERTa's files hold something else than they should."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        files = ", ".join(str(locate(file)) for file in (VOCABULARY, MERGES, CONFIGURATION))
+        raise WeightsError(
+            f"RoBERTa's tokenizer cannot be read from {files} ({error}); delete them and get them "
+            f"again with: {fetch_command(NAME)}"
+        ) from error

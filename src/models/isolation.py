@@ -44,21 +44,20 @@ def random_states_kept() -> Iterator[None]:
 
 
 @contextmanager
-def float32_default() -> Iterator[None]:
-    """What is built within is float32, whatever torch's default dtype is outside."""
+def undisturbed() -> Iterator[None]:
+    """Within, a library builds or computes in float32, whatever torch's default dtype is outside.
+
+    The global random states are afterwards as before, and warnings are not shown.
+    """
     import torch
 
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:
-        yield
+        with random_states_kept(), warnings.catch_warnings(action="ignore"):
+            yield
     finally:
         torch.set_default_dtype(before)
-
-
-def without_warnings() -> warnings.catch_warnings:
-    """A context without those that libraries give about their own code."""
-    return warnings.catch_warnings(action="ignore")
 
 
 @contextmanager

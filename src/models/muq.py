@@ -80,7 +80,9 @@ class MuqVerifier(CosineVerifier):
         """[windows, D]."""
         import torch
 
-        waves = [torch.tensor(_filled(window, self.window)) for window in windows]
+        # A piece shorter than a window is followed by as much of its own start as there is.
+        filled = [np.concatenate([w, w[: self.window - len(w)]]) for w in windows]
+        waves = [torch.tensor(window) for window in filled]
         by_length = defaultdict(list)  # no padding: only windows of one length share a forward
         for index, wave in enumerate(waves):
             by_length[len(wave)].append(index)
@@ -94,11 +96,6 @@ class MuqVerifier(CosineVerifier):
     def embed_text(self, prompt: str) -> "torch.Tensor":
         """[D]."""
         return self._model(texts=[prompt])[0]
-
-
-def _filled(piece: np.ndarray, window: int) -> np.ndarray:
-    """A piece shorter than a window followed by as much of its own start as there is."""
-    return np.concatenate([piece, piece[: window - len(piece)]])
 
 
 def _build() -> Any:

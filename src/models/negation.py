@@ -5,28 +5,16 @@ reaches over "or", over adjectives and over lists that end in "or", and stops at
 """
 
 import re
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import pairwise
+from pathlib import Path
 
-# Before a noun: up to three words may stand between ("no sort of heavy drums").
-_NO = "no, non, neither, nor, zero"
-# The same, and it reaches over "and" too ("without drums and bass").
-_WITHOUT = """without, with no, lack of, lacks, lacking, absence of, devoid of, free of, free from,
-minus, instead of, rather than, not accompanied by, unaccompanied by"""
-# Before a verb or an adjective: only the words of _FILLERS may stand between.
-_NOT = "not, never"
-_NO_NEGATION = """not only, not just, not without, nothing but, no longer, no doubt, without doubt,
-without a doubt, no less, not least, none other than"""
-
-_FREE_WORDS = 3
-_FILLERS = """a an the any very too so really particularly especially overly quite exactly much all
-at have has include includes contain contains feature features use uses be sound"""
-# Where a negation ends, whatever it is: at another one (which takes over), and at
-_ENDS = """. ; : ! ? ( ) but with in on by to from for as is are was were than besides except while
-whereas though although however if plays play played playing featuring only just this that these
-those which it its where when then there over under against alongside accompanied yet because"""
+_TABLE = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())
+_KINDS = {tuple(p.split()): kind for kind, listed in _TABLE["negators"].items() for p in listed}
+_FILLERS, _ENDS = frozenset(_TABLE["words"]["fillers"]), frozenset(_TABLE["words"]["ends"])
+_FREE_WORDS = 3  # that may stand between a negation and a noun
 # What follows a phrase that is not there.
 _ABSENT = re.compile(
     r"(?:is |are |was |were )?(?:entirely |completely )?"
@@ -48,13 +36,12 @@ def negated(words: Sequence[str], spans: Sequence[Span]) -> set[Span]:
 
     words: lower case, punctuation marks as words of their own. spans: disjoint, in order.
     """
-    rules = _rules()
     starts = {span.start: span for span in spans}
     found: set[Span] = set()
     place = 0
     while place < len(words):
-        length, kind = rules.negator_at(words, place)
-        if kind:
+        length, kind = _negator_at(words, place)
+        if kind != "none":
             # "no vocals" may be a phrase itself; "no vocals or drums" negates drums all the same.
             own = starts.get(place)
             after = own.end if own else place + length
@@ -68,34 +55,16 @@ def negated(words: Sequence[str], spans: Sequence[Span]) -> set[Span]:
     return found
 
 
-class _Rules:
-    """The lists above as sets and dictionaries."""
+def _negator_at(words: Sequence[str], place: int) -> tuple[int, str]:
+    """Length and kind (a key of the table) of the negating phrase that begins at this word.
 
-    def __init__(self) -> None:
-        kinds = {"no": _NO, "without": _WITHOUT, "not": _NOT, "": _NO_NEGATION}
-        self.negators = {
-            tuple(phrase.split()): kind
-            for kind, phrases in kinds.items()
-            for phrase in phrases.split(",")
-        }
-        self.fillers = frozenset(_FILLERS.split())
-        self.ends = frozenset(_ENDS.split())
-
-    def negator_at(self, words: Sequence[str], place: int) -> tuple[int, str]:
-        """Length and kind of the negating phrase that begins here; (0, "") when none does.
-
-        The empty kind with a length is a phrase that only looks like a negation.
-        """
-        for length in (3, 2, 1):
-            kind = self.negators.get(tuple(words[place : place + length]))
-            if kind is not None:
-                return length, kind
-        return 0, ""
-
-
-@cache
-def _rules() -> _Rules:
-    return _Rules()
+    Kind "none" where nothing is negated: no such phrase (length 0), or one that only looks like it.
+    """
+    for length in (3, 2, 1):
+        kind = _KINDS.get(tuple(words[place : place + length]))
+        if kind is not None:
+            return length, kind
+    return 0, "none"
 
 
 def _scope(
@@ -105,11 +74,10 @@ def _scope(
 
     closed: a span was reached, and only a link opens the way to the next one.
     """
-    rules = _rules()
     free = _FREE_WORDS
     while place < len(words):
         word, span = words[place], starts.get(place)
-        if rules.negator_at(words, place)[1] or (span is not None and closed):
+        if _negator_at(words, place)[1] != "none" or (span is not None and closed):
             return
         if span is not None:
             yield span
@@ -119,9 +87,9 @@ def _scope(
         linked = word == "or" or (word == "and" and kind == "without")
         if linked or (word == "," and kind != "not" and _is_list(words, place)):
             closed, free = False, _FREE_WORDS
-        elif word in rules.ends or word in (",", "and"):
+        elif word in _ENDS or word in (",", "and"):
             return
-        elif word not in rules.fillers:
+        elif word not in _FILLERS:
             free -= 1
             if free < 0 or (kind == "not" and not closed):
                 return
@@ -130,15 +98,14 @@ def _scope(
 
 def _is_list(words: Sequence[str], comma: int) -> bool:
     """Whether items of a few words, between commas, follow up to an "or": ", bass or vocals"."""
-    rules = _rules()
     length = 0
     for place in range(comma + 1, len(words)):
         word = words[place]
         if word == "or":
             return True
         length = 0 if word == "," else length + 1
-        if length > _FREE_WORDS or word in rules.ends or word == "and":
+        if length > _FREE_WORDS or word in _ENDS or word == "and":
             return False
-        if rules.negator_at(words, place)[1]:
+        if _negator_at(words, place)[1] != "none":
             return False
     return False

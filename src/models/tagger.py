@@ -24,6 +24,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from src.models.adapter import ScoreError, window_starts
 from src.models.isolation import random_states_kept
 from src.models.vocabulary import EPSILON
 from src.weights.files import sha256
@@ -40,10 +41,6 @@ WINDOW_SAMPLES = (WINDOW_FRAMES - 1) * HOP
 # A window's activations are some 13 MB: on a CPU few at once stay in the cache and run fastest.
 WINDOWS_AT_ONCE = 64
 WINDOWS_AT_ONCE_CPU = 2
-
-
-class TaggerError(ValueError):
-    """A clip or a tagger's name that cannot be used; the message says which and why."""
 
 
 def mel_filterbank() -> Tensor:
@@ -120,7 +117,29 @@ def over_bands(x: Tensor) -> Tensor:
     return x.amax(2)
 
 
-class Musicnn(nn.Module):
+class Network(nn.Module):
+    """What the architectures share: the input's scale, and tags from the layer before the last."""
+
+    def __init__(self, width: int, tags: int) -> None:
+        super().__init__()
+        self.input_scale = nn.Parameter(torch.ones(1))
+        self.input_shift = nn.Parameter(torch.zeros(1))
+        self.output = nn.Linear(width, tags)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Scaled input [W, 1, 96, 187] -> [W, width]."""
+        raise NotImplementedError
+
+    def embed(self, mel: Tensor) -> Tensor:
+        """The layer before the last: float32 [W, 96, 187] -> float32 [W, width]."""
+        return self.features(mel[:, None] * self.input_scale + self.input_shift)
+
+    def forward(self, mel: Tensor) -> Tensor:
+        """mel: float32 [W, 96, 187] -> logits float32 [W, tags]."""
+        return self.output(self.embed(mel))
+
+
+class Musicnn(Network):
     """Musically motivated filters: timbral (wide in frequency) and temporal (long in time) ones.
 
     Then three convolutions over time with residual connections, all features pooled over time by
@@ -128,9 +147,7 @@ class Musicnn(nn.Module):
     """
 
     def __init__(self, tags: int) -> None:
-        super().__init__()
-        self.input_scale = nn.Parameter(torch.ones(1))
-        self.input_shift = nn.Parameter(torch.zeros(1))
+        super().__init__(200, tags)
         self.timbral = nn.ModuleList(
             Block(nn.Conv2d(1, 204, (bands, 7), padding=(0, 3)), 204, over_bands)
             for bands in (38, 67)
@@ -147,11 +164,8 @@ class Musicnn(nn.Module):
             Block(nn.Conv1d(width, 64, 7, padding=3), 64, nn.Identity()) for width in (561, 64, 64)
         )
         self.penultimate = nn.Linear(2 * (561 + 3 * 64), 200)
-        self.output = nn.Linear(200, tags)
 
-    def embed(self, mel: Tensor) -> Tensor:
-        """The layer before the last, rectified: float32 [W, 96, 187] -> float32 [W, 200]."""
-        x = mel[:, None] * self.input_scale + self.input_shift
+    def features(self, x: Tensor) -> Tensor:
         front = torch.cat([block(x) for block in (*self.timbral, *self.temporal)], 1)
         first = self.middle[0](front)
         second = self.middle[1](first) + first
@@ -160,18 +174,12 @@ class Musicnn(nn.Module):
         pooled = torch.cat([features.amax(2), features.mean(2)], 1)
         return F.relu(self.penultimate(pooled))
 
-    def forward(self, mel: Tensor) -> Tensor:
-        """mel: float32 [W, 96, 187] -> logits float32 [W, tags]."""
-        return self.output(self.embed(mel))
 
-
-class Vgg(nn.Module):
+class Vgg(Network):
     """Five 3x3 convolutions with max pools and one dense layer. After musicnn/models.py, `vgg`."""
 
     def __init__(self, tags: int) -> None:
-        super().__init__()
-        self.input_scale = nn.Parameter(torch.ones(1))
-        self.input_shift = nn.Parameter(torch.zeros(1))
+        super().__init__(256, tags)
         pools = (nn.MaxPool2d((1, 4), 2), *(nn.MaxPool2d(2) for _ in range(3)), nn.MaxPool2d(4))
         self.blocks = nn.Sequential(
             *(
@@ -179,18 +187,11 @@ class Vgg(nn.Module):
                 for i, pool in enumerate(pools)
             )
         )
-        self.output = nn.Linear(256, tags)
         # Twice as fast on a CPU, for the pools. (Typed wrongly in torch 2.1's stubs.)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def embed(self, mel: Tensor) -> Tensor:
-        """The layer before the last: float32 [W, 96, 187] -> float32 [W, 256]."""
-        x = mel[:, None] * self.input_scale + self.input_shift
+    def features(self, x: Tensor) -> Tensor:
         return self.blocks(x).flatten(1)
-
-    def forward(self, mel: Tensor) -> Tensor:
-        """mel: float32 [W, 96, 187] -> logits float32 [W, tags]."""
-        return self.output(self.embed(mel))
 
 
 class Tagger(nn.Module):
@@ -202,29 +203,25 @@ class Tagger(nn.Module):
         self.tags = tuple(tags)
         self.sha256 = sha256
         self.mel = LogMel()
-        network = Vgg if name.endswith("vgg") else Musicnn
-        self.network: Vgg | Musicnn = network(len(self.tags))
+        self.network = (Vgg if name.endswith("vgg") else Musicnn)(len(self.tags))
 
     def windows(self, samples: Tensor) -> Tensor:
         """The windows that cover a clip: float32 [T] at 16 kHz -> float32 [W, 96, 187].
 
-        Raises TaggerError for a clip that is empty, not mono, not finite or out of all range.
+        Raises ScoreError for a clip that is empty, not mono, not finite or out of all range.
         """
         if samples.dim() != 1 or len(samples) == 0:
-            raise TaggerError(f"a clip must be mono samples [T], T > 0, not {[*samples.shape]}")
+            raise ScoreError(f"a clip must be mono samples [T], T > 0, not {[*samples.shape]}")
         samples = samples.to(self.mel.window)
         if len(samples) < WINDOW_SAMPLES:
             samples = samples.repeat(math.ceil(WINDOW_SAMPLES / len(samples)))[:WINDOW_SAMPLES]
         mel = self.mel(samples)
         if not torch.isfinite(mel).all():
-            raise TaggerError(
+            raise ScoreError(
                 "a clip has samples that are not finite or far over full scale "
                 f"(greatest magnitude {samples.abs().max().item():g}); write audio within -1..1"
             )
-        frames = mel.shape[1]
-        starts = list(range(0, frames - WINDOW_FRAMES + 1, WINDOW_FRAMES))
-        if starts[-1] + WINDOW_FRAMES < frames:
-            starts.append(frames - WINDOW_FRAMES)
+        starts = window_starts(mel.shape[1], WINDOW_FRAMES)
         return torch.stack([mel[:, start : start + WINDOW_FRAMES] for start in starts])
 
     @torch.inference_mode()
@@ -237,7 +234,7 @@ class Tagger(nn.Module):
         """What the network makes of each window before it names tags.
 
         clip: float32 [T], 16 kHz mono -> float32 [W, 200] (Vgg: [W, 256]) on the CPU. Raises
-        TaggerError, as `windows`.
+        ScoreError, as `windows`.
         """
         return _few_at_once(self.network.embed, self.windows(clip)).cpu()
 
@@ -267,11 +264,11 @@ def _few_at_once(network: Callable[[Tensor], Tensor], windows: Tensor) -> Tensor
 def load_tagger(name: str, directory: Path = WEIGHTS_DIR) -> Tagger:
     """Load a tagger by its verifier's name ("tags") or its network's ("MTT_musicnn").
 
-    Raises TaggerError for an unknown name and FileNotFoundError when the weights are missing.
+    Raises ValueError for an unknown name and FileNotFoundError when the weights are missing.
     """
     network = TAGGERS.get(name, name)
     if network not in TAGGERS.values():
-        raise TaggerError(f"no tagger {name!r}; there are {', '.join(TAGGERS)}")
+        raise ValueError(f"no tagger {name!r}; there are {', '.join(TAGGERS)}")
     path = directory / f"{network}.safetensors"
     if not path.is_file():
         raise FileNotFoundError(

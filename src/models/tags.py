@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from src.models.adapter import Adapter, PromptUnusable, ScoreError, finite_score
+from src.models.adapter import Adapter, PromptUnusable, finite_score
 from src.models.isolation import computing
 from src.models.vocabulary import TAGS, NoTagNamed, named_tags
 from src.protocol import Checkpoint, Score
@@ -55,14 +55,9 @@ class TaggerVerifier(Adapter):
     def score(self, clips: Sequence[np.ndarray], prompts: Sequence[str]) -> list[Score]:
         import torch
 
-        from src.models.tagger import TaggerError
-
-        try:
-            with computing(self.device, self.dtype):
-                waves = [torch.from_numpy(clip).to(self.device) for clip in clips]
-                logits = self.tagger.logits(waves).float()
-        except TaggerError as error:
-            raise ScoreError(str(error)) from error
+        with computing(self.device, self.dtype):
+            waves = [torch.from_numpy(clip).to(self.device) for clip in clips]
+            logits = self.tagger.logits(waves).float()
         scores = []
         for row, prompt in zip(logits.tolist(), prompts, strict=True):
             log_odds = dict(zip(self.tagger.tags, row, strict=True))

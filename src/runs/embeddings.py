@@ -4,12 +4,14 @@
 <run>/embeddings/<measure>/reference/<prompt id>.npy
 """
 
+import io
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from src.data.files import write_whole
 from src.runs.records import RunFolderError
 
 REFERENCE = "reference"  # in a method's place
@@ -22,10 +24,9 @@ def place(folder: Path, measure: str, method: str, prompt_id: str) -> Path:
 
 def save(path: Path, embedding: NDArray[np.floating]) -> None:
     """Write float32 [windows, D] whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.stem}.part.npy")
-    np.save(scratch, embedding.astype(np.float32))
-    scratch.replace(path)
+    content = io.BytesIO()
+    np.save(content, embedding.astype(np.float32))
+    write_whole(path, content.getvalue())
 
 
 def load(

@@ -8,7 +8,7 @@ of the client's environment; so here the unpickler itself is the restricted one,
 import codecs
 import pickle
 import zipfile
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -44,9 +44,14 @@ def _allowed() -> dict[tuple[str, str], Any]:
     dtypes = {type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "bool")}
     return {
         ("collections", "OrderedDict"): OrderedDict,
+        ("collections", "Counter"): Counter,
+        **{(module, "set"): set for module in ("builtins", "__builtin__")},  # Python 3's and 2's
+        ("torch._utils", "_rebuild_tensor"): torch._utils._rebuild_tensor,
         ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
         ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
         ("torch", "Size"): torch.Size,
+        ("torch", "device"): torch.device,
+        **{("torch", name): it for name, it in vars(torch).items() if isinstance(it, torch.dtype)},
         ("numpy", "dtype"): np.dtype,
         ("_codecs", "encode"): codecs.encode,  # the bytes of a numpy scalar
         **{(f"numpy.{core}.multiarray", "scalar"): scalar for core in ("core", "_core")},
@@ -75,17 +80,3 @@ def read_tensors(path: Path) -> object:
         weights_only=False,  # torch refuses its own check beside another unpickler
         mmap=mapped,
     )
-
-
-def first_sentence(error: Exception) -> str:
-    """Of the lines in torch's long texts, the one that says what was met."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return next((line.strip() for line in lines if "global" in line.lower()), lines[0])[:200]
-
-
-def misfits(wanted: dict[str, Any], found: dict[str, Any]) -> str:
-    """How the weights of a file differ from a model's, by name and shape; empty when they fit."""
-    missing, unknown = wanted.keys() - found.keys(), found.keys() - wanted.keys()
-    shapes = {n for n in wanted.keys() & found.keys() if wanted[n].shape != found[n].shape}
-    kinds = {"missing": missing, "unknown": unknown, "of another shape": shapes}
-    return ", ".join(f"{len(n)} weights {kind} ({min(n)}, ..)" for kind, n in kinds.items() if n)

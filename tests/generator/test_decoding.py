@@ -220,17 +220,6 @@ def test_a_rollout_that_is_rewound_leaves_no_trace(lm, rollout):
     assert torch.equal(looked.mean_log_prob(), unpaused.mean_log_prob())
 
 
-def test_a_rollout_is_the_greedy_continuation(lm):
-    sampled = begin(lm, prompts=PROMPTS[:1])
-    sampled.advance(8)
-    mark = sampled.mark()
-    sampled.advance(16, greedy=True)
-    rolled = sampled.tokens()
-    sampled.rewind(mark)
-    sampled.advance(16, greedy=True)
-    assert torch.equal(sampled.tokens(), rolled)
-
-
 def test_a_branch_is_an_unpaused_run_of_its_parent_with_its_own_noise(lm):
     """Slot i after select(rows) = rows[i]'s past, then slot i's noise."""
     branched, straight = begin(lm), begin(lm)
@@ -247,22 +236,6 @@ def test_a_branch_is_an_unpaused_run_of_its_parent_with_its_own_noise(lm):
     siblings = branched.tokens()[[0, 1, 3]]
     assert not torch.equal(siblings[0, :, 8:], siblings[1, :, 8:])
     assert not torch.equal(siblings[1, :, 8:], siblings[2, :, 8:])
-    # the children's log-probabilities carry their parent's past
-    again = begin(lm)
-    again.advance(8)
-    again.select(rows)
-    again.advance(16)
-    assert torch.equal(again.mean_log_prob(), branched.mean_log_prob())
-
-
-def test_branching_copies_tokens_in_flight(lm):
-    """Right after a select, children agree on what was already sampled of later frames."""
-    decoding = begin(lm, prompts=PROMPTS[:1])
-    decoding.advance(8)
-    decoding.select([1, 1, 1, 1])
-    decoding.advance(3)
-    first = decoding.tokens()[:, 0, 8:11]
-    assert (first == first[:1]).all()
 
 
 @pytest.mark.parametrize("max_rows", [1, 3, 4, 5, 8, 64])

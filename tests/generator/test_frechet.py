@@ -1,9 +1,8 @@
-"""The Frechet distance against closed forms, a published implementation and the definition."""
+"""The Frechet distance against a published implementation and closed forms."""
 
 import numpy as np
 import pytest
 import torch
-from scipy.linalg import sqrtm
 from torchmetrics.image.fid import _compute_fid
 
 from src.stats.frechet import References, distance, p_of_difference
@@ -15,13 +14,6 @@ def correlated(random: np.random.Generator, n: int, dimensions: int) -> np.ndarr
     return random.normal(size=(n, dimensions)) @ mixing + random.normal(size=dimensions)
 
 
-def by_definition(a: np.ndarray, b: np.ndarray) -> float:
-    """As it is written: the root of the product of the covariances, by scipy."""
-    (m1, s1), (m2, s2) = ((x.mean(0), np.cov(x, rowvar=False)) for x in (a, b))
-    root = sqrtm(s1 @ s2)
-    return float(((m1 - m2) ** 2).sum() + np.trace(s1 + s2 - 2 * root.real))
-
-
 def by_torchmetrics(a: np.ndarray, b: np.ndarray) -> float:
     (m1, s1), (m2, s2) = (
         (torch.from_numpy(x.mean(0)), torch.from_numpy(np.cov(x, rowvar=False))) for x in (a, b)
@@ -31,11 +23,10 @@ def by_torchmetrics(a: np.ndarray, b: np.ndarray) -> float:
 
 # With fewer vectors than dimensions singular values are taken, else eigenvalues.
 @pytest.mark.parametrize(("n", "m"), [(26, 30), (200, 60), (60, 200), (1000, 1000)])
-def test_the_distance_is_that_of_torchmetrics_and_of_the_definition(n: int, m: int) -> None:
+def test_the_distance_is_that_of_torchmetrics(n: int, m: int) -> None:
     random = np.random.default_rng(n + m)
     a, b = correlated(random, n, 25), correlated(random, m, 25)
     assert distance(a, b) == pytest.approx(by_torchmetrics(a, b), rel=1e-6)
-    assert distance(a, b) == pytest.approx(by_definition(a, b), rel=1e-6)
 
 
 @pytest.mark.parametrize(("n", "m"), [(2, 2), (10, 15), (10, 300), (300, 10)])
@@ -59,24 +50,6 @@ def test_dimensions_that_never_move_add_nothing() -> None:
     dead = np.zeros((90, 30))
     expected = distance(a, b)
     assert distance(np.hstack([a, dead]), np.hstack([b, dead])) == pytest.approx(expected, rel=1e-6)
-
-
-def test_on_gaussian_samples_it_converges_to_the_closed_form() -> None:
-    random = np.random.default_rng(0)
-    scales, shift = np.array([1.0, 2.0, 0.5, 3.0]), np.array([1.0, 0.0, -1.0, 0.5])
-    closed = (shift**2).sum() + ((scales - 1) ** 2).sum()
-    errors = []
-    for n in (100, 10_000, 1_000_000):
-        a, b = random.normal(size=(n, 4)) * scales + shift, random.normal(size=(n, 4))
-        errors.append(abs(distance(a, b) - closed))
-    assert errors[0] > 5 * errors[1]
-    assert errors[2] < 0.003 * closed
-
-
-def test_few_vectors_of_one_distribution_are_further_apart_than_many() -> None:
-    random = np.random.default_rng(1)
-    few, many = (distance(*random.normal(size=(2, n, 16))) for n in (40, 4000))
-    assert few > 20 * many > 0
 
 
 def test_a_set_is_at_no_distance_from_itself_in_any_order_and_both_ways_are_the_same() -> None:

@@ -12,7 +12,8 @@ import torch
 
 from src.data.audio import Clip, read_audio, resample
 from src.data.prompts import Prompt
-from src.judges.registry import JUDGES, ClipJudge, JudgeError, bernoulli_kl, instrument_heard
+from src.judges.registry import JUDGES, ClipJudge, JudgeError
+from src.judges.tags import bernoulli_kl
 from src.models.tagger import load_tagger
 from src.runs.settings import PROFILE_JUDGES
 
@@ -132,6 +133,13 @@ def test_a_clip_that_cannot_be_heard_is_an_error(samples: np.ndarray) -> None:
         judge_named("mtt_vgg").judge([broken], [prompt("guitar")])
 
 
+def test_a_number_that_is_not_finite_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = judge_named("mtt_vgg")
+    monkeypatch.setattr(judge, "number", lambda clip, prompt: math.nan)
+    with pytest.raises(JudgeError, match="the clip of p-None: mtt_vgg gave no finite number"):
+        judge.judge([clip("guitar")], [prompt("guitar")])
+
+
 def test_bernoulli_kl_is_the_sum_over_tags_in_nats() -> None:
     p, q = np.array([0.5, 0.2]), np.array([0.25, 0.2])
     expected = 0.5 * math.log(0.5 / 0.25) + 0.5 * math.log(0.5 / 0.75)
@@ -142,14 +150,6 @@ def test_bernoulli_kl_is_the_sum_over_tags_in_nats() -> None:
 
 def test_bernoulli_kl_of_certain_posteriors_is_finite() -> None:
     assert bernoulli_kl(np.array([0.0, 1.0]), np.array([1.0, 0.0])) < 2 * math.log(1e6) + 1
-
-
-def test_the_instrument_heard_is_the_first_among_the_candidates() -> None:
-    posteriors = np.array([[0.9, 0.2, 0.3], [0.9, 0.5, 0.1]])
-    assert instrument_heard(posteriors, ["rock", "harp", "cello"], ["cello", "harp"]) == [
-        "cello",
-        "harp",
-    ]
 
 
 def test_judges_are_listed_without_importing_torch() -> None:

@@ -213,19 +213,10 @@ def test_a_reference_that_is_missing_or_broken_is_an_error_that_names_it(
         (Prompt(id="p", text="x", key="k"), "prompt p has no reference audio"),
         (asked(tmp_path, None, "gone.wav"), "reference of p: .*gone.wav"),
         (asked(tmp_path, None, "text.wav"), "reference of p: .*text.wav"),
-        (asked(tmp_path, nan, "nan.wav"), "reference of p: .*nan.wav: it holds NaN"),
+        (asked(tmp_path, nan, "nan.wav"), "reference of p: .*nan.wav: .*holds NaN"),
     ):
         with pytest.raises(JudgeError, match=reason):
             one().judge([sound(*SHORT)], [prompt])
-
-
-def test_a_number_that_is_not_finite_is_an_error(
-    listener: PasstListener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    nan = np.full((1, 527), np.nan, np.float32)
-    monkeypatch.setattr(listener, "_posteriors", lambda samples: nan)
-    with pytest.raises(JudgeError, match="the clip of p: kld_pq gave no finite number"):
-        one().judge([sound(*SHORT)], [asked(tmp_path, reference(*SHORT))])
 
 
 def test_judges_say_their_weights_and_what_they_depend_on(

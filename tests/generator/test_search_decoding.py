@@ -9,12 +9,12 @@ from src.budget import Cost
 from src.data.audio import Clip
 from src.data.prompts import Prompt
 from src.decoding.decoder import Decoder, Decoding
-from src.generator import audiocraft_without_clap
 from src.methods import METHODS
 from src.protocol import Checkpoint
 from src.search import search
 from src.tree import SearchResult
 from src.verifier import LikelihoodVerifier
+from tests.generator.random_models import random_lm
 
 RATE, DIM, FRAMES = 50, 16, 20
 PROMPTS = [Prompt(id=name, text=f"text {name}", key=f"key {name}") for name in ("a", "b", "c")]
@@ -23,28 +23,7 @@ VERIFIER = LikelihoodVerifier("perplexity", Checkpoint(name="random", sha256="0"
 
 @pytest.fixture(scope="module")
 def lm() -> torch.nn.Module:
-    with audiocraft_without_clap():
-        from audiocraft.models.lm import LMModel
-        from audiocraft.modules.codebooks_patterns import DelayedPatternProvider
-        from audiocraft.modules.conditioners import ConditionFuser, ConditioningProvider
-
-    fuser = {"cross": ["description"], "prepend": [], "sum": [], "input_interpolate": []}
-    torch.manual_seed(0)
-    return LMModel(
-        DelayedPatternProvider(4, delays=[0, 1, 2, 3]),
-        ConditioningProvider({}, device="cpu"),
-        ConditionFuser(fuser),
-        n_q=4,
-        card=32,
-        dim=DIM,
-        num_heads=2,
-        num_layers=2,
-        norm_first=True,
-        causal=True,
-        cross_attention=True,
-        positional_embedding="sin",
-        memory_efficient=True,
-    ).eval()
+    return random_lm(dim=DIM, card=32)
 
 
 class RandomGenerator:

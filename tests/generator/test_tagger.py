@@ -10,15 +10,14 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from src.models.adapter import ScoreError
 from src.models.tagger import (
     EPSILON,
     TAGGERS,
     WEIGHTS_DIR,
     WINDOW_SAMPLES,
     Tagger,
-    TaggerError,
     load_tagger,
-    mel_filterbank,
 )
 
 DATA = Path(__file__).parent / "data" / "tagger"
@@ -86,15 +85,6 @@ def test_the_last_window_ends_with_the_clip(tagger: Tagger) -> None:
     torch.testing.assert_close(tagger.windows(samples)[-1], mel[:, -187:])
 
 
-@pytest.mark.parametrize("where", [0, 40000, 79000, 79990])
-def test_nothing_of_a_clip_goes_unheard(tagger: Tagger, where: int) -> None:
-    samples = clip("guitar")
-    changed = samples.clone()
-    changed[where : where + 10] += 0.5
-    difference = (tagger.posteriors([samples]) - tagger.posteriors([changed])).abs().max()
-    assert difference > 1e-4
-
-
 def test_a_short_clip_is_repeated_until_it_fills_a_window(tagger: Tagger) -> None:
     short = clip("violin")
     assert len(short) < WINDOW_SAMPLES
@@ -142,25 +132,18 @@ def test_silence_has_a_posterior(tagger: Tagger) -> None:
     ids=["empty", "stereo", "nan", "inf", "far over full scale"],
 )  # fmt: skip
 def test_a_clip_that_cannot_be_heard_is_an_error(tagger: Tagger, samples: Tensor) -> None:
-    with pytest.raises(TaggerError, match="clip"):
+    with pytest.raises(ScoreError, match="clip"):
         tagger.posteriors([clip("violin"), samples])
 
 
 def test_an_unknown_tagger_is_an_error_that_lists_the_taggers() -> None:
-    with pytest.raises(TaggerError, match="tags_msd_vgg"):
+    with pytest.raises(ValueError, match="tags_msd_vgg"):
         load_tagger("tugs")
 
 
 def test_missing_weights_say_where_they_belong(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="convert_musicnn"):
         load_tagger("tags", tmp_path)
-
-
-def test_the_mel_filters_have_unit_area_and_cover_all_bands() -> None:
-    filters = mel_filterbank()
-    assert filters.shape == (96, 257)
-    # triangles sampled at the 31.25 Hz of the bins: the wide ones integrate to 1 closely
-    torch.testing.assert_close(filters[60:].sum(1) * 31.25, torch.ones(36), rtol=0, atol=0.05)
 
 
 @pytest.mark.parametrize("network", TAGGERS.values())

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from src.weights.unpickling import misfits, read_tensors
+from src.weights.unpickling import read_tensors
 from tests.verifier.clap_weights import Surprise
 
 CONTENT: dict[str, Any] = {
     "state_dict": collections.OrderedDict(w=torch.arange(6.0).reshape(2, 3).T),
     "half": torch.nn.Parameter(torch.ones(2, dtype=torch.float16), requires_grad=False),
+    "settings": {"dtype": torch.bfloat16, "device": torch.device("cpu"), "shape": torch.Size([2])},
+    "seen": [{"rock", "pop"}, collections.Counter("aab")],
     "optimizer": [{"lr": np.float64(1e-4), "steps": np.int64(3), "on": True, "betas": (0.9, None)}],
 }
 
@@ -25,7 +27,7 @@ class Evaluates:
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_tensors_containers_and_numpy_scalars_are_read(tmp_path: Path, zipped: bool) -> None:
+def test_tensors_containers_and_scalars_are_read(tmp_path: Path, zipped: bool) -> None:
     path = tmp_path / "f.pt"
     torch.save(CONTENT, path, _use_new_zipfile_serialization=zipped)
     with pytest.raises(pickle.UnpicklingError):
@@ -34,7 +36,18 @@ def test_tensors_containers_and_numpy_scalars_are_read(tmp_path: Path, zipped: b
     assert isinstance(found, dict)
     assert torch.equal(found["state_dict"]["w"], CONTENT["state_dict"]["w"])
     assert found["half"].dtype == torch.float16
-    assert found["optimizer"] == CONTENT["optimizer"]
+    for name in ("settings", "seen", "optimizer"):
+        assert found[name] == CONTENT[name]
+
+
+def test_tensors_of_the_first_torch_versions_are_read(tmp_path: Path) -> None:
+    class Old:
+        def __reduce__(self) -> tuple:
+            storage = torch.arange(6.0)._typed_storage()
+            return torch._utils._rebuild_tensor, (storage, 0, (2, 3), (3, 1))
+
+    torch.save(Old(), tmp_path / "f.pt")
+    assert torch.equal(read_tensors(tmp_path / "f.pt"), torch.arange(6.0).reshape(2, 3))
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -66,12 +79,3 @@ def test_a_program_in_the_place_of_weights_is_refused(tmp_path: Path) -> None:
     torch.jit.script(torch.nn.Linear(1, 1)).save(path)
     with pytest.raises(pickle.UnpicklingError, match="TorchScript"):
         read_tensors(path)
-
-
-def test_misfits_names_what_is_missing_unknown_or_of_another_shape() -> None:
-    wanted = {"a": torch.zeros(2), "b": torch.zeros(1)}
-    assert misfits(wanted, {"a": torch.ones(2), "b": torch.ones(1)}) == ""
-    text = misfits(wanted, {"a": torch.ones(3), "c": torch.ones(1)})
-    assert text == (
-        "1 weights missing (b, ..), 1 weights unknown (c, ..), 1 weights of another shape (a, ..)"
-    )

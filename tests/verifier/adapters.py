@@ -13,12 +13,14 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from src.models.adapter import Adapter
@@ -56,33 +58,19 @@ class Case:
     prompt: Callable[[int], str] = lambda tokens: " ".join(["piano"] * tokens)
 
 
+def _late(name: str) -> Callable[..., Any]:
+    """tests.verifier.<name>, whose module and its libraries are imported when it is called."""
+    module, function = name.split(".")
+
+    def call(*args: Any, **options: Any) -> Any:
+        return getattr(import_module(f"tests.verifier.{module}"), function)(*args, **options)
+
+    return call
+
+
 def _clap_weights(path: Path) -> dict[str, Tensor]:
     kept = torch.load(path, mmap=True, weights_only=False)["state_dict"]
     return {name.removeprefix("module."): tensor for name, tensor in kept.items()}
-
-
-def _make_muq(folder: Path) -> None:
-    from tests.verifier.muq_weights import make_hub_cache
-
-    make_hub_cache(folder)
-
-
-def _muq_weights(path: Path) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
-
-    return load_file(path)
-
-
-def _save_muq(weights: dict[str, Tensor], path: Path) -> None:
-    from safetensors.torch import save_file
-
-    save_file(weights, path, {"format": "pt"})
-
-
-def _make_quality(folder: Path) -> None:
-    from tests.verifier.quality_weights import save_checkpoint
-
-    save_checkpoint(folder / "checkpoint.pt")
 
 
 def _quality_weights(path: Path) -> dict[str, Tensor]:
@@ -91,9 +79,8 @@ def _quality_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _save_quality(weights: dict[str, Tensor], path: Path) -> None:
-    from tests.verifier.quality_weights import save_checkpoint
-
-    save_checkpoint(path, state_dict={f"model.{name}": x for name, x in weights.items()})
+    state = {f"model.{name}": x for name, x in weights.items()}
+    _late("quality_weights.save_checkpoint")(path, state_dict=state)
 
 
 def _patch_quality(patch: pytest.MonkeyPatch) -> None:
@@ -107,18 +94,6 @@ def _patch_quality(patch: pytest.MonkeyPatch) -> None:
 def _quality_network(adapter: QualityVerifier) -> nn.Module:
     around = (cell.cell_contents for cell in adapter._predictor.model.__closure__)
     return next(thing for thing in around if isinstance(thing, nn.Module))
-
-
-def _make_imagebind(folder: Path) -> None:
-    from tests.verifier.imagebind_weights import write_imagebind_weights
-
-    write_imagebind_weights(folder)
-
-
-def _small_imagebind() -> nn.Module:
-    from tests.verifier.imagebind_weights import small_imagebind
-
-    return small_imagebind()
 
 
 _MULAN = "models--OpenMuQ--MuQ-MuLan-large/snapshots/" + "0" * 40
@@ -138,7 +113,7 @@ CASES = {
         Case(
             "quality",
             partial(QualityVerifier, "quality"),
-            _make_quality,
+            lambda folder: _late("quality_weights.save_checkpoint")(folder / "checkpoint.pt"),
             identity="facebook/audiobox-aesthetics",
             network=_quality_network,
             sound=partial(tones, rate=16_000),
@@ -150,21 +125,21 @@ CASES = {
         Case(
             "muq",
             partial(MuqVerifier, "muq"),
-            _make_muq,
+            _late("muq_weights.make_hub_cache"),
             identity="OpenMuQ/MuQ-MuLan-large",
             network=lambda adapter: adapter._model,
             sound=partial(tones, rate=24_000),
             file=f"{_MULAN}/model.safetensors",
             pickled=f"{_MULAN}/pytorch_model.bin",
-            read=_muq_weights,
-            write=_save_muq,
+            read=load_file,
+            write=partial(save_file, metadata={"format": "pt"}),
             shortest=2_400,
             tokens=28,  # 512 less the marks of start and end in the released one
         ),
         Case(
             "imagebind",
-            lambda: ImageBindVerifier("imagebind", _small_imagebind),
-            _make_imagebind,
+            partial(ImageBindVerifier, "imagebind", _late("imagebind_weights.small_imagebind")),
+            _late("imagebind_weights.write_imagebind_weights"),
             identity="imagebind_huge",
             network=lambda adapter: adapter._model,
             sound=partial(noisy_tones, rate=16_000),

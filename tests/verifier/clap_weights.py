@@ -32,8 +32,6 @@ WINDOW = 10 * RATE
 CHECKPOINT = "music_audioset_epoch_15_esc_90.14.pt"
 POSITION_IDS = "text_branch.embeddings.position_ids"
 PROMPTS = ("a slow piano piece", "loud electric guitar, fast drums")
-# Tokens are bytes here, so that the cut at 77 tokens comes after 75 characters.
-LONG_PROMPTS = ("a" * 80, "a" * 79 + "b")
 
 ROBERTA: dict[str, Any] = {
     "model_type": "roberta",
@@ -138,7 +136,7 @@ class Surprise:
 
 
 def naive(library: Any, folder: Path) -> dict[str, Any]:
-    """What the documented calls give, by name; the traps among them."""
+    """What the documented calls give, by name."""
     import torch
 
     def embed(*clips: np.ndarray) -> np.ndarray:
@@ -150,21 +148,15 @@ def naive(library: Any, folder: Path) -> dict[str, Any]:
             weights.zero_()
         library.load_ckpt(str(checkpoint), verbose=False)
         texts = library.get_text_embedding(list(PROMPTS))
-        long_texts = library.get_text_embedding(list(LONG_PROMPTS))
         ten, other, short, long = clip(10), clip(10, seed=1), clip(2), clip(17)
         audio = embed(ten, other, short, long[:WINDOW], long[-WINDOW:], 6 * short)
         windows = (audio[3] + audio[4]) / np.linalg.norm(audio[3] + audio[4])
-        crops = [(np.random.seed(seed), embed(long))[1][0] for seed in (0, 1)]
-        silent, nan = embed(np.zeros(WINDOW, np.float32), np.full(WINDOW, np.nan, np.float32))
         return {
             "ten": (audio[0] @ texts.T).tolist(),
             "other": (audio[1] @ texts.T).tolist(),
             "short": (audio[2] @ texts.T).tolist(),
             "too loud": (audio[5] @ texts.T).tolist(),
             "windows of long": (windows @ texts.T).tolist(),
-            "crops of long": [float(crop @ texts[0]) for crop in crops],
-            "nan is silence": bool((silent == nan).all()),
-            "long prompts are one": bool((long_texts[0] == long_texts[1]).all()),
         }
 
 

@@ -85,7 +85,7 @@ def test_code_in_a_file_is_not_run(case: Case, own: Path, tmp_path: Path) -> Non
     path = vacate(own / case.file).with_name(Path(case.pickled or case.file).name)
     for content in ({"state_dict": {"w": Surprise(sprung)}}, {"w": Surprise(sprung)}):
         torch.save(content, path)
-        assert "cannot be read (the file asks for the global posix.mkdir)" in refusal(case)
+        assert "the file asks for the global posix.mkdir)" in refusal(case)
     path.write_bytes(pickle.dumps(Surprise(sprung), protocol=2))
     assert "cannot be read" in refusal(case)
     assert not sprung.exists()

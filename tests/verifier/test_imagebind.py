@@ -4,8 +4,6 @@ The library's side is its documented way: WAV files, imagebind.data's loaders, t
 forward pass.
 """
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -30,11 +28,6 @@ CASE = "imagebind"
 FILE = "imagebind_huge.pth"
 PROMPT = "a slow piano piece"
 noisy_tones = partial(sounds.noisy_tones, rate=RATE)
-
-
-@pytest.fixture(scope="module")
-def verifier(adapter: ImageBindVerifier) -> ImageBindVerifier:
-    return adapter
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +66,7 @@ def cosine(audio: torch.Tensor, text: torch.Tensor) -> float:
     ("seconds", "starts"), [(10, [0, 2, 4, 6, 8]), (17, [0, 2, 4, 6, 8, 10, 12, 14, 15])]
 )
 def test_the_score_is_the_cosine_of_upstreams_embeddings_of_the_clips_two_second_pieces(
-    verifier: ImageBindVerifier,
+    adapter: ImageBindVerifier,
     upstream: nn.Module,
     tmp_path: Path,
     seconds: int,
@@ -84,94 +77,38 @@ def test_the_score_is_the_cosine_of_upstreams_embeddings_of_the_clips_two_second
     embeddings = [upstream_audio(upstream, tmp_path, piece) for piece in pieces]
     audio = torch.stack([normalize(one, dim=0) for one in embeddings]).mean(dim=0)
     expected = cosine(audio, upstream_text(upstream, PROMPT))
-    assert score(verifier, clip) == pytest.approx(expected, abs=1e-5)
+    assert score(adapter, clip) == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("seconds", [0.5, 1.3, 2.0])
 def test_a_clip_of_one_window_scores_as_upstreams_default_call(
-    verifier: ImageBindVerifier, upstream: nn.Module, tmp_path: Path, seconds: float
+    adapter: ImageBindVerifier, upstream: nn.Module, tmp_path: Path, seconds: float
 ) -> None:
     clip = noisy_tones(seconds, 2)
     audio = upstream_audio(upstream, tmp_path, clip)
     expected = cosine(audio, upstream_text(upstream, PROMPT))
-    assert score(verifier, clip) == pytest.approx(expected, abs=1e-5)
-
-
-def test_the_score_is_the_cosine_and_not_upstreams_logit(
-    verifier: ImageBindVerifier, upstream: nn.Module, tmp_path: Path
-) -> None:
-    clip = noisy_tones(2, 3)
-    logit = float(upstream_audio(upstream, tmp_path, clip) @ upstream_text(upstream, PROMPT))
-    assert abs(logit) > 1
-    assert -1 <= score(verifier, clip) <= 1
-    assert score(verifier, clip) * 20 / 0.07 == pytest.approx(logit, rel=1e-4)
-
-
-# The library's traps
+    assert score(adapter, clip) == pytest.approx(expected, abs=1e-5)
 
 
 def test_the_models_patches_leave_out_the_last_25_ms_of_a_window(
-    verifier: ImageBindVerifier,
+    adapter: ImageBindVerifier,
 ) -> None:
     clip = noisy_tones(2, 5)
-    before = score(verifier, clip)
+    before = score(adapter, clip)
     for start, is_heard in ((31_600, False), (31_500, True)):
         changed = clip.copy()
         changed[start:] = 0
-        assert (abs(score(verifier, changed) - before) > 1e-5) == is_heard
+        assert (abs(score(adapter, changed) - before) > 1e-5) == is_heard
 
 
-def test_upstreams_default_call_does_not_hear_the_end_of_ten_seconds(
-    verifier: ImageBindVerifier, upstream: nn.Module, tmp_path: Path
+def test_a_prompt_of_more_than_77_tokens_is_cut_as_upstream_cuts_it(
+    adapter: ImageBindVerifier, upstream: nn.Module, tmp_path: Path
 ) -> None:
-    clip = noisy_tones(10, 6)
-    changed = clip.copy()
-    changed[round(7.34 * RATE) :] = noisy_tones(10, 7)[round(7.34 * RATE) :]
-    first, second = (upstream_audio(upstream, tmp_path, c) for c in (clip, changed))
-    assert torch.equal(first, second)
-    assert abs(score(verifier, clip) - score(verifier, changed)) > 1e-3
-
-
-def test_the_librarys_spectrogram_changes_its_input_and_the_pieces_that_overlap(
-    verifier: ImageBindVerifier, upstream: nn.Module
-) -> None:
-    from imagebind.data import waveform2melspec
-
-    # A slow swing, so that the two pieces' means differ.
-    clip = noisy_tones(3, 11) + np.linspace(-1, 1, 3 * RATE, dtype=np.float32)
-    kept = clip.copy()
-
-    @torch.inference_mode()
-    def by_hand(piece: Callable[[torch.Tensor], torch.Tensor]) -> float:
-        wave = torch.from_numpy(clip.copy())[None]
-        pieces = [piece(wave[:, at : at + 2 * RATE]) for at in (0, RATE)]
-        mels = torch.stack([waveform2melspec(p, RATE, 128, 204) for p in pieces])
-        units = normalize(upstream({"audio": (mels + 4.268) / 9.138})["audio"], dim=1)
-        return cosine(units.mean(dim=0), upstream_text(upstream, PROMPT))
-
-    wave = torch.from_numpy(clip.copy())[None]
-    waveform2melspec(wave, RATE, 128, 204)
-    assert not np.array_equal(wave[0].numpy(), clip)
-    naive, right = by_hand(lambda piece: piece), by_hand(torch.clone)
-    assert abs(naive - right) > 1e-4
-    assert score(verifier, clip) == pytest.approx(right, abs=1e-5)
-    assert np.array_equal(clip, kept)
-
-
-def test_a_prompt_of_more_than_77_tokens_is_cut_and_keeps_its_end_mark(
-    verifier: ImageBindVerifier, upstream: nn.Module, tmp_path: Path
-) -> None:
-    fits = " ".join(["piano"] * 75)
+    prompt = " ".join(["piano"] * 75) + " and drums"
     clip = noisy_tones(2, 13)
-    fitting = score(verifier, clip, fits)
-    assert score(verifier, clip, fits + " and drums") == fitting
-    assert score(verifier, clip, " ".join(["piano"] * 74)) != fitting
     audio = upstream_audio(upstream, tmp_path, clip)
-    expected = cosine(audio, upstream_text(upstream, fits + " and drums"))
-    assert fitting == pytest.approx(expected, abs=1e-5)
-    from imagebind.data import load_and_transform_text
-
-    assert load_and_transform_text([fits + " and drums"], "cpu")[0, -1] == 49_407
+    expected = cosine(audio, upstream_text(upstream, prompt))
+    assert score(adapter, clip, prompt) == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_result_that_is_not_finite_is_no_score(weights: Path) -> None:
@@ -191,18 +128,18 @@ def test_weights_of_another_size_are_refused_rather_than_loaded_in_part(weights:
 
 
 def test_a_file_of_the_older_format_that_cannot_be_mapped_loads_too(
-    verifier: ImageBindVerifier, own: Path
+    adapter: ImageBindVerifier, own: Path
 ) -> None:
     state = torch.load(own / FILE, weights_only=True)
     torch.save(state, vacate(own / FILE), _use_new_zipfile_serialization=False)
     clip = noisy_tones(2, 17)
-    assert score(load_small(), clip) == score(verifier, clip)
+    assert score(load_small(), clip) == score(adapter, clip)
 
 
 def test_only_what_audio_and_text_need_is_kept_in_memory(
-    verifier: ImageBindVerifier, upstream: nn.Module
+    adapter: ImageBindVerifier, upstream: nn.Module
 ) -> None:
-    kept = verifier._model.state_dict()
+    kept = adapter._model.state_dict()
     whole = upstream.state_dict()
     assert kept.keys() == {name for name in whole if name.split(".")[1] in ("audio", "text")}
     assert all(torch.equal(kept[name], whole[name]) for name in kept)
@@ -230,13 +167,3 @@ def test_the_real_architecture_is_the_librarys_and_takes_no_memory_until_its_wei
     assert sum(p.numel() for p in model.parameters()) == 1_200_781_057
     imagebind._drop_other_branches(model)
     assert sum(p.numel() for p in model.parameters()) == 440_268_289
-
-
-def test_while_it_is_built_other_threads_make_real_tensors() -> None:
-    def build() -> nn.Module:
-        with ThreadPoolExecutor(1) as other:
-            assert not other.submit(torch.zeros, 1).result().is_meta
-        assert torch.zeros(1).is_meta
-        return nn.Linear(2, 2)
-
-    assert imagebind._without_memory(build).weight.is_meta  # as when a server loads two models

@@ -17,7 +17,6 @@ from src.weights.files import WeightsError
 from tests.verifier import sounds
 from tests.verifier.adapters import vacate
 from tests.verifier.quality_weights import (
-    PUBLISHED_WAVLM,
     RATE,
     SMALL_WAVLM,
     axes,
@@ -34,11 +33,6 @@ def library(weights: Path) -> AesPredictor:
     return AesPredictor(checkpoint_pth=str(weights / "checkpoint.pt"))
 
 
-@pytest.fixture(scope="module")
-def quality(adapter: QualityVerifier) -> QualityVerifier:
-    return adapter
-
-
 def score(verifier: QualityVerifier, audio: np.ndarray) -> Score:
     return verifier.score([audio], ["whatever"])[0]
 
@@ -49,51 +43,38 @@ def values(scores: list[Score]) -> list[float]:
 
 @pytest.mark.parametrize("seconds", [0.001, 2, 10, 17, 30])
 def test_score_and_axes_are_the_librarys(
-    quality: QualityVerifier, library: AesPredictor, seconds: float
+    adapter: QualityVerifier, library: AesPredictor, seconds: float
 ) -> None:
     [expected] = axes(library, tones(seconds, 1))
-    found = score(quality, tones(seconds, 1))
+    found = score(adapter, tones(seconds, 1))
     assert found.components == pytest.approx(expected, abs=1e-5)
     assert list(found.components) == ["CE", "CU", "PC", "PQ"]
     assert found.value == pytest.approx((expected["PQ"] + expected["CE"]) / 20, abs=1e-6)
 
 
-def test_the_model_of_the_published_size_scores_as_the_library(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CURATOR_WEIGHTS", str(tmp_path))
-    monkeypatch.setattr(aes, "DEFAULT_AUDIO_CFG", PUBLISHED_WAVLM)
-    path = tmp_path / "checkpoint.pt"
-    torch.save(make_checkpoint(PUBLISHED_WAVLM.encoder_layers), path)
-    verifier = QualityVerifier("quality")
-    verifier.load("cpu")
-    [expected] = axes(AesPredictor(checkpoint_pth=str(path)), tones(10, 2))
-    assert score(verifier, tones(10, 2)).components == pytest.approx(expected, abs=1e-5)
-
-
 def test_an_axis_is_the_mean_over_windows_weighted_by_their_length(
-    quality: QualityVerifier,
+    adapter: QualityVerifier,
 ) -> None:
     audio = tones(17, 3)
-    first, rest = score(quality, audio[: 10 * RATE]), score(quality, audio[10 * RATE :])
-    for axis, value in score(quality, audio).components.items():
+    first, rest = score(adapter, audio[: 10 * RATE]), score(adapter, audio[10 * RATE :])
+    for axis, value in score(adapter, audio).components.items():
         expected = (10 * first.components[axis] + 7 * rest.components[axis]) / 17
         assert value == pytest.approx(expected, abs=1e-5)
 
 
-def test_the_prompt_has_no_influence(quality: QualityVerifier) -> None:
-    scores = quality.score([tones(2, 6)] * 3, ["piano", "", "no piano"])
+def test_the_prompt_has_no_influence(adapter: QualityVerifier) -> None:
+    scores = adapter.score([tones(2, 6)] * 3, ["piano", "", "no piano"])
     assert len(set(values(scores))) == 1
-    assert not quality.needs_text
+    assert not adapter.needs_text
 
 
-def test_samples_that_overflow_the_model_have_no_score(quality: QualityVerifier) -> None:
+def test_samples_that_overflow_the_model_have_no_score(adapter: QualityVerifier) -> None:
     with pytest.raises(ScoreError, match="no finite number"):
-        score(quality, np.tile(np.float32([3e38, -3e38]), RATE))
+        score(adapter, np.tile(np.float32([3e38, -3e38]), RATE))
 
 
 def test_a_forward_holds_a_bounded_number_of_windows_here_and_all_of_them_in_the_library(
-    quality: QualityVerifier, library: AesPredictor, monkeypatch: pytest.MonkeyPatch
+    adapter: QualityVerifier, library: AesPredictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
     forward = aes.AesMultiOutput.forward
@@ -107,7 +88,7 @@ def test_a_forward_holds_a_bounded_number_of_windows_here_and_all_of_them_in_the
     expected = [row["PQ"] for row in axes(library, *clips)]
     assert sizes == [15]
     sizes.clear()
-    found = quality.score(clips, [""] * 5)
+    found = adapter.score(clips, [""] * 5)
     assert max(sizes) <= QualityVerifier.windows_at_once
     assert sum(sizes) == 15
     np.testing.assert_allclose([s.components["PQ"] for s in found], expected, atol=1e-5)

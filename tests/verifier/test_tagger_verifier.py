@@ -19,11 +19,6 @@ RATE = 16_000
 clip = partial(noisy_tones, rate=RATE)
 
 
-@pytest.fixture(scope="module")
-def tags(adapter: TaggerVerifier) -> TaggerVerifier:
-    return adapter
-
-
 @pytest.fixture
 def nothing_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """The one folder in which weights are looked for; it is empty."""
@@ -33,12 +28,12 @@ def nothing_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def test_score_is_mean_log_odds_of_wanted_tags_less_those_of_unwanted_ones(
-    tags: TaggerVerifier,
+    adapter: TaggerVerifier,
 ) -> None:
     tagger = load_tagger("tags")
     audio = clip(4, 0)
     odds = dict(zip(tagger.tags, tagger.logits([torch.from_numpy(audio)])[0].tolist(), strict=True))
-    score = tags.score([audio], ["slow solo guitar and piano without drums"])[0]
+    score = adapter.score([audio], ["slow solo guitar and piano without drums"])[0]
     wanted = [name for name in score.components if name != "drums"]
     assert {"guitar", "piano", "slow"} <= set(wanted)
     expected = np.mean([odds[name] for name in wanted]) - odds["drums"]
@@ -55,18 +50,14 @@ def test_a_prompt_that_names_no_tag_is_refused_with_the_vocabulary(name: str) ->
     verifier.check(f"some {caught.value.vocabulary[0]} music")
 
 
-def test_a_prompt_is_read_to_its_end(tags: TaggerVerifier) -> None:
+def test_a_prompt_is_read_to_its_end(adapter: TaggerVerifier) -> None:
     prompt = "la " * 600 + "violin"
-    assert set(tags.score([clip(3, 1)], [prompt])[0].components) == {"violin"}
+    assert set(adapter.score([clip(3, 1)], [prompt])[0].components) == {"violin"}
 
 
-def test_the_vocabulary_is_the_networks(tags: TaggerVerifier) -> None:
-    assert tags.vocabulary() == tags.tagger.tags
-
-
-def test_a_clip_that_overflows_the_network_has_no_score(tags: TaggerVerifier) -> None:
+def test_a_clip_that_overflows_the_network_has_no_score(adapter: TaggerVerifier) -> None:
     with pytest.raises(ScoreError):
-        tags.score([np.full(RATE, np.inf, np.float32)], ["piano"])
+        adapter.score([np.full(RATE, np.inf, np.float32)], ["piano"])
 
 
 def test_a_number_that_is_not_finite_is_no_score() -> None:
