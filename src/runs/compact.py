@@ -2,66 +2,39 @@
 
     python -m src.runs.compact results/pool-builtin-m32-1a2b3c4d
 
-records.jsonl becomes records.jsonl.gz with the latest record of each key and numbers of DIGITS
-significant digits; a pool's tokens/*.npy become *.npz. Figures carry the records' digest: draw them
-anew afterwards with `python -m src.reports`.
+records.jsonl becomes records.jsonl.xz with the latest record of each key; a pool's tokens/*.npy
+become *.npz. Figures carry the records' digest: draw them anew with `python -m src.reports`.
 """
 
 import argparse
-import gzip
+import lzma
 import io
-import json
 import sys
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from src.data.files import write_whole
+from src.data.journal import as_json
 from src.runs.ending import Exit, ending
 from src.runs.records import COMPRESSED, RECORDS, read_manifest, read_records
-
-DIGITS = 10  # three more than a float32 has
 
 
 def compact(folder: Path) -> tuple[int, int]:
     """Bytes of the folder before and after. Raises RunFolderError for a folder that is no run's."""
     read_manifest(folder)
     before = size_of(folder)
-    lines = [
-        json.dumps(rounded(record), sort_keys=True, separators=(",", ":"))
-        for record in read_records(folder).values()
-    ]
+    lines = [as_json(record) for record in read_records(folder).values()]
     text = "".join(f"{line}\n" for line in lines).encode()
-    write_whole(folder / COMPRESSED, gzip.compress(text, mtime=0))
+    write_whole(folder / COMPRESSED, lzma.compress(text, preset=9))
     (folder / RECORDS).unlink(missing_ok=True)
     for path in sorted(folder.glob("tokens/*.npy")):
-        write_whole(path.with_suffix(".npz"), packed(np.load(path, allow_pickle=False)))
+        packed = io.BytesIO()
+        np.savez_compressed(packed, tokens=np.load(path, allow_pickle=False))
+        write_whole(path.with_suffix(".npz"), packed.getvalue())
         path.unlink()
     return before, size_of(folder)
-
-
-def packed(tokens: NDArray[np.int16]) -> bytes:
-    """An .npz file's bytes, the same ones each time; bzip2 packs tokens a seventh smaller."""
-    with io.BytesIO() as data:
-        with zipfile.ZipFile(data, "w", zipfile.ZIP_BZIP2) as archive:
-            member = zipfile.ZipInfo("tokens.npy")  # without the time of day
-            member.compress_type = zipfile.ZIP_BZIP2
-            with archive.open(member, "w") as file:
-                np.lib.format.write_array(file, tokens, allow_pickle=False)
-        return data.getvalue()
-
-
-def rounded(value: Any) -> Any:
-    """JSON values with floats of DIGITS significant digits."""
-    if isinstance(value, float):
-        return float(f"{value:.{DIGITS}g}")
-    if isinstance(value, dict):
-        return {key: rounded(x) for key, x in value.items()}
-    return [rounded(x) for x in value] if isinstance(value, list) else value
 
 
 def size_of(folder: Path) -> int:

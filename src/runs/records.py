@@ -16,12 +16,12 @@ them, and its `prompt_id`:
 The hash is that of everything that decides the results, so the same command finds its folder again
 and another never writes into it; a lock keeps a second process out. A line cut short by a kill is
 dropped at the next start and its prompt is done again; a failed prompt is taken up again too. A
-finished run's records may be kept as records.jsonl.gz.
+finished run's records may be kept as records.jsonl.xz.
 
 No torch here: records are read by statistics, plots and pages as well.
 """
 
-import gzip
+import lzma
 import hashlib
 import json
 import logging
@@ -42,7 +42,7 @@ from src.runs.provenance import commit, machine, versions
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
-RECORDS, COMPRESSED = "records.jsonl", "records.jsonl.gz"
+RECORDS, COMPRESSED = "records.jsonl", "records.jsonl.xz"
 LOCK = ".lock"
 
 Record = dict[str, Any]
@@ -128,9 +128,10 @@ class Run:
             ) from None
         try:
             self.resumed = self._write_manifest(digest, identity, facts, here)
-            _expand(self.folder)
             self._records = read_records(self.folder)
-            self._file = journal.open_to_append(self.folder / RECORDS)
+            self._file: int | None = None
+            if not (self.folder / COMPRESSED).exists():  # else the first record expands it
+                self._file = journal.open_to_append(self.folder / RECORDS)
         except BaseException:
             os.close(self._lock)
             raise
@@ -147,7 +148,8 @@ class Run:
         self.close()
 
     def close(self) -> None:
-        os.close(self._file)
+        if self._file is not None:
+            os.close(self._file)
         os.close(self._lock)
 
     @property
@@ -176,6 +178,9 @@ class Run:
         """
         record = {**record, "start": self._start, "time": _now()}
         try:
+            if self._file is None:
+                _expand(self.folder)
+                self._file = journal.open_to_append(self.folder / RECORDS)
             journal.append_line(self._file, record)
         except OSError as error:
             raise RunFolderError(f"{self.folder / RECORDS} cannot be written: {error}") from error
@@ -253,7 +258,7 @@ def _lines(folder: Path) -> bytes:
     if (folder / RECORDS).exists():
         return (folder / RECORDS).read_bytes()
     packed = folder / COMPRESSED
-    return gzip.decompress(packed.read_bytes()) if packed.exists() else b""
+    return lzma.decompress(packed.read_bytes()) if packed.exists() else b""
 
 
 def _expand(folder: Path) -> None:
