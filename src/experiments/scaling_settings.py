@@ -18,6 +18,7 @@ from src.runs.settings import (
     Settings,
     UsageError,
     check_different,
+    check_least,
     with_parameter_grids,
 )
 from src.scoring import ExpressionError, components
@@ -134,7 +135,10 @@ class ExperimentSettings(Settings):
 
     def check(self) -> None:
         super().check()
-        self._check_lists()
+        grids = {p.plural: p.least for p in PARAMETERS}
+        names = ("budgets", "verifiers", "sums", "judges", "prefixes", "method", "sweep_verifiers")
+        check_different(self, *names, *grids, "step_sizes", "seeds")
+        check_least(self, budgets=1, **grids)
         if self.pool_size == 0 and not self.method:
             raise UsageError("--pool_size 0 makes no pool: name searches with --method")
         if self.pool_size == 0 and self.sums:
@@ -188,15 +192,6 @@ class ExperimentSettings(Settings):
         steps, seeds = self.step_sizes or (self.step_size,), self.seeds or (self.seed,)
         asked = grid(self.method, self.budgets, values, steps, seeds)
         return split(cell.simplest(self.duration, self.step_size) for cell in asked)
-
-    def _check_lists(self) -> None:
-        grids = [p.plural for p in PARAMETERS]
-        names = ("budgets", "verifiers", "sums", "judges", "prefixes", "method", "sweep_verifiers")
-        check_different(self, *names, *grids, "step_sizes", "seeds")
-        for name, least in (("budgets", 1), *((p.plural, p.least) for p in PARAMETERS)):
-            values = getattr(self, name)
-            if not values or min(values) < least:
-                raise UsageError(f"--{name} needs numbers of {least:g} or more")
 
 
 def _check_measures(verifiers: Sequence[str], judges: Sequence[str]) -> None:

@@ -160,16 +160,9 @@ class Settings:
 
     def check(self) -> None:
         """Raise UsageError for settings that cannot work, before anything is loaded."""
-        if self.num_samples < 1:
-            raise UsageError(f"--num_samples must be 1 or more, not {self.num_samples}")
-        if self.max_rows < 1:
-            raise UsageError(f"--max_rows must be 1 or more, not {self.max_rows}")
+        check_least(self, num_samples=1, max_rows=1, top_k=0, guidance=0)
         if not self.temperature > 0:
             raise UsageError(f"--temperature must be more than 0, not {self.temperature:g}")
-        if self.top_k < 0:
-            raise UsageError(f"--top_k must be 0 or more, not {self.top_k}")
-        if not self.guidance >= 0:
-            raise UsageError(f"--guidance must be 0 or more, not {self.guidance:g}")
         if self.server != "auto" and not self.server.startswith(("http://", "https://")):
             raise UsageError(f"--server must be 'auto' or begin with http://, not {self.server!r}")
 
@@ -291,6 +284,16 @@ def check_different(settings: Settings, *names: str) -> None:
         values: Sequence[Any] = getattr(settings, name) or ()
         if len(set(values)) < len(values):
             raise UsageError(f"--{name} names something twice: {' '.join(map(str, values))}")
+
+
+def check_least(settings: Settings, **least: float) -> None:
+    """Raise UsageError where one of these flags has no value or a value that is too small."""
+    for name, bound in least.items():
+        value = getattr(settings, name)
+        values = value if isinstance(value, tuple) else (value,)
+        if not values or not min(values) >= bound:
+            given = " ".join(map(str, values)) or "nothing"
+            raise UsageError(f"--{name} must be {bound:g} or more, not {given}")
 
 
 def start_logging(level: str) -> None:

@@ -18,7 +18,8 @@ from src.client.local_server import local_server
 from src.data.audio import Clip, resample
 from src.models.tagger import load_tagger
 from src.protocol import Score
-from src.verifier import PromptRefused, ScoreInput, build_verifier, score_or_refuse
+from src.scoring import PromptRefused, ScoreInput, score_or_refuse
+from src.verifier import build_verifier
 
 ROOT = Path(__file__).resolve().parents[2]
 FAKE_MODELS = ("-m", "tests.verifier.fake_models")

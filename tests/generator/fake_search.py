@@ -15,7 +15,7 @@ from src.budget import Ledger
 from src.client import PromptRefused
 from src.data.audio import Clip
 from src.protocol import Checkpoint, Score
-from src.verifier import ScoreInput
+from src.scoring import ScoreInput
 
 RATE = 50
 

@@ -16,7 +16,8 @@ import numpy as np
 from src.client import ServerClient
 from src.data.audio import Clip, decode_wav
 from src.protocol import TEXTS_PATH, Checkpoint, Limits, Score, VerifierInfo, VerifierList
-from src.verifier import HttpVerifier, ScoreInput
+from src.scoring import ScoreInput
+from src.verifier import SearchVerifier
 from tests.local_http import serving
 
 GENERATOR = Checkpoint(name="builtin", sha256="11" * 32)
@@ -133,8 +134,8 @@ def inputs(count: int = 3) -> list[ScoreInput]:
     return [ScoreInput(f"prompt {i}", clip(i / 8), -1.0 - i) for i in range(count)]
 
 
-def tags(client: ServerClient) -> HttpVerifier:
-    return HttpVerifier(client, "tags", TAGS)
+def tags(client: ServerClient) -> SearchVerifier:
+    return SearchVerifier("tags", {"tags": TAGS}, client)
 
 
 def found(scores: Sequence[Score]) -> list[float]:

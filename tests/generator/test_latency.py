@@ -32,7 +32,7 @@ from src.methods import SearchCell
 from src.protocol import Score
 from src.runs.build import Parts
 from src.runs.records import RECORDS, Run, key_of, read_manifest
-from src.verifier import ScoreInput
+from src.scoring import ScoreInput
 from tests.generator.fake_pool import without_clock
 from tests.generator.fake_search import FakeCandidates, FakeGenerator, FakeVerifier
 

@@ -1,6 +1,5 @@
 """The settings of verifier_experiment.py: pools, grids, what an old pool fixes, what is missing."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,35 +26,6 @@ def test_a_pool_is_twice_the_largest_budget_and_is_heard_at_every_step() -> None
     assert settings("--prefixes", "none").prefix_seconds == ()
     assert settings("--prefixes", "2.5", "1").prefix_seconds == (1.0, 2.5)
     assert settings("--duration", "1", "--step_size", "0.3").prefix_seconds == (0.3, 0.6, 0.9)
-
-
-@pytest.mark.parametrize(
-    ("args", "said"),
-    [
-        (("--pool_size", "4"), "less than the largest of --budgets"),
-        (("--pool_size", "0"), "name searches with --method"),
-        (("--pool_size", "0", "--pool", "x", "--method", "sbs"), "asks for no pool"),
-        (("--judges", "fad_clap"), "compares sets of clips"),
-        (("--verifiers", "tags+perplexity"), "name the parts"),
-        (("--sums", "tags"), "a sum has two parts or more"),
-        (("--sums", "tags+"), "--sums 'tags+' is not a verifier or a sum"),
-        (("--sums", "tags+pmi", "--pool_size", "0", "--method", "sbs"), "--pool_size 0 makes none"),
-        (("--sums", "tags+pmi", "--guidance", "1"), "pmi: how likely a clip is without its text"),
-        (("--sweep_verifiers", "pmi", "--guidance", "1"), "known under guidance only"),
-        (("--prefixes", "soon"), "are seconds"),
-        (("--prefixes", "10"), "must end before the clip does"),
-        (("--prefixes", "0.01"), "whole number of frames"),
-        (("--step_sizes", "0.01"), "whole number of frames"),
-        (("--budgets", "0"), "numbers of 1 or more"),
-        (("--budgets", "2", "2"), "names something twice"),
-        (("--lookahead_ks", "-1"), "numbers of 0 or more"),
-        (("--pool", "x", "--method", "sbs"), "--sweep_verifiers"),
-    ],
-)
-def test_settings_that_cannot_work_are_said_before_anything_is_loaded(
-    refused: Callable[..., str], args: tuple[str, ...], said: str
-) -> None:
-    assert said in refused(ExperimentSettings, "--profile", "builtin", *args)
 
 
 def cells_of(*args: str) -> tuple[list[SearchCell], list[SearchCell]]:

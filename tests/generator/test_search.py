@@ -13,7 +13,7 @@ from src.data.prompts import Prompt
 from src.methods import METHODS, PARAMETERS
 from src.search import children, search, tree_search
 from src.tree import Failure, Node, SearchResult
-from src.verifier import LikelihoodVerifier
+from src.verifier import build_verifier
 from tests.generator.fake_search import (
     RATE,
     FakeGenerator,
@@ -199,7 +199,7 @@ def test_what_is_heard_is_rendered_once_and_else_the_winners_alone(
     method: str, hears: bool
 ) -> None:
     generator = FakeGenerator()
-    unhearing = LikelihoodVerifier("perplexity", generator.checkpoint)
+    unhearing = build_verifier("perplexity", generator.checkpoint, None, None)
     results = run(plan(method), verifier=None if hears else unhearing, generator=generator)
     clips = sum(result.ledger.clips for result in results)
     assert generator.rendered == (clips if hears else len(PROMPTS))
@@ -276,7 +276,7 @@ def test_bytes_and_seconds_are_shared_among_the_group() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_all_leaves_are_given_where_they_are_asked_for_and_cost_nothing(method: str) -> None:
     p, generator = plan(method), FakeGenerator()
-    verifier = LikelihoodVerifier("perplexity", generator.checkpoint)
+    verifier = build_verifier("perplexity", generator.checkpoint, None, None)
     without = search(p, PROMPTS, FakeGenerator(), verifier, SEED)
     with_leaves = search(p, PROMPTS, generator, verifier, SEED, keep_leaves=True)
     for bare, full in zip(without, with_leaves, strict=True):

@@ -9,7 +9,7 @@ import pytest
 from src.budget import Ledger
 from src.client import PromptRefused, ServerClient, ServerError, ServerUnreachable
 from src.protocol import Limits, Score, VerifierResult
-from src.verifier import ScoreInput, score_or_refuse
+from src.scoring import ScoreInput, score_or_refuse
 from tests.generator.stub_server import (
     GENERATOR,
     TAGS,
