@@ -9,7 +9,6 @@ are read when the device has finished. A search ends with the winner's audio, no
 """
 
 import gc
-import json
 import logging
 import os
 import random
@@ -23,7 +22,6 @@ from typing import Any
 import torch
 
 from src.budget import Plan
-from src.data.files import write_whole
 from src.data.progress import bar
 from src.data.prompts import Prompt
 from src.experiments.latency_settings import LatencySettings
@@ -34,7 +32,7 @@ from src.reports.table import listing
 from src.runs.build import Parts, build, checkpoints_of, identity
 from src.runs.ending import Ending, Exit
 from src.runs.provenance import machine, torch_machine
-from src.runs.records import MANIFEST, Record, Run, read_manifest, search_key
+from src.runs.records import Record, Run, search_key
 from src.search import search
 from src.stats.timing import QUIET_LOAD
 from src.tree import Failure
@@ -220,14 +218,18 @@ class PeakMemory:
     """
 
     def __init__(self, device: str) -> None:
-        self.on_gpu = device == "cuda"
+        self.gpus = range(torch.cuda.device_count()) if device == "cuda" else None
 
     def reset(self) -> None:
         """Forget the peaks."""
-        if self.on_gpu:
-            for gpu in range(torch.cuda.device_count()):
-                torch.cuda.reset_peak_memory_stats(gpu)
-        self.is_peak = all([_forget_peak("self"), *map(_forget_peak, _started())])
+        for gpu in self.gpus or ():
+            torch.cuda.reset_peak_memory_stats(gpu)
+        self.is_peak = True
+        for pid in ("self", *_started()):
+            try:
+                (PROCESS / pid / "clear_refs").write_text("5")
+            except OSError:
+                self.is_peak = False
 
     def read(self) -> dict[str, Any]:
         """Bytes, None where unknown: gpu (allocated by torch, all of them), resident, server.
@@ -237,18 +239,13 @@ class PeakMemory:
         """
         field = "VmHWM" if self.is_peak else "VmRSS"
         servers = [size for pid in _started() if (size := _status_bytes(pid, field)) is not None]
+        gpu = None if self.gpus is None else sum(map(torch.cuda.max_memory_allocated, self.gpus))
         return {
-            "gpu": self._gpu(),
+            "gpu": gpu,
             "resident": _status_bytes("self", field),
             "server": sum(servers) if servers else None,
             "resident_is_peak": self.is_peak,
         }
-
-    def _gpu(self) -> int | None:
-        if not self.on_gpu:
-            return None
-        gpus = range(torch.cuda.device_count())
-        return sum(torch.cuda.max_memory_allocated(gpu) for gpu in gpus)
 
 
 def warn_if_busy(load: Sequence[float]) -> None:
@@ -263,9 +260,9 @@ def warn_if_busy(load: Sequence[float]) -> None:
 
 def note_end(run: Run, load: Callable[[], Sequence[float]] = os.getloadavg) -> None:
     """Add to the manifest, for this start, the load averages with which it ended."""
-    manifest = read_manifest(run.folder)
+    manifest = run.manifest
     manifest["starts"][-1]["load_average_at_end"] = list(load())
-    write_whole(run.folder / MANIFEST, json.dumps(manifest, indent=2, allow_nan=False) + "\n")
+    run.write_manifest(manifest)
 
 
 def _started() -> list[str]:
@@ -275,14 +272,6 @@ def _started() -> list[str]:
         return [pid for one in lists for pid in one.read_text().split()]
     except OSError:
         return []
-
-
-def _forget_peak(pid: str) -> bool:
-    try:
-        (PROCESS / pid / "clear_refs").write_text("5")
-    except OSError:
-        return False
-    return True
 
 
 def _status_bytes(pid: str, field: str) -> int | None:

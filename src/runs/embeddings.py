@@ -4,12 +4,15 @@
 <run>/embeddings/<measure>/reference/<prompt id>.npy
 """
 
+import io
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from src.data.files import write_whole
 from src.runs.records import RunFolderError
 
 REFERENCE = "reference"  # in a method's place
@@ -20,12 +23,11 @@ def place(folder: Path, measure: str, method: str, prompt_id: str) -> Path:
     return folder / "embeddings" / measure / method / f"{prompt_id}.npy"
 
 
-def save(path: Path, embedding: NDArray[np.floating]) -> None:
-    """Write float32 [windows, D] whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.stem}.part.npy")
-    np.save(scratch, embedding.astype(np.float32))
-    scratch.replace(path)
+def write_array(path: Path, array: NDArray[Any]) -> None:
+    """Write an array's .npy file whole or not at all."""
+    with io.BytesIO() as data:
+        np.save(data, array)
+        write_whole(path, data.getvalue())
 
 
 def load(
