@@ -98,18 +98,6 @@ def test_the_baseline_is_slot_0_of_best_of_ns_pool() -> None:
         assert (result.ledger.frames, result.ledger.clips) == (10, 1)
 
 
-def test_beam_search_with_families_of_one_is_best_of_n() -> None:
-    for a, b in zip(run(plan("sbs", 8, m=1)), run(plan("best_of_n", 8)), strict=True):
-        assert winner_tokens(a) == winner_tokens(b)
-        assert a.winner.slot == b.winner.slot
-
-
-@pytest.mark.parametrize("m", [1, 2, 8])
-def test_lookahead_with_k_0_is_beam_search(m: int) -> None:
-    for a, b in zip(run(plan("lookahead", 8, m, k=0)), run(plan("sbs", 8, m)), strict=True):
-        assert (a.nodes, a.ledger.frames) == (b.nodes, b.ledger.frames)
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_a_prompts_search_does_not_depend_on_the_others_of_its_group(method: str) -> None:
     together = run(plan(method))
