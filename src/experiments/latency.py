@@ -26,7 +26,7 @@ from src.data.progress import bar
 from src.data.prompts import Prompt
 from src.experiments.latency_settings import LatencySettings
 from src.experiments.searching import groups
-from src.methods import SearchCell, parameters_of
+from src.methods import SearchCell
 from src.reports import latency as reports
 from src.reports.table import listing
 from src.runs.build import Parts, build, checkpoints_of, identity
@@ -58,8 +58,7 @@ def run(
         opened = stack.enter_context(open_run(settings, prompts, parts, load))
         stack.callback(note_end, opened)
         end.kept = lambda: (
-            f"{sum(record['status'] == 'ok' for record in opened.records)} of {total} searches are "
-            f"measured and kept in {opened.folder}"
+            f"{opened.done} of {total} searches are measured and kept in {opened.folder}"
         )
         with bar("measuring", total, 0, "search") as progress:
             measure_all(settings, prompts, opened, parts, progress.update)
@@ -76,12 +75,11 @@ def open_run(
     here = {name: machine()[name] for name in ("system", "cpu", "cpu_count")} | torch_machine()
     # Device and dtype as they were asked for: the machine decides what "auto" is.
     decides = {"settings": settings.decisive(), "machine": here}
-    values, used = settings.parameters, parameters_of(settings.method)
-    own = "".join(f", {p.letter} = {values[p.name]:g}" for p in used)
-    title = (
-        f"{settings.model}, {len(prompts)} prompts, {settings.duration:g} s; selector "
-        f"{settings.verifier}; N = {', '.join(map(str, settings.budgets))}{own}, step "
-        f"{settings.step_size:g} s, batch {settings.batch}, seed {settings.seed}"
+    title = settings.title(
+        prompts,
+        f"selector {settings.verifier}; N = {', '.join(map(str, settings.budgets))}"
+        f"{settings.parameters_in_words()}, step {settings.step_size:g} s, "
+        f"batch {settings.batch}, seed {settings.seed}",
     )
     return Run(
         settings.output,

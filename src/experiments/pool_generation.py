@@ -33,10 +33,7 @@ log = logging.getLogger(__name__)
 
 def open_pool(settings: ExperimentSettings, prompts: Sequence[Prompt], generator: Generator) -> Run:
     """The pool's folder, new or begun before. Raises RunFolderError."""
-    title = (
-        f"{settings.model}, {len(prompts)} prompts, {settings.duration:g} s; "
-        f"pool of {settings.candidates}, seed {settings.seed}"
-    )
+    title = settings.title(prompts, f"pool of {settings.candidates}, seed {settings.seed}")
     decides = {
         "candidates": settings.candidates,
         "frames": round(settings.duration * generator.frame_rate),

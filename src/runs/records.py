@@ -139,6 +139,11 @@ class Run(AbstractContextManager["Run"]):
         """The latest record of each key, in the order in which they were first made."""
         return list(self._records.values())
 
+    @property
+    def done(self) -> int:
+        """How many prompts are finished, over all keys."""
+        return sum(record["status"] == "ok" for record in self._records.values())
+
     def latest(self, key: Key, prompt_id: str) -> Record | None:
         """The latest record with this key."""
         return self._records.get(key_of(key, prompt_id))

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 import tyro
 
 from src.data.prompts import Pick, Prompt, Selection, Subset
-from src.methods import BEAM_WIDTH, LOOKAHEAD_K, METHODS, PARAMETERS
+from src.methods import BEAM_WIDTH, LOOKAHEAD_K, METHODS, PARAMETERS, parameters_of
 from src.scoring import NEEDS_GUIDANCE
 
 Profile = Literal["paper", "builtin"]
@@ -215,6 +215,15 @@ class Settings:
         """Every method's parameters, by name."""
         return {p.name: getattr(self, p.name) for p in PARAMETERS if hasattr(self, p.name)}
 
+    def parameters_in_words(self) -> str:
+        """Those of the run's methods, such as ", M = 4, k = 1"."""
+        used = parameters_of(getattr(self, "method", ()))
+        return "".join(f", {p.letter} = {self.parameters[p.name]:g}" for p in used)
+
+    def title(self, prompts: Sequence[Prompt], rest: str) -> str:
+        """Of a run's report and figures."""
+        return f"{self.model}, {len(prompts)} prompts, {self.duration:g} s; {rest}"
+
     def as_record(self) -> dict[str, Any]:
         """All settings as JSON values. Paths are as they were given."""
         return {f.name: _json(getattr(self, f.name)) for f in fields(self)}
@@ -222,14 +231,10 @@ class Settings:
     def decisive(self) -> dict[str, Any]:
         """The settings that decide the results, as JSON values: what a run's folder is named
         after."""
-        left_out = INDECISIVE | self._unused()
+        # Parameters of methods that the run does not have came later than its settings.
+        used = {*parameters_of(getattr(self, "method", ())), *ALWAYS_DECISIVE}
+        left_out = INDECISIVE | {p.name for p in PARAMETERS if p not in used}
         return {name: value for name, value in self.as_record().items() if name not in left_out}
-
-    def _unused(self) -> set[str]:
-        """Parameters of methods that the run does not have: they came later than its settings."""
-        methods = [METHODS[name] for name in getattr(self, "method", ())]
-        used = {p for method in methods for p in method.parameters}
-        return {p.name for p in PARAMETERS if p not in used and p not in ALWAYS_DECISIVE}
 
 
 S = TypeVar("S", bound=Settings)
