@@ -47,9 +47,6 @@ class Cost:
     frames: int
     clips: int
 
-    def __mul__(self, prompts: int) -> "Cost":
-        return Cost(self.frames * prompts, self.clips * prompts)
-
 
 @dataclass(frozen=True)
 class Parameter:
@@ -217,25 +214,13 @@ class Ledger:
     uploaded_bytes: int = 0
     seconds: dict[Stage, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
 
-    @property
-    def total_seconds(self) -> float:
-        return sum(self.seconds.values())
-
-    def add(self, other: "Ledger") -> None:
-        self.frames += other.frames
-        self.clips += other.clips
-        self.uploaded_bytes += other.uploaded_bytes
-        for stage, seconds in other.seconds.items():
-            self.seconds[stage] += seconds
-
-    def check(self, expected: Cost, prompts: int = 1) -> None:
-        """Raise BudgetError unless exactly `expected` was spent for each of `prompts` prompts."""
-        spent, allowed = Cost(self.frames, self.clips), expected * prompts
-        if spent != allowed:
+    def check(self, expected: Cost) -> None:
+        """Raise BudgetError unless exactly `expected` was spent."""
+        if (self.frames, self.clips) != (expected.frames, expected.clips):
             raise BudgetError(
-                f"spent {spent.frames} frames and {spent.clips} scored clips on {prompts} prompts "
-                f"where the method costs {allowed.frames} and {allowed.clips}. This is a defect of "
-                "the search, not of your settings: please report it with the run's manifest.json."
+                f"spent {self.frames} frames and {self.clips} scored clips on a prompt where the "
+                f"method costs {expected.frames} and {expected.clips}. This is a defect of the "
+                "search, not of your settings: please report it with the run's manifest.json."
             )
 
 

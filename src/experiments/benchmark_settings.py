@@ -1,7 +1,7 @@
 """The settings of benchmark.py."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
@@ -10,13 +10,12 @@ from src.methods import METHODS
 from src.runs.settings import (
     MUSICGEN_FRAME_RATE,
     MethodName,
+    SaveAudio,
     Settings,
     UsageError,
     check_different,
     with_parameters,
 )
-
-SaveAudio = Literal["winners", "all", "none"]
 
 
 @with_parameters

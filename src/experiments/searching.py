@@ -9,8 +9,9 @@ from src.budget import Plan
 from src.data.progress import bar
 from src.data.prompts import Prompt
 from src.runs.build import Parts
-from src.runs.evaluation import SaveAudio, finish
+from src.runs.evaluation import finish
 from src.runs.records import Run
+from src.runs.settings import SaveAudio
 from src.search import search
 from src.tree import Failure, SearchResult
 

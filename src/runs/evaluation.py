@@ -12,7 +12,7 @@ import logging
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -25,12 +25,11 @@ from src.judges.served import ServedJudge
 from src.runs.embeddings import REFERENCE, place, write_array
 from src.runs.measures import Measure, Role, in_short
 from src.runs.records import Record, Run
+from src.runs.settings import SaveAudio
 from src.scoring import LIKELIHOODS, Verifier
 from src.tree import SearchResult
 
 log = logging.getLogger(__name__)
-
-SaveAudio = Literal["winners", "all", "none"]
 
 
 def served(names: Iterable[str]) -> list[str]:

@@ -27,6 +27,7 @@ from src.scoring import NEEDS_GUIDANCE
 
 Profile = Literal["paper", "builtin"]
 Dtype = Literal["float32", "bfloat16", "float16"]
+SaveAudio = Literal["winners", "all", "none"]
 if TYPE_CHECKING:
     MethodName = str
 else:

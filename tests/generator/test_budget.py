@@ -89,16 +89,6 @@ def test_a_ledger_that_differs_from_the_plan_is_a_budget_error(frames: int, clip
         Ledger(frames=expected.frames + frames, clips=expected.clips + clips).check(expected)
 
 
-def test_ledgers_add_up_and_are_checked_for_several_prompts() -> None:
-    total = Ledger()
-    for _ in range(3):
-        one = Ledger(frames=8000, clips=80, uploaded_bytes=5)
-        one.seconds["decode"] = 2.0
-        total.add(one)
-    total.check(plan().expected(), prompts=3)
-    assert (total.uploaded_bytes, total.seconds["decode"], total.total_seconds) == (15, 6.0, 6.0)
-
-
 def test_seconds_of_a_group_are_shared_in_equal_parts() -> None:
     ledgers = {0: Ledger(), 5: Ledger()}
     with timed(ledgers, "render"):

@@ -14,7 +14,6 @@ from src.data.audio import Clip, read_audio
 from src.data.prompts import Prompt
 from src.protocol import Checkpoint, Score
 from src.runs.evaluation import (
-    SaveAudio,
     finish,
     judge_again,
     judge_clip,
@@ -22,6 +21,7 @@ from src.runs.evaluation import (
     unread_captions,
 )
 from src.runs.records import RECORDS, Run, read_records, search_key
+from src.runs.settings import SaveAudio
 from src.tree import SearchResult, Winner
 from tests.generator.fake_judges import FakeJudge, FakeSetJudge
 from tests.generator.made_up_run import record
