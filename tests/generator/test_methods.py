@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from src.methods import METHODS, SearchCell, colour_of, grid, parameters_of, split
+from src.methods import METHODS, SearchCell, colour_of, grid, parameters_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -87,13 +87,6 @@ def test_a_grid_has_every_method_with_all_values_of_its_own_parameters_and_no_ot
         *(("best_of_n", None, 1), ("best_of_n", None, 2)),
         *(("sbs", 0.5, 1), ("sbs", 0.5, 2), ("sbs", 1.0, 1), ("sbs", 1.0, 2)),
     ]
-
-
-def test_cells_that_can_run_come_once_and_those_whose_width_does_not_divide_apart() -> None:
-    asked = [cell("sbs", n, m) for n in (2, 4, 6) for m in (2, 4)]
-    good, bad = split([*asked, *asked])
-    assert [c.name for c in good] == ["sbs N=2 M=2", "sbs N=4 M=2", "sbs N=4 M=4", "sbs N=6 M=2"]
-    assert [c.name for c in bad] == ["sbs N=2 M=4", "sbs N=6 M=4"]
 
 
 def test_a_new_methods_parameter_is_a_flag_has_its_place_in_grids_and_decides_its_runs_only() -> (

@@ -36,12 +36,8 @@ def test_cells_whose_width_does_not_divide_the_budget_are_left_out_and_listed_on
     grid = ("--method", "sbs", "--budgets", "2", "4", "6", "--beam_widths", "2", "4")
     grid = (*grid, "--step_sizes", "0.5", "1", "--seeds", "1", "2")
     cells, left_out = cells_of(*grid)
-    assert list(dict.fromkeys(c.label for c in cells)) == [
-        "N=2 M=2",
-        "N=4 M=2",
-        "N=4 M=4",
-        "N=6 M=2",
-    ]
+    labels = ["N=2 M=2", "N=4 M=2", "N=4 M=4", "N=6 M=2"]
+    assert list(dict.fromkeys(c.label for c in cells)) == labels
     assert {(c.step_size, c.seed) for c in cells} == {(0.5, 1), (0.5, 2), (1.0, 1), (1.0, 2)}
     assert {c.name for c in left_out} == {"sbs N=2 M=4", "sbs N=6 M=4"}
     said = announcement(settings("--pool_size", "0", "--duration", "2", *grid), ())

@@ -81,22 +81,8 @@ class TestSums:
         return Calibration(
             generator=GENERATOR,
             constants={
-                name: Constant(
-                    checkpoint=TAGS if name == "tags" else GENERATOR,
-                    deviation=deviation,
-                    mean=0.0,
-                    prompts="builtin",
-                    prompts_sha256="00",
-                    num_prompts=2,
-                    candidates=4,
-                    duration=5.0,
-                    seed=1,
-                    temperature=1.0,
-                    top_k=250,
-                    guidance=3.0,
-                    dtype="float32",
-                    commit="abc",
-                    date="2025-01-01",
+                name: Constant.model_construct(
+                    checkpoint=TAGS if name == "tags" else GENERATOR, deviation=deviation
                 )
                 for name, deviation in deviations.items()
             },
