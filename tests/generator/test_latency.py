@@ -56,12 +56,11 @@ class TimedGenerator(FakeGenerator):
         super().__init__()
         self.now = 0.0
         self.known: set[str] = set()
-        self.begun: list[tuple[tuple[str, ...], int, int]] = []
 
     def begin(
         self, prompts: Sequence[str], keys: Sequence[str], candidates: int, frames: int, seed: int
     ) -> FakeCandidates:
-        self.begun.append((tuple(prompts), candidates, frames))
+        super().begin(prompts, keys, candidates, frames, seed)
         self.now += 0.5 * len(set(prompts) - self.known)
         self.known |= set(prompts)
         generator = self
