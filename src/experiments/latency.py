@@ -39,7 +39,6 @@ from src.tree import Failure
 
 log = logging.getLogger(__name__)
 
-Clock = Callable[[], float]
 PROCESS = Path("/proc")
 
 
@@ -127,12 +126,11 @@ def measure_all(
     run: Run,
     parts: Parts,
     advance: Callable[[int], object],
-    clock: Clock = time.perf_counter,
 ) -> None:
     """Measure what a run lacks, one record per (cell, repetition, prompt).
 
-    advance: is told how many searches are done, also of those that were done before. clock: in
-    seconds, the same that `budget.timed` reads. Raises VerifierError and what `search` raises.
+    advance: is told how many searches are done, also of those that were done before. Raises
+    VerifierError and what `search` raises.
     """
     known: set[SearchCell] = set()
     memory = PeakMemory(parts.generator.device)
@@ -148,7 +146,7 @@ def measure_all(
         warm_up(plan if cell not in known else first_step(plan, settings), left, parts)
         known.add(cell)
         for group in left:
-            for record in measure(plan, group, parts, settings.seed, memory, clock):
+            for record in measure(plan, group, parts, settings.seed, memory):
                 if record["status"] == "failed":
                     log.warning("%s %s: %s", cell.name, record["prompt_id"], record["reason"])
                 run.append(record | key)
@@ -161,7 +159,6 @@ def measure(
     parts: Parts,
     seed: int,
     memory: "PeakMemory",
-    clock: Clock = time.perf_counter,
 ) -> list[Record]:
     """Search one group of prompts; a record for each.
 
@@ -174,21 +171,15 @@ def measure(
     gc.collect()
     generator.synchronize()
     memory.reset()
-    start = clock()
+    start = time.perf_counter()
     results = search(plan, group, generator, parts.verifier, seed)
     generator.synchronize()
-    wall = clock() - start
-    shared = {
-        "group": len(group),
-        "wall_seconds": wall,
-        "memory": memory.read(),
-        "load": os.getloadavg()[0],
-    }
-    records = []
-    for result in results:
-        record = result.as_record() | shared
+    wall = time.perf_counter() - start
+    load = os.getloadavg()[0]
+    shared = {"group": len(group), "wall_seconds": wall, "memory": memory.read(), "load": load}
+    records = [result.as_record() | shared for result in results]
+    for record in records:
         record.pop("tree", None)
-        records.append(record)
     return records
 
 

@@ -67,17 +67,15 @@ def make_pool(
     Raises RunFolderError, VerifierError, and GeneratorError when an old pool's tokens belong to
     other weights.
     """
-    if settings.pool is None:
+    if settings.pool is not None:
+        run = Run.reopen(settings.pool, torch_machine())
+    else:
         assert generator is not None
         run = open_pool(settings, prompts, generator)
-    else:
-        run = Run.reopen(settings.pool, torch_machine())
     with run:
-        if settings.pool is None:
-            assert generator is not None
+        if settings.pool is None and generator is not None:
             generate(run, prompts, generator, settings)
-        else:
-            _check_codec(run, renderer.checkpoint)
+        _check_codec(run, renderer.checkpoint)
         _warn_of_unknown_prefixes(run, settings.prefix_seconds)
         verifiers, judges = remote_parts(settings.verifiers or ()), settings.judges or ()
         remote: dict[str, Checkpoint] = {}

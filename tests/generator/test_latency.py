@@ -19,6 +19,7 @@ from src import budget
 from src.budget import Cost
 from src.data.audio import Clip
 from src.data.prompts import Prompt
+from src.experiments import latency
 from src.experiments.latency import (
     PeakMemory,
     first_step,
@@ -91,12 +92,11 @@ class Bench:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
         self.folder, self.fail_after = folder, 10**9
         self.generator, self.verifier = TimedGenerator(), FakeVerifier(**options)
-        monkeypatch.setattr(budget, "time", SimpleNamespace(perf_counter=self.clock))
+        clock = SimpleNamespace(perf_counter=lambda: self.generator.now)
+        monkeypatch.setattr(budget, "time", clock)
+        monkeypatch.setattr(latency, "time", clock)
         monkeypatch.setattr(self.verifier, "score", self.score)
         self.advanced: list[int] = []
-
-    def clock(self) -> float:
-        return self.generator.now
 
     def score(self, inputs: Sequence[ScoreInput]) -> list[Score]:
         self.fail_after -= 1
@@ -110,7 +110,7 @@ class Bench:
         """Returns the run's lines."""
         parts = Parts(self.generator, self.verifier, ())  # type: ignore[arg-type]
         with Run(self.folder, "latency", settings.decisive(), {}) as run:
-            measure_all(settings, PROMPTS, run, parts, self.advanced.append, self.clock)
+            measure_all(settings, PROMPTS, run, parts, self.advanced.append)
         return lines(run.folder)
 
 
