@@ -155,14 +155,6 @@ class Plan:
     frame_rate: float
     parameters: Mapping[str, float] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        if not self.steps or min(self.steps) < 1:
-            raise PlanError(f"steps must be one frame or more each, not {self.steps}")
-        if any(step != self.steps[0] for step in self.steps[:-1]) or self.steps[-1] > self.steps[0]:
-            raise PlanError(f"steps must be equal, the last one at most shorter, not {self.steps}")
-        if not self.method.prunes and len(self.steps) > 1:
-            raise PlanError(f"{self.method.name} generates whole clips: it has one step")
-
     @property
     def beam_width(self) -> int:
         return int(self.parameters.get("beam_width", 1))

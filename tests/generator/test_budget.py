@@ -70,17 +70,6 @@ def test_settings_that_cannot_be_kept_are_refused(changes: dict, complaint: str)
         plan("lookahead", **changes)
 
 
-@pytest.mark.parametrize("steps", [(), (100, 0), (50, 100), (100, 50, 100), (100, 150)])
-def test_steps_that_no_search_can_take_are_refused(steps: tuple[int, ...]) -> None:
-    with pytest.raises(PlanError, match="steps must be"):
-        Plan(METHODS["sbs"], 4, steps, RATE, {"beam_width": 2})
-
-
-def test_a_method_of_whole_clips_has_one_step() -> None:
-    with pytest.raises(PlanError, match="best_of_n generates whole clips"):
-        Plan(METHODS["best_of_n"], 4, (100, 100), RATE)
-
-
 @pytest.mark.parametrize(("frames", "clips"), [(1, 0), (0, 1), (-1, 0)])
 def test_a_ledger_that_differs_from_the_plan_is_a_budget_error(frames: int, clips: int) -> None:
     expected = plan().expected()
