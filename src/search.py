@@ -199,9 +199,20 @@ class Group:
         own = self.own_log_probs or log_probs
         for row, score in zip(rows, scores, strict=True):
             prompt, slot = divmod(row, self.plan.candidates)
+            if prompt not in self.live:
+                continue  # an earlier candidate was refused: the prompt has dropped out
             if isinstance(score, PromptRefused):
-                self._drop(prompt, slot, score)
-            elif prompt in self.live:
+                # Its rows stay where they are, unscored: every other prompt keeps its place.
+                self.failures[prompt] = Failure(
+                    prompt=self.prompts[prompt],
+                    method=self.plan.method.name,
+                    step=self.step,
+                    slot=slot,
+                    verifier=self.verifier.name,
+                    reason=score.reason,
+                    ledger=self.live.pop(prompt),
+                )
+            else:
                 self.live[prompt].clips += 1
                 parent = self.parents[prompt][slot]
                 self.nodes[prompt].append(Node(self.step, slot, parent, score, own[row]))
@@ -264,21 +275,6 @@ class Group:
         if lacking := [row for row in rows if row not in self.clips]:
             clips = self.generator.render(self.candidates.tokens()[lacking])
             self.clips.update(zip(lacking, clips, strict=True))
-
-    def _drop(self, prompt: int, slot: int, refusal: PromptRefused) -> None:
-        """Its rows stay where they are, unscored: every other prompt keeps its place."""
-        ledger = self.live.pop(prompt, None)
-        if ledger is None:
-            return
-        self.failures[prompt] = Failure(
-            self.prompts[prompt],
-            self.plan.method.name,
-            self.step,
-            slot,
-            self.verifier.name,
-            refusal.reason,
-            ledger,
-        )
 
     def _book_scoring(self) -> None:
         usage = self.verifier.take_usage()

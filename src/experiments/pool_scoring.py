@@ -20,7 +20,7 @@ from src.data.audio import Clip
 from src.data.progress import bar
 from src.data.prompts import Prompt
 from src.experiments.pool_generation import short
-from src.generator import Generator, Renderer
+from src.generator import Renderer
 from src.judges.registry import JUDGES, ClipJudge, JudgeError
 from src.protocol import Checkpoint, VerifierResult
 from src.runs.measures import Measure, Role
@@ -109,7 +109,7 @@ def score(
     run: Run,
     prompts: Sequence[Prompt],
     scorers: Sequence[Scorer],
-    renderer: Generator | Renderer,
+    renderer: Renderer,
     client: ServerClient | None,
 ) -> int:
     """Score whatever is lacking. Returns how many (prompt, measure) have no score."""
@@ -139,7 +139,7 @@ def score_prompt(
     run: Run,
     prompt: Prompt,
     lacking: Sequence[Scorer],
-    renderer: Generator | Renderer,
+    renderer: Renderer,
     client: ServerClient | None,
 ) -> Iterator[Record]:
     """Records of one prompt's candidates by each scorer that lacks it, verifiers first.

@@ -160,12 +160,22 @@ class ExperimentSettings(Settings):
             whole_frames("--duration", self.duration, MUSICGEN_FRAME_RATE)
         except PlanError as error:
             raise UsageError(str(error)) from error
-        if late := [at for at in self.prefix_seconds if at >= self.duration and not self.pool]:
-            raise UsageError(f"--prefixes must end before the clip does: {late[0]:g} s is too long")
+        if self.pool is None:
+            self.check_prefixes()
         _check_measures(self.verifiers or (), self.judges or ())
-        self._check_sums()
+        try:
+            single = [name for name in self.sums or () if len(components(name)) < 2]
+        except ExpressionError as error:
+            raise UsageError(str(error).replace("--verifier ", "--sums ")) from error
+        if single:
+            raise UsageError(f"--sums {single[0]}: a sum has two parts or more, such as tags+pmi")
         selecting = [*(self.sums or ()), *(self.sweep_verifiers or ())]
         self.check_guidance([*(self.verifiers or ()), *selecting])
+
+    def check_prefixes(self) -> None:
+        """Raise UsageError for a prefix that is the whole clip or more."""
+        if late := [at for at in self.prefix_seconds if at >= self.duration]:
+            raise UsageError(f"--prefixes must end before the clip does: {late[0]:g} s is too long")
 
     def check_parts(self, verifiers: Iterable[str]) -> None:
         """Raise UsageError for a sum of what is not among the pool's verifiers."""
@@ -176,15 +186,6 @@ class ExperimentSettings(Settings):
                     f"--sums {name}: the pool has no scores of {', '.join(lacking)}; name what it "
                     f"lacks in --verifiers, or take a sum of {', '.join(sorted(there))}"
                 )
-
-    def _check_sums(self) -> None:
-        for name in self.sums or ():
-            try:
-                parts = components(name)
-            except ExpressionError as error:
-                raise UsageError(str(error).replace("--verifier ", "--sums ")) from error
-            if len(parts) < 2:
-                raise UsageError(f"--sums {name}: a sum has two parts or more, such as tags+pmi")
 
     def cells(self) -> tuple[list[SearchCell], list[SearchCell]]:
         """The searches to run, each once and by its simplest definition; and those that cannot."""

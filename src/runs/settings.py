@@ -248,13 +248,11 @@ def with_parameters(kind: type[S]) -> type[S]:
 
 def with_parameter_grids(kind: type[S]) -> type[S]:
     """The same for a grid, several values each: the flags --beam_widths, .."""
-    return _with_fields(
-        kind,
-        [
-            (p.plural, tuple[type(p.default), ...], p.values, f"{p.help} Several values: a grid.")  # type: ignore[misc]
-            for p in PARAMETERS
-        ],
-    )
+    added = []
+    for p in PARAMETERS:
+        several: Any = tuple[type(p.default), ...]  # type: ignore[misc]
+        added.append((p.plural, several, p.values, f"{p.help} Several values: a grid."))
+    return _with_fields(kind, added)
 
 
 def _with_fields(kind: type[S], added: list[tuple[str, Any, Any, str]]) -> type[S]:
