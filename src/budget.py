@@ -47,9 +47,6 @@ class Cost:
     frames: int
     clips: int
 
-    def __mul__(self, prompts: int) -> "Cost":
-        return Cost(self.frames * prompts, self.clips * prompts)
-
 
 @dataclass(frozen=True)
 class Parameter:
@@ -158,14 +155,6 @@ class Plan:
     frame_rate: float
     parameters: Mapping[str, float] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        if not self.steps or min(self.steps) < 1:
-            raise PlanError(f"steps must be one frame or more each, not {self.steps}")
-        if any(step != self.steps[0] for step in self.steps[:-1]) or self.steps[-1] > self.steps[0]:
-            raise PlanError(f"steps must be equal, the last one at most shorter, not {self.steps}")
-        if not self.method.prunes and len(self.steps) > 1:
-            raise PlanError(f"{self.method.name} generates whole clips: it has one step")
-
     @property
     def beam_width(self) -> int:
         return int(self.parameters.get("beam_width", 1))
@@ -217,25 +206,13 @@ class Ledger:
     uploaded_bytes: int = 0
     seconds: dict[Stage, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
 
-    @property
-    def total_seconds(self) -> float:
-        return sum(self.seconds.values())
-
-    def add(self, other: "Ledger") -> None:
-        self.frames += other.frames
-        self.clips += other.clips
-        self.uploaded_bytes += other.uploaded_bytes
-        for stage, seconds in other.seconds.items():
-            self.seconds[stage] += seconds
-
-    def check(self, expected: Cost, prompts: int = 1) -> None:
-        """Raise BudgetError unless exactly `expected` was spent for each of `prompts` prompts."""
-        spent, allowed = Cost(self.frames, self.clips), expected * prompts
-        if spent != allowed:
+    def check(self, expected: Cost) -> None:
+        """Raise BudgetError unless exactly `expected` was spent."""
+        if (self.frames, self.clips) != (expected.frames, expected.clips):
             raise BudgetError(
-                f"spent {spent.frames} frames and {spent.clips} scored clips on {prompts} prompts "
-                f"where the method costs {allowed.frames} and {allowed.clips}. This is a defect of "
-                "the search, not of your settings: please report it with the run's manifest.json."
+                f"spent {self.frames} frames and {self.clips} scored clips on a prompt where the "
+                f"method costs {expected.frames} and {expected.clips}. This is a defect of the "
+                "search, not of your settings: please report it with the run's manifest.json."
             )
 
 

@@ -131,28 +131,25 @@ def score_or_refuse(
 
 
 def components(expression: str) -> dict[str, float]:
-    """The parts of a --verifier with their weights. Raises ExpressionError.
+    """The parts of a --verifier with their weights.
 
     >>> components("0.7*tags + perplexity")
     {'tags': 0.7, 'perplexity': 1.0}
     Raises ExpressionError.
     """
     weights: dict[str, float] = {}
-    at = 0
-    while True:
-        term = _TERM.match(expression, at)
-        if term is None or (term.end() < len(expression) and expression[term.end()] != "+"):
+    for text in expression.split("+"):
+        term = _TERM.fullmatch(text)
+        if term is None:
             raise ExpressionError(
                 f"--verifier {expression!r} is not a verifier or a sum of them; "
                 "write tags, tags+perplexity or 0.7*tags+0.3*perplexity"
             )
-        name, weight = term["name"], _weight(term["weight"], expression)
+        name, weight = term["name"], _weight(term["weight"] or "1", expression)
         if name in weights:
             raise ExpressionError(f"--verifier {expression!r} names {name} twice")
         weights[name] = weight
-        if term.end() == len(expression):
-            return weights
-        at = term.end() + 1
+    return weights
 
 
 def remote_parts(names: Iterable[str]) -> list[str]:
@@ -160,9 +157,9 @@ def remote_parts(names: Iterable[str]) -> list[str]:
     return [name for name in dict.fromkeys(names) if name not in LIKELIHOODS]
 
 
-def _weight(text: str | None, expression: str) -> float:
+def _weight(text: str, expression: str) -> float:
     try:
-        weight = 1.0 if text is None else float(text)
+        weight = float(text)
     except ValueError:
         weight = math.nan
     if not (math.isfinite(weight) and weight > 0):

@@ -18,7 +18,7 @@ Equal scores rank by slot.
 The generator and the verifier are known here by what they do, not by their classes.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -181,9 +181,17 @@ class Group:
         without: list[float | None] = [None] * self.candidates.rows
         if self.candidates.guided:
             without = self.candidates.mean_log_prob(conditional=False).tolist()
-        self.clips = self._render(rows) if self.verifier.needs_audio else {}
+        self.clips = {}
+        if self.verifier.needs_audio:
+            with self._timed("render"):
+                self._render(rows)
         inputs = [
-            ScoreInput(self._prompt_of(row).text, self.clips.get(row), log_probs[row], without[row])
+            ScoreInput(
+                self.prompts[row // self.plan.candidates].text,
+                self.clips.get(row),
+                log_probs[row],
+                without[row],
+            )
             for row in rows
         ]
         scores = score_or_refuse(self.verifier, inputs)
@@ -191,9 +199,20 @@ class Group:
         own = self.own_log_probs or log_probs
         for row, score in zip(rows, scores, strict=True):
             prompt, slot = divmod(row, self.plan.candidates)
+            if prompt not in self.live:
+                continue  # an earlier candidate was refused: the prompt has dropped out
             if isinstance(score, PromptRefused):
-                self._drop(prompt, slot, score)
-            elif prompt in self.live:
+                # Its rows stay where they are, unscored: every other prompt keeps its place.
+                self.failures[prompt] = Failure(
+                    prompt=self.prompts[prompt],
+                    method=self.plan.method.name,
+                    step=self.step,
+                    slot=slot,
+                    verifier=self.verifier.name,
+                    reason=score.reason,
+                    ledger=self.live.pop(prompt),
+                )
+            else:
                 self.live[prompt].clips += 1
                 parent = self.parents[prompt][slot]
                 self.nodes[prompt].append(Node(self.step, slot, parent, score, own[row]))
@@ -217,10 +236,10 @@ class Group:
         """Each prompt's best leaf, its cost held against the plan."""
         winners = {prompt: self._ranked(prompt)[0] for prompt in self.live}
         rows = {prompt: self._row(prompt, node.slot) for prompt, node in winners.items()}
-        missing = [row for row in rows.values() if row not in self.clips]
-        if missing:
-            self.clips |= self._render(missing)
-        leaves = self._leaves() if keep_leaves else {}
+        with self._timed("render"):
+            self._render(rows.values())
+        leaves = range(self.plan.candidates) if keep_leaves else ()  # no cost of the search
+        self._render(self._row(prompt, slot) for prompt in self.live for slot in leaves)
         tokens = self.candidates.tokens()
         results: list[SearchResult | Failure] = []
         for index, prompt in enumerate(self.prompts):
@@ -230,68 +249,32 @@ class Group:
             node, row = winners[index], rows[index]
             node.kept = True
             self.live[index].check(self.plan.expected())
-            winner = Winner(
-                slot=node.slot,
-                score=node.score,
-                log_prob=node.log_prob,
-                tokens=np.asarray(tokens[row].cpu(), dtype=np.int16),
-                clip=self.clips[row],
-            )
+            own = np.asarray(tokens[row].cpu(), dtype=np.int16)
             results.append(
                 SearchResult(
                     prompt=prompt,
                     method=self.plan.method.name,
-                    winner=winner,
+                    winner=Winner(node.slot, node.score, node.log_prob, own, self.clips[row]),
                     nodes=self.nodes[index],
                     ledger=self.live[index],
-                    leaves=leaves.get(index, {}),
+                    leaves={slot: self.clips[self._row(index, slot)] for slot in leaves},
                 )
             )
         return results
 
-    def _leaves(self) -> "dict[int, dict[int, Clip]]":
-        """Each prompt's candidates of the last step, by slot: no cost of the search."""
-        slots = range(self.plan.candidates)
-        rows = {prompt: [self._row(prompt, slot) for slot in slots] for prompt in self.live}
-        unheard = [row for own in rows.values() for row in own if row not in self.clips]
-        if unheard:
-            rendered = self.generator.render(self.candidates.tokens()[unheard])
-            self.clips |= dict(zip(unheard, rendered, strict=True))
-        return {
-            prompt: {slot: self.clips[row] for slot, row in zip(slots, own, strict=True)}
-            for prompt, own in rows.items()
-        }
-
     def _row(self, prompt: int, slot: int) -> int:
         return prompt * self.plan.candidates + slot
-
-    def _prompt_of(self, row: int) -> Prompt:
-        return self.prompts[row // self.plan.candidates]
 
     def _ranked(self, prompt: int) -> list[Node]:
         """The current step's candidates, best first."""
         nodes = [node for node in self.nodes[prompt] if node.step == self.step]
         return sorted(nodes, key=lambda node: (-node.score.value, node.slot))
 
-    def _render(self, rows: Sequence[int]) -> "dict[int, Clip]":
-        with self._timed("render"):
-            clips = self.generator.render(self.candidates.tokens()[list(rows)])
-        return dict(zip(rows, clips, strict=True))
-
-    def _drop(self, prompt: int, slot: int, refusal: PromptRefused) -> None:
-        """Its rows stay where they are, unscored: every other prompt keeps its place."""
-        ledger = self.live.pop(prompt, None)
-        if ledger is None:
-            return
-        self.failures[prompt] = Failure(
-            self.prompts[prompt],
-            self.plan.method.name,
-            self.step,
-            slot,
-            self.verifier.name,
-            refusal.reason,
-            ledger,
-        )
+    def _render(self, rows: Iterable[int]) -> None:
+        """Render those of the rows that are not rendered yet."""
+        if lacking := [row for row in rows if row not in self.clips]:
+            clips = self.generator.render(self.candidates.tokens()[lacking])
+            self.clips.update(zip(lacking, clips, strict=True))
 
     def _book_scoring(self) -> None:
         usage = self.verifier.take_usage()

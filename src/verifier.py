@@ -8,12 +8,12 @@
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from src.budget import Ledger
 from src.client import ServerClient
 from src.data.scales import Calibration
-from src.protocol import Checkpoint, Score, VerifierResult
+from src.protocol import Checkpoint, Score
 from src.scoring import (
     LIKELIHOODS,
     NEEDS_GUIDANCE,
@@ -26,88 +26,41 @@ from src.scoring import (
 )
 
 
-class LikelihoodVerifier:
-    """What the generator says itself. name: of LIKELIHOODS; generator: whose probabilities."""
+class SearchVerifier:
+    """One verifier, or a weighted sum of several.
 
-    needs_audio = False
-
-    def __init__(self, name: str, generator: Checkpoint) -> None:
-        self.name = name
-        self.checkpoints = {name: generator}
-
-    def score(self, inputs: Sequence[ScoreInput]) -> list[Score]:
-        if self.name in NEEDS_GUIDANCE and any(item.unconditional is None for item in inputs):
-            raise VerifierError(f"{self.name} needs guidance, and decoding is not guided")
-        value_of = LIKELIHOODS[self.name]
-        values = [float(value_of(item.log_prob, item.unconditional)) for item in inputs]
-        unscored = {
-            index: f"{self.name}: the log-probabilities are {_told(inputs[index])}"
-            for index, value in enumerate(values)
-            if not math.isfinite(value)
-        }
-        if unscored:
-            raise PromptRefused(unscored)
-        return [
-            Score(value=value, components=_told(item))
-            for item, value in zip(inputs, values, strict=True)
-        ]
-
-    def take_usage(self) -> Ledger:
-        return Ledger()
-
-
-def _told(item: ScoreInput) -> dict[str, float]:
-    told = {"log_prob": item.log_prob}
-    return told if item.unconditional is None else told | {"unconditional": item.unconditional}
-
-
-class HttpVerifier:
-    """One of the server's verifiers. checkpoint: what the server said it hosts under that name."""
-
-    needs_audio = True
-
-    def __init__(self, client: ServerClient, name: str, checkpoint: Checkpoint) -> None:
-        self.name = name
-        self.client = client
-        self.checkpoints = {name: checkpoint}
-
-    def score(self, inputs: Sequence[ScoreInput]) -> list[Score]:
-        return _ask(self.client, self.checkpoints, inputs)[self.name].scores
-
-    def take_usage(self) -> Ledger:
-        return self.client.take_usage()
-
-
-class SumVerifier:
-    """A weighted sum; scales: each part's within-prompt standard deviation.
-
-    All parts that hear audio are asked in one request. A score's components are the parts' own
-    values, unweighted.
+    checkpoints: by part; of a part that the server has, what it said it hosts under that name.
+    client: of the server, where a part needs one. weights, scales: of a sum: each part's weight and
+    its within-prompt standard deviation; None where there is one part and its own value is the
+    score. A sum's components are its parts' own values, unweighted. All parts that hear audio are
+    asked in one request.
     """
 
     def __init__(
         self,
         name: str,
-        weights: dict[str, float],
-        scales: dict[str, float],
         checkpoints: dict[str, Checkpoint],
         client: ServerClient | None,
+        weights: Mapping[str, float] | None = None,
+        scales: Mapping[str, float] | None = None,
     ) -> None:
-        self.name = name
-        self.weights = weights
-        self.scales = scales
-        self.checkpoints = checkpoints
-        self.needs_audio = bool(remote_parts(weights))
+        self.name, self.checkpoints = name, checkpoints
+        self.weights, self.scales = weights, scales
+        self.remote = {part: checkpoints[part] for part in remote_parts(checkpoints)}
+        self.needs_audio = bool(self.remote)
         self.client = client if self.needs_audio else None
 
     def score(self, inputs: Sequence[ScoreInput]) -> list[Score]:
-        parts: dict[str, list[Score]] = {}
-        for part in self.weights.keys() & LIKELIHOODS.keys():
-            parts[part] = LikelihoodVerifier(part, self.checkpoints[part]).score(inputs)
+        local = self.checkpoints.keys() - self.remote.keys()
+        parts = {part: _likelihoods(part, inputs) for part in local}
         if self.client is not None:
-            remote = {part: self.checkpoints[part] for part in remote_parts(self.weights)}
-            results = _ask(self.client, remote, inputs)
-            parts |= {part: result.scores for part, result in results.items()}
+            clips = [item.clip for item in inputs if item.clip is not None]
+            prompts = [item.prompt for item in inputs]
+            # The server's weights must be those that the run began with.
+            answers = self.client.score(list(self.remote), prompts, clips, self.remote)
+            parts |= {part: answer.scores for part, answer in answers.items()}
+        if self.weights is None or self.scales is None:
+            return parts[self.name]
         sums = []
         for index in range(len(inputs)):
             values = {part: parts[part][index].value for part in self.weights}
@@ -117,6 +70,25 @@ class SumVerifier:
 
     def take_usage(self) -> Ledger:
         return Ledger() if self.client is None else self.client.take_usage()
+
+
+def _likelihoods(name: str, inputs: Sequence[ScoreInput]) -> list[Score]:
+    """What the generator says itself. name: of LIKELIHOODS."""
+    if name in NEEDS_GUIDANCE and any(item.unconditional is None for item in inputs):
+        raise VerifierError(f"{name} needs guidance, and decoding is not guided")
+    scores: list[Score] = []
+    unscored: dict[int, str] = {}
+    for index, item in enumerate(inputs):
+        known = {"log_prob": item.log_prob}
+        known |= {} if item.unconditional is None else {"unconditional": item.unconditional}
+        value = float(LIKELIHOODS[name](item.log_prob, item.unconditional))
+        if math.isfinite(value):
+            scores.append(Score(value=value, components=known))
+        else:
+            unscored[index] = f"{name}: the log-probabilities are {known}"
+    if unscored:
+        raise PromptRefused(unscored)
+    return scores
 
 
 def build_verifier(
@@ -141,24 +113,10 @@ def build_verifier(
         if server is None:
             raise VerifierError(f"{', '.join(remote)}: needs a verifier server (--server)")
         checkpoints |= server.checkpoints(remote)
+    checkpoints = {name: checkpoints[name] for name in weights}
     if len(weights) == 1 and "*" not in expression:
-        if not remote:
-            return LikelihoodVerifier(expression.strip(), checkpoints[expression.strip()])
-        assert server is not None
-        return HttpVerifier(server, remote[0], checkpoints[remote[0]])
+        return SearchVerifier(expression.strip(), checkpoints, server)
     if generator is None:
         raise VerifierError(f"{expression}: a sum's constants belong to a generator; none is given")
-    checkpoints = {name: checkpoints[name] for name in weights}
     scales = (calibration or Calibration(generator=generator)).scales(generator, checkpoints)
-    return SumVerifier(expression, weights, scales, checkpoints, server)
-
-
-def _ask(
-    client: ServerClient, checkpoints: dict[str, Checkpoint], inputs: Sequence[ScoreInput]
-) -> dict[str, VerifierResult]:
-    """One request for several verifiers; their weights must be those that the run began with."""
-    clips = [item.clip for item in inputs if item.clip is not None]
-    if len(clips) != len(inputs):
-        raise VerifierError(f"{', '.join(checkpoints)}: a candidate came without its audio")
-    prompts = [item.prompt for item in inputs]
-    return client.score(list(checkpoints), prompts, clips, checkpoints)
+    return SearchVerifier(expression, checkpoints, server, weights, scales)

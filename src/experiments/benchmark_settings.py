@@ -1,22 +1,21 @@
 """The settings of benchmark.py."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
-from src.budget import PlanError
+from src.budget import Plan, PlanError
 from src.methods import METHODS
 from src.runs.settings import (
     MUSICGEN_FRAME_RATE,
     MethodName,
+    SaveAudio,
     Settings,
     UsageError,
     check_different,
     with_parameters,
 )
-
-SaveAudio = Literal["winners", "all", "none"]
 
 
 @with_parameters
@@ -70,14 +69,12 @@ class BenchmarkSettings(Settings):
             raise UsageError("--method needs at least one method")
         check_different(self, "method", "judges")
         try:
-            for name in self.method:
-                METHODS[name].make_plan(
-                    self.candidates,
-                    self.duration,
-                    self.step_size,
-                    MUSICGEN_FRAME_RATE,
-                    self.parameters,
-                )
+            self.plans(MUSICGEN_FRAME_RATE)
         except PlanError as error:
             raise UsageError(str(error)) from error
         self.check_guidance([self.verifier])
+
+    def plans(self, frame_rate: float) -> list[Plan]:
+        """Of each method. frame_rate: frames a second. Raises PlanError."""
+        given = (self.candidates, self.duration, self.step_size, frame_rate, self.parameters)
+        return [METHODS[name].make_plan(*given) for name in self.method]

@@ -88,7 +88,7 @@ def calibrate(settings: CalibrationSettings, prompts: Sequence[Prompt]) -> tuple
     from src.scoring import remote_parts
     from src.stats.best_of_n import within_prompt_std
     from src.tree import Failure
-    from src.verifier import SumVerifier
+    from src.verifier import SearchVerifier
 
     with ExitStack() as stack:
         remote = remote_parts(settings.verifiers)
@@ -99,9 +99,8 @@ def calibrate(settings: CalibrationSettings, prompts: Sequence[Prompt]) -> tuple
         checkpoints = dict.fromkeys(LIKELIHOODS, generator.checkpoint)
         checkpoints |= client.checkpoints(remote) if client else {}
         ones = dict.fromkeys(settings.verifiers, 1.0)
-        verifier = SumVerifier(
-            "+".join(ones), ones, ones, {name: checkpoints[name] for name in ones}, client
-        )
+        own = {name: checkpoints[name] for name in ones}
+        verifier = SearchVerifier("+".join(ones), own, client, ones, ones)
         plan = METHODS[BEST_OF_N].make_plan(
             settings.candidates, settings.duration, settings.step_size, generator.frame_rate, {}
         )

@@ -9,7 +9,6 @@ are read when the device has finished. A search ends with the winner's audio, no
 """
 
 import gc
-import json
 import logging
 import os
 import random
@@ -23,25 +22,23 @@ from typing import Any
 import torch
 
 from src.budget import Plan
-from src.data.files import write_whole
 from src.data.progress import bar
 from src.data.prompts import Prompt
 from src.experiments.latency_settings import LatencySettings
 from src.experiments.searching import groups
-from src.methods import SearchCell, parameters_of
+from src.methods import SearchCell
 from src.reports import latency as reports
 from src.reports.table import listing
 from src.runs.build import Parts, build, checkpoints_of, identity
 from src.runs.ending import Ending, Exit
 from src.runs.provenance import machine, torch_machine
-from src.runs.records import MANIFEST, Record, Run, read_manifest, search_key
+from src.runs.records import Record, Run, search_key
 from src.search import search
 from src.stats.timing import QUIET_LOAD
 from src.tree import Failure
 
 log = logging.getLogger(__name__)
 
-Clock = Callable[[], float]
 PROCESS = Path("/proc")
 
 
@@ -60,8 +57,7 @@ def run(
         opened = stack.enter_context(open_run(settings, prompts, parts, load))
         stack.callback(note_end, opened)
         end.kept = lambda: (
-            f"{sum(record['status'] == 'ok' for record in opened.records)} of {total} searches are "
-            f"measured and kept in {opened.folder}"
+            f"{opened.done} of {total} searches are measured and kept in {opened.folder}"
         )
         with bar("measuring", total, 0, "search") as progress:
             measure_all(settings, prompts, opened, parts, progress.update)
@@ -78,12 +74,11 @@ def open_run(
     here = {name: machine()[name] for name in ("system", "cpu", "cpu_count")} | torch_machine()
     # Device and dtype as they were asked for: the machine decides what "auto" is.
     decides = {"settings": settings.decisive(), "machine": here}
-    values, used = settings.parameters, parameters_of(settings.method)
-    own = "".join(f", {p.letter} = {values[p.name]:g}" for p in used)
-    title = (
-        f"{settings.model}, {len(prompts)} prompts, {settings.duration:g} s; selector "
-        f"{settings.verifier}; N = {', '.join(map(str, settings.budgets))}{own}, step "
-        f"{settings.step_size:g} s, batch {settings.batch}, seed {settings.seed}"
+    title = settings.title(
+        prompts,
+        f"selector {settings.verifier}; N = {', '.join(map(str, settings.budgets))}"
+        f"{settings.parameters_in_words()}, step {settings.step_size:g} s, "
+        f"batch {settings.batch}, seed {settings.seed}",
     )
     return Run(
         settings.output,
@@ -131,12 +126,11 @@ def measure_all(
     run: Run,
     parts: Parts,
     advance: Callable[[int], object],
-    clock: Clock = time.perf_counter,
 ) -> None:
     """Measure what a run lacks, one record per (cell, repetition, prompt).
 
-    advance: is told how many searches are done, also of those that were done before. clock: in
-    seconds, the same that `budget.timed` reads. Raises VerifierError and what `search` raises.
+    advance: is told how many searches are done, also of those that were done before. Raises
+    VerifierError and what `search` raises.
     """
     known: set[SearchCell] = set()
     memory = PeakMemory(parts.generator.device)
@@ -152,7 +146,7 @@ def measure_all(
         warm_up(plan if cell not in known else first_step(plan, settings), left, parts)
         known.add(cell)
         for group in left:
-            for record in measure(plan, group, parts, settings.seed, memory, clock):
+            for record in measure(plan, group, parts, settings.seed, memory):
                 if record["status"] == "failed":
                     log.warning("%s %s: %s", cell.name, record["prompt_id"], record["reason"])
                 run.append(record | key)
@@ -165,7 +159,6 @@ def measure(
     parts: Parts,
     seed: int,
     memory: "PeakMemory",
-    clock: Clock = time.perf_counter,
 ) -> list[Record]:
     """Search one group of prompts; a record for each.
 
@@ -178,21 +171,15 @@ def measure(
     gc.collect()
     generator.synchronize()
     memory.reset()
-    start = clock()
+    start = time.perf_counter()
     results = search(plan, group, generator, parts.verifier, seed)
     generator.synchronize()
-    wall = clock() - start
-    shared = {
-        "group": len(group),
-        "wall_seconds": wall,
-        "memory": memory.read(),
-        "load": os.getloadavg()[0],
-    }
-    records = []
-    for result in results:
-        record = result.as_record() | shared
+    wall = time.perf_counter() - start
+    load = os.getloadavg()[0]
+    shared = {"group": len(group), "wall_seconds": wall, "memory": memory.read(), "load": load}
+    records = [result.as_record() | shared for result in results]
+    for record in records:
         record.pop("tree", None)
-        records.append(record)
     return records
 
 
@@ -220,14 +207,18 @@ class PeakMemory:
     """
 
     def __init__(self, device: str) -> None:
-        self.on_gpu = device == "cuda"
+        self.gpus = range(torch.cuda.device_count()) if device == "cuda" else None
 
     def reset(self) -> None:
         """Forget the peaks."""
-        if self.on_gpu:
-            for gpu in range(torch.cuda.device_count()):
-                torch.cuda.reset_peak_memory_stats(gpu)
-        self.is_peak = all([_forget_peak("self"), *map(_forget_peak, _started())])
+        for gpu in self.gpus or ():
+            torch.cuda.reset_peak_memory_stats(gpu)
+        self.is_peak = True
+        for pid in ("self", *_started()):
+            try:
+                (PROCESS / pid / "clear_refs").write_text("5")
+            except OSError:
+                self.is_peak = False
 
     def read(self) -> dict[str, Any]:
         """Bytes, None where unknown: gpu (allocated by torch, all of them), resident, server.
@@ -237,18 +228,13 @@ class PeakMemory:
         """
         field = "VmHWM" if self.is_peak else "VmRSS"
         servers = [size for pid in _started() if (size := _status_bytes(pid, field)) is not None]
+        gpu = None if self.gpus is None else sum(map(torch.cuda.max_memory_allocated, self.gpus))
         return {
-            "gpu": self._gpu(),
+            "gpu": gpu,
             "resident": _status_bytes("self", field),
             "server": sum(servers) if servers else None,
             "resident_is_peak": self.is_peak,
         }
-
-    def _gpu(self) -> int | None:
-        if not self.on_gpu:
-            return None
-        gpus = range(torch.cuda.device_count())
-        return sum(torch.cuda.max_memory_allocated(gpu) for gpu in gpus)
 
 
 def warn_if_busy(load: Sequence[float]) -> None:
@@ -263,9 +249,9 @@ def warn_if_busy(load: Sequence[float]) -> None:
 
 def note_end(run: Run, load: Callable[[], Sequence[float]] = os.getloadavg) -> None:
     """Add to the manifest, for this start, the load averages with which it ended."""
-    manifest = read_manifest(run.folder)
+    manifest = run.manifest
     manifest["starts"][-1]["load_average_at_end"] = list(load())
-    write_whole(run.folder / MANIFEST, json.dumps(manifest, indent=2, allow_nan=False) + "\n")
+    run.write_manifest(manifest)
 
 
 def _started() -> list[str]:
@@ -275,14 +261,6 @@ def _started() -> list[str]:
         return [pid for one in lists for pid in one.read_text().split()]
     except OSError:
         return []
-
-
-def _forget_peak(pid: str) -> bool:
-    try:
-        (PROCESS / pid / "clear_refs").write_text("5")
-    except OSError:
-        return False
-    return True
 
 
 def _status_bytes(pid: str, field: str) -> int | None:

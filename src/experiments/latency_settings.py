@@ -12,6 +12,8 @@ from src.runs.settings import (
     MethodName,
     Settings,
     UsageError,
+    check_different,
+    check_least,
     with_parameters,
 )
 from src.scoring import components, remote_parts
@@ -60,16 +62,10 @@ class LatencySettings(Settings):
     def check(self) -> None:
         super().check()
         self.check_guidance([self.verifier])
-        for name in ("repetitions", "batch"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"--{name} must be 1 or more, not {getattr(self, name)}")
-        for name in ("method", "budgets"):
-            values = getattr(self, name)
-            if not values or len(set(values)) < len(values):
-                given = " ".join(map(str, values)) or "nothing"
-                raise UsageError(f"--{name} needs one or several different values, not {given}")
-        if min(self.budgets) < 1:
-            raise UsageError(f"--budgets must be 1 or more, not {min(self.budgets)}")
+        if not self.method:
+            raise UsageError("--method needs at least one method")
+        check_different(self, "method", "budgets")
+        check_least(self, budgets=1, repetitions=1, batch=1)
         cells, skipped = self.cells()
         try:
             for method in (METHODS[name] for name in self.method):

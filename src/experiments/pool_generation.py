@@ -12,7 +12,6 @@ goes on there.
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,6 +23,7 @@ from src.experiments.scaling_settings import GENERATING, ExperimentSettings
 from src.experiments.searching import groups
 from src.generator import Generator
 from src.runs.build import identity, where
+from src.runs.embeddings import write_array
 from src.runs.pool import LOG_PROBS, UNCONDITIONAL, prefix_key, token_file
 from src.runs.provenance import torch_machine
 from src.runs.records import CANDIDATES, Run
@@ -33,10 +33,7 @@ log = logging.getLogger(__name__)
 
 def open_pool(settings: ExperimentSettings, prompts: Sequence[Prompt], generator: Generator) -> Run:
     """The pool's folder, new or begun before. Raises RunFolderError."""
-    title = (
-        f"{settings.model}, {len(prompts)} prompts, {settings.duration:g} s; "
-        f"pool of {settings.candidates}, seed {settings.seed}"
-    )
+    title = settings.title(prompts, f"pool of {settings.candidates}, seed {settings.seed}")
     decides = {
         "candidates": settings.candidates,
         "frames": round(settings.duration * generator.frame_rate),
@@ -71,7 +68,7 @@ def generate(
             for index, prompt in enumerate(group):
                 if prompt.id not in todo:
                     continue
-                save_tokens(token_file(run.folder, prompt.id), tokens[index])
+                write_array(token_file(run.folder, prompt.id), tokens[index])
                 means = {
                     name: {key: short(p[index]) for key, p in found.items()}
                     for name, found in likely.items()
@@ -125,14 +122,6 @@ def candidates(
         generator.synchronize()
     tokens = np.asarray(batch.tokens().cpu(), dtype=np.int16)
     return tokens.reshape(len(prompts), count, *tokens.shape[1:]), likely, list(ledgers.values())
-
-
-def save_tokens(path: Path, tokens: NDArray[np.int16]) -> None:
-    """Write int16 [m, codebooks, frames] whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.stem}.part.npy")
-    np.save(scratch, tokens)
-    scratch.replace(path)
 
 
 def short(values: ArrayLike) -> list[float]:

@@ -11,7 +11,6 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import torch
 
@@ -21,6 +20,7 @@ from src.data.audio import Clip
 from src.data.progress import bar
 from src.data.prompts import Prompt
 from src.experiments.pool_generation import short
+from src.generator import Renderer
 from src.judges.registry import JUDGES, ClipJudge, JudgeError
 from src.protocol import Checkpoint, VerifierResult
 from src.runs.measures import Measure, Role
@@ -30,13 +30,8 @@ from src.verifier_core import shares_data_with
 
 log = logging.getLogger(__name__)
 
-
-class Renderer(Protocol):
-    """Renders tokens int64 [B, codebooks, frames] to clips; frame_rate in frames a second."""
-
-    frame_rate: float
-
-    def render(self, tokens: Any) -> list[Clip]: ...
+# A record that has these as the one before it had them, such as a refusal, is not written again.
+TOLD = ("status", "values", "reason", "checkpoint", "role")
 
 
 @dataclass(frozen=True)
@@ -65,11 +60,9 @@ class Scorer:
 
     def scored(self, record: Record | None) -> dict[str, list[float]]:
         """What a record of one prompt holds that still stands; nothing when weights changed."""
-        if record is None or record["status"] != "ok":
+        if record is None or record["checkpoint"] != self.checkpoint.model_dump():
             return {}
-        if record["checkpoint"] != self.checkpoint.model_dump():
-            return {}
-        return dict(record["values"])
+        return dict(record["values"]) if record["status"] == "ok" else {}
 
     def lacks(self, record: Record | None) -> bool:
         """Whether anything is left to do after this record."""
@@ -132,7 +125,8 @@ def score(
     with bar("score", total, total - left, "prompt x measure") as progress:
         for prompt in known:
             for record in score_prompt(run, prompt, lacking[prompt.id], renderer, client):
-                if not _repeats(record, run.latest(scores_key(record["measure"]), prompt.id)):
+                before = run.latest(scores_key(record["measure"]), prompt.id) or {}
+                if any(record[name] != before.get(name) for name in TOLD):
                     run.append(record)
                 progress.update()
                 if record["reason"]:
@@ -254,9 +248,3 @@ class Outcome:
             "seconds": {key: round(self.seconds[key], 6) for key in self.values},
             "reason": "; ".join(reasons),
         }
-
-
-def _repeats(record: Record, before: Record | None) -> bool:
-    """Whether a record says what the one before it said: the same refusal again."""
-    told = ("status", "values", "reason", "checkpoint", "role")
-    return before is not None and all(record[name] == before.get(name) for name in told)

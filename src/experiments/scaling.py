@@ -14,7 +14,6 @@ from src.experiments.scaling_settings import ExperimentSettings
 from src.experiments.sweep import open_sweep, search_cells
 from src.generator import Generator, GeneratorError, Renderer, load_renderer
 from src.judges.registry import JUDGES
-from src.methods import SearchCell
 from src.protocol import Checkpoint
 from src.runs.build import assemble, connect, load
 from src.runs.ending import Ending, Exit
@@ -35,31 +34,29 @@ def run(settings: ExperimentSettings, prompts: Sequence[Prompt], end: Ending) ->
         scoring = [part for name in settings.scoring for part in components(name)]
         names = [*remote_parts(scoring), *served(settings.judges or ())]
         generator = load(settings) if settings.pool is None or settings.method else None
-        renderer = generator or load_codec(settings)
+        if generator is None:
+            log.info("loading the codec of %s", settings.model)
+        renderer = generator or load_renderer(str(settings.model), settings.device)
         client = connect(settings, names, stack)
         folder, failed, sweeps = None, 0, []
         if settings.candidates:
             folder, failed = make_pool(settings, prompts, generator, renderer, client)
         for selector in settings.selecting if cells else ():
             assert generator is not None
-            swept, lost = sweep(settings, cells, prompts, generator, client, selector)
-            sweeps.append(swept)
-            failed += lost
+            judges = [name for name in settings.judges or () if name != selector]
+            parts = assemble(settings, selector, judges, generator, client)
+            with open_sweep(settings, prompts, parts) as swept:
+                failed += search_cells(swept, cells, prompts, parts, settings)
+            sweeps.append(swept.folder)
     text = report(settings, folder, sweeps)
     return text, Exit.PROMPTS_FAILED if failed else Exit.DONE
-
-
-def load_codec(settings: ExperimentSettings) -> Renderer:
-    """The codec alone: an old pool's tokens are there already."""
-    log.info("loading the codec of %s", settings.model)
-    return load_renderer(str(settings.model), settings.device)
 
 
 def make_pool(
     settings: ExperimentSettings,
     prompts: Sequence[Prompt],
     generator: Generator | None,
-    renderer: Generator | Renderer,
+    renderer: Renderer,
     client: ServerClient | None,
 ) -> tuple[Path, int]:
     """Generate and score whatever the pool lacks. Returns its folder, and how many scores failed.
@@ -67,17 +64,15 @@ def make_pool(
     Raises RunFolderError, VerifierError, and GeneratorError when an old pool's tokens belong to
     other weights.
     """
-    if settings.pool is None:
+    if settings.pool is not None:
+        run = Run.reopen(settings.pool, torch_machine())
+    else:
         assert generator is not None
         run = open_pool(settings, prompts, generator)
-    else:
-        run = Run.reopen(settings.pool, torch_machine())
     with run:
-        if settings.pool is None:
-            assert generator is not None
+        if settings.pool is None and generator is not None:
             generate(run, prompts, generator, settings)
-        else:
-            _check_codec(run, renderer.checkpoint)
+        _check_codec(run, renderer.checkpoint)
         _warn_of_unknown_prefixes(run, settings.prefix_seconds)
         verifiers, judges = remote_parts(settings.verifiers or ()), settings.judges or ()
         remote: dict[str, Checkpoint] = {}
@@ -90,22 +85,6 @@ def make_pool(
             renderer.device,
         )
         failed = score(run, prompts, scorers, renderer, client)
-    return run.folder, failed
-
-
-def sweep(
-    settings: ExperimentSettings,
-    cells: Sequence[SearchCell],
-    prompts: Sequence[Prompt],
-    generator: Generator,
-    client: ServerClient | None,
-    selector: str,
-) -> tuple[Path, int]:
-    """Every cell's search by one verifier. Returns the folder, and how many searches failed."""
-    judges = [name for name in settings.judges or () if name != selector]
-    parts = assemble(settings, selector, judges, generator, client)
-    with open_sweep(settings, prompts, parts) as run:
-        failed = search_cells(run, cells, prompts, parts, settings)
     return run.folder, failed
 
 

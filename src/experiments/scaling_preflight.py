@@ -42,7 +42,8 @@ def look(settings: ExperimentSettings) -> tuple[ExperimentSettings, Ready]:
         prompts = prompts_of(pool, settings.data_dir)
     else:
         if settings.verifiers is None:
-            settings = replace(settings, verifiers=_default_verifiers(settings))
+            found = hosted_or_hostable(settings.server) or PROFILE_VERIFIERS[settings.profile]
+            settings = replace(settings, verifiers=(*known(settings.guidance), *found))
         settings.check_parts([*known(settings.guidance), *(settings.verifiers or ())])
     needs = settings.needs(
         settings.scoring,
@@ -84,8 +85,7 @@ def of_pool(settings: ExperimentSettings, pool: Pool) -> ExperimentSettings:
         seeds=settings.seeds if settings.seeds != (settings.seed,) else (kept["seed"],),
         prefixes=prefixes or (NONE,),
     )
-    if late := [at for at in adopted.prefix_seconds if at >= adopted.duration]:
-        raise UsageError(f"--prefixes must end before the clip does: {late[0]:g} s is too long")
+    adopted.check_prefixes()
     return adopted
 
 
@@ -103,8 +103,3 @@ def prompts_of(pool: Pool, data_dir: Path) -> list[Prompt]:
         same = there.get(name)
         found.append(same if same and (same.text, same.key) == (own.text, own.key) else own)
     return found
-
-
-def _default_verifiers(settings: ExperimentSettings) -> tuple[str, ...]:
-    found = hosted_or_hostable(settings.server)
-    return (*known(settings.guidance), *(found or PROFILE_VERIFIERS[settings.profile]))

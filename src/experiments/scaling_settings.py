@@ -18,6 +18,7 @@ from src.runs.settings import (
     Settings,
     UsageError,
     check_different,
+    check_least,
     with_parameter_grids,
 )
 from src.scoring import ExpressionError, components
@@ -134,7 +135,10 @@ class ExperimentSettings(Settings):
 
     def check(self) -> None:
         super().check()
-        self._check_lists()
+        grids = {p.plural: p.least for p in PARAMETERS}
+        names = ("budgets", "verifiers", "sums", "judges", "prefixes", "method", "sweep_verifiers")
+        check_different(self, *names, *grids, "step_sizes", "seeds")
+        check_least(self, budgets=1, **grids)
         if self.pool_size == 0 and not self.method:
             raise UsageError("--pool_size 0 makes no pool: name searches with --method")
         if self.pool_size == 0 and self.sums:
@@ -156,12 +160,22 @@ class ExperimentSettings(Settings):
             whole_frames("--duration", self.duration, MUSICGEN_FRAME_RATE)
         except PlanError as error:
             raise UsageError(str(error)) from error
-        if late := [at for at in self.prefix_seconds if at >= self.duration and not self.pool]:
-            raise UsageError(f"--prefixes must end before the clip does: {late[0]:g} s is too long")
+        if self.pool is None:
+            self.check_prefixes()
         _check_measures(self.verifiers or (), self.judges or ())
-        self._check_sums()
+        try:
+            single = [name for name in self.sums or () if len(components(name)) < 2]
+        except ExpressionError as error:
+            raise UsageError(str(error).replace("--verifier ", "--sums ")) from error
+        if single:
+            raise UsageError(f"--sums {single[0]}: a sum has two parts or more, such as tags+pmi")
         selecting = [*(self.sums or ()), *(self.sweep_verifiers or ())]
         self.check_guidance([*(self.verifiers or ()), *selecting])
+
+    def check_prefixes(self) -> None:
+        """Raise UsageError for a prefix that is the whole clip or more."""
+        if late := [at for at in self.prefix_seconds if at >= self.duration]:
+            raise UsageError(f"--prefixes must end before the clip does: {late[0]:g} s is too long")
 
     def check_parts(self, verifiers: Iterable[str]) -> None:
         """Raise UsageError for a sum of what is not among the pool's verifiers."""
@@ -173,30 +187,12 @@ class ExperimentSettings(Settings):
                     f"lacks in --verifiers, or take a sum of {', '.join(sorted(there))}"
                 )
 
-    def _check_sums(self) -> None:
-        for name in self.sums or ():
-            try:
-                parts = components(name)
-            except ExpressionError as error:
-                raise UsageError(str(error).replace("--verifier ", "--sums ")) from error
-            if len(parts) < 2:
-                raise UsageError(f"--sums {name}: a sum has two parts or more, such as tags+pmi")
-
     def cells(self) -> tuple[list[SearchCell], list[SearchCell]]:
         """The searches to run, each once and by its simplest definition; and those that cannot."""
         values = {p.name: getattr(self, p.plural) for p in PARAMETERS}
         steps, seeds = self.step_sizes or (self.step_size,), self.seeds or (self.seed,)
         asked = grid(self.method, self.budgets, values, steps, seeds)
         return split(cell.simplest(self.duration, self.step_size) for cell in asked)
-
-    def _check_lists(self) -> None:
-        grids = [p.plural for p in PARAMETERS]
-        names = ("budgets", "verifiers", "sums", "judges", "prefixes", "method", "sweep_verifiers")
-        check_different(self, *names, *grids, "step_sizes", "seeds")
-        for name, least in (("budgets", 1), *((p.plural, p.least) for p in PARAMETERS)):
-            values = getattr(self, name)
-            if not values or min(values) < least:
-                raise UsageError(f"--{name} needs numbers of {least:g} or more")
 
 
 def _check_measures(verifiers: Sequence[str], judges: Sequence[str]) -> None:

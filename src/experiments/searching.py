@@ -1,11 +1,17 @@
-"""The loop that every experiment runs: a plan's search over prompts, group by group."""
+"""The loops that every experiment runs: plans' searches over prompts, group by group."""
 
 import logging
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from src.budget import Plan
+from src.data.progress import bar
 from src.data.prompts import Prompt
 from src.runs.build import Parts
+from src.runs.evaluation import finish
+from src.runs.records import Run
+from src.runs.settings import SaveAudio
 from src.search import search
 from src.tree import Failure, SearchResult
 
@@ -47,3 +53,45 @@ def search_all(
                 if isinstance(result, Failure):
                     log.warning("%s %s: %s", result.method, result.prompt.id, result.reason)
                 yield result
+
+
+@dataclass(frozen=True)
+class Search:
+    """A plan to be searched by, and its records' key (src/runs/records.py)."""
+
+    key: dict[str, Any]
+    plan: Plan
+    seed: int
+
+
+def search_what_is_left(
+    run: Run,
+    searches: Sequence[Search],
+    prompts: Sequence[Prompt],
+    parts: Parts,
+    max_rows: int,
+    save_audio: SaveAudio = "none",
+) -> int:
+    """Every search on every prompt that is not done, judged and recorded. Returns how many failed.
+
+    Raises VerifierError when the verifier is lost.
+    """
+    todo = [{p.id for p in prompts if not run.is_done(s.key, p.id)} for s in searches]
+    total = len(searches) * len(prompts)
+    done = total - sum(map(len, todo))
+    failed = 0
+    log.info("%s: %d of %d searches are finished", run.folder, done, total)
+    with bar(parts.verifier.name, total, done, "search") as progress:
+        for one, left in zip(searches, todo, strict=True):
+            progress.set_description(one.plan.method.name)
+            for result in search_all(
+                one.plan, prompts, parts, one.seed, max_rows, left, save_audio == "all"
+            ):
+                if isinstance(result, Failure):
+                    record = result.as_record()
+                    failed += 1
+                else:
+                    record = finish(result, parts.judges, run.folder, save_audio)
+                run.append(record | one.key)
+                progress.update()
+    return failed

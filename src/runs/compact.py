@@ -7,8 +7,8 @@ become *.npz. Figures carry the records' digest: draw them anew with `python -m 
 """
 
 import argparse
-import lzma
 import io
+import lzma
 import sys
 from collections.abc import Sequence
 from pathlib import Path

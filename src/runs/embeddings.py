@@ -7,6 +7,7 @@
 import io
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +23,11 @@ def place(folder: Path, measure: str, method: str, prompt_id: str) -> Path:
     return folder / "embeddings" / measure / method / f"{prompt_id}.npy"
 
 
-def save(path: Path, embedding: NDArray[np.floating]) -> None:
-    """Write float32 [windows, D] whole or not at all."""
-    content = io.BytesIO()
-    np.save(content, embedding.astype(np.float32))
-    write_whole(path, content.getvalue())
+def write_array(path: Path, array: NDArray[Any]) -> None:
+    """Write an array's .npy file whole or not at all."""
+    with io.BytesIO() as data:
+        np.save(data, array)
+        write_whole(path, data.getvalue())
 
 
 def load(

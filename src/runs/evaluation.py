@@ -12,7 +12,9 @@ import logging
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
+
+import numpy as np
 
 from src.budget import timed
 from src.client import ServerClient
@@ -20,15 +22,14 @@ from src.data.audio import AudioError, Clip, read_audio, write_wav
 from src.data.prompts import Prompt
 from src.judges.registry import JUDGES, ClipJudge, Judge, JudgeError, SetJudge
 from src.judges.served import ServedJudge
-from src.runs import embeddings
+from src.runs.embeddings import REFERENCE, place, write_array
 from src.runs.measures import Measure, Role, in_short
 from src.runs.records import Record, Run
+from src.runs.settings import SaveAudio
 from src.scoring import LIKELIHOODS, Verifier
 from src.tree import SearchResult
 
 log = logging.getLogger(__name__)
-
-SaveAudio = Literal["winners", "all", "none"]
 
 
 def served(names: Iterable[str]) -> list[str]:
@@ -141,11 +142,11 @@ def judge_clip(
     for judge in judges:
         try:
             if isinstance(judge, SetJudge):
-                reference = embeddings.place(folder, judge.name, embeddings.REFERENCE, prompt.id)
+                reference = place(folder, judge.name, REFERENCE, prompt.id)
                 if not reference.exists():
-                    embeddings.save(reference, judge.embed_reference(prompt))
-                place = embeddings.place(folder, judge.name, method, prompt.id)
-                embeddings.save(place, judge.embed(clip, prompt))
+                    write_array(reference, judge.embed_reference(prompt).astype(np.float32))
+                embedding = judge.embed(clip, prompt).astype(np.float32)
+                write_array(place(folder, judge.name, method, prompt.id), embedding)
             else:
                 assert isinstance(judge, ClipJudge)
                 (values[judge.name],) = judge.judge([clip], [prompt])

@@ -21,16 +21,16 @@ finished run's records may be kept as records.jsonl.xz.
 No torch here: records are read by statistics, plots and pages as well.
 """
 
-import lzma
 import hashlib
 import json
 import logging
+import lzma
 import os
 import re
 from collections.abc import Hashable, Mapping
+from contextlib import AbstractContextManager, ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from src.data import journal
@@ -75,13 +75,13 @@ class RunFolderError(RuntimeError):
     """A run's folder that is in use, is another run's, or is damaged; says what to do."""
 
 
-class Run:
+class Run(AbstractContextManager["Run"]):
     """An open run: its folder is locked until `close`. Use as a context manager.
 
     output: the folder that holds runs. name: begins the folder's name.
     identity: what decides the results (JSON values); its hash ends the folder's name.
     facts: further entries of the manifest; here: what this start adds, such as the device.
-    Raises RunFolderError.
+    folder: where the run is already, whatever it is called. Raises RunFolderError.
     """
 
     def __init__(
@@ -91,9 +91,28 @@ class Run:
         identity: Mapping[str, Any],
         facts: Mapping[str, Any],
         here: Mapping[str, Any] | None = None,
+        folder: Path | None = None,
     ) -> None:
         digest = _digest(identity)
-        self._open(output / f"{_slug(name)}-{digest[:8]}", digest, identity, facts, here or {})
+        self.folder = folder or output / f"{_slug(name)}-{digest[:8]}"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as opened:
+            try:
+                opened.callback(os.close, journal.lock(self.folder / LOCK))
+            except BlockingIOError:
+                raise RunFolderError(
+                    f"{self.folder} is in use by another process with the same settings: wait for "
+                    "it or end it"
+                ) from None
+            self.resumed = (self.folder / MANIFEST).exists()
+            self._start = self._note_start(
+                {"hash": digest, "identity": dict(identity), **facts, "starts": []}, here or {}
+            )
+            self._records = read_records(self.folder)
+            self._file: int | None = None
+            if not (self.folder / COMPRESSED).exists():  # else the first record expands it
+                self._open_to_append(opened)
+            self._opened = opened.pop_all()
 
     @classmethod
     def reopen(cls, folder: Path, here: Mapping[str, Any] | None = None) -> Self:
@@ -105,52 +124,19 @@ class Run:
         identity = manifest.get("identity")
         if not isinstance(identity, dict) or manifest.get("hash") != _digest(identity):
             raise RunFolderError(f"{folder / MANIFEST} was changed, or is no run's manifest")
-        run = cls.__new__(cls)
-        run._open(folder, manifest["hash"], identity, {}, here or {})
-        return run
+        return cls(folder.parent, "", identity, {}, here, folder)
 
-    def _open(
-        self,
-        folder: Path,
-        digest: str,
-        identity: Mapping[str, Any],
-        facts: Mapping[str, Any],
-        here: Mapping[str, Any],
-    ) -> None:
-        self.folder = folder
-        self.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            self._lock = journal.lock(self.folder / LOCK)
-        except BlockingIOError:
-            raise RunFolderError(
-                f"{self.folder} is in use by another process with the same settings: wait for it "
-                "or end it"
-            ) from None
-        try:
-            self.resumed = self._write_manifest(digest, identity, facts, here)
-            self._records = read_records(self.folder)
-            self._file: int | None = None
-            if not (self.folder / COMPRESSED).exists():  # else the first record expands it
-                self._file = journal.open_to_append(self.folder / RECORDS)
-        except BaseException:
-            os.close(self._lock)
-            raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
-        if self._file is not None:
-            os.close(self._file)
-        os.close(self._lock)
+        self._opened.close()
+
+    def _open_to_append(self, opened: ExitStack) -> int:
+        _expand(self.folder)
+        self._file = journal.open_to_append(self.folder / RECORDS)
+        opened.callback(os.close, self._file)
+        return self._file
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -161,6 +147,11 @@ class Run:
     def records(self) -> list[Record]:
         """The latest record of each key, in the order in which they were first made."""
         return list(self._records.values())
+
+    @property
+    def done(self) -> int:
+        """How many prompts are finished, over all keys."""
+        return sum(record["status"] == "ok" for record in self._records.values())
 
     def latest(self, key: Key, prompt_id: str) -> Record | None:
         """The latest record with this key."""
@@ -178,46 +169,33 @@ class Run:
         """
         record = {**record, "start": self._start, "time": _now()}
         try:
-            if self._file is None:
-                _expand(self.folder)
-                self._file = journal.open_to_append(self.folder / RECORDS)
-            journal.append_line(self._file, record)
+            journal.append_line(self._file or self._open_to_append(self._opened), record)
         except OSError as error:
             raise RunFolderError(f"{self.folder / RECORDS} cannot be written: {error}") from error
         self._records[key_of(record)] = record
 
-    def _write_manifest(
-        self,
-        digest: str,
-        identity: Mapping[str, Any],
-        facts: Mapping[str, Any],
-        here: Mapping[str, Any],
-    ) -> bool:
-        """Write the manifest, or add this start to the one that is there. Returns whether it
-        was."""
-        path = self.folder / MANIFEST
-        start = {"time": _now(), **commit(), "versions": versions(), **machine(), **here}
-        if not path.exists():
-            manifest = {"hash": digest, "identity": dict(identity), **facts, "starts": [start]}
-            write_whole(path, json.dumps(manifest, indent=2, allow_nan=False) + "\n")
-            self._start = 0
-            return False
-        manifest = read_manifest(self.folder)
-        if manifest.get("hash") != digest:
+    def _note_start(self, new: dict[str, Any], here: Mapping[str, Any]) -> int:
+        """Add this start to the manifest; `new` where there is none. Returns its number."""
+        manifest = self.manifest if self.resumed else new
+        if manifest.get("hash") != new["hash"]:
             raise RunFolderError(
                 f"{self.folder} belongs to a run with other settings: choose another --output"
             )
-        known = {entry["commit"] for entry in manifest["starts"]}
-        if start["commit"] not in known:
+        start = {"time": _now(), **commit(), "versions": versions(), **machine(), **here}
+        starts = manifest["starts"]
+        if starts and start["commit"] not in {entry["commit"] for entry in starts}:
             log.warning(
                 "this run was begun at commit %s and goes on at %s; the manifest keeps both",
-                manifest["starts"][-1]["commit"],
+                starts[-1]["commit"],
                 start["commit"],
             )
-        manifest["starts"].append(start)
-        write_whole(path, json.dumps(manifest, indent=2, allow_nan=False) + "\n")
-        self._start = len(manifest["starts"]) - 1
-        return True
+        starts.append(start)
+        self.write_manifest(manifest)
+        return len(starts) - 1
+
+    def write_manifest(self, manifest: Mapping[str, Any]) -> None:
+        text = json.dumps(manifest, indent=2, allow_nan=False)
+        write_whole(self.folder / MANIFEST, text + "\n")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

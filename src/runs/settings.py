@@ -22,11 +22,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 import tyro
 
 from src.data.prompts import Pick, Prompt, Selection, Subset
-from src.methods import BEAM_WIDTH, LOOKAHEAD_K, METHODS, PARAMETERS
+from src.methods import BEAM_WIDTH, LOOKAHEAD_K, METHODS, PARAMETERS, parameters_of
 from src.scoring import NEEDS_GUIDANCE
 
 Profile = Literal["paper", "builtin"]
 Dtype = Literal["float32", "bfloat16", "float16"]
+SaveAudio = Literal["winners", "all", "none"]
 if TYPE_CHECKING:
     MethodName = str
 else:
@@ -160,16 +161,9 @@ class Settings:
 
     def check(self) -> None:
         """Raise UsageError for settings that cannot work, before anything is loaded."""
-        if self.num_samples < 1:
-            raise UsageError(f"--num_samples must be 1 or more, not {self.num_samples}")
-        if self.max_rows < 1:
-            raise UsageError(f"--max_rows must be 1 or more, not {self.max_rows}")
+        check_least(self, num_samples=1, max_rows=1, top_k=0, guidance=0)
         if not self.temperature > 0:
             raise UsageError(f"--temperature must be more than 0, not {self.temperature:g}")
-        if self.top_k < 0:
-            raise UsageError(f"--top_k must be 0 or more, not {self.top_k}")
-        if not self.guidance >= 0:
-            raise UsageError(f"--guidance must be 0 or more, not {self.guidance:g}")
         if self.server != "auto" and not self.server.startswith(("http://", "https://")):
             raise UsageError(f"--server must be 'auto' or begin with http://, not {self.server!r}")
 
@@ -222,6 +216,15 @@ class Settings:
         """Every method's parameters, by name."""
         return {p.name: getattr(self, p.name) for p in PARAMETERS if hasattr(self, p.name)}
 
+    def parameters_in_words(self) -> str:
+        """Those of the run's methods, such as ", M = 4, k = 1"."""
+        used = parameters_of(getattr(self, "method", ()))
+        return "".join(f", {p.letter} = {self.parameters[p.name]:g}" for p in used)
+
+    def title(self, prompts: Sequence[Prompt], rest: str) -> str:
+        """Of a run's report and figures."""
+        return f"{self.model}, {len(prompts)} prompts, {self.duration:g} s; {rest}"
+
     def as_record(self) -> dict[str, Any]:
         """All settings as JSON values. Paths are as they were given."""
         return {f.name: _json(getattr(self, f.name)) for f in fields(self)}
@@ -229,14 +232,10 @@ class Settings:
     def decisive(self) -> dict[str, Any]:
         """The settings that decide the results, as JSON values: what a run's folder is named
         after."""
-        left_out = INDECISIVE | self._unused()
+        # Parameters of methods that the run does not have came later than its settings.
+        used = {*parameters_of(getattr(self, "method", ())), *ALWAYS_DECISIVE}
+        left_out = INDECISIVE | {p.name for p in PARAMETERS if p not in used}
         return {name: value for name, value in self.as_record().items() if name not in left_out}
-
-    def _unused(self) -> set[str]:
-        """Parameters of methods that the run does not have: they came later than its settings."""
-        methods = [METHODS[name] for name in getattr(self, "method", ())]
-        used = {p for method in methods for p in method.parameters}
-        return {p.name for p in PARAMETERS if p not in used and p not in ALWAYS_DECISIVE}
 
 
 S = TypeVar("S", bound=Settings)
@@ -249,13 +248,11 @@ def with_parameters(kind: type[S]) -> type[S]:
 
 def with_parameter_grids(kind: type[S]) -> type[S]:
     """The same for a grid, several values each: the flags --beam_widths, .."""
-    return _with_fields(
-        kind,
-        [
-            (p.plural, tuple[type(p.default), ...], p.values, f"{p.help} Several values: a grid.")  # type: ignore[misc]
-            for p in PARAMETERS
-        ],
-    )
+    added = []
+    for p in PARAMETERS:
+        several: Any = tuple[type(p.default), ...]  # type: ignore[misc]
+        added.append((p.plural, several, p.values, f"{p.help} Several values: a grid."))
+    return _with_fields(kind, added)
 
 
 def _with_fields(kind: type[S], added: list[tuple[str, Any, Any, str]]) -> type[S]:
@@ -291,6 +288,16 @@ def check_different(settings: Settings, *names: str) -> None:
         values: Sequence[Any] = getattr(settings, name) or ()
         if len(set(values)) < len(values):
             raise UsageError(f"--{name} names something twice: {' '.join(map(str, values))}")
+
+
+def check_least(settings: Settings, **least: float) -> None:
+    """Raise UsageError where one of these flags has no value or a value that is too small."""
+    for name, bound in least.items():
+        value = getattr(settings, name)
+        values = value if isinstance(value, tuple) else (value,)
+        if not values or not min(values) >= bound:
+            given = " ".join(map(str, values)) or "nothing"
+            raise UsageError(f"--{name} must be {bound:g} or more, not {given}")
 
 
 def start_logging(level: str) -> None:

@@ -27,110 +27,18 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 MODEL, ENCODER = "facebook/musicgen-small", "t5-base"
 REFERENCE_RATE = 32_000
-
-# MusicGen-small's, but for dim (1024), num_heads (16) and num_layers (24).
-MUSICGEN: dict[str, Any] = {
-    "solver": "musicgen",
-    "sample_rate": 32_000,
-    "channels": 1,
-    "compression_model_checkpoint": "//pretrained/facebook/encodec_32khz",
-    "lm_model": "transformer_lm",
-    "codebooks_pattern": {
-        "modeling": "delay",
-        "delay": {"delays": [0, 1, 2, 3], "flatten_first": 0, "empty_initial": 0},
-    },
-    "transformer_lm": {
-        **{"n_q": 4, "card": 2048, "dim": 64, "num_heads": 4, "num_layers": 2, "hidden_scale": 4},
-        **{"dropout": 0.0, "emb_lr": None, "activation": "gelu", "norm_first": True},
-        **{"bias_ff": False, "bias_attn": False, "bias_proj": False, "past_context": None},
-        **{"causal": True, "custom": False, "memory_efficient": True},
-        **{"attention_as_float32": False, "layer_scale": None, "positional_embedding": "sin"},
-        **{"xpos": False, "checkpointing": "none", "weight_init": "gaussian"},
-        **{"depthwise_init": "current", "zero_bias_init": True, "norm": "layer_norm"},
-        **{"cross_attention": False, "qk_layer_norm": False, "qk_layer_norm_cross": False},
-        **{"attention_dropout": None, "kv_repeat": 1, "two_step_cfg": False},
-    },
-    "classifier_free_guidance": {"training_dropout": 0.3, "inference_coef": 3.0},
-    "attribute_dropout": {"args": {"active_on_eval": False}, "text": {}, "wav": {}},
-    "fuser": {
-        **{"cross_attention_pos_emb": False, "cross_attention_pos_emb_scale": 1},
-        **{"sum": [], "prepend": [], "cross": ["description"], "input_interpolate": []},
-    },
-    "conditioners": {
-        "args": {"merge_text_conditions_p": 0.25, "drop_desc_p": 0.5},
-        "description": {
-            "model": "t5",
-            "t5": {
-                "finetune": False,
-                "name": ENCODER,
-                "word_dropout": 0.3,
-                "normalize_text": False,
-            },
-        },
-    },
-    "dataset": {"segment_duration": 30},
-    "dtype": "float16",
-    "device": "cuda",
-}
-# EnCodec's at 32 kHz and 50 frames a second, but for n_filters (64) and lstm (2).
-ENCODEC: dict[str, Any] = {
-    "solver": "compression",
-    "sample_rate": 32_000,
-    "channels": 1,
-    "compression_model": "encodec",
-    "encodec": {
-        **{"autoencoder": "seanet", "quantizer": "rvq", "sample_rate": 32_000, "channels": 1},
-        **{"causal": False, "renormalize": False},
-    },
-    "seanet": {
-        **{"dimension": 128, "channels": 1, "causal": False, "n_filters": 2},
-        **{"n_residual_layers": 1, "ratios": [8, 5, 4, 4], "activation": "ELU"},
-        **{"activation_params": {"alpha": 1.0}, "norm": "weight_norm", "norm_params": {}},
-        **{"kernel_size": 7, "residual_kernel_size": 3, "last_kernel_size": 7, "dilation_base": 2},
-        **{"pad_mode": "constant", "true_skip": True, "compress": 2, "lstm": 1, "encoder": {}},
-        "disable_norm_outer_blocks": 0,
-        "decoder": {
-            **{"trim_right_ratio": 1.0, "final_activation": None, "final_activation_params": None}
-        },
-    },
-    "rvq": {
-        **{"n_q": 4, "q_dropout": False, "bins": 2048, "decay": 0.99, "kmeans_init": True},
-        **{"kmeans_iters": 50, "threshold_ema_dead_code": 2, "orthogonal_reg_weight": 0.0},
-        **{"orthogonal_reg_active_codes_only": False, "orthogonal_reg_max_codes": None},
-    },
-    "dtype": "float32",
-    "device": "cuda",
-}
-
-# MusicCaps' columns. What stands in the captions is what trips a reader of tables: commas, quotes,
-# a caption longer than verifiers read, an id that looks like an option.
-COLUMNS = (
-    *("ytid", "start_s", "end_s", "audioset_positive_labels", "aspect_list", "caption"),
-    *("author_id", "is_balanced_subset", "is_audioset_eval"),
-)
-LONG_CAPTION = (
-    "A recording of a small band at a summer fair, taken from far behind the crowd: " * 5
-) + "a brass section plays a march, a bass drum keeps the beat, and somebody whistles along."
-CAPTIONS = {
-    "-aB3dEfGhI0": 'A "lo-fi" beat, with a soft piano, vinyl crackle, and nothing else.',
-    "longCapti0n": LONG_CAPTION,
-    "_C4nOnInD__": "Two violins, a cello: a slow canon in D; it sounds like a wedding, somehow.",
-    "dRuM5oLo123": "A drum solo.\nIt is fast, dry, and close to the microphone.",
-    "--hArP--99x": "A solo harp that plays arpeggios, with a long reverb.",
-}
+# The configurations, and MusicCaps' table: what stands in its captions is what trips a reader of
+# tables: commas, quotes, a caption longer than verifiers read, an id that looks like an option.
+PAPER = ROOT / "tests" / "end_to_end" / "paper"
+with (PAPER / "musiccaps.csv").open(encoding="utf-8", newline="") as file:
+    YTIDS = tuple(row["ytid"] for row in csv.DictReader(file))
 
 
 def write_musiccaps(folder: Path) -> None:
-    """MusicCaps' table in its own columns, and the references of all of its rows."""
+    """MusicCaps' table, and the references of all of its rows."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "musiccaps.csv").open("w", encoding="utf-8", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(COLUMNS)
-        for number, (ytid, caption) in enumerate(CAPTIONS.items()):
-            start, labels, aspects = 30 + number, "/m/04rlf,/m/0140xf", "['mellow', \"80's\"]"
-            flags = (number % 2 == 0, number > 0)
-            table.writerow((ytid, start, start + 10, labels, aspects, caption, number, *flags))
-    for number, ytid in enumerate(CAPTIONS):
+    shutil.copy(PAPER / "musiccaps.csv", folder)
+    for number, ytid in enumerate(YTIDS):
         write_reference(folder / f"{ytid}.wav", number)
 
 
@@ -194,21 +102,21 @@ def write_musicgen(folder: Path) -> None:
         from audiocraft.models import builders
         from audiocraft.utils.export import export_encodec, export_lm
 
+    musicgen, encodec = (OmegaConf.load(PAPER / f"{x}.yaml") for x in ("musicgen", "encodec"))
     on_cpu = {"device": "cpu", "dtype": "float32"}
-    lm = builders.get_lm_model(OmegaConf.create(MUSICGEN | on_cpu))
-    codec = builders.get_compression_model(OmegaConf.create(ENCODEC | on_cpu))
+    lm = builders.get_lm_model(OmegaConf.merge(musicgen, on_cpu))
+    codec = builders.get_compression_model(OmegaConf.merge(encodec, on_cpu))
     speak_up(codec)
     half = {name: tensor.half() for name, tensor in lm.state_dict().items()}  # as it is released
     with tempfile.TemporaryDirectory() as scratch:
         trained = Path(scratch) / "checkpoint.th"
-        config = OmegaConf.create(MUSICGEN)
-        torch.save(
-            {"best_state": {"model": half}, "fsdp_best_state": {}, "xp.cfg": config}, trained
-        )
-        export_lm(trained, folder / "state_dict.bin")
-        config = OmegaConf.create(ENCODEC)
-        torch.save({"best_state": {"model": codec.state_dict()}, "xp.cfg": config}, trained)
-        export_encodec(trained, folder / "compression_state_dict.bin")
+        for export, config, weights, name in (
+            (export_lm, musicgen, half, "state_dict.bin"),
+            (export_encodec, encodec, codec.state_dict(), "compression_state_dict.bin"),
+        ):
+            best = {"best_state": {"model": weights}, "fsdp_best_state": {}, "xp.cfg": config}
+            torch.save(best, trained)
+            export(trained, folder / name)
 
 
 def speak_up(codec: Any) -> None:

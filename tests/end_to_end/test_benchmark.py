@@ -6,7 +6,6 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from signal import SIGINT, SIGKILL
 
@@ -17,7 +16,7 @@ from src.client.local_server import local_server
 from src.data.audio import read_audio
 from src.methods import METHODS
 from src.runs.ending import Exit
-from src.runs.records import RECORDS, key_of, read_manifest, read_records, search_key
+from src.runs.records import RECORDS, key_of, read_manifest
 from tests.end_to_end import scripts
 from tests.end_to_end.scripts import end, folder_of, lines, until_written, winners
 
@@ -56,7 +55,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 @pytest.mark.slow
 def test_four_methods_write_a_whole_run_at_exactly_their_cost(whole: tuple[Path, str]) -> None:
-    folder, _ = whole
+    folder, out = whole
+    rows = [line.split()[0] for line in out.splitlines() if line.startswith(tuple(METHODS))]
+    assert rows[:4] == list(METHODS)
     records = lines(folder)
     assert len(records) == ALL_CLIPS
     for record in records:
@@ -77,34 +78,6 @@ def test_four_methods_write_a_whole_run_at_exactly_their_cost(whole: tuple[Path,
 
 
 @pytest.mark.slow
-def test_the_table_tells_selector_and_judges_apart(whole: tuple[Path, str]) -> None:
-    _, out = whole
-    assert "tags ↑" in out
-    assert "own verifier (selector)" in out
-    assert "msd_kld ↓" in out
-    assert "primary judge" in out
-    assert "mtt_vgg: not independent of tags" in out
-    rows = [line.split()[0] for line in out.splitlines() if line.startswith(tuple(METHODS))]
-    assert rows[:4] == list(METHODS)
-
-
-@pytest.mark.slow
-def test_the_baseline_is_in_best_of_ns_pool_and_never_beats_it(whole: tuple[Path, str]) -> None:
-    records = read_records(whole[0])
-    compared = 0
-    for record in list(records.values())[:2]:
-        assert record["method"] == "baseline"
-        own, pool = record["winner"], records[key_of(search_key("best_of_n"), record["prompt_id"])]
-        values = [node["score"]["value"] for node in pool["tree"]]
-        assert pool["winner"]["score"]["value"] == max(values)
-        # Other tokens come of a near tie: batches of other shapes are rounded otherwise.
-        if pool["tree"][0]["log_prob"] == pytest.approx(own["log_prob"], abs=1e-4):
-            compared += 1
-            assert values[0] == pytest.approx(own["score"]["value"], abs=1e-3)
-    assert compared >= 1
-
-
-@pytest.mark.slow
 def test_an_interrupted_and_killed_run_ends_as_if_nothing_had_happened(
     whole: tuple[Path, str], server: str, tmp_path: Path
 ) -> None:
@@ -113,6 +86,7 @@ def test_an_interrupted_and_killed_run_ends_as_if_nothing_had_happened(
     until_written(interrupted, tmp_path, 1)
     err = end(interrupted, SIGINT)
     assert interrupted.returncode == Exit.INTERRUPTED, err
+    assert f"of {ALL_CLIPS} searches are finished and kept in" in err
     assert "the same command goes on from there" in err
     assert "Traceback" not in err
 
@@ -144,32 +118,6 @@ def test_a_finished_run_is_reported_again_without_doing_anything(
     assert code == Exit.DONE, err
     assert (folder / RECORDS).read_bytes() == before
     assert out.splitlines()[:-1] == whole[1].splitlines()[:-1]
-
-
-@pytest.mark.slow
-def test_a_server_that_stops_in_the_middle_ends_the_run_and_loses_nothing(
-    whole: tuple[Path, str], server: str, tmp_path: Path
-) -> None:
-    with ExitStack() as stack:
-        doomed = stack.enter_context(local_server(["tags"]))
-        process = start(tmp_path, *FOUR, "--server", doomed)
-        until_written(process, tmp_path, 1)
-        stack.close()
-    err = end(process)
-    assert process.returncode == Exit.SERVER, err
-    assert "verifier_server.py" in err
-    assert f"of {ALL_CLIPS} searches are finished and kept in" in err
-    folder = folder_of(tmp_path)
-    kept = lines(folder)
-    assert 1 <= len(kept) < ALL_CLIPS
-    for record in kept:
-        assert (folder / record["audio"]).is_file()
-
-    code, _, err = run(tmp_path, *FOUR, "--server", server)
-    assert code == Exit.DONE, err
-    assert lines(folder)[: len(kept)] == kept
-    assert len(lines(folder)) == ALL_CLIPS
-    assert winners(folder) == winners(whole[0])
 
 
 @pytest.mark.slow

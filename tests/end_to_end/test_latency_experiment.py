@@ -5,7 +5,6 @@ import csv
 from collections import defaultdict
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
@@ -32,29 +31,11 @@ def run(output: Path, *args: str) -> tuple[int, str, str]:
     return scripts.run("latency_experiment.py", output, *TINY, *args)
 
 
-def check_costs_and_clocks(folder: Path, records: list[dict[str, Any]]) -> None:
-    found: dict[SearchCell, set[str]] = defaultdict(set)
-    for record in records:
-        cell = SearchCell.from_record(record["cell"])
-        found[cell].add(record["winner"]["tokens_sha256"])
-        spent = Cost(record["ledger"]["frames"], record["ledger"]["clips"])
-        assert spent == cell.plan(1.0, 0.5, 50).expected()
-        stages = record["ledger"]["seconds"]
-        assert stages["conditions"] > 0.001  # the text was encoded, not remembered
-        assert 0.7 * record["wall_seconds"] < sum(stages.values()) <= record["wall_seconds"] + 0.01
-        assert record["memory"]["resident"] > 100e6
-    assert {len(hashes) for hashes in found.values()} == {1}
-    assert {path.name for path in folder.iterdir() if path.name[0] != "."} == WRITTEN
-    for name in ("latency.png", "cost.png"):
-        with Image.open(folder / name) as image:
-            assert image.text[DIGEST_KEY] == records_digest(folder)  # type: ignore[attr-defined]
-    (start,) = read_manifest(folder)["starts"]
-    assert len(start["load_average"]) == len(start["load_average_at_end"]) == 3
-
-
 @pytest.mark.slow
-def test_perplexity_is_measured_in_every_cell_and_repetition(tmp_path: Path) -> None:
-    code, out, err = run(tmp_path, "--budgets", "2", "3")
+def test_every_cell_is_measured_with_its_stages_bytes_and_memory(tmp_path: Path) -> None:
+    code, out, err = run(
+        tmp_path, *("--budgets", "2", "3"), *("--verifier", "tags", "--server", "auto")
+    )
     assert code == Exit.DONE, err
     folder = folder_of(tmp_path, "latency")
     records = lines(folder)
@@ -62,33 +43,34 @@ def test_perplexity_is_measured_in_every_cell_and_repetition(tmp_path: Path) -> 
     names = ("baseline", "best_of_n N=2", "best_of_n N=3", "sbs N=2 M=2", "lookahead N=2 M=2 k=1")
     assert measured == set(product(names, (1, 2)))
     assert len(records) == 10
-    check_costs_and_clocks(folder, records)
-    assert all(r["ledger"]["uploaded_bytes"] == 0 for r in records)
+    found: dict[SearchCell, set[str]] = defaultdict(set)
+    for record in records:
+        cell, ledger = SearchCell.from_record(record["cell"]), record["ledger"]
+        found[cell].add(record["winner"]["tokens_sha256"])
+        assert Cost(ledger["frames"], ledger["clips"]) == cell.plan(1.0, 0.5, 50).expected()
+        stages = ledger["seconds"]
+        assert stages["conditions"] > 0.001  # the text was encoded, not remembered
+        assert all(stages[stage] > 0 for stage in ("render", "wav", "http", "compute"))
+        assert 0.7 * record["wall_seconds"] < sum(stages.values()) <= record["wall_seconds"] + 0.01
+        assert ledger["uploaded_bytes"] > 30_000 * ledger["clips"]
+        assert record["memory"]["resident"] > 100e6
+        assert record["memory"]["server"] > 100e6
+    assert {len(hashes) for hashes in found.values()} == {1}
+
     assert "a defect" not in out
     assert "M does not divide N: sbs N=3 M=2, lookahead N=3 M=2 k=1" in out
+    assert "compute" in out.split("seconds by stage")[1].splitlines()[0]
+    assert {path.name for path in folder.iterdir() if path.name[0] != "."} == WRITTEN
     with (folder / "costs.csv").open() as file:
         frames = {row["method"]: row["frames"] for row in csv.DictReader(file)}
     assert (frames["sbs"], frames["lookahead"]) == ("1", "1.5")
-
-
-@pytest.mark.slow
-def test_a_server_of_its_own_adds_its_stages_bytes_and_memory(tmp_path: Path) -> None:
-    code, out, err = run(
-        *(tmp_path, "--verifier", "tags", "--server", "auto", "--method", "best_of_n", "sbs"),
-        *("--budgets", "2"),
-    )
-    assert code == Exit.DONE, err
-    folder = folder_of(tmp_path, "latency")
-    records = lines(folder)
-    assert len(records) == 4
-    check_costs_and_clocks(folder, records)
-    for record in records:
-        stages = record["ledger"]["seconds"]
-        assert all(stages[stage] > 0 for stage in ("render", "wav", "http", "compute"))
-        assert record["ledger"]["uploaded_bytes"] > 30_000 * record["ledger"]["clips"]
-        assert record["memory"]["server"] > 100e6
-    assert "compute" in out.split("seconds by stage")[1].splitlines()[0]
-    assert read_manifest(folder)["identity"]["settings"]["server"] == "auto"
+    for name in ("latency.png", "cost.png"):
+        with Image.open(folder / name) as image:
+            assert image.text[DIGEST_KEY] == records_digest(folder)  # type: ignore[attr-defined]
+    manifest = read_manifest(folder)
+    (start,) = manifest["starts"]
+    assert len(start["load_average"]) == len(start["load_average_at_end"]) == 3
+    assert manifest["identity"]["settings"]["server"] == "auto"
 
 
 def test_what_is_missing_is_said_and_nothing_is_started(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ Everything has the upstream formats, lies where upstream's tools put it, and is 
 (tests/end_to_end/paper_stack.py). No --profile, no --model and no --prompts are given.
 """
 
+import hashlib
 import math
 import shutil
 import time
@@ -11,7 +12,6 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
-from signal import SIGKILL
 
 import pytest
 
@@ -19,22 +19,23 @@ from src.client.local_server import local_server
 from src.data.audio import read_audio
 from src.methods import METHODS
 from src.runs.ending import Exit
-from src.runs.records import key_of, read_manifest
+from src.runs.records import read_manifest
 from tests.end_to_end import scripts
 from tests.end_to_end.paper_stack import (
-    CAPTIONS,
     MODEL,
+    YTIDS,
     environment_of,
     hub_files,
+    write_musiccaps,
     write_reference,
     write_stack,
 )
-from tests.end_to_end.scripts import end, folder_of, lines, until_written, winners
+from tests.end_to_end.scripts import folder_of, lines, winners
 
 TINY = ("--candidates", "2", "--beam_width", "2", "--duration", "1", "--step_size", "0.5")
 CLAP = "music_audioset_epoch_15_esc_90.14.pt"
 PASST = "passt-s-f128-20sec-p16-s10-ap.474-swa.pt"
-DASHED, LONG, MISSING, BROKEN, _ = CAPTIONS
+DASHED, LONG, MISSING, BROKEN, _ = YTIDS
 
 
 @pytest.fixture(scope="module")
@@ -90,14 +91,14 @@ def test_four_methods_run_on_musiccaps_with_musicgen_clap_and_passt(
         assert (clip.rate, clip.samples.shape) == (32_000, (1, 32_000))
         nodes = [node for node in record["tree"] if node["step"] == record["tree"][-1]["step"]]
         best = max(node["score"]["value"] for node in nodes)
-        assert record["winner"]["score"]["value"] == best
+        assert -1 <= record["winner"]["score"]["value"] == best <= 1
     assert len(set(winners(folder).values())) > 2  # a search finds what one sample is not
     assert "judges left out: clap_score (its number is that of clap, which selects)" in said
 
 
 @pytest.mark.slow
 def test_the_manifest_names_every_checkpoint_and_what_was_not_read(
-    whole: tuple[Path, str],
+    stack: Path, whole: tuple[Path, str]
 ) -> None:
     manifest = read_manifest(whole[0])
     settings = manifest["identity"]["settings"]
@@ -110,37 +111,12 @@ def test_the_manifest_names_every_checkpoint_and_what_was_not_read(
         **{"generator": MODEL, "clap": CLAP},
         "kld_pq": PASST,
     }
-    assert all(len(c["sha256"]) == 64 for c in checkpoints.values())
+    loaded = hub_files(stack / "hf", "lukewys/laion_clap") / CLAP
+    assert checkpoints["clap"]["sha256"] == hashlib.sha256(loaded.read_bytes()).hexdigest()
     assert [m["role"] for m in manifest["measures"]] == ["selector", "primary judge"]
     assert manifest["unread"]["clap"]["captions"] >= 1
     for name in (CLAP, PASST):
         assert name in whole[1]
-
-
-@pytest.mark.slow
-def test_a_killed_run_ends_as_if_nothing_had_happened(
-    stack: Path, server: str, whole: tuple[Path, str], tmp_path: Path
-) -> None:
-    """And without audio: what is saved has no influence on what is searched."""
-    command = (*TINY, "--num_samples", "2", "--method", "lookahead", "--max_rows", "2")
-    command = (*command, "--verifier", "clap", "--server", server, "--save_audio", "none")
-    data = ("--data_dir", str(stack / "data"))
-    environment = environment_of(stack)
-    killed = scripts.start("benchmark.py", tmp_path, *command, *data, environment=environment)
-    until_written(killed, tmp_path, 1)
-    end(killed, SIGKILL)
-    folder = folder_of(tmp_path)
-    before = lines(folder)
-    assert len(before) == 1
-
-    code, _, err = run(stack, tmp_path, *command)
-    assert code == Exit.DONE, err
-    assert lines(folder)[: len(before)] == before
-    assert set(Counter(map(key_of, lines(folder))).values()) == {1}
-    known = winners(whole[0])
-    assert winners(folder) == {key: known[key] for key in winners(folder)}
-    assert len(winners(folder)) == 2
-    assert not (folder / "audio").exists()
 
 
 @pytest.mark.slow
@@ -164,22 +140,17 @@ def test_judges_by_name_a_local_model_and_references_that_come_later(
     assert code == Exit.DONE, err
     assert "1 of 3 prompts have no reference audio for kld_pq" in err
     folder = folder_of(output)
+    said = {DASHED: None, MISSING: "no reference audio", BROKEN: f"{BROKEN}.wav"}
     for record in lines(folder):
         values, unjudged = record["judges"], record["unjudged"]
         assert all(math.isfinite(value) for value in values.values())
         assert {"clap_score", "clap"} <= set(values)
-        need = {"kld_pq", "kld_qp", "kld_both", "fad_clap"}
-        if record["prompt_id"] == DASHED:
+        reason = said[record["prompt_id"]]
+        if reason is None:
             assert values["kld_both"] == pytest.approx(values["kld_pq"] + values["kld_qp"])
-            assert unjudged == {}
-        elif record["prompt_id"] == MISSING:
-            assert set(unjudged) == need
-            assert all("no reference audio" in reason for reason in unjudged.values())
-        else:
-            assert set(unjudged) == need
-            assert all(f"{BROKEN}.wav" in reason for reason in unjudged.values())
-        candidates = sorted((folder / record["candidates"]).iterdir())
-        assert len(candidates) == 2
+        assert set(unjudged) == ({"kld_pq", "kld_qp", "kld_both", "fad_clap"} if reason else set())
+        assert all(reason in text for text in unjudged.values())
+        assert len(list((folder / record["candidates"]).iterdir())) == 2
     assert "fad_clap ↓" in out
 
     write_reference(data / f"{MISSING}.wav", 2)
@@ -197,21 +168,18 @@ def test_judges_by_name_a_local_model_and_references_that_come_later(
 
 @pytest.mark.parametrize("referenced", [True, False])
 def test_without_weights_all_is_said_at_once_within_seconds(
-    referenced: bool, stack: Path, tmp_path: Path
+    referenced: bool, tmp_path: Path
 ) -> None:
     """Also: what needs references is left out by default, and its weights are not asked for."""
-    data = stack / "data"
-    if not referenced:
-        data = tmp_path / "data"
-        data.mkdir()
-        shutil.copy(stack / "data" / "musiccaps.csv", data)
+    write_musiccaps(tmp_path / "data")
+    for reference in [] if referenced else (tmp_path / "data").glob("*.wav"):
+        reference.unlink()
     begin = time.monotonic()
-    code, _, err = run(
-        *(tmp_path / "nothing", tmp_path / "out", "--method", "best_of_n"), data=data
-    )
+    code, _, err = run(tmp_path, tmp_path / "out", "--method", "best_of_n")
     assert time.monotonic() - begin < 10
     assert code == Exit.MISSING
-    for part in (MODEL, "state_dict.bin", "compression_state_dict.bin", "t5-base", CLAP, "--fetch"):
+    files = ("state_dict.bin", "compression_state_dict.bin", "t5-base", CLAP, "vocab.json")
+    for part in (MODEL, *files, "--fetch"):
         assert part in err
     assert (PASST in err) == referenced
     left_out = "judges left out: kld_pq (no prompt has reference audio)"

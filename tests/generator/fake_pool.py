@@ -25,23 +25,6 @@ WEIGHTS = Checkpoint(name="fake", sha256="3" * 64)
 OTHER_WEIGHTS = Checkpoint(name="fake", sha256="4" * 64)
 
 
-class PoolGenerator(FakeGenerator):
-    """Counts the groups that it begins, and remembers how long the rendered clips were."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.begun: list[tuple[str, ...]] = []
-        self.lengths: list[int] = []
-
-    def begin(self, prompts, keys, candidates, frames, seed):
-        self.begun.append(tuple(keys))
-        return super().begin(prompts, keys, candidates, frames, seed)
-
-    def render(self, tokens):
-        self.lengths.append(tokens.shape[-1])
-        return super().render(tokens)
-
-
 class FakeClient:
     """Scores by the verifier's name, the prompt and what is heard.
 
@@ -118,9 +101,9 @@ def settings_for(output: Path, **changed: object) -> ExperimentSettings:
     return ExperimentSettings(**usual | changed).resolved()
 
 
-def made_pool(output: Path, generator: PoolGenerator | None = None, **changed: object) -> Run:
+def made_pool(output: Path, generator: FakeGenerator | None = None, **changed: object) -> Run:
     """The open run of a pool of PROMPTS that has its candidates."""
-    settings, generator = settings_for(output, **changed), generator or PoolGenerator()
+    settings, generator = settings_for(output, **changed), generator or FakeGenerator()
     run = open_pool(settings, PROMPTS, generator)  # type: ignore[arg-type]
     generate(run, PROMPTS, generator, settings)  # type: ignore[arg-type]
     return run
@@ -139,10 +122,10 @@ def judge(name: str, problem: str = "") -> Scorer:
 
 
 def hears(
-    run: Run, scorers: Sequence[Scorer], client: FakeClient, generator: PoolGenerator | None = None
+    run: Run, scorers: Sequence[Scorer], client: FakeClient, generator: FakeGenerator | None = None
 ) -> int:
     """Score a pool. Returns how many (prompt, measure) have no score."""
-    return score(run, PROMPTS, scorers, generator or PoolGenerator(), client)  # type: ignore[arg-type]
+    return score(run, PROMPTS, scorers, generator or FakeGenerator(), client)  # type: ignore[arg-type]
 
 
 def without_clock(records: Iterable[dict]) -> list[dict]:

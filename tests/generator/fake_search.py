@@ -85,22 +85,28 @@ class FakeCandidates:
 
 
 class FakeGenerator:
+    """begun: of each group the keys, N and frames; lengths: frames of each batch of clips."""
+
     checkpoint = Checkpoint(name="fake", sha256="0" * 64)
     frame_rate = float(RATE)
     device, dtype = "cpu", "float32"
 
     def __init__(self) -> None:
         self.rendered = 0
+        self.lengths: list[int] = []
+        self.begun: list[tuple[tuple[str, ...], int, int]] = []
         self.last: FakeCandidates | None = None
 
     def begin(
         self, prompts: Sequence[str], keys: Sequence[str], candidates: int, frames: int, seed: int
     ) -> FakeCandidates:
+        self.begun.append((tuple(keys), candidates, frames))
         self.last = FakeCandidates(keys, candidates, frames, seed)
         return self.last
 
     def render(self, tokens: torch.Tensor) -> list[Clip]:
         self.rendered += len(tokens)
+        self.lengths.append(tokens.shape[-1])
         return [Clip(row.numpy().astype(np.float32), RATE) for row in tokens]
 
     def synchronize(self) -> None:

@@ -117,7 +117,8 @@ def made_up_embeddings(folder: Path, methods: Sequence[str], prompts: int) -> No
         for method in (*methods, embeddings.REFERENCE):
             shift = {"reference": 0.0, "best_of_n": 0.2}.get(method, 2.0)
             path = embeddings.place(folder, "fad_msd", method, f"p{index}")
-            embeddings.save(path, rng.normal(size=(2, 4)) + shift)
+            values = rng.normal(size=(2, 4)) + shift
+            embeddings.write_array(path, values.astype(np.float32))
 
 
 def listening_run(

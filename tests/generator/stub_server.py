@@ -18,7 +18,7 @@ from src.data.audio import Clip
 from src.protocol import TEXTS_PATH, Checkpoint, Limits, Score, VerifierInfo, VerifierList
 from src.scoring import ScoreInput
 from src.server.wav import decode_wav
-from src.verifier import HttpVerifier
+from src.verifier import SearchVerifier
 from tests.local_http import serving
 
 GENERATOR = Checkpoint(name="builtin", sha256="11" * 32)
@@ -123,8 +123,8 @@ def inputs(count: int = 3) -> list[ScoreInput]:
     return [ScoreInput(f"prompt {i}", clip(i / 8), -1.0 - i) for i in range(count)]
 
 
-def tags(client: ServerClient) -> HttpVerifier:
-    return HttpVerifier(client, "tags", TAGS)
+def tags(client: ServerClient) -> SearchVerifier:
+    return SearchVerifier("tags", {"tags": TAGS}, client)
 
 
 def found(scores: Sequence[Score]) -> list[float]:

@@ -10,7 +10,7 @@ from src.data.prompts import Prompt
 from src.experiments.benchmark_settings import BenchmarkSettings
 from src.protocol import Checkpoint
 from src.runs import build
-from src.runs.build import Parts, checkpoints_of, connect, identity, load, where
+from src.runs.build import Parts, checkpoints_of, connect, identity, load
 from src.runs.settings import UsageError, parse
 from tests.generator.fake_judges import FakeJudge
 from tests.generator.fake_search import FakeGenerator, FakeVerifier
@@ -20,20 +20,8 @@ SETTINGS = parse(BenchmarkSettings, ("--profile", "builtin"), prog="benchmark.py
 PARTS = Parts(FakeGenerator(), FakeVerifier(), [FakeJudge("far")])  # type: ignore[arg-type]
 
 
-def identified(prompt: Prompt = PROMPT, parts: Parts = PARTS, decides: dict | None = None) -> dict:
-    return identity("benchmark", decides or SETTINGS.decisive(), [prompt], checkpoints_of(parts))
-
-
-def test_an_identity_has_the_script_what_decides_the_prompts_and_all_weights() -> None:
-    found = identified(decides={"seed": 1} | where(PARTS.generator))
-    assert found["prompts"]["count"] == 1
-    assert len(found["prompts"]["sha256"]) == 64
-    assert {name: c["name"] for name, c in found["checkpoints"].items()} == {
-        **{"generator": "fake", "fake": "fake"},
-        "far": "fake",
-    }
-    kept = {name: found[name] for name in ("script", "seed", "device", "dtype")}
-    assert kept == {"script": "benchmark", "seed": 1, "device": "cpu", "dtype": "float32"}
+def identified(prompt: Prompt = PROMPT, parts: Parts = PARTS) -> dict:
+    return identity("benchmark", SETTINGS.decisive(), [prompt], checkpoints_of(parts))
 
 
 def test_other_weights_or_an_edited_prompt_are_another_run() -> None:

@@ -14,13 +14,13 @@ from src.runs.records import COMPRESSED, RECORDS, Run, read_records
 from tests.generator.fake_pool import (
     PROMPTS,
     FakeClient,
-    PoolGenerator,
     hears,
     judge,
     made_pool,
     settings_for,
     verifier,
 )
+from tests.generator.fake_search import FakeGenerator
 
 SCORERS = [verifier("tags"), judge("far")]
 
@@ -76,7 +76,7 @@ def test_compacting_twice_changes_nothing(folder: Path) -> None:
 
 def test_a_compacted_pool_goes_on_where_it_was(folder: Path, tmp_path: Path) -> None:
     compact(folder)
-    known, generator, client = read_records(folder), PoolGenerator(), FakeClient()
+    known, generator, client = read_records(folder), FakeGenerator(), FakeClient()
     with Run.reopen(folder) as run:
         generate(run, PROMPTS, generator, settings_for(tmp_path))  # type: ignore[arg-type]
         assert hears(run, [*SCORERS, verifier("clap", prefixes=())], client) == 0

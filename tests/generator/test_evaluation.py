@@ -14,15 +14,14 @@ from src.data.audio import Clip, read_audio
 from src.data.prompts import Prompt
 from src.protocol import Checkpoint, Score
 from src.runs.evaluation import (
-    SaveAudio,
     finish,
     judge_again,
     judge_clip,
     measures,
-    served,
     unread_captions,
 )
 from src.runs.records import RECORDS, Run, read_records, search_key
+from src.runs.settings import SaveAudio
 from src.tree import SearchResult, Winner
 from tests.generator.fake_judges import FakeJudge, FakeSetJudge
 from tests.generator.made_up_run import record
@@ -201,10 +200,6 @@ def test_captions_that_are_read_in_part_are_counted_by_who_reads_them() -> None:
     local = Short("kld_pq")
     found = unread_captions(prompts, selector("perplexity"), [local], None)  # type: ignore[arg-type]
     assert found == {"kld_pq": {"captions": 1, "of": 2, "tokens": 7}}
-
-
-def test_judges_that_this_process_does_not_have_are_asked_of_the_server() -> None:
-    assert served(["msd_kld", "clap", "mtt_vgg", "muq"]) == ["clap", "muq"]
 
 
 def test_made_up_records_have_the_shape_of_real_ones(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from src import budget
 from src.budget import Cost
 from src.data.audio import Clip
 from src.data.prompts import Prompt
+from src.experiments import latency
 from src.experiments.latency import (
     PeakMemory,
     first_step,
@@ -48,96 +49,73 @@ SETTINGS = LatencySettings(
 CELLS, _ = SETTINGS.cells()
 
 
-class Clock:
-    """Goes on by what the fakes below say that they take."""
-
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-class TimedCandidates(FakeCandidates):
-    clock: Clock
-
-    def advance(self, frames: int, greedy: bool = False) -> None:
-        super().advance(frames, greedy)
-        self.clock.now += 0.001 * frames * self.rows
-
-    def select(self, rows: Sequence[int]) -> None:
-        super().select(rows)
-        self.clock.now += 0.01
-
-
 class TimedGenerator(FakeGenerator):
-    """Half a second to encode a text, none to remember it."""
+    """A clock that goes on by what a search does: half a second to encode a text, none to remember
+    it; a millisecond a frame; 10 ms a prune; 0.1 s to render a clip."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.clock = clock
+        self.now = 0.0
         self.known: set[str] = set()
-        self.begun: list[tuple[tuple[str, ...], int, int]] = []
 
     def begin(
         self, prompts: Sequence[str], keys: Sequence[str], candidates: int, frames: int, seed: int
     ) -> FakeCandidates:
-        self.begun.append((tuple(prompts), candidates, frames))
-        for prompt in prompts:
-            if prompt not in self.known:
-                self.known.add(prompt)
-                self.clock.now += 0.5
-        self.last = TimedCandidates(keys, candidates, frames, seed)
-        self.last.clock = self.clock
-        return self.last
+        super().begin(prompts, keys, candidates, frames, seed)
+        self.now += 0.5 * len(set(prompts) - self.known)
+        self.known |= set(prompts)
+        generator = self
+
+        class Timed(FakeCandidates):
+            def advance(self, frames: int, greedy: bool = False) -> None:
+                super().advance(frames, greedy)
+                generator.now += 0.001 * frames * self.rows
+
+            def select(self, rows: Sequence[int]) -> None:
+                super().select(rows)
+                generator.now += 0.01
+
+        return Timed(keys, candidates, frames, seed)
 
     def forget_conditions(self) -> None:
         self.known.clear()
 
     def render(self, tokens: torch.Tensor) -> list[Clip]:
-        self.clock.now += 0.1 * len(tokens)
+        self.now += 0.1 * len(tokens)
         return super().render(tokens)
 
 
-class TimedVerifier(FakeVerifier):
-    """A request takes a second; the one after `fail_after` is interrupted."""
-
-    fail_after = 10**9
-
-    def __init__(self, clock: Clock, **options: Any) -> None:
-        super().__init__(**options)
-        self.clock = clock
-        self.requests = 0
-
-    def score(self, inputs: Sequence[ScoreInput]) -> list[Score]:
-        self.requests += 1
-        if self.requests > self.fail_after:
-            raise KeyboardInterrupt
-        scores = super().score(inputs)
-        self.clock.now += 1.0
-        return scores
-
-
 class Bench:
-    """Measures `SETTINGS` in a folder with the fakes above."""
+    """Measures `SETTINGS` in a folder. A verifier's request takes a second; the one after
+    `fail_after` is interrupted."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
-        self.clock = Clock()
-        monkeypatch.setattr(budget, "time", SimpleNamespace(perf_counter=self.clock))
-        self.folder = folder
-        self.generator = TimedGenerator(self.clock)
-        self.verifier = TimedVerifier(self.clock, **options)
-        self.parts = Parts(self.generator, self.verifier, ())  # type: ignore[arg-type]
+        self.folder, self.fail_after = folder, 10**9
+        self.generator, self.verifier = TimedGenerator(), FakeVerifier(**options)
+        clock = SimpleNamespace(perf_counter=lambda: self.generator.now)
+        monkeypatch.setattr(budget, "time", clock)
+        monkeypatch.setattr(latency, "time", clock)
+        monkeypatch.setattr(self.verifier, "score", self.score)
         self.advanced: list[int] = []
+
+    def score(self, inputs: Sequence[ScoreInput]) -> list[Score]:
+        self.fail_after -= 1
+        if self.fail_after < 0:
+            raise KeyboardInterrupt
+        scores = FakeVerifier.score(self.verifier, inputs)
+        self.generator.now += 1.0
+        return scores
 
     def measure(self, settings: LatencySettings = SETTINGS) -> list[dict[str, Any]]:
         """Returns the run's lines."""
+        parts = Parts(self.generator, self.verifier, ())  # type: ignore[arg-type]
         with Run(self.folder, "latency", settings.decisive(), {}) as run:
-            measure_all(settings, PROMPTS, run, self.parts, self.advanced.append, self.clock)
-        return self.lines(run.folder)
+            measure_all(settings, PROMPTS, run, parts, self.advanced.append)
+        return lines(run.folder)
 
-    def lines(self, folder: Path | None = None) -> list[dict[str, Any]]:
-        folder = folder or next(self.folder.glob("latency-*"))
-        return [json.loads(line) for line in (folder / RECORDS).open()]
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / RECORDS).open()]
 
 
 def cell_of(record: dict[str, Any]) -> SearchCell:
@@ -161,14 +139,6 @@ def test_every_cell_comes_once_a_repetition_in_an_order_drawn_anew() -> None:
     assert order[: 2 * len(CELLS)] == list(visits(CELLS, 2, seed=1))
 
 
-def test_cells_are_measured_in_that_order_each_on_all_prompts(bench: Bench) -> None:
-    lines = bench.measure()
-    order = [(r["repetition"], cell_of(r)) for r in lines[:: len(PROMPTS)]]
-    assert order == list(visits(CELLS, 3, SETTINGS.seed))
-    assert [r["prompt_id"] for r in lines] == ["a", "b", "c"] * (len(lines) // 3)
-    assert sum(bench.advanced) == len(lines) == 7 * 3 * 3
-
-
 def test_clock_stages_and_ledger_tell_what_a_search_took(bench: Bench) -> None:
     for record in bench.measure():
         cell = cell_of(record)
@@ -185,16 +155,18 @@ def test_clock_stages_and_ledger_tell_what_a_search_took(bench: Bench) -> None:
 
 
 def test_each_visit_begins_untimed_whole_at_first_and_with_one_step_later(bench: Bench) -> None:
-    lines = bench.measure()
+    found = bench.measure()
+    assert sum(bench.advanced) == len(found) == 7 * 3 * 3
     visited: list[SearchCell] = []
     begun = iter(bench.generator.begun)
-    for record in lines[:: len(PROMPTS)]:
-        cell = cell_of(record)
-        untimed = next(begun)
-        assert untimed == (("a",), cell.candidates, 25 if cell in visited else 50)
-        assert [next(begun) for _ in PROMPTS] == [
-            ((prompt.text,), cell.candidates, 50) for prompt in PROMPTS
-        ]
+    for repetition, cell in visits(CELLS, 3, SETTINGS.seed):
+        first = 3 * len(visited)
+        assert [
+            (r["repetition"], cell_of(r), r["prompt_id"]) for r in found[first : first + 3]
+        ] == [(repetition, cell, prompt.id) for prompt in PROMPTS]
+        untimed = (("a",), cell.candidates, 25 if cell in visited else 50)
+        timed = [((prompt.text,), cell.candidates, 50) for prompt in PROMPTS]
+        assert [next(begun) for _ in range(4)] == [untimed, *timed]
         visited.append(cell)
     assert next(begun, None) is None
 
@@ -202,19 +174,19 @@ def test_each_visit_begins_untimed_whole_at_first_and_with_one_step_later(bench:
 def test_an_interrupted_run_goes_on_where_it_stopped_and_does_nothing_twice(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench.verifier.fail_after = 40
+    bench.fail_after = 40
     with pytest.raises(KeyboardInterrupt):
         bench.measure()
-    before = bench.lines()
+    before = lines(next(tmp_path.glob("latency-*")))
     assert 0 < len(before) < 63
 
     again = Bench(tmp_path, monkeypatch)
-    lines = again.measure()
-    assert lines[: len(before)] == before
-    assert set(Counter(map(key_of, lines)).values()) == {1}
-    assert sum(again.advanced) == len(lines) == 63
+    found = again.measure()
+    assert found[: len(before)] == before
+    assert set(Counter(map(key_of, found)).values()) == {1}
+    assert sum(again.advanced) == len(found) == 63
     whole = Bench(tmp_path / "whole", monkeypatch).measure()
-    assert without_clock(lines) == without_clock(whole)
+    assert without_clock(found) == without_clock(whole)
 
 
 def test_a_prompt_that_is_refused_fails_alone_and_warms_nothing_up(
@@ -224,19 +196,19 @@ def test_a_prompt_that_is_refused_fails_alone_and_warms_nothing_up(
         return "no such tag" if item.prompt == "a" else None
 
     bench = Bench(tmp_path, monkeypatch, refuses=refuses)
-    lines = bench.measure(replace(SETTINGS, method=("best_of_n",), repetitions=1))
-    assert {r["prompt_id"]: r["status"] for r in lines} == {"a": "failed", "b": "ok", "c": "ok"}
-    assert lines[0]["reason"] == "no such tag"
+    found = bench.measure(replace(SETTINGS, method=("best_of_n",), repetitions=1))
+    assert {r["prompt_id"]: r["status"] for r in found} == {"a": "failed", "b": "ok", "c": "ok"}
+    assert found[0]["reason"] == "no such tag"
     assert [texts for texts, *_ in bench.generator.begun[:3]] == [("a",), ("b",), ("a",)]
 
 
 def test_prompts_side_by_side_share_their_groups_time(bench: Bench) -> None:
-    lines = bench.measure(replace(SETTINGS, method=("best_of_n",), budgets=(2,), batch=2))
-    assert [r["group"] for r in lines[:3]] == [2, 2, 1]
-    together, _, alone = (r["wall_seconds"] for r in lines[:3])
+    found = bench.measure(replace(SETTINGS, method=("best_of_n",), budgets=(2,), batch=2))
+    assert [r["group"] for r in found[:3]] == [2, 2, 1]
+    together, _, alone = (r["wall_seconds"] for r in found[:3])
     assert alone == pytest.approx(0.5 + 0.1 + 0.2 + 1)
     assert together == pytest.approx(2 * (0.5 + 0.1 + 0.2) + 1)
-    for record in lines:
+    for record in found:
         total = sum(record["ledger"]["seconds"].values())
         assert total == pytest.approx(record["wall_seconds"] / record["group"])
     untimed = [texts for texts, *_ in bench.generator.begun[:2]]

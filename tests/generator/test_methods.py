@@ -2,44 +2,19 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from src.methods import METHODS, SearchCell, colour_of, grid, parameters_of, split
+from src.methods import METHODS, SearchCell, colour_of, grid, parameters_of
 
 ROOT = Path(__file__).parents[2]
-SWEPT = {"step_size": 2.0, "seed": 42}
 
 
 def cell(method: str, n: int = 4, m: int | None = None, k: int | None = None, **more) -> SearchCell:
     own = {"beam_width": m, "lookahead_k": k}
     return SearchCell(method, n, {name: v for name, v in own.items() if v is not None}, **more)
-
-
-@pytest.mark.parametrize(
-    ("record", "expected"),
-    [
-        # of latency_experiment.py
-        ({"method": "baseline", "candidates": 1}, cell("baseline", 1)),
-        ({"method": "best_of_n", "candidates": 8}, cell("best_of_n", 8)),
-        ({"method": "sbs", "candidates": 32, "beam_width": 4}, cell("sbs", 32, 4)),
-        ({"method": "lookahead", "candidates": 8, "lookahead_k": 2}, cell("lookahead", 8, 1, 2)),
-        # of a sweep
-        ({"method": "baseline", "candidates": 1} | SWEPT, cell("baseline", 1, seed=42)),
-        ({"method": "best_of_n", "candidates": 4} | SWEPT, cell("best_of_n", seed=42)),
-        ({"method": "sbs", "candidates": 4, "beam_width": 2} | SWEPT, cell("sbs", 4, 2, **SWEPT)),
-        (
-            {"method": "lookahead", "candidates": 4, "step_size": 2, "seed": 43, "lookahead_k": 2},
-            cell("lookahead", 4, 1, 2, step_size=2.0, seed=43),
-        ),
-    ],
-)
-def test_cells_of_earlier_versions_are_read_without_what_they_did_not_use(
-    record: dict, expected: SearchCell
-) -> None:
-    written = {"beam_width": 1, "lookahead_k": 0} | record
-    assert SearchCell.from_record(written) == expected
 
 
 @pytest.mark.parametrize(
@@ -55,12 +30,12 @@ def test_a_cells_record_gives_the_cell_back_and_has_nothing_else(written: Search
     record = written.as_record()
     found = SearchCell.from_record(record)
     assert (found, hash(found)) == (written, hash(written))
-    assert (
-        record.keys() - {"method", "candidates", "step_size", "seed"} == written.parameters.keys()
-    )
-    assert ("step_size" in record, "seed" in record) == (
-        written.step_size is not None,
-        written.seed is not None,
+    budget = {"candidates", "step_size", "seed"}
+    had = {name for name in budget if getattr(written, name) is not None}
+    assert record.keys() == {"method", *had, *written.parameters}
+    unused = {"beam_width": 1, "lookahead_k": 0, "step_size": 2.0}  # of earlier versions
+    assert SearchCell.from_record(unused | record) == (
+        written if written.step_size or not written.prunes else replace(written, step_size=2.0)
     )
 
 
@@ -74,7 +49,7 @@ def test_a_cell_of_a_method_that_is_not_registered_any_more_is_kept_as_it_is() -
 def test_names_have_the_budget_and_the_methods_own_parameters() -> None:
     assert cell("baseline", 1).name == "baseline"
     assert cell("best_of_n", 8).name == "best_of_n N=8"
-    assert cell("lookahead", 8, 4, 2, **SWEPT).name == "lookahead N=8 M=4 k=2"
+    assert cell("lookahead", 8, 4, 2, step_size=2.0, seed=42).name == "lookahead N=8 M=4 k=2"
     assert [p.name for p in parameters_of(["baseline", "sbs"])] == ["beam_width"]
     assert [p.name for p in parameters_of(["sbs", "lookahead"])] == ["beam_width", "lookahead_k"]
 
@@ -114,14 +89,10 @@ def test_a_grid_has_every_method_with_all_values_of_its_own_parameters_and_no_ot
     ]
 
 
-def test_cells_that_can_run_come_once_and_those_whose_width_does_not_divide_apart() -> None:
-    asked = [cell("sbs", n, m) for n in (2, 4, 6) for m in (2, 4)]
-    good, bad = split([*asked, *asked])
-    assert [c.name for c in good] == ["sbs N=2 M=2", "sbs N=4 M=2", "sbs N=4 M=4", "sbs N=6 M=2"]
-    assert [c.name for c in bad] == ["sbs N=2 M=4", "sbs N=6 M=4"]
-
-
-REGISTER = """
+def test_a_new_methods_parameter_is_a_flag_has_its_place_in_grids_and_decides_its_runs_only() -> (
+    None
+):
+    code = """
 import sys
 from src import methods
 from src.budget import Method, Parameter
@@ -130,21 +101,10 @@ from src.search import tree_search
 nudge = Parameter("nudge", "u", 0.5, "how hard", "nudges", (0.25, 0.5))
 methods.METHODS["nudged"] = Method("nudged", "own", tree_search, "steps", "#123456", (nudge,))
 methods.PARAMETERS += (nudge,)
-"""
 
-
-def in_a_process_with_a_method_more(code: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", REGISTER + code], cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-
-
-def test_a_new_methods_parameter_is_a_flag_and_decides_only_the_runs_that_use_it() -> None:
-    in_a_process_with_a_method_more(
-        """
 from src.experiments.benchmark_settings import BenchmarkSettings
 from src.experiments.latency_settings import LatencySettings
+from src.experiments.scaling_settings import ExperimentSettings
 from src.runs.settings import parse
 
 for kind in (BenchmarkSettings, LatencySettings):
@@ -155,15 +115,6 @@ for kind in (BenchmarkSettings, LatencySettings):
     assert "nudge" not in other.decisive()
     assert other.decisive()["lookahead_k"] == 1  # of every run's identity since the first version
 assert "nudged N=8 u=0.25" in [cell.name for cell in own.cells()[0]]
-"""
-    )
-
-
-def test_a_new_methods_parameter_has_its_place_in_sweeps() -> None:
-    in_a_process_with_a_method_more(
-        """
-from src.experiments.scaling_settings import ExperimentSettings
-from src.runs.settings import parse
 
 asked = ("--method", "nudged", "--budgets", "8", "--pool_size", "0")
 names = [cell.name for cell in parse(ExperimentSettings, asked).cells()[0]]
@@ -173,4 +124,5 @@ assert cell.as_record() == {
     "method": "nudged", "candidates": 8, "nudge": 0.75, "step_size": 2.0, "seed": 42
 }
 """
-    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -14,13 +14,13 @@ from tests.generator.fake_pool import (
     PROMPTS,
     WEIGHTS,
     FakeClient,
-    PoolGenerator,
     hears,
     judge,
     made_pool,
     verifier,
     without_clock,
 )
+from tests.generator.fake_search import FakeGenerator
 
 TWO = [verifier("tags"), verifier("clap")]
 
@@ -32,7 +32,7 @@ def run(tmp_path: Path) -> Iterator[Run]:
 
 
 def test_clips_are_rendered_once_a_prefix_and_sent_once_for_all_verifiers(run: Run) -> None:
-    client, generator = FakeClient(), PoolGenerator()
+    client, generator = FakeClient(), FakeGenerator()
     assert hears(run, [*TWO, judge("far")], client, generator) == 0
     both = ("tags", "clap")
     assert client.asked == [(both, p.text, frames) for p in PROMPTS for frames in (20, 5, 10)]

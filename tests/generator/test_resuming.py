@@ -3,14 +3,14 @@ their manifests."""
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from src.data.prompts import Prompt, load_prompts
+from src.data.prompts import load_prompts
 from src.experiments import benchmark, latency, pool_generation, sweep
 from src.experiments.pool_scoring import list_scorers
 from src.protocol import Checkpoint
@@ -23,7 +23,6 @@ from tests.generator.test_settings import SCRIPTS
 
 RESULTS = Path(__file__).resolve().parents[2] / "results" / "builtin"
 RUNS = sorted(path.parent for path in RESULTS.glob(f"*/{MANIFEST}"))
-each_committed_run = pytest.mark.parametrize("committed", RUNS, ids=lambda run: run.name)
 
 
 class Idle(FakeGenerator):
@@ -31,43 +30,6 @@ class Idle(FakeGenerator):
 
     def begin(self, *_: Any, **__: Any) -> Any:
         raise AssertionError("something is generated again")
-
-
-@dataclass
-class Again:
-    """What a committed run's command opens, and what it then has left to do."""
-
-    settings: Any
-    prompts: list[Prompt]
-    parts: Any
-    script: str
-
-    def open(self, output: Path) -> Run:
-        settings = replace(self.settings, output=output)
-        given: dict[str, Callable[[], Run]] = {
-            "benchmark": lambda: benchmark.open_run(settings, self.prompts, self.parts),
-            "latency": lambda: latency.open_run(settings, self.prompts, self.parts, (0, 0, 0)),
-            "pool": lambda: pool_generation.open_pool(settings, self.prompts, self.parts.generator),
-            "sweep": lambda: sweep.open_sweep(settings, self.prompts, self.parts),
-        }
-        return given[self.script]()
-
-    def finish(self, run: Run) -> None:
-        rest: dict[str, Callable[[], Any]] = {
-            "benchmark": lambda: benchmark.search_methods(
-                self.settings, self.prompts, run, self.parts
-            ),
-            "latency": lambda: latency.measure_all(
-                self.settings, self.prompts, run, self.parts, lambda _: None
-            ),
-            "pool": lambda: pool_generation.generate(
-                run, self.prompts, self.parts.generator, self.settings
-            ),
-            "sweep": lambda: sweep.search_cells(
-                run, self.settings.cells()[0], self.prompts, self.parts, self.settings
-            ),
-        }
-        rest[self.script]()
 
 
 def settings_of(manifest: dict[str, Any]) -> Settings:
@@ -97,36 +59,47 @@ def parts_of(identity: dict[str, Any], settings: Any) -> Parts:
     return Parts(generator, verifier, judges)  # type: ignore[arg-type]
 
 
-@pytest.fixture
-def again(committed: Path, monkeypatch: pytest.MonkeyPatch) -> Again:
-    manifest = read_manifest(committed)
+@pytest.fixture(params=RUNS, ids=lambda run: run.name)
+def committed(request: pytest.FixtureRequest) -> Path:
+    return request.param
+
+
+# How a run of each script is opened and finished, from its settings, prompts and parts.
+OPEN: dict[str, Callable[..., Run]] = {
+    "benchmark": benchmark.open_run,
+    "latency": lambda s, prompts, parts: latency.open_run(s, prompts, parts, (0, 0, 0)),
+    "pool": lambda s, prompts, parts: pool_generation.open_pool(s, prompts, parts.generator),
+    "sweep": sweep.open_sweep,
+}
+FINISH: dict[str, Callable[..., Any]] = {
+    "benchmark": lambda run, s, prompts, parts: benchmark.search_methods(s, prompts, run, parts),
+    "latency": lambda run, s, prompts, parts: latency.measure_all(
+        s, prompts, run, parts, lambda _: None
+    ),
+    "pool": lambda run, s, prompts, parts: pool_generation.generate(
+        run, prompts, parts.generator, s
+    ),
+    "sweep": lambda run, s, prompts, parts: sweep.search_cells(
+        run, s.cells()[0], prompts, parts, s
+    ),
+}
+
+
+def test_the_same_command_finds_its_folder_and_does_nothing_again(
+    committed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = Path(shutil.copytree(committed, tmp_path / committed.name))
+    before, manifest = records_digest(copy), read_manifest(committed)
     identity, settings = manifest["identity"], settings_of(manifest)
     machine = identity.get("machine", {})  # of latency runs: they go on where they were begun
     monkeypatch.setattr(latency, "machine", lambda: machine)
     here = {name: machine.get(name) for name in ("torch_threads", "gpus")}
     monkeypatch.setattr(latency, "torch_machine", lambda: here)
     prompts = load_prompts(str(settings.prompts), settings.selection(), settings.data_dir)
-    return Again(settings, prompts, parts_of(identity, settings), identity["script"])
-
-
-@each_committed_run
-def test_the_same_command_has_the_same_identity_and_so_the_same_folder(
-    committed: Path, again: Again, tmp_path: Path
-) -> None:
-    with again.open(tmp_path) as run:
-        assert run.manifest["identity"] == read_manifest(committed)["identity"]
-        assert run.folder.name == committed.name
-
-
-@each_committed_run
-def test_what_is_finished_is_found_and_not_done_again(
-    committed: Path, again: Again, tmp_path: Path
-) -> None:
-    copy = Path(shutil.copytree(committed, tmp_path / committed.name))
-    before = records_digest(copy)
-    with again.open(tmp_path) as run:
+    asked = (replace(settings, output=tmp_path), prompts, parts_of(identity, settings))
+    with OPEN[identity["script"]](*asked) as run:
         assert (run.folder, run.resumed) == (copy, True)
-        again.finish(run)
+        FINISH[identity["script"]](run, *asked)
     assert records_digest(copy) == before
 
 

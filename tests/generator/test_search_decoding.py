@@ -13,12 +13,12 @@ from src.methods import METHODS
 from src.protocol import Checkpoint
 from src.search import search
 from src.tree import SearchResult
-from src.verifier import LikelihoodVerifier
+from src.verifier import build_verifier
 from tests.generator.random_models import random_lm
 
 RATE, DIM, FRAMES = 50, 16, 20
 PROMPTS = [Prompt(id=name, text=f"text {name}", key=f"key {name}") for name in ("a", "b", "c")]
-VERIFIER = LikelihoodVerifier("perplexity", Checkpoint(name="random", sha256="0" * 64))
+VERIFIER = build_verifier("perplexity", Checkpoint(name="random", sha256="0" * 64), None, None)
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,7 @@ import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -50,40 +49,70 @@ def test_what_is_said_wins_over_the_profile() -> None:
     assert settings("--profile", "builtin", "--judges", "none").judges == ()
 
 
-def test_several_methods_and_flags_in_either_spelling() -> None:
-    s = settings("--method", "baseline", "sbs", "--beam-width", "2", "--beam_width", "8")
+def test_flags_have_several_values_and_either_spelling() -> None:
+    s = settings("--method", "baseline", "sbs", "--beam-width", "2", "--samples", "3")
+    assert s == settings("--method", "baseline", "sbs", "--beam_width", "2", "--num_samples", "3")
     assert s.method == ("baseline", "sbs")
-    assert s.beam_width == 8
 
 
-def test_samples_is_the_same_as_num_samples() -> None:
-    assert settings("--samples", "3") == settings("--num_samples", "3")
+# kind of settings: flags and what is said about them
+BENCHMARK, LATENCY, EXPERIMENT = BenchmarkSettings, LatencySettings, ExperimentSettings
+WRONG: list[tuple[type[Settings], str, str]] = [
+    (BENCHMARK, "--method sbs --candidates 6", "--beam_width must divide --candidates"),
+    (BENCHMARK, "--method lookahead --lookahead_k -1", "lookahead_k must be 0 or more"),
+    (BENCHMARK, "--verifier tags+pmi --guidance 1", "take a --guidance other than 1"),
+    (BENCHMARK, "--method", "--method needs at least one method"),
+    (BENCHMARK, "--candidates 0", "candidates must be 1 or more"),
+    (BENCHMARK, "--duration 0.013", "not a whole number of frames"),
+    (BENCHMARK, "--method sbs sbs", "names something twice"),
+    (BENCHMARK, "--num_samples 0", "--num_samples must be 1 or more"),
+    (BENCHMARK, "--max_rows 0", "--max_rows must be 1 or more"),
+    (BENCHMARK, "--temperature 0", "--temperature must be more than 0"),
+    (BENCHMARK, "--top_k -1", "--top_k must be 0 or more"),
+    (BENCHMARK, "--guidance -1", "--guidance must be 0 or more"),
+    (BENCHMARK, "--server localhost:8000", "--server must be 'auto' or begin with http://"),
+    (BENCHMARK, "--method mcts", "mcts"),
+    (BENCHMARK, "--no_such_flag 1", "no_such_flag"),
+    (LATENCY, "--repetitions 0", "--repetitions must be 1 or more"),
+    (LATENCY, "--batch 0", "--batch must be 1 or more"),
+    (LATENCY, "--beam_width 0", "beam_width must be 1 or more"),
+    (LATENCY, "--budgets 4 4", "--budgets names something twice: 4 4"),
+    (LATENCY, "--budgets 0", "--budgets must be 1 or more, not 0"),
+    (LATENCY, "--budgets", "--budgets must be 1 or more, not nothing"),
+    (LATENCY, "--verifier pmi --guidance 1", "take a --guidance other than 1"),
+    (LATENCY, "--lookahead_k -1", "lookahead_k must be 0 or more"),
+    (LATENCY, "--duration 0.015", "not a whole number of frames"),
+    (LATENCY, "--method sbs --budgets 6", "nothing to measure: sbs N=6 M=4 cannot run"),
+    (LATENCY, "--method", "--method needs at least one method"),
+    (EXPERIMENT, "--pool_size 4", "less than the largest of --budgets"),
+    (EXPERIMENT, "--pool_size 0", "name searches with --method"),
+    (EXPERIMENT, "--pool_size 0 --pool x --method sbs", "asks for no pool"),
+    (EXPERIMENT, "--judges fad_clap", "compares sets of clips"),
+    (EXPERIMENT, "--verifiers tags+perplexity", "name the parts"),
+    (EXPERIMENT, "--sums tags", "a sum has two parts or more"),
+    (EXPERIMENT, "--sums tags+", "--sums 'tags+' is not a verifier or a sum"),
+    (EXPERIMENT, "--sums tags+pmi --pool_size 0 --method sbs", "--pool_size 0 makes none"),
+    (EXPERIMENT, "--sums tags+pmi --guidance 1", "pmi: how likely a clip is without its text"),
+    (EXPERIMENT, "--sweep_verifiers pmi --guidance 1", "known under guidance only"),
+    (EXPERIMENT, "--prefixes soon", "are seconds"),
+    (EXPERIMENT, "--prefixes 10", "must end before the clip does"),
+    (EXPERIMENT, "--prefixes 0.01", "whole number of frames"),
+    (EXPERIMENT, "--step_sizes 0.01", "whole number of frames"),
+    (EXPERIMENT, "--budgets 0", "--budgets must be 1 or more"),
+    (EXPERIMENT, "--budgets 2 2", "names something twice"),
+    (EXPERIMENT, "--lookahead_ks -1", "--lookahead_ks must be 0 or more"),
+    (EXPERIMENT, "--pool x --method sbs", "--sweep_verifiers"),
+]
 
 
-@pytest.mark.parametrize(
-    ("args", "complaint"),
-    [
-        (("--method", "sbs", "--candidates", "6"), "--beam_width must divide --candidates"),
-        (("--method", "lookahead", "--lookahead_k", "-1"), "lookahead_k must be 0 or more"),
-        (("--verifier", "tags+pmi", "--guidance", "1"), "take a --guidance other than 1"),
-        (("--method",), "--method needs at least one method"),
-        (("--candidates", "0"), "candidates must be 1 or more"),
-        (("--duration", "0.013"), "not a whole number of frames"),
-        (("--method", "sbs", "sbs"), "names something twice"),
-        (("--num_samples", "0"), "--num_samples must be 1 or more"),
-        (("--max_rows", "0"), "--max_rows must be 1 or more"),
-        (("--temperature", "0"), "--temperature must be more than 0"),
-        (("--top_k", "-1"), "--top_k must be 0 or more"),
-        (("--guidance", "-1"), "--guidance must be 0 or more"),
-        (("--server", "localhost:8000"), "--server must be 'auto' or begin with http://"),
-        (("--method", "mcts"), "mcts"),
-        (("--no_such_flag", "1"), "no_such_flag"),
-    ],
-)
+@pytest.mark.parametrize(("kind", "flags", "complaint"), WRONG)
 def test_wrong_usage_exits_2_and_says_what_is_wrong(
-    refused: Callable[..., str], args: tuple[str, ...], complaint: str
+    kind: type[Settings], flags: str, complaint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert complaint in refused(BenchmarkSettings, *args)
+    with pytest.raises(SystemExit) as ended:
+        parse(kind, ("--profile", "builtin", *flags.split()), prog="script.py")
+    assert ended.value.code == 2
+    assert complaint in " ".join("".join(capsys.readouterr()).split())
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -133,3 +162,34 @@ def test_the_command_lines_need_no_torch() -> None:
     modules = f"{kinds}, src.data.prompts, src.runs.records"
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+LATENCIES = LatencySettings(profile="builtin", budgets=(2, 4), beam_width=2)  # type: ignore[call-arg]
+
+
+def test_latency_cells_are_methods_times_budgets_and_the_baseline_once() -> None:
+    asked = replace(LATENCIES, budgets=(4, 6, 8), beam_width=4, lookahead_k=2)  # type: ignore[call-arg]
+    cells, skipped = asked.cells()
+    assert [cell.name for cell in cells] == [
+        *("baseline", "best_of_n N=4", "best_of_n N=6", "best_of_n N=8"),
+        *("sbs N=4 M=4", "sbs N=8 M=4", "lookahead N=4 M=4 k=2", "lookahead N=8 M=4 k=2"),
+    ]
+    assert [cell.name for cell in skipped] == ["sbs N=6 M=4", "lookahead N=6 M=4 k=2"]
+
+
+def test_latencies_are_those_of_every_method_at_four_budgets_by_default() -> None:
+    found = parse(LatencySettings, ())
+    assert (found.budgets, found.num_samples) == ((4, 8, 16, 32), 5)
+    cells, skipped = found.cells()
+    assert (len(cells), skipped) == (13, [])
+
+
+def test_what_changes_seconds_makes_another_latency_run_and_what_does_not_does_not() -> None:
+    own = LATENCIES.decisive()
+    for change in ({"max_rows": 8}, {"repetitions": 9}, {"batch": 2}, {"verifier": "tags"}):
+        assert replace(LATENCIES, **change).decisive() != own  # type: ignore[arg-type]
+    assert replace(LATENCIES, log_level="error").decisive() == own
+    assert replace(LATENCIES, server="auto").decisive() == own  # perplexity asks no server
+    served = replace(LATENCIES, verifier="tags")
+    assert replace(served, server="auto").decisive() != served.decisive()
+    assert replace(served, server="http://there").decisive() == served.decisive()
