@@ -55,6 +55,8 @@ class SearchVerifier:
         parts = {part: _likelihoods(part, inputs) for part in local}
         if self.client is not None:
             clips = [item.clip for item in inputs if item.clip is not None]
+            if len(clips) < len(inputs):
+                raise VerifierError(f"{self.name}: a candidate came without its audio")
             prompts = [item.prompt for item in inputs]
             # The server's weights must be those that the run began with.
             answers = self.client.score(list(self.remote), prompts, clips, self.remote)
