@@ -48,22 +48,18 @@ def test_a_compacted_pool_has_the_same_numbers_and_tokens(folder: Path) -> None:
     for name in before.measures:
         for seconds in (None, *before.seconds_of(name)):
             for prompt, values in before.values(name, seconds).items():
-                assert after.values(name, seconds)[prompt] == pytest.approx(values, rel=1e-9)
+                assert np.array_equal(after.values(name, seconds)[prompt], values)
     for prompt, there in tokens.items():
         assert np.array_equal(after.tokens(prompt), there)
         assert after.tokens(prompt).dtype == np.int16
 
 
-def test_the_latest_record_of_each_key_is_kept_with_ten_digits(folder: Path) -> None:
+def test_the_latest_record_of_each_key_is_kept_as_it_is(folder: Path) -> None:
     with Run.reopen(folder) as run:
         run.append({"kind": "search", "prompt_id": "a", "status": "ok", "x": [1 / 3], "n": 2**60})
     latest = read_records(folder)
-    assert len((folder / RECORDS).read_text().splitlines()) == len(latest) + 1
     compact(folder)
-    kept = read_records(folder)
-    assert list(kept) == list(latest)
-    (own,) = (record for record in kept.values() if record["kind"] == "search")
-    assert (own["x"], own["n"]) == ([0.3333333333], 2**60)
+    assert list(read_records(folder).items()) == list(latest.items())
 
 
 def test_compacting_twice_changes_nothing(folder: Path) -> None:
