@@ -1,10 +1,11 @@
 """The committed benchmark as the first release would have written it."""
 
 import json
+import lzma
 import shutil
 from pathlib import Path
 
-from src.runs.records import MANIFEST, RECORDS, Record
+from src.runs.records import COMPRESSED, MANIFEST, RECORDS, Record
 
 ROOT = Path(__file__).resolve().parents[2]
 (COMMITTED,) = (ROOT / "results" / "builtin").glob("benchmark-builtin-tags-n8-*")
@@ -19,7 +20,9 @@ def first_release(output: Path) -> Path:
     for measure in manifest["measures"]:
         del measure["kind"], measure["checkpoint"]
     (folder / MANIFEST).write_text(json.dumps(manifest))
-    records: list[Record] = list(map(json.loads, (folder / RECORDS).read_text().splitlines()))
+    lines = lzma.decompress((folder / COMPRESSED).read_bytes()).splitlines()
+    (folder / COMPRESSED).unlink()
+    records: list[Record] = list(map(json.loads, lines))
     for record in records:
         record["audio"] = f"audio/{record['method']}/{record['prompt_id']}.wav"
     (folder / RECORDS).write_text("".join(json.dumps(record) + "\n" for record in records))
