@@ -26,7 +26,7 @@ def write_passt(folder: Path) -> Path:
         network = get_model(arch="passt_20sec", input_tdim=2000, pretrained=False)
     with torch.no_grad():
         # What a trained classifier is: surer of some tags than of others, by what it hears.
-        network.head[1].weight.mul_(8)
+        network.head[1].weight.mul_(8 * (768 / network.embed_dim) ** 0.5)
     torch.save(network.state_dict(), folder / CHECKPOINT)
     return folder / CHECKPOINT
 

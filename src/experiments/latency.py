@@ -31,10 +31,9 @@ from src.reports import latency as reports
 from src.reports.table import listing
 from src.runs.build import Parts, build, checkpoints_of, identity
 from src.runs.ending import Ending, Exit
-from src.runs.provenance import machine, torch_machine
+from src.runs.provenance import QUIET_LOAD, machine, torch_machine
 from src.runs.records import Record, Run, search_key
 from src.search import search
-from src.stats.timing import QUIET_LOAD
 from src.tree import Failure
 
 log = logging.getLogger(__name__)

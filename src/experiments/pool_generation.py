@@ -23,7 +23,7 @@ from src.experiments.scaling_settings import GENERATING, ExperimentSettings
 from src.experiments.searching import groups
 from src.generator import Generator
 from src.runs.build import identity, where
-from src.runs.embeddings import write_array
+from src.runs.evaluation import write_array
 from src.runs.pool import LOG_PROBS, UNCONDITIONAL, prefix_key, token_file
 from src.runs.provenance import torch_machine
 from src.runs.records import CANDIDATES, Run

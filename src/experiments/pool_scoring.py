@@ -21,7 +21,8 @@ from src.data.progress import bar
 from src.data.prompts import Prompt
 from src.experiments.pool_generation import short
 from src.generator import Renderer
-from src.judges.registry import JUDGES, ClipJudge, JudgeError
+from src.judges.base import ClipJudge, JudgeError
+from src.judges.registry import JUDGES
 from src.protocol import Checkpoint, VerifierResult
 from src.runs.measures import Measure, Role
 from src.runs.pool import WHOLE, load_tokens, prefix_key

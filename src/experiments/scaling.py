@@ -13,11 +13,10 @@ from src.experiments.scaling_report import report
 from src.experiments.scaling_settings import ExperimentSettings
 from src.experiments.sweep import open_sweep, search_cells
 from src.generator import Generator, GeneratorError, Renderer, load_renderer
-from src.judges.registry import JUDGES
+from src.judges.registry import JUDGES, served
 from src.protocol import Checkpoint
 from src.runs.build import assemble, connect, load
 from src.runs.ending import Ending, Exit
-from src.runs.evaluation import served
 from src.runs.pool import LOG_PROBS, prefix_key
 from src.runs.provenance import torch_machine
 from src.runs.records import CANDIDATES, Run

@@ -8,7 +8,8 @@ from typing import Annotated, Self
 import tyro
 
 from src.budget import PlanError, whole_frames
-from src.judges.registry import JUDGES, SetJudge
+from src.judges.base import SetJudge
+from src.judges.registry import JUDGES
 from src.methods import PARAMETERS, SearchCell, grid, split
 from src.runs.settings import (
     MUSICGEN_FRAME_RATE,

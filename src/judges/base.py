@@ -164,13 +164,19 @@ class ClipJudge(Judge):
 
 
 class SetJudge(Judge):
-    """A judge with one number for all clips of a method, from an embedding of each.
+    """A judge with one number for all clips of a method: their Frechet audio distance.
 
-    The run keeps the embeddings; `distance` (src/stats/frechet.py) makes the number from them.
+    The run keeps embeddings of clips and references; `distance` (src/stats/frechet.py) makes the
+    number from them. None is the published FAD of MusicGen, which takes VGGish embeddings and the
+    references of a whole data set.
     """
 
     higher_is_better = False
     needs_reference = True
+    note = (
+        "biased upwards for few clips: compare equal numbers of them only, and not with the "
+        "published VGGish FAD"
+    )
 
     def embed(self, clip: Clip, prompt: Prompt) -> NDArray[np.float32]:
         """Embedding [windows, D] of a clip. Raises JudgeError."""

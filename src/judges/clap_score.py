@@ -1,4 +1,4 @@
-"""CLAP score, as audiocraft computes it for MusicGen: does the clip sound like its caption?"""
+"""Judges that hear through CLAP: audiocraft's CLAP score, and a Frechet distance to references."""
 
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from src.data.audio import Clip
 from src.data.prompts import Prompt
-from src.judges.base import ClipJudge, Listener
+from src.judges.base import ClipJudge, Listener, SetJudge
 from src.judges.published import at_published_loudness, at_rate, computing_as_published
 from src.models import clap_network
 from src.models.adapter import window_starts
@@ -100,3 +100,12 @@ class ClapScore(ClipJudge):
         """Tokens of the caption beyond the 77 that CLAP reads. Raises WeightsError."""
         assert isinstance(self.listener, ClapListener)
         return clap_network.unread_tokens(self.listener.tokenizer, prompt.text)
+
+
+class FadClap(SetJudge):
+    """On unit embeddings of windows of 10 s. Clips are brought to audiocraft's loudness first."""
+
+    name = "fad_clap"
+    shares_data_with = ("clap",)
+    licence = clap_network.LICENCE
+    listener_class = ClapListener

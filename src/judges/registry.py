@@ -1,29 +1,28 @@
 """Judges: measures of final clips that no search saw.
 
-    judge = JUDGES["msd_kld"]("cpu")
+    (judge,) = build_judges(["msd_kld"], "cpu", None)
     judge.judge([clip], [prompt])   # one float per clip; judge.higher_is_better tells the direction
 
 The registry; what a judge is stands in src/judges/base.py. Besides these, every verifier of the
-server can judge under its own name (src/judges/served.py).
+server can judge under its own name (`ServedJudge`), all with one upload of a clip.
 
 The primary judge of the built-in stack, fixed before any result was seen, is `msd_kld`: another
 data set than the verifier's, and it compares with reference audio instead of reading the prompt. No
 torch is imported until a judge is used.
 """
 
-from src.judges.base import ClipJudge, Judge, JudgeError, SetJudge
-from src.judges.clap_score import ClapScore
-from src.judges.fad import FadClap, FadMsd
-from src.judges.passt import KldBoth, KldPq, KldQp
-from src.judges.tags import MsdKld, MsdVggKld, MttVgg
+from collections.abc import Iterable, Sequence
+from functools import cache, lru_cache
 
-__all__ = [
-    "JUDGES",
-    "ClipJudge",
-    "Judge",
-    "JudgeError",
-    "SetJudge",
-]
+from src.client import PromptRefused, ServerClient
+from src.data.audio import Clip
+from src.data.prompts import Prompt
+from src.judges.base import CLIPS_KEPT, ClipJudge, Judge, JudgeError
+from src.judges.clap_score import ClapScore, FadClap
+from src.judges.passt import KldBoth, KldPq, KldQp
+from src.judges.tags import FadMsd, MsdKld, MsdVggKld, MttVgg
+from src.protocol import Checkpoint, VerifierResult
+from src.verifier_core import shares_data_with
 
 JUDGES: dict[str, type[Judge]] = {
     judge.name: judge
@@ -32,3 +31,77 @@ JUDGES: dict[str, type[Judge]] = {
         *(ClapScore, KldPq, KldQp, KldBoth, FadClap),
     )
 }
+
+
+def served(names: Iterable[str]) -> list[str]:
+    """Those judges that are verifiers of the server."""
+    return [name for name in names if name not in JUDGES]
+
+
+def build_judges(names: Sequence[str], device: str, client: ServerClient | None) -> list[Judge]:
+    """Judges by name, in order.
+
+    client: of their own. A client counts what it sends and how long it waits, and the search's
+    count becomes the cost of a method, which judging is no part of. Raises ServerError for a
+    verifier that the server does not host.
+    """
+    remote: dict[str, Judge] = {}
+    if client is not None:
+        for name, checkpoint in client.checkpoints(served(names)).items():
+            remote[name] = ServedJudge(name, client, checkpoint)
+    return [remote.get(name) or JUDGES[name](device) for name in names]
+
+
+class ServedListener:
+    """Asks a server for all its judges at once and keeps the answer for those that come next."""
+
+    def __init__(self, client: ServerClient) -> None:
+        self.client = client
+        self.checkpoints: dict[str, Checkpoint] = {}
+        self.answers = lru_cache(maxsize=CLIPS_KEPT)(self._ask)
+
+    def _ask(
+        self, clip: Clip, text: str, names: tuple[str, ...]
+    ) -> dict[str, VerifierResult | PromptRefused]:
+        """What each verifier says of a clip, or why it has no score for it.
+
+        Raises ServerUnreachable, or ServerError if the server now has other weights.
+        """
+        return self.client.score_each(names, [text], [clip], self.checkpoints)
+
+
+@cache
+def _listener(client: ServerClient) -> ServedListener:
+    return ServedListener(client)
+
+
+class ServedJudge(ClipJudge):
+    """A verifier of the server, judging. checkpoint: what the server hosts under that name.
+
+    The server's weights are held to it: a server that changes them ends the run. `judge` raises
+    VerifierError, besides JudgeError, when the server is lost.
+    """
+
+    name: str  # type: ignore[misc]  # one class, many judges
+    higher_is_better = True
+    needs_reference = False
+    is_verifier: tuple[str, ...]  # type: ignore[misc]
+    shares_data_with: tuple[str, ...]  # type: ignore[misc]
+
+    def __init__(self, name: str, client: ServerClient, checkpoint: Checkpoint) -> None:
+        self.name = name
+        self.is_verifier = (name,)
+        self.shares_data_with = shares_data_with(name)
+        self._server = _listener(client)
+        self._server.checkpoints[name] = checkpoint
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        return self._server.checkpoints[self.name]
+
+    def number(self, clip: Clip, prompt: Prompt) -> float:
+        names = tuple(self._server.checkpoints)
+        answer = self._server.answers(clip, prompt.text, names)[self.name]
+        if isinstance(answer, PromptRefused):
+            raise JudgeError(f"the clip of {prompt.id}: {answer.reason}") from answer
+        return answer.scores[0].value

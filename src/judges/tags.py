@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from src.data.audio import Clip, resample, to_mono
 from src.data.prompts import Prompt
-from src.judges.base import ClipJudge, JudgeError, Listener
+from src.judges.base import ClipJudge, JudgeError, Listener, SetJudge
 from src.models.vocabulary import EPSILON, NoTagNamed, named_tags
 from src.protocol import Checkpoint
 
@@ -47,6 +47,18 @@ class MsdVgg(TagListener):
 
 class MttVggTagger(TagListener):
     tagger_name = "tags_vgg"
+
+
+class MsdEmbedding(Listener):
+    """MSD_musicnn's layer before its tags, for each window of 3 s: float32 [windows, 200]."""
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        return MsdMusicnn.shared(self.device).checkpoint
+
+    def listen(self, clip: Clip) -> NDArray[np.float32]:
+        tagger = MsdMusicnn.shared(self.device).tagger
+        return tagger.embeddings(tagger_samples(clip)).numpy()
 
 
 class TagDivergence(ClipJudge):
@@ -97,6 +109,17 @@ class MttVgg(ClipJudge):
         posterior = self.hear(clip, prompt).astype(np.float64).clip(EPSILON, 1 - EPSILON)
         log_odds = np.log(posterior / (1 - posterior)).tolist()
         return named.log_odds(dict(zip(self.listener.tagger.tags, log_odds, strict=True)))
+
+
+class FadMsd(SetJudge):
+    """On the tagger's embeddings of windows of 3 s, at the clip's own loudness.
+
+    The tagger hears loudness: audiocraft's alone would put music as far from itself as other music.
+    """
+
+    name = "fad_msd"
+    shares_data_with = TagDivergence.shares_data_with
+    listener_class = MsdEmbedding
 
 
 def bernoulli_kl(reference: NDArray[np.floating], clip: NDArray[np.floating]) -> float:

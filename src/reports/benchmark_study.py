@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from src.methods import BASELINE
 from src.reports.table import Row, brackets, digits_of, ends, interval_of
-from src.runs import embeddings
+from src.runs.evaluation import REFERENCE, load_embeddings
 from src.runs.measures import Measure, Verdict
 from src.runs.records import Record, read_manifest, read_records
 from src.stats.frechet import References, distance, p_of_difference
@@ -195,11 +195,11 @@ def _set_numbers(
 ) -> dict[str, Row]:
     """By method, the Frechet distance of its clips to those prompts' references."""
     prompts = dict.fromkeys(r["prompt_id"] for finished in records.values() for r in finished)
-    references = embeddings.load(folder, measure.name, embeddings.REFERENCE, prompts)
+    references = load_embeddings(folder, measure.name, REFERENCE, prompts)
     clips: dict[str, Embeddings] = {}
     for method, finished in records.items():
         judged = [r["prompt_id"] for r in finished if measure.name not in r["unjudged"]]
-        found = embeddings.load(folder, measure.name, method, judged)
+        found = load_embeddings(folder, measure.name, method, judged)
         clips[method] = {key: x for key, x in found.items() if key in references}
     base = clips.get(BASELINE, {})
     return {m: _set_row(own, base if m != BASELINE else {}, references) for m, own in clips.items()}

@@ -29,8 +29,8 @@ from src.reports.table import (
     wrapped,
     write_csv,
 )
+from src.runs.provenance import QUIET_LOAD
 from src.runs.records import records_digest
-from src.stats.timing import QUIET_LOAD
 
 FEW_REPETITIONS = 5  # resampling fewer gives intervals that are too narrow
 

@@ -20,8 +20,13 @@ from src.budget import STAGES, Plan
 from src.methods import BASELINE, BEST_OF_N, PARAMETERS, SearchCell
 from src.reports.table import Row, ends
 from src.runs.records import Record, read_manifest, read_records
-from src.stats.intervals import Interval, interval, resampled_medians
-from src.stats.timing import crossing, fit
+from src.stats.intervals import (
+    Interval,
+    crossing,
+    interval,
+    line_of_seconds,
+    resampled_medians,
+)
 
 OTHER = "other"  # what a search does outside of its stages
 TIMED = (*(stage for stage in STAGES if stage != "judge"), OTHER)
@@ -250,7 +255,7 @@ def _line_rows(timed: Mapping[SearchCell, Timed]) -> Iterable[Row]:
             group = list(_reference(timed).values())
         if len(group) < MIN_ON_A_LINE:
             continue
-        fixed, per_frame, worst = fit(
+        fixed, per_frame, worst = line_of_seconds(
             np.array([own.cost.frames for own in group], dtype=np.float64),
             np.array([own.median for own in group]),
             np.stack([own.resampled for own in group], axis=-1),

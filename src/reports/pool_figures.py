@@ -26,8 +26,7 @@ from src.reports.figure import (
 from src.reports.pool_study import Study
 from src.reports.table import Row, interval_of
 from src.runs.measures import Relation
-from src.stats.agreement import even_tau
-from src.stats.best_of_n import expected_maximum, kl_bound
+from src.stats.best_of_n import even_tau, expected_maximum, kl_bound
 
 ROW = 0.19  # inches, of a selector under its judges
 

@@ -37,13 +37,13 @@ import numpy as np
 from src.reports.table import Row, ends
 from src.runs.measures import SIDES, Measure, Relation
 from src.runs.pool import Pool
-from src.stats.agreement import mean_tau
 from src.stats.best_of_n import (
     MIN_BUDGETS,
     Array,
     best_of_n,
     fit,
     kl_bound,
+    mean_tau,
     standardised,
     transfer,
 )

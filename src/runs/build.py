@@ -13,9 +13,9 @@ from src.data.scales import load_calibration
 from src.decoding.sampling import Sampling
 from src.decoding.transformer import UnsupportedModel
 from src.generator import Generator, load_generator
-from src.judges.registry import Judge
+from src.judges.base import Judge
+from src.judges.registry import build_judges, served
 from src.protocol import Checkpoint
-from src.runs.evaluation import build_judges, served
 from src.runs.settings import Settings, UsageError, server_token
 from src.scoring import Verifier, components, remote_parts
 from src.verifier import build_verifier

@@ -1,13 +1,16 @@
-"""What a run does with its judges: build them, hear each winner, and hear again what was unjudged.
-
-    judges = build_judges(["kld_pq", "clap"], device="cpu", client=client)
-    record = judged(result, judges, run.folder)
+"""What a run does with its judges: they hear each winner, and again what they left unjudged.
 
 A judge that has no number for a clip leaves it unjudged, with the reason; when the run is resumed
 and its audio was saved, such clips are judged again, so that a reference that was missing may come
 later. Clips are compared as they were generated: audio is saved in float32, without loss.
+
+Judges of sets leave an embedding of each clip and of its prompt's reference, float32 [windows, D]:
+
+    <run>/embeddings/<measure>/<method>/<prompt id>.npy
+    <run>/embeddings/<measure>/reference/<prompt id>.npy
 """
 
+import io
 import logging
 import os
 from collections.abc import Iterable, Sequence
@@ -15,38 +18,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from src.budget import timed
 from src.client import ServerClient
 from src.data.audio import AudioError, Clip, read_audio, write_wav
+from src.data.files import write_whole
 from src.data.prompts import Prompt
-from src.judges.registry import JUDGES, ClipJudge, Judge, JudgeError, SetJudge
-from src.judges.served import ServedJudge
-from src.runs.embeddings import REFERENCE, place, write_array
+from src.judges.base import ClipJudge, Judge, JudgeError, SetJudge
+from src.judges.registry import JUDGES, served
 from src.runs.measures import Measure, Role, in_short
-from src.runs.records import Record, Run
+from src.runs.records import Record, Run, RunFolderError
 from src.runs.settings import SaveAudio
 from src.scoring import LIKELIHOODS, Verifier
 from src.tree import SearchResult
 
 log = logging.getLogger(__name__)
 
-
-def served(names: Iterable[str]) -> list[str]:
-    """Those judges that are verifiers of the server."""
-    return [name for name in names if name not in JUDGES]
-
-
-def build_judges(names: Sequence[str], device: str, client: ServerClient | None) -> list[Judge]:
-    """Judges by name, in order. client: of their own, so that no search pays for judging.
-
-    Raises ServerError for a verifier that the server does not host.
-    """
-    remote: dict[str, Judge] = {}
-    if client is not None:
-        for name, checkpoint in client.checkpoints(served(names)).items():
-            remote[name] = ServedJudge(name, client, checkpoint)
-    return [remote.get(name) or JUDGES[name](device) for name in names]
+REFERENCE = "reference"  # in a method's place, among embeddings
 
 
 def measures(verifier: Verifier, judges: Sequence[Judge]) -> list[Measure]:
@@ -135,18 +124,18 @@ def judge_clip(
 ) -> dict[str, Any]:
     """What judges say of a clip: `judges`, numbers by name, and `unjudged`, reasons by name.
 
-    Set judges leave embeddings of the clip and of its reference (src/runs/embeddings.py).
+    Set judges leave embeddings of the clip and of its reference.
     """
     values: dict[str, float] = {}
     unjudged: dict[str, str] = {}
     for judge in judges:
         try:
             if isinstance(judge, SetJudge):
-                reference = place(folder, judge.name, REFERENCE, prompt.id)
+                reference = embedding_file(folder, judge.name, REFERENCE, prompt.id)
                 if not reference.exists():
                     write_array(reference, judge.embed_reference(prompt).astype(np.float32))
                 embedding = judge.embed(clip, prompt).astype(np.float32)
-                write_array(place(folder, judge.name, method, prompt.id), embedding)
+                write_array(embedding_file(folder, judge.name, method, prompt.id), embedding)
             else:
                 assert isinstance(judge, ClipJudge)
                 (values[judge.name],) = judge.judge([clip], [prompt])
@@ -186,3 +175,36 @@ def _reference(prompt: Prompt, folder: Path) -> dict[str, str]:
         return {}
     path = os.path.relpath(prompt.reference.resolve(), folder.resolve())
     return {"reference": Path(path).as_posix()}
+
+
+def embedding_file(folder: Path, measure: str, method: str, prompt_id: str) -> Path:
+    """The file of one clip's embedding, or with REFERENCE of its prompt's reference."""
+    return folder / "embeddings" / measure / method / f"{prompt_id}.npy"
+
+
+def write_array(path: Path, array: NDArray[Any]) -> None:
+    """Write an array's .npy file whole or not at all."""
+    with io.BytesIO() as data:
+        np.save(data, array)
+        write_whole(path, data.getvalue())
+
+
+def load_embeddings(
+    folder: Path, measure: str, method: str, prompt_ids: Iterable[str]
+) -> dict[str, NDArray[np.float32]]:
+    """Those of the prompts that have one, by prompt id.
+
+    Raises RunFolderError for a damaged file.
+    """
+    found = {}
+    for prompt_id in prompt_ids:
+        path = embedding_file(folder, measure, method, prompt_id)
+        if not path.exists():
+            continue
+        try:
+            found[prompt_id] = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise RunFolderError(
+                f"{path} cannot be read ({error}). Remove it: its clip is then left out."
+            ) from error
+    return found

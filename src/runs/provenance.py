@@ -13,6 +13,7 @@ from typing import Any
 from src.data.files import ROOT
 
 PACKAGES = ("torch", "audiocraft", "transformers", "numpy")
+QUIET_LOAD = 0.25  # of one core, for a minute: what the system itself does stays below
 
 
 def commit() -> dict[str, Any]:

@@ -1,9 +1,10 @@
-"""Best-of-n from pools, exactly: how a measure grows with n, and how much of a gain it shows.
+"""Pools of clips: best-of-n, exactly, and how well two measures rank the clips alike.
 
 A pool is m independent clips of one prompt, each with a selector's score and a measure's number.
 What best-of-n would give on average, for every n up to m, follows from the pool without sampling
 again (`best_of_n`): then its straight line over E_n (`fit`), its gain in deviations
-(`standardised`), and how much of the selector's gain another measure shows (`transfer`).
+(`standardised`), and how much of the selector's gain another measure shows (`transfer`). With the
+score of a clip's beginning for one measure, `mean_tau` says how early a search may prune.
 
 Arrays: `selector`, `measure`: one [m] per prompt, the same prompts in the same order, float64;
 higher selector scores are better. Best-of-n is [prompts, budgets]. Intervals are 95% over prompts,
@@ -18,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import integrate
-from scipy.stats import norm
+from scipy.stats import kendalltau, norm
 
 from src.stats.intervals import Interval, StatsError, bootstrap, finite, interval
 
@@ -171,6 +172,33 @@ def transfer(selector: Pools, measure: Pools, budgets: Sequence[int]) -> Transfe
         shifts = resampled[:, last] - resampled[:, first]
         change = interval(float(means[last] - means[first]), shifts, prompts)
     return Transfer(ratios, change, NO_GAIN if None in ratios else "")
+
+
+def tau(a: Pools, b: Pools) -> Array:
+    """Kendall's tau-b of two scores within each prompt's pool: [prompts].
+
+    NaN for a pool in which a score is constant, or of one clip: it ranks nothing.
+    """
+    pairs = [(finite(x), finite(y)) for x, y in zip(a, b, strict=True)]
+    return np.array([kendalltau(x, y).statistic if len(x) > 1 else math.nan for x, y in pairs])
+
+
+def mean_tau(a: Pools, b: Pools) -> tuple[Interval, int]:
+    """Mean of `tau` over the prompts that have one, and how many these are; NaN where none has."""
+    found = tau(a, b)
+    found = found[np.isfinite(found)]
+    if not found.size:
+        return Interval(math.nan, math.nan, math.nan), 0
+    return bootstrap(len(found)).interval(found), len(found)
+
+
+def even_tau(part: float) -> float:
+    """The tau of beginnings with whole clips if all seconds counted alike and independently.
+
+    part: of the clip, 0 to 1. A mean of the first part of independent terms correlates with the
+    mean of all by sqrt(part); for normal ones tau = 2/pi * arcsin(correlation).
+    """
+    return 2 / math.pi * math.asin(math.sqrt(part))
 
 
 def _standard_ratio(gains: Array, squares: Array) -> Array:

@@ -2,15 +2,17 @@
 
 Prompts are what is drawn at random, so they are what is resampled: never the clips of a prompt.
 The draws are made once for a number of prompts and shared by everything that is computed over so
-many. Ratios and differences of means stay paired, and hundreds of intervals take seconds. Of
-timings, repetitions are resampled as well: `resampled_medians`.
+many. Ratios and differences of means stay paired, and hundreds of intervals take seconds.
+
+Of timings, repetitions are resampled as well (`resampled_medians`); `crossing` and
+`line_of_seconds` read their curves.
 
 Arrays are float64.
 """
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -106,6 +108,41 @@ def resampled_medians(seconds: Array) -> Array:
     rows = random.integers(repetitions, size=(TIMING_RESAMPLES, repetitions, 1))
     columns = random.integers(prompts, size=(TIMING_RESAMPLES, 1, prompts))
     return np.median(seconds[rows, columns], axis=(1, 2))
+
+
+def crossing(y: float, xs: Sequence[float], ys: Sequence[float]) -> float:
+    """The x at which the line through the points is y; NaN where there is none, or several."""
+    found = set()
+    for left, right in zip(range(len(xs) - 1), range(1, len(xs)), strict=True):
+        low, high = sorted((ys[left], ys[right]))
+        if low <= y <= high and low < high:
+            part = (y - ys[left]) / (ys[right] - ys[left])
+            found.add(round(xs[left] + part * (xs[right] - xs[left]), 12))
+    return found.pop() if len(found) == 1 else float("nan")
+
+
+def line_of_seconds(
+    frames: Array, medians: Array, resampled: Array
+) -> tuple[Interval, Interval, float]:
+    """The line seconds = fixed + per_frame * frames, and the largest distance of a median from it,
+    as a part of the median: (fixed, per_frame, worst).
+
+    Weighted least squares of medians [cells] on frames [cells], weights 1/median^2: the spread of
+    seconds grows with them. resampled: medians too, [resamples, cells].
+    """
+    fixed, slope = weighted_line(frames, medians)
+    fixed_all, slope_all = weighted_line(frames, resampled)
+    worst = float((np.abs(fixed + slope * frames - medians) / medians).max())
+    return interval(float(fixed), fixed_all), interval(float(slope), slope_all), worst
+
+
+def weighted_line(x: Array, y: Array) -> tuple[Array, Array]:
+    """Intercepts and slopes of lines through y [.., points] over x [points]."""
+    w = 1 / y**2
+    w = w / w.sum(-1, keepdims=True)
+    mean_x, mean_y = (w * x).sum(-1, keepdims=True), (w * y).sum(-1, keepdims=True)
+    slope = (w * (x - mean_x) * (y - mean_y)).sum(-1) / (w * (x - mean_x) ** 2).sum(-1)
+    return mean_y[..., 0] - slope * mean_x[..., 0], slope
 
 
 def permutation_p(

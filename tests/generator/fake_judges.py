@@ -4,7 +4,7 @@ import numpy as np
 
 from src.data.audio import Clip
 from src.data.prompts import Prompt
-from src.judges.registry import ClipJudge, JudgeError, SetJudge
+from src.judges.base import ClipJudge, JudgeError, SetJudge
 from src.protocol import Checkpoint
 
 

@@ -11,7 +11,7 @@ from src.data.audio import Clip, write_wav
 from src.reports.benchmark import findings
 from src.reports.benchmark_study import study_benchmark
 from src.reports.page import write_page
-from src.runs import embeddings
+from src.runs import evaluation
 from src.runs.measures import Measure
 from src.runs.records import MANIFEST, RECORDS, Record, Run, search_key
 
@@ -114,11 +114,11 @@ def made_up_embeddings(folder: Path, methods: Sequence[str], prompts: int) -> No
     """Two windows a clip, in 4 dimensions; best_of_n is nearer to the references than the rest."""
     rng = np.random.default_rng(1)
     for index in range(prompts):
-        for method in (*methods, embeddings.REFERENCE):
+        for method in (*methods, evaluation.REFERENCE):
             shift = {"reference": 0.0, "best_of_n": 0.2}.get(method, 2.0)
-            path = embeddings.place(folder, "fad_msd", method, f"p{index}")
+            path = evaluation.embedding_file(folder, "fad_msd", method, f"p{index}")
             values = rng.normal(size=(2, 4)) + shift
-            embeddings.write_array(path, values.astype(np.float32))
+            evaluation.write_array(path, values.astype(np.float32))
 
 
 def listening_run(

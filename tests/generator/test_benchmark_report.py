@@ -15,7 +15,7 @@ from src.reports.benchmark import benchmark_text, findings, report, write_tables
 from src.reports.benchmark_figure import benchmark_figure
 from src.reports.benchmark_study import LOST, Study, study_benchmark
 from src.reports.figure import DIGEST_KEY
-from src.runs import embeddings
+from src.runs import evaluation
 from src.runs.measures import Measure
 from src.runs.records import Record, RunFolderError, records_digest
 from src.stats.frechet import distance
@@ -170,7 +170,7 @@ def test_a_measure_of_sets_is_one_distance_to_the_references_with_a_p(tmp_path: 
     study = study_benchmark(folder)
     prompts = [f"p{n}" for n in range(16)]
     clips, references = (
-        np.concatenate(list(embeddings.load(folder, "fad_msd", place, prompts).values()))
+        np.concatenate(list(evaluation.load_embeddings(folder, "fad_msd", place, prompts).values()))
         for place in ("best_of_n", "reference")
     )
     base, row, sbs = study.of("fad_msd")
@@ -185,7 +185,7 @@ def test_a_measure_of_sets_is_one_distance_to_the_references_with_a_p(tmp_path: 
 def test_a_measure_of_sets_compares_the_prompts_that_both_methods_have(tmp_path: Path) -> None:
     folder = made_up_run(tmp_path, more=(SET,))
     for method, prompt in (("baseline", "p3"), ("reference", "p5")):
-        embeddings.place(folder, "fad_msd", method, prompt).unlink()
+        evaluation.embedding_file(folder, "fad_msd", method, prompt).unlink()
     refused = {"unjudged": {"fad_msd": "no reference"}}
     change_records(
         folder,
@@ -197,7 +197,7 @@ def test_a_measure_of_sets_compares_the_prompts_that_both_methods_have(tmp_path:
     assert [row["paired_prompts"] for row in rows] == [None, 14, 13]
     both = [f"p{n}" for n in range(16) if n not in (3, 4, 5)]
     sbs, base, references = (
-        np.concatenate(list(embeddings.load(folder, "fad_msd", place, both).values()))
+        np.concatenate(list(evaluation.load_embeddings(folder, "fad_msd", place, both).values()))
         for place in ("sbs", "baseline", "reference")
     )
     expected = distance(sbs, references) - distance(base, references)
@@ -209,7 +209,7 @@ def test_a_measure_of_sets_compares_the_prompts_that_both_methods_have(tmp_path:
 
 def test_a_damaged_embedding_is_an_error_that_names_it(tmp_path: Path) -> None:
     folder = made_up_run(tmp_path, more=(SET,))
-    embeddings.place(folder, "fad_msd", "sbs", "p3").write_bytes(b"\x93NUMPY")
+    evaluation.embedding_file(folder, "fad_msd", "sbs", "p3").write_bytes(b"\x93NUMPY")
     with pytest.raises(RunFolderError, match=r"sbs/p3.npy cannot be read"):
         study_benchmark(folder)
 

@@ -7,17 +7,19 @@ import warnings
 import numpy as np
 import pytest
 
-from src.stats.agreement import even_tau, mean_tau, tau
 from src.stats.best_of_n import (
     CONSTANT,
     NO_GAIN,
     Transfer,
     best_of_n,
     best_of_n_weights,
+    even_tau,
     expected_maximum,
     fit,
     kl_bound,
+    mean_tau,
     standardised,
+    tau,
     transfer,
     within_prompt_std,
 )

@@ -1,4 +1,4 @@
-"""The judge `clap_score` against audiocraft's own metric: the full audio model, random weights.
+"""The judge `clap_score` against audiocraft's own metric: a small audio model, random weights.
 
 What audiocraft says was asked in another process; see published.py.
 """
@@ -14,9 +14,10 @@ import pytest
 
 from src.data.audio import Clip, write_wav
 from src.data.prompts import Prompt
+from src.judges.base import JudgeError
 from src.judges.clap_score import ClapListener, ClapScore
 from src.judges.published import at_published_loudness
-from src.judges.registry import JUDGES, JudgeError
+from src.judges.registry import JUDGES
 from src.weights.files import WEIGHTS_VARIABLE, WeightsError, sha256
 from tests.generator.published import (  # noqa: F401
     CLAP_CASES,

@@ -8,8 +8,7 @@ import pytest
 from src.reports.pool_study import Study, study_pool
 from src.reports.table import Row, interval_of
 from src.runs.pool import Pool, load_pool
-from src.stats.agreement import tau
-from src.stats.best_of_n import CONSTANT, NO_GAIN, best_of_n, expected_maximum, fit
+from src.stats.best_of_n import CONSTANT, NO_GAIN, best_of_n, expected_maximum, fit, tau
 from src.stats.intervals import StatsError, bootstrap
 from tests.generator.made_up_pool import MEASURES, PREFIXES, made_up_pool
 

@@ -10,7 +10,7 @@ from src.client import PromptRefused, ServerClient, ServerError, ServerUnreachab
 from src.data.audio import Clip
 from src.data.prompts import Prompt
 from src.judges.base import JudgeError
-from src.judges.served import ServedJudge
+from src.judges.registry import ServedJudge
 from src.protocol import Checkpoint, Score, VerifierResult
 
 NAMES = ("clap", "muq", "tags")

@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -195,7 +196,11 @@ def surroundings() -> dict[str, Any]:
     }
 
 
-def main(folder: Path, with_naive: bool) -> None:
+def main(
+    folder: Path,
+    with_naive: bool,
+    building: Callable[[], AbstractContextManager[object]] = nullcontext,
+) -> None:
     home = folder / "hub home"
     os.environ |= {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}  # read by the imports below
     import torch
@@ -210,7 +215,8 @@ def main(folder: Path, with_naive: bool) -> None:
     write_hub(home)
     import laion_clap
 
-    library = laion_clap.CLAP_Module(enable_fusion=False, amodel="HTSAT-base", device="cpu")
+    with building():
+        library = laion_clap.CLAP_Module(enable_fusion=False, amodel="HTSAT-base", device="cpu")
     # What a trained model would have learnt about decibels; without it all clips sound alike.
     library.model.audio_branch.bn0.running_mean.fill_(-20.0)
     library.model.audio_branch.bn0.running_var.fill_(12.0**2)
