@@ -17,7 +17,7 @@ from src.runs.ending import Exit, ending
 def main(args: Sequence[str] | None = None) -> int:
     with ending("benchmark.py") as end:
         preflight.check_environment()
-        from src.experiments.benchmark_settings import BenchmarkSettings
+        from src.experiments.settings import BenchmarkSettings
         from src.runs.settings import parse, start_logging
 
         settings = parse(BenchmarkSettings, args, prog="benchmark.py")

@@ -20,7 +20,7 @@ def main(args: Sequence[str] | None = None) -> int:
     with ending("latency_experiment.py") as end:
         preflight.check_environment()
         load = os.getloadavg()  # before this run does anything
-        from src.experiments.latency_settings import LatencySettings
+        from src.experiments.settings import LatencySettings
         from src.runs.settings import parse, start_logging
 
         settings = parse(LatencySettings, args, prog="latency_experiment.py")

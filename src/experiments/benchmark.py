@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from src.data.prompts import Prompt
-from src.experiments.benchmark_settings import BenchmarkSettings
 from src.experiments.searching import Search, search_what_is_left
+from src.experiments.settings import BenchmarkSettings
 from src.reports import benchmark as reports
 from src.reports.table import listing
 from src.runs.build import Parts, build, checkpoints_of, identity, where

@@ -24,8 +24,8 @@ import torch
 from src.budget import Plan
 from src.data.progress import bar
 from src.data.prompts import Prompt
-from src.experiments.latency_settings import LatencySettings
 from src.experiments.searching import groups
+from src.experiments.settings import LatencySettings
 from src.methods import SearchCell
 from src.reports import latency as reports
 from src.reports.table import listing

@@ -1,13 +1,14 @@
 """The settings of verifier_experiment.py: pools, and the grid of tree searches."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Self
 
 import tyro
 
-from src.budget import PlanError, whole_frames
+from src.budget import whole_frames
 from src.judges.base import SetJudge
 from src.judges.registry import JUDGES
 from src.methods import PARAMETERS, SearchCell, grid, split
@@ -18,9 +19,7 @@ from src.runs.settings import (
     Names,
     Settings,
     UsageError,
-    check_different,
-    check_least,
-    with_parameter_grids,
+    with_parameters,
 )
 from src.scoring import ExpressionError, components
 
@@ -28,7 +27,7 @@ from src.scoring import ExpressionError, components
 GENERATING = ("duration", "seed", "temperature", "top_k", "guidance")
 
 
-@with_parameter_grids
+@partial(with_parameters, grids=True)
 @dataclass(frozen=True, kw_only=True)
 class ExperimentSettings(Settings):
     """How scores grow with N, who selects well for whom, and what beam search could see.
@@ -136,10 +135,7 @@ class ExperimentSettings(Settings):
 
     def check(self) -> None:
         super().check()
-        grids = {p.plural: p.least for p in PARAMETERS}
-        names = ("budgets", "verifiers", "sums", "judges", "prefixes", "method", "sweep_verifiers")
-        check_different(self, *names, *grids, "step_sizes", "seeds")
-        check_least(self, budgets=1, **grids)
+        self.check_least(budgets=1, **{p.plural: p.least for p in PARAMETERS})
         if self.pool_size == 0 and not self.method:
             raise UsageError("--pool_size 0 makes no pool: name searches with --method")
         if self.pool_size == 0 and self.sums:
@@ -155,15 +151,24 @@ class ExperimentSettings(Settings):
             raise UsageError(
                 "searches on the prompts of an old pool: say who selects with --sweep_verifiers"
             )
-        try:
-            for seconds in {*self.prefix_seconds, *(self.step_sizes or ()), self.step_size}:
-                whole_frames("--prefixes, --step_sizes:", seconds, MUSICGEN_FRAME_RATE)
-            whole_frames("--duration", self.duration, MUSICGEN_FRAME_RATE)
-        except PlanError as error:
-            raise UsageError(str(error)) from error
+        for seconds in {*self.prefix_seconds, *(self.step_sizes or ()), self.step_size}:
+            whole_frames("--prefixes, --step_sizes:", seconds, MUSICGEN_FRAME_RATE)
+        whole_frames("--duration", self.duration, MUSICGEN_FRAME_RATE)
         if self.pool is None:
             self.check_prefixes()
-        _check_measures(self.verifiers or (), self.judges or ())
+        for name in self.judges or ():
+            if name in JUDGES and issubclass(JUDGES[name], SetJudge):
+                raise UsageError(
+                    f"--judges {name} compares sets of clips and has no number for a single "
+                    "candidate; benchmark.py judges by it"
+                )
+        for name in self.verifiers or ():
+            if not name.isidentifier():
+                raise UsageError(
+                    f"--verifiers {name!r} is no single verifier. A sum follows from its parts' "
+                    "scores of the pool: name the parts here and the sum in --sums. Searches take "
+                    "sums: --sweep_verifiers"
+                )
         try:
             single = [name for name in self.sums or () if len(components(name)) < 2]
         except ExpressionError as error:
@@ -194,20 +199,3 @@ class ExperimentSettings(Settings):
         steps, seeds = self.step_sizes or (self.step_size,), self.seeds or (self.seed,)
         asked = grid(self.method, self.budgets, values, steps, seeds)
         return split(cell.simplest(self.duration, self.step_size) for cell in asked)
-
-
-def _check_measures(verifiers: Sequence[str], judges: Sequence[str]) -> None:
-    """Raise UsageError for what has no number of its own for a candidate."""
-    for name in judges:
-        if name in JUDGES and issubclass(JUDGES[name], SetJudge):
-            raise UsageError(
-                f"--judges {name} compares sets of clips and has no number for a single candidate; "
-                "benchmark.py judges by it"
-            )
-    for name in verifiers:
-        if not name.isidentifier():
-            raise UsageError(
-                f"--verifiers {name!r} is no single verifier. A sum follows from its parts' scores "
-                "of the pool: name the parts here and the sum in --sums. Searches take sums: "
-                "--sweep_verifiers"
-            )

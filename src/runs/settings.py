@@ -4,12 +4,11 @@ Each flag is a field of a frozen dataclass, written once: name, type, default an
 has what every script shares, a script's own dataclass adds to it (src/experiments), and
 `with_parameters` adds the parameters of the registered methods. `parse` makes the command line.
 
-A run's folder carries a hash of the settings that decide its results, so `decisive()` leaves out
-those that do not: where the server is, where files go, how much is logged, how many rows run at
-once.
+A run's folder carries a hash of the settings that decide its results (`decisive`).
 """
 
 import inspect
+import json
 import logging
 import os
 import re
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
 import tyro
 
+from src.budget import PlanError
 from src.data.prompts import Pick, Prompt, Selection, Subset
 from src.methods import BEAM_WIDTH, LOOKAHEAD_K, METHODS, PARAMETERS, parameters_of
 from src.scoring import NEEDS_GUIDANCE
@@ -160,12 +160,27 @@ class Settings:
         return replace(filled, judges=()) if none else filled  # type: ignore[call-arg]
 
     def check(self) -> None:
-        """Raise UsageError for settings that cannot work, before anything is loaded."""
-        check_least(self, num_samples=1, max_rows=1, top_k=0, guidance=0)
+        """Raise UsageError or PlanError for what cannot work, before anything is loaded."""
+        for flag in fields(self):
+            values = getattr(self, flag.name)
+            if values == () and flag.default:
+                raise UsageError(f"--{flag.name} needs at least one value")
+            if isinstance(values, tuple) and len(set(values)) < len(values):
+                given = " ".join(map(str, values))
+                raise UsageError(f"--{flag.name} names something twice: {given}")
+        self.check_least(num_samples=1, max_rows=1, top_k=0, guidance=0)
         if not self.temperature > 0:
             raise UsageError(f"--temperature must be more than 0, not {self.temperature:g}")
         if self.server != "auto" and not self.server.startswith(("http://", "https://")):
             raise UsageError(f"--server must be 'auto' or begin with http://, not {self.server!r}")
+
+    def check_least(self, **least: float) -> None:
+        """Raise UsageError where one of these flags has a value that is too small."""
+        for name, bound in least.items():
+            value = getattr(self, name)
+            if not min(value if isinstance(value, tuple) else (value,)) >= bound:
+                given = " ".join(map(str, value)) if isinstance(value, tuple) else value
+                raise UsageError(f"--{name} must be {bound:g} or more, not {given}")
 
     def check_guidance(self, verifiers: Iterable[str]) -> None:
         """Raise UsageError where one of them, or a part of a sum, needs guidance and there is
@@ -197,17 +212,13 @@ class Settings:
         **more: Any,
     ) -> Needs:
         """What has to be there before the script starts. more: further fields of Needs."""
+        shared = ("profile", "model", "prompts", "data_dir", "server", "output")
         return Needs(
-            profile=self.profile,
-            model=str(self.model),
-            prompts=str(self.prompts),
+            **{name: getattr(self, name) for name in shared},
             selection=self.selection(),
-            data_dir=self.data_dir,
             verifiers=verifiers,
             judges=judges,
             selector=selector,
-            server=self.server,
-            output=self.output,
             **more,
         )
 
@@ -227,11 +238,14 @@ class Settings:
 
     def as_record(self) -> dict[str, Any]:
         """All settings as JSON values. Paths are as they were given."""
-        return {f.name: _json(getattr(self, f.name)) for f in fields(self)}
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return json.loads(json.dumps(values, default=Path.as_posix))  # type: ignore[no-any-return]
 
     def decisive(self) -> dict[str, Any]:
-        """The settings that decide the results, as JSON values: what a run's folder is named
-        after."""
+        """The settings that decide the results, as JSON values: a run's folder is named after them.
+
+        Not where the server is, where files go, how much is logged, how many rows run at once.
+        """
         # Parameters of methods that the run does not have came later than its settings.
         used = {*parameters_of(getattr(self, "method", ())), *ALWAYS_DECISIVE}
         left_out = INDECISIVE | {p.name for p in PARAMETERS if p not in used}
@@ -241,21 +255,17 @@ class Settings:
 S = TypeVar("S", bound=Settings)
 
 
-def with_parameters(kind: type[S]) -> type[S]:
-    """The settings with a field for each method's parameter: the flags --beam_width, .."""
-    return _with_fields(kind, [(p.name, type(p.default), p.default, p.help) for p in PARAMETERS])
+def with_parameters(kind: type[S], grids: bool = False) -> type[S]:
+    """The settings with a field for each method's parameter: the flags --beam_width, ..
 
-
-def with_parameter_grids(kind: type[S]) -> type[S]:
-    """The same for a grid, several values each: the flags --beam_widths, .."""
+    grids: several values each instead: the flags --beam_widths, ..
+    """
     added = []
     for p in PARAMETERS:
-        several: Any = tuple[type(p.default), ...]  # type: ignore[misc]
-        added.append((p.plural, several, p.values, f"{p.help} Several values: a grid."))
-    return _with_fields(kind, added)
-
-
-def _with_fields(kind: type[S], added: list[tuple[str, Any, Any, str]]) -> type[S]:
+        one: Any = type(p.default)
+        own = (p.name, one, p.default, p.help)
+        several = (p.plural, tuple[one, ...], p.values, f"{p.help} Several values: a grid.")
+        added.append(several if grids else own)
     return make_dataclass(  # type: ignore[return-value]
         kind.__name__,
         [
@@ -276,28 +286,10 @@ def parse(kind: type[S], args: Sequence[str] | None = None, prog: str | None = N
     settings = tyro.cli(kind, prog=prog, description=description, args=args, use_underscores=True)
     try:
         settings.check()
-    except UsageError as error:
+    except (UsageError, PlanError) as error:
         sys.stderr.write(f"{prog or Path(sys.argv[0]).name}: {error}\n")
         raise SystemExit(2) from error
     return settings.resolved()
-
-
-def check_different(settings: Settings, *names: str) -> None:
-    """Raise UsageError where one of these flags names something twice."""
-    for name in names:
-        values: Sequence[Any] = getattr(settings, name) or ()
-        if len(set(values)) < len(values):
-            raise UsageError(f"--{name} names something twice: {' '.join(map(str, values))}")
-
-
-def check_least(settings: Settings, **least: float) -> None:
-    """Raise UsageError where one of these flags has no value or a value that is too small."""
-    for name, bound in least.items():
-        value = getattr(settings, name)
-        values = value if isinstance(value, tuple) else (value,)
-        if not values or not min(values) >= bound:
-            given = " ".join(map(str, values)) or "nothing"
-            raise UsageError(f"--{name} must be {bound:g} or more, not {given}")
 
 
 def start_logging(level: str) -> None:
@@ -309,9 +301,3 @@ def start_logging(level: str) -> None:
 def server_token() -> str | None:
     """The verifier server's token, kept off command lines and out of manifests."""
     return os.environ.get("CURATOR_TOKEN") or None
-
-
-def _json(value: Any) -> Any:
-    if isinstance(value, Path):
-        return value.as_posix()
-    return list(value) if isinstance(value, tuple) else value

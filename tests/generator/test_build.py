@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from src.data.prompts import Prompt
-from src.experiments.benchmark_settings import BenchmarkSettings
+from src.experiments.settings import BenchmarkSettings
 from src.protocol import Checkpoint
 from src.runs import build
 from src.runs.build import Parts, checkpoints_of, connect, identity, load

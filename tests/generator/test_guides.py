@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 
 from src.data.downloads import settings as download_settings
-from src.experiments.benchmark_settings import BenchmarkSettings
 from src.experiments.calibration import CalibrationSettings
-from src.experiments.latency_settings import LatencySettings
 from src.experiments.scaling_settings import ExperimentSettings
+from src.experiments.settings import BenchmarkSettings, LatencySettings
 from src.methods import METHODS
 from src.runs import preflight
 from src.runs.ending import Exit

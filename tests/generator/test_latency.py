@@ -28,7 +28,7 @@ from src.experiments.latency import (
     visits,
     warn_if_busy,
 )
-from src.experiments.latency_settings import LatencySettings
+from src.experiments.settings import LatencySettings
 from src.methods import SearchCell
 from src.protocol import Score
 from src.runs.build import Parts

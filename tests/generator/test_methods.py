@@ -102,8 +102,7 @@ nudge = Parameter("nudge", "u", 0.5, "how hard", "nudges", (0.25, 0.5))
 methods.METHODS["nudged"] = Method("nudged", "own", tree_search, "steps", "#123456", (nudge,))
 methods.PARAMETERS += (nudge,)
 
-from src.experiments.benchmark_settings import BenchmarkSettings
-from src.experiments.latency_settings import LatencySettings
+from src.experiments.settings import BenchmarkSettings, LatencySettings
 from src.experiments.scaling_settings import ExperimentSettings
 from src.runs.settings import parse
 

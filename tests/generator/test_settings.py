@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from src.experiments.benchmark_settings import BenchmarkSettings
-from src.experiments.latency_settings import LatencySettings
 from src.experiments.scaling_settings import ExperimentSettings
+from src.experiments.settings import BenchmarkSettings, LatencySettings
 from src.runs.settings import PROFILE_JUDGES, Settings, parse, server_token
 
 SCRIPTS: dict[str, type[Settings]] = {
@@ -61,7 +60,7 @@ WRONG: list[tuple[type[Settings], str, str]] = [
     (BENCHMARK, "--method sbs --candidates 6", "--beam_width must divide --candidates"),
     (BENCHMARK, "--method lookahead --lookahead_k -1", "lookahead_k must be 0 or more"),
     (BENCHMARK, "--verifier tags+pmi --guidance 1", "take a --guidance other than 1"),
-    (BENCHMARK, "--method", "--method needs at least one method"),
+    (BENCHMARK, "--method", "--method needs at least one value"),
     (BENCHMARK, "--candidates 0", "candidates must be 1 or more"),
     (BENCHMARK, "--duration 0.013", "not a whole number of frames"),
     (BENCHMARK, "--method sbs sbs", "names something twice"),
@@ -78,12 +77,12 @@ WRONG: list[tuple[type[Settings], str, str]] = [
     (LATENCY, "--beam_width 0", "beam_width must be 1 or more"),
     (LATENCY, "--budgets 4 4", "--budgets names something twice: 4 4"),
     (LATENCY, "--budgets 0", "--budgets must be 1 or more, not 0"),
-    (LATENCY, "--budgets", "--budgets must be 1 or more, not nothing"),
+    (LATENCY, "--budgets", "--budgets needs at least one value"),
     (LATENCY, "--verifier pmi --guidance 1", "take a --guidance other than 1"),
     (LATENCY, "--lookahead_k -1", "lookahead_k must be 0 or more"),
     (LATENCY, "--duration 0.015", "not a whole number of frames"),
     (LATENCY, "--method sbs --budgets 6", "nothing to measure: sbs N=6 M=4 cannot run"),
-    (LATENCY, "--method", "--method needs at least one method"),
+    (LATENCY, "--method", "--method needs at least one value"),
     (EXPERIMENT, "--pool_size 4", "less than the largest of --budgets"),
     (EXPERIMENT, "--pool_size 0", "name searches with --method"),
     (EXPERIMENT, "--pool_size 0 --pool x --method sbs", "asks for no pool"),

@@ -1,22 +1,77 @@
-"""The settings of latency_experiment.py."""
+"""The settings of benchmark.py and of latency_experiment.py."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import tyro
 
-from src.budget import PlanError
-from src.methods import METHODS, SearchCell, grid, split
+from src.budget import Plan
+from src.methods import METHODS, SearchCell, grid, parameters_of, split
 from src.runs.settings import (
     MUSICGEN_FRAME_RATE,
     MethodName,
+    SaveAudio,
     Settings,
     UsageError,
-    check_different,
-    check_least,
     with_parameters,
 )
 from src.scoring import components, remote_parts
+
+
+@with_parameters
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkSettings(Settings):
+    """Search methods side by side, under one verifier.
+
+    Each method writes one clip per prompt; the verifier that selected it and judges that did not
+    are reported apart, as differences to the baseline with 95% paired intervals. Everything goes
+    to results/<run>/; the same command again goes on where a run stopped.
+
+    Examples:
+      # without weights or a GPU
+      python benchmark.py --profile builtin --server auto --verifier tags \\
+          --method baseline best_of_n
+      # one prompt of your own, eight candidates of 5 s
+      python benchmark.py --profile builtin --method best_of_n --candidates 8 --duration 5 \\
+          --prompts "a slow violin melody with strings"
+      # beam search and lookahead, a prune each second
+      python benchmark.py --profile builtin --server auto --verifier tags \\
+          --method baseline sbs lookahead --candidates 8 --lookahead_k 2 --step_size 1
+      # MusicGen on 100 random MusicCaps prompts that have their reference, a server in another
+      # terminal; two more verifiers as judges
+      python benchmark.py --method baseline best_of_n sbs lookahead --verifier clap \\
+          --pick random --num_samples 100 --referenced --judges kld_pq quality muq
+    """
+
+    #: One or several: baseline (one sample), best_of_n, sbs (beam search), lookahead (beam search
+    #: that scores each candidate at the end of a greedy rollout).
+    method: tuple[MethodName, ...] = ("baseline",)
+    #: perplexity, pmi (local); tags, clap, quality, muq, imagebind (on the server); or a weighted
+    #: sum such as tags+pmi or 0.7*tags+0.3*perplexity.
+    verifier: str = "perplexity"
+    #: N: candidates held at each step. The baseline has one.
+    candidates: int = 16
+    #: Measures of the final clips that no search saw, the primary one first; 'none' for no judges.
+    #: kld_pq, kld_qp, kld_both (PaSST), clap_score, fad_clap, fad_msd, msd_kld, mtt_vgg,
+    #: msd_vgg_kld, and every verifier of the server by its name. paper profile: kld_pq clap_score;
+    #: builtin profile: msd_kld mtt_vgg msd_vgg_kld.
+    judges: Annotated[
+        tuple[str, ...] | None,
+        tyro.conf.arg(metavar="[NAME ...]", help_behavior_hint="(default: by profile)"),
+    ] = None
+    #: winners: the chosen clips. all: every candidate of the last step too. none: no audio, which
+    #: then cannot be judged again when a missing reference has come.
+    save_audio: SaveAudio = "winners"
+
+    def check(self) -> None:
+        super().check()
+        self.plans(MUSICGEN_FRAME_RATE)
+        self.check_guidance([self.verifier])
+
+    def plans(self, frame_rate: float) -> list[Plan]:
+        """Of each method. frame_rate: frames a second. Raises PlanError."""
+        given = (self.candidates, self.duration, self.step_size, frame_rate, self.parameters)
+        return [METHODS[name].make_plan(*given) for name in self.method]
 
 
 @with_parameters
@@ -62,19 +117,12 @@ class LatencySettings(Settings):
     def check(self) -> None:
         super().check()
         self.check_guidance([self.verifier])
-        if not self.method:
-            raise UsageError("--method needs at least one method")
-        check_different(self, "method", "budgets")
-        check_least(self, budgets=1, repetitions=1, batch=1)
+        self.check_least(budgets=1, repetitions=1, batch=1)
+        for parameter in parameters_of(self.method):
+            parameter.check_least(self.parameters[parameter.name])
         cells, skipped = self.cells()
-        try:
-            for method in (METHODS[name] for name in self.method):
-                for parameter in method.parameters:
-                    parameter.check_least(self.parameters[parameter.name])
-            for cell in cells:
-                cell.plan(self.duration, self.step_size, MUSICGEN_FRAME_RATE)
-        except PlanError as error:
-            raise UsageError(str(error)) from error
+        for cell in cells:
+            cell.plan(self.duration, self.step_size, MUSICGEN_FRAME_RATE)
         if not cells:
             raise UsageError(
                 f"nothing to measure: {', '.join(cell.name for cell in skipped)} cannot run, since "
