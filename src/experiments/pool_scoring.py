@@ -1,6 +1,6 @@
 """Scoring pools: every verifier and judge hears each candidate once.
 
-    score(run, prompts, list_scorers(verifiers, judges, prefixes, "cpu"), generator, client)
+    score(run, prompts, list_scorers(["tags"], ["msd_kld"], hosted, (), "cpu"), generator, client)
 
 Each measure of each prompt is a record of its own in the pool's folder: scoring may be killed
 anywhere and goes on there, and what is named later is added. Scores of other weights than a
@@ -24,8 +24,9 @@ from src.generator import Renderer
 from src.judges.base import ClipJudge, JudgeError
 from src.judges.registry import JUDGES
 from src.protocol import Checkpoint, VerifierResult
+from src.runs.evaluation import measure_of
 from src.runs.measures import Measure, Role
-from src.runs.pool import WHOLE, load_tokens, prefix_key
+from src.runs.pool import FACTS, WHOLE, load_tokens, prefix_key
 from src.runs.records import CANDIDATES, Record, Run, scores_key
 from src.verifier_core import shares_data_with
 
@@ -73,37 +74,30 @@ class Scorer:
 
 
 def list_scorers(
-    verifiers: Mapping[str, Checkpoint],
-    judges: Mapping[str, Checkpoint | None],
+    verifiers: Sequence[str],
+    judges: Sequence[str],
+    hosted: Mapping[str, Checkpoint],
     prefixes: Sequence[float],
     device: str,
 ) -> list[Scorer]:
     """What is to score: verifiers at prefixes and whole, then judges, whole.
 
-    judges: with the server's checkpoint where they are verifiers of the server, else None. A
-    verifier that is asked to judge as well is a verifier.
+    hosted: the server's checkpoints, of verifiers and of those that judge. A verifier that is asked
+    to judge as well is a verifier.
     """
     listed = []
-    for name, checkpoint in {**judges, **verifiers}.items():
+    for name in dict.fromkeys((*verifiers, *judges)):
         role: Role = "verifier" if name in verifiers else "judge"
-        if checkpoint is not None:
-            shared = shares_data_with(name)
-            measure = Measure(name, role, is_verifier=(name,), shares_data_with=shared)
-            heard = tuple(prefixes) if name in verifiers else ()
-            listed.append(Scorer(measure, checkpoint, heard))
+        if name in JUDGES:
+            judge = JUDGES[name](device)
+            assert isinstance(judge, ClipJudge)
+            listed.append(Scorer(measure_of(judge, role), judge.checkpoint, judge=judge))
             continue
-        judge = JUDGES[name](device)
-        assert isinstance(judge, ClipJudge)
-        measure = Measure(
-            name=name,
-            role=role,
-            higher_is_better=judge.higher_is_better,
-            is_verifier=judge.is_verifier,
-            shares_data_with=judge.shares_data_with,
-            note=judge.note,
-        )
-        listed.append(Scorer(measure, judge.checkpoint, judge=judge))
-    return sorted(listed, key=lambda scorer: scorer.measure.role != "verifier")
+        shared = shares_data_with(name)
+        measure = Measure(name, role, is_verifier=(name,), shares_data_with=shared)
+        heard = tuple(prefixes) if role == "verifier" else ()
+        listed.append(Scorer(measure, hosted[name], heard))
+    return listed
 
 
 def score(
@@ -242,9 +236,7 @@ class Outcome:
             "prompt_id": prompt.id,
             "status": "ok" if WHOLE in self.values else "failed",
             "checkpoint": self.scorer.checkpoint.model_dump(),
-            **{n: getattr(measure, n) for n in ("role", "higher_is_better", "note")},
-            "is_verifier": list(measure.is_verifier),
-            "shares_data_with": list(measure.shares_data_with),
+            **{name: value for name, value in measure.as_record().items() if name in FACTS},
             "values": self.values,
             "seconds": {key: round(self.seconds[key], 6) for key in self.values},
             "reason": "; ".join(reasons),

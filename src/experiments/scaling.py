@@ -1,4 +1,9 @@
-"""What verifier_experiment.py does once nothing is missing: pool, scores, sweeps, report."""
+"""What verifier_experiment.py does once nothing is missing: pool, scores, sweeps, report.
+
+What best-of-n gives follows from a pool; what a tree search gives does not, so it has to run for
+each cell of a grid: a sweep. Its folder holds one record per cell and prompt; the cells are no part
+of the folder's name, and a larger grid adds to what is there.
+"""
 
 import logging
 from collections.abc import Sequence
@@ -10,16 +15,18 @@ from src.data.prompts import Prompt
 from src.experiments.pool_generation import generate, open_pool
 from src.experiments.pool_scoring import list_scorers, score
 from src.experiments.scaling_report import report
-from src.experiments.scaling_settings import ExperimentSettings
-from src.experiments.sweep import open_sweep, search_cells
+from src.experiments.scaling_settings import GENERATING, ExperimentSettings
+from src.experiments.searching import Search, search_what_is_left
 from src.generator import Generator, GeneratorError, Renderer, load_renderer
-from src.judges.registry import JUDGES, served
+from src.judges.registry import served
+from src.methods import SearchCell
 from src.protocol import Checkpoint
-from src.runs.build import assemble, connect, load
+from src.runs.build import Parts, assemble, checkpoints_of, connect, identity, load, where
 from src.runs.ending import Ending, Exit
+from src.runs.evaluation import measures
 from src.runs.pool import LOG_PROBS, prefix_key
 from src.runs.provenance import torch_machine
-from src.runs.records import CANDIDATES, Run
+from src.runs.records import CANDIDATES, Run, search_key
 from src.scoring import LIKELIHOODS, components, remote_parts
 
 log = logging.getLogger(__name__)
@@ -74,17 +81,59 @@ def make_pool(
         _check_codec(run, renderer.checkpoint)
         _warn_of_unknown_prefixes(run, settings.prefix_seconds)
         verifiers, judges = remote_parts(settings.verifiers or ()), settings.judges or ()
-        remote: dict[str, Checkpoint] = {}
-        if client is not None:
-            remote = client.checkpoints([*verifiers, *served(judges)])
         scorers = list_scorers(
-            {name: remote[name] for name in verifiers},
-            {name: None if name in JUDGES else remote[name] for name in judges},
+            verifiers,
+            judges,
+            client.checkpoints([*verifiers, *served(judges)]) if client else {},
             settings.prefix_seconds,
             renderer.device,
         )
         failed = score(run, prompts, scorers, renderer, client)
     return run.folder, failed
+
+
+def open_sweep(settings: ExperimentSettings, prompts: Sequence[Prompt], parts: Parts) -> Run:
+    """One verifier's folder, new or begun before. Raises RunFolderError."""
+    verifier = parts.verifier.name
+    decides = {
+        "verifier": verifier,
+        "judges": [judge.name for judge in parts.judges],
+        **{name: getattr(settings, name) for name in GENERATING if name != "seed"},
+        **where(parts.generator),
+    }
+    return Run(
+        settings.output,
+        f"sweep-{settings.profile}-{verifier}-p{len(prompts)}",
+        identity("sweep", decides, prompts, checkpoints_of(parts)),
+        {
+            "title": settings.title(prompts, f"tree searches, selector {verifier}"),
+            "measures": [m.as_record() for m in measures(parts.verifier, parts.judges)],
+        },
+        torch_machine(),
+    )
+
+
+def search_cells(
+    run: Run,
+    cells: Sequence[SearchCell],
+    prompts: Sequence[Prompt],
+    parts: Parts,
+    settings: ExperimentSettings,
+) -> int:
+    """Every cell on every prompt that is not done. Returns how many searches failed.
+
+    Raises VerifierError when the verifier is lost.
+    """
+    rate = parts.generator.frame_rate
+    searches = [
+        Search(
+            search_key(cell.method, cell),
+            cell.plan(settings.duration, settings.step_size, rate),
+            settings.seed if cell.seed is None else cell.seed,
+        )
+        for cell in cells
+    ]
+    return search_what_is_left(run, searches, prompts, parts, settings.max_rows)
 
 
 def _warn_of_unknown_prefixes(run: Run, prefixes: Sequence[float]) -> None:

@@ -14,6 +14,7 @@ import io
 import logging
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,19 +54,23 @@ def measures(verifier: Verifier, judges: Sequence[Judge]) -> list[Measure]:
         role: Role = "primary judge" if judge is judges[0] and not shared else "judge"
         notes = [f"not independent of {', '.join(shared)}: same training data"] if shared else []
         notes += [judge.note] if judge.note else []
-        listed.append(
-            Measure(
-                name=judge.name,
-                role="own verifier" if own else role,
-                higher_is_better=judge.higher_is_better,
-                checkpoint=in_short(judge.checkpoint),
-                kind="set" if isinstance(judge, SetJudge) else "clip",
-                is_verifier=tuple(judge.is_verifier),
-                shares_data_with=tuple(judge.shares_data_with),
-                note="; ".join(notes),
-            )
-        )
+        measure = measure_of(judge, "own verifier" if own else role)
+        listed.append(replace(measure, note="; ".join(notes)))
     return listed
+
+
+def measure_of(judge: Judge, role: Role) -> Measure:
+    """What clips are measured by when this judge judges them."""
+    return Measure(
+        name=judge.name,
+        role=role,
+        higher_is_better=judge.higher_is_better,
+        checkpoint=in_short(judge.checkpoint),
+        kind="set" if isinstance(judge, SetJudge) else "clip",
+        is_verifier=tuple(judge.is_verifier),
+        shares_data_with=tuple(judge.shares_data_with),
+        note=judge.note,
+    )
 
 
 def unread_captions(

@@ -131,7 +131,7 @@ def test_a_judge_without_a_number_for_a_candidate_has_none_for_the_prompt(run: R
 
 
 def test_a_verifier_that_judged_before_becomes_a_verifier(run: Run) -> None:
-    served = list_scorers({}, {"tags": WEIGHTS}, (), "cpu")
+    served = list_scorers((), ["tags"], {"tags": WEIGHTS}, (), "cpu")
     hears(run, served, FakeClient())
     assert load_pool(run.folder).measures["tags"].role == "judge"
     client = FakeClient()
@@ -141,7 +141,8 @@ def test_a_verifier_that_judged_before_becomes_a_verifier(run: Run) -> None:
 
 
 def test_a_verifier_that_is_asked_to_judge_too_is_listed_once_as_verifier() -> None:
-    found = list_scorers({"tags": WEIGHTS}, {"clap": WEIGHTS, "tags": WEIGHTS}, (0.1,), "cpu")
+    hosted = {"tags": WEIGHTS, "clap": WEIGHTS}
+    found = list_scorers(["tags"], ["clap", "tags"], hosted, (0.1,), "cpu")
     assert [(s.name, s.measure.role, s.prefixes) for s in found] == [
         ("tags", "verifier", (0.1,)),
         ("clap", "judge", ()),

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from src.data.prompts import load_prompts
-from src.experiments import benchmark, latency, pool_generation, sweep
+from src.experiments import benchmark, latency, pool_generation, scaling
 from src.experiments.pool_scoring import list_scorers
 from src.protocol import Checkpoint
 from src.runs.build import Parts
@@ -69,7 +69,7 @@ OPEN: dict[str, Callable[..., Run]] = {
     "benchmark": benchmark.open_run,
     "latency": lambda s, prompts, parts: latency.open_run(s, prompts, parts, (0, 0, 0)),
     "pool": lambda s, prompts, parts: pool_generation.open_pool(s, prompts, parts.generator),
-    "sweep": sweep.open_sweep,
+    "sweep": scaling.open_sweep,
 }
 FINISH: dict[str, Callable[..., Any]] = {
     "benchmark": lambda run, s, prompts, parts: benchmark.search_methods(s, prompts, run, parts),
@@ -79,7 +79,7 @@ FINISH: dict[str, Callable[..., Any]] = {
     "pool": lambda run, s, prompts, parts: pool_generation.generate(
         run, prompts, parts.generator, s
     ),
-    "sweep": lambda run, s, prompts, parts: sweep.search_cells(
+    "sweep": lambda run, s, prompts, parts: scaling.search_cells(
         run, s.cells()[0], prompts, parts, s
     ),
 }
@@ -109,9 +109,9 @@ def test_the_committed_pools_scores_still_stand(tmp_path: Path) -> None:
     with Run.reopen(Path(shutil.copytree(committed, tmp_path / "pool"))) as run:
         records = [r for r in run.records if r["kind"] != CANDIDATES["kind"]]
         weights = {r["measure"]: Checkpoint(**r["checkpoint"]) for r in records}
-        judges = dict.fromkeys(settings.judges)
-        verifiers = {name: weights[name] for name in weights if name not in judges}
-        scorers = list_scorers(verifiers, judges, settings.prefix_seconds, "cpu")
+        verifiers = [name for name in weights if name not in settings.judges]
+        ask = (verifiers, settings.judges, weights, settings.prefix_seconds)
+        scorers = list_scorers(*ask, "cpu")
         assert {scorer.name for scorer in scorers} == weights.keys()
         for record in records:
             (scorer,) = (s for s in scorers if s.name == record["measure"])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from src.experiments.sweep import open_sweep, search_cells
+from src.experiments.scaling import open_sweep, search_cells
 from src.methods import SearchCell
 from src.runs.build import Parts
 from src.runs.records import RECORDS, Run, search_key
