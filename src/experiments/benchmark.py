@@ -11,7 +11,6 @@ from src.reports.table import listing
 from src.runs.build import Parts, build, checkpoints_of, identity, where
 from src.runs.ending import Ending, Exit
 from src.runs.evaluation import judge_again, measures, unread_captions
-from src.runs.provenance import torch_machine
 from src.runs.records import Run, search_key
 
 
@@ -51,7 +50,7 @@ def open_run(settings: BenchmarkSettings, prompts: Sequence[Prompt], parts: Part
             "measures": [m.as_record() for m in measures(parts.verifier, parts.judges)],
             "unread": unread_captions(prompts, parts.verifier, parts.judges, parts.client),
         },
-        {"max_rows": settings.max_rows, **torch_machine()},
+        {"max_rows": settings.max_rows},
     )
 
 

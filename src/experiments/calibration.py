@@ -83,9 +83,10 @@ def main(args: Sequence[str] | None = None) -> int:
 def calibrate(settings: CalibrationSettings, prompts: Sequence[Prompt]) -> tuple[Calibration, Path]:
     """Make and score the pools; the generator's constants, and the file that they belong in."""
     from src.data.progress import bar
-    from src.experiments.searching import search_all
-    from src.runs.build import Parts, connect, load
+    from src.experiments.searching import groups
+    from src.runs.build import connect, load
     from src.scoring import remote_parts
+    from src.search import search
     from src.stats.best_of_n import within_prompt_std
     from src.tree import Failure
     from src.verifier import SearchVerifier
@@ -105,12 +106,14 @@ def calibrate(settings: CalibrationSettings, prompts: Sequence[Prompt]) -> tuple
             settings.candidates, settings.duration, settings.step_size, generator.frame_rate, {}
         )
         pools: dict[str, list[list[float]]] = {name: [] for name in ones}
-        parts = Parts(generator, verifier, ())
         todo = {prompt.id for prompt in prompts}
         with bar("calibrate", len(prompts), 0, "prompt") as progress:
-            for result in search_all(plan, prompts, parts, settings.seed, settings.max_rows, todo):
-                progress.update()
-                if not isinstance(result, Failure):
+            for group in groups(prompts, plan.candidates, settings.max_rows, todo):
+                for result in search(plan, group, generator, verifier, settings.seed):
+                    progress.update()
+                    if isinstance(result, Failure):
+                        log.warning("%s: %s", result.prompt.id, result.reason)
+                        continue
                     for name, pool in pools.items():
                         pool.append([node.score.components[name] for node in result.nodes])
     made = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

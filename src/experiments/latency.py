@@ -31,7 +31,7 @@ from src.reports import latency as reports
 from src.reports.table import listing
 from src.runs.build import Parts, build, checkpoints_of, identity
 from src.runs.ending import Ending, Exit
-from src.runs.provenance import QUIET_LOAD, machine, torch_machine
+from src.runs.provenance import QUIET_LOAD, machine
 from src.runs.records import Record, Run, search_key
 from src.search import search
 from src.tree import Failure
@@ -70,7 +70,7 @@ def open_run(
     """The run's folder; its name carries a hash of all that decides the seconds, and of the
     machine: seconds of two are not put together."""
     cells, skipped = settings.cells()
-    here = {name: machine()[name] for name in ("system", "cpu", "cpu_count")} | torch_machine()
+    here = {name: value for name, value in machine().items() if name != "command"}
     # Device and dtype as they were asked for: the machine decides what "auto" is.
     decides = {"settings": settings.decisive(), "machine": here}
     title = settings.title(
@@ -89,7 +89,7 @@ def open_run(
             "skipped": [cell.as_record() for cell in skipped],
             "frame_rate": parts.generator.frame_rate,
         },
-        {"max_rows": settings.max_rows, **torch_machine(), "load_average": list(load)},
+        {"max_rows": settings.max_rows, "load_average": list(load)},
     )
 
 

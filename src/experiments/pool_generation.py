@@ -25,7 +25,6 @@ from src.generator import Generator
 from src.runs.build import identity, where
 from src.runs.evaluation import write_array
 from src.runs.pool import LOG_PROBS, UNCONDITIONAL, prefix_key, token_file
-from src.runs.provenance import torch_machine
 from src.runs.records import CANDIDATES, Run
 
 log = logging.getLogger(__name__)
@@ -48,7 +47,6 @@ def open_pool(settings: ExperimentSettings, prompts: Sequence[Prompt], generator
             "title": title,
             "source": {n: getattr(settings, n) for n in ("profile", "model", "prompts")},
         },
-        torch_machine(),
     )
 
 

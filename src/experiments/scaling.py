@@ -25,7 +25,6 @@ from src.runs.build import Parts, assemble, checkpoints_of, connect, identity, l
 from src.runs.ending import Ending, Exit
 from src.runs.evaluation import measures
 from src.runs.pool import LOG_PROBS, prefix_key
-from src.runs.provenance import torch_machine
 from src.runs.records import CANDIDATES, Run, search_key
 from src.scoring import LIKELIHOODS, components, remote_parts
 
@@ -71,7 +70,7 @@ def make_pool(
     other weights.
     """
     if settings.pool is not None:
-        run = Run.reopen(settings.pool, torch_machine())
+        run = Run.reopen(settings.pool)
     else:
         assert generator is not None
         run = open_pool(settings, prompts, generator)
@@ -109,7 +108,6 @@ def open_sweep(settings: ExperimentSettings, prompts: Sequence[Prompt], parts: P
             "title": settings.title(prompts, f"tree searches, selector {verifier}"),
             "measures": [m.as_record() for m in measures(parts.verifier, parts.judges)],
         },
-        torch_machine(),
     )
 
 

@@ -13,7 +13,7 @@ from src.runs.evaluation import finish
 from src.runs.records import Run
 from src.runs.settings import SaveAudio
 from src.search import search
-from src.tree import Failure, SearchResult
+from src.tree import Failure
 
 log = logging.getLogger(__name__)
 
@@ -31,28 +31,6 @@ def groups(
         group = prompts[at : at + size]
         if any(prompt.id in todo for prompt in group):
             yield group
-
-
-def search_all(
-    plan: Plan,
-    prompts: Sequence[Prompt],
-    parts: Parts,
-    seed: int,
-    max_rows: int,
-    todo: Collection[str],
-    keep_leaves: bool = False,
-) -> Iterator[SearchResult | Failure]:
-    """The search of every prompt in `todo` (ids); one that has no score is a Failure, and logged.
-
-    Raises BudgetError, and VerifierError when the verifier is lost.
-    """
-    for group in groups(prompts, plan.candidates, max_rows, todo):
-        results = search(plan, group, parts.generator, parts.verifier, seed, keep_leaves)
-        for result in results:
-            if result.prompt.id in todo:
-                if isinstance(result, Failure):
-                    log.warning("%s %s: %s", result.method, result.prompt.id, result.reason)
-                yield result
 
 
 @dataclass(frozen=True)
@@ -74,7 +52,7 @@ def search_what_is_left(
 ) -> int:
     """Every search on every prompt that is not done, judged and recorded. Returns how many failed.
 
-    Raises VerifierError when the verifier is lost.
+    Raises BudgetError, and VerifierError when the verifier is lost.
     """
     todo = [{p.id for p in prompts if not run.is_done(s.key, p.id)} for s in searches]
     total = len(searches) * len(prompts)
@@ -84,14 +62,17 @@ def search_what_is_left(
     with bar(parts.verifier.name, total, done, "search") as progress:
         for one, left in zip(searches, todo, strict=True):
             progress.set_description(one.plan.method.name)
-            for result in search_all(
-                one.plan, prompts, parts, one.seed, max_rows, left, save_audio == "all"
-            ):
-                if isinstance(result, Failure):
-                    record = result.as_record()
-                    failed += 1
-                else:
-                    record = finish(result, parts.judges, run.folder, save_audio)
-                run.append(record | one.key)
-                progress.update()
+            for group in groups(prompts, one.plan.candidates, max_rows, left):
+                ask = (one.plan, group, parts.generator, parts.verifier, one.seed)
+                for result in search(*ask, keep_leaves=save_audio == "all"):
+                    if result.prompt.id not in left:
+                        continue
+                    if isinstance(result, Failure):
+                        log.warning("%s %s: %s", result.method, result.prompt.id, result.reason)
+                        record = result.as_record()
+                        failed += 1
+                    else:
+                        record = finish(result, parts.judges, run.folder, save_audio)
+                    run.append(record | one.key)
+                    progress.update()
     return failed

@@ -8,9 +8,9 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +42,7 @@ class Listener(ABC):
     """A network that turns a clip into an array: posteriors or an embedding.
 
     `shared` gives one instance for each class and device. Weights are loaded when they are first
-    needed.
+    needed; one without weights has a `checkpoint` of its own instead of `load`.
     """
 
     files: ClassVar[tuple[WeightFile, ...]] = ()  # what loading needs
@@ -53,14 +53,24 @@ class Listener(ABC):
         self._references = cache(self._listen_to_file)
 
     @classmethod
+    @cache
     def shared(cls, device: str) -> Self:
         """The instance that all judges of a process hear through."""
-        return _shared(cls, device)  # type: ignore[return-value]
+        return cls(device)
+
+    def load(self) -> tuple[Any, Checkpoint]:
+        """The network on the device, and its weights. Raises WeightsError."""
+        raise NotImplementedError
+
+    @cached_property
+    def loaded(self) -> tuple[Any, Checkpoint]:
+        """What `load` gave."""
+        return self.load()
 
     @property
-    @abstractmethod
     def checkpoint(self) -> Checkpoint:
         """The weights; loads them. Raises WeightsError."""
+        return self.loaded[1]
 
     @abstractmethod
     def listen(self, clip: Clip) -> NDArray[np.float32]:
@@ -96,11 +106,6 @@ class Listener(ABC):
             return self.listen(clip)
 
 
-@cache
-def _shared(kind: type[Listener], device: str) -> Listener:
-    return kind(device)
-
-
 def reference_path(prompt: Prompt) -> Path:
     """Where the prompt's reference audio lies. Raises JudgeError for a prompt without one."""
     if prompt.reference is None:
@@ -133,6 +138,14 @@ class Judge(ABC):
         """The weights that it judges with; loads them. Raises WeightsError."""
         return self.listener.checkpoint
 
+    def hear(self, clip: Clip, prompt: Prompt) -> NDArray[np.float32]:
+        """What the listener hears in a clip of the prompt. Raises JudgeError."""
+        return self.listener.hear(clip, f"the clip of {prompt.id}")
+
+    def hear_reference(self, prompt: Prompt) -> NDArray[np.float32]:
+        """What the listener hears in the prompt's reference. Raises JudgeError."""
+        return self.listener.reference(prompt)
+
     def unread(self, prompt: Prompt) -> int:  # noqa: ARG002 (most judges read all or nothing)
         """How many tokens at the end of the caption it does not read."""
         return 0
@@ -158,17 +171,13 @@ class ClipJudge(Judge):
         Raises JudgeError.
         """
 
-    def hear(self, clip: Clip, prompt: Prompt) -> NDArray[np.float32]:
-        """What the listener hears in a clip of the prompt. Raises JudgeError."""
-        return self.listener.hear(clip, f"the clip of {prompt.id}")
-
 
 class SetJudge(Judge):
     """A judge with one number for all clips of a method: their Frechet audio distance.
 
-    The run keeps embeddings of clips and references; `distance` (src/stats/frechet.py) makes the
-    number from them. None is the published FAD of MusicGen, which takes VGGish embeddings and the
-    references of a whole data set.
+    It hears embeddings [windows, D], which the run keeps; `distance` (src/stats/frechet.py) makes
+    the number from them. None is the published FAD of MusicGen, which takes VGGish embeddings and
+    the references of a whole data set.
     """
 
     higher_is_better = False
@@ -177,11 +186,3 @@ class SetJudge(Judge):
         "biased upwards for few clips: compare equal numbers of them only, and not with the "
         "published VGGish FAD"
     )
-
-    def embed(self, clip: Clip, prompt: Prompt) -> NDArray[np.float32]:
-        """Embedding [windows, D] of a clip. Raises JudgeError."""
-        return self.listener.hear(clip, f"the clip of {prompt.id}")
-
-    def embed_reference(self, prompt: Prompt) -> NDArray[np.float32]:
-        """Embedding [windows, D] of the prompt's reference. Raises JudgeError."""
-        return self.listener.reference(prompt)

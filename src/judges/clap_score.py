@@ -34,13 +34,8 @@ class ClapListener(Listener):
         super().__init__(device)
         self.embed_text = lru_cache(maxsize=1024)(self._embed_text)
 
-    @cached_property
-    def _loaded(self) -> tuple[Any, Checkpoint]:
+    def load(self) -> tuple[Any, Checkpoint]:
         return clap_network.load_clap(self.device)
-
-    @property
-    def checkpoint(self) -> Checkpoint:
-        return self._loaded[1]
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -52,7 +47,7 @@ class ClapListener(Listener):
 
     def listen(self, clip: Clip) -> NDArray[np.float32]:
         samples = at_rate(clip, clap_network.SAMPLE_RATE)
-        library, window = self._loaded[0], clap_network.WINDOW
+        library, window = self.loaded[0], clap_network.WINDOW
         starts = window_starts(len(samples), window)
         with computing_as_published(self.device):
             embeddings = [
@@ -66,7 +61,7 @@ class ClapListener(Listener):
     def _embed_text(self, text: str) -> "Tensor":
         """Float32 [512], on the CPU. The library cuts texts at RoBERTa's 77th token."""
         with computing_as_published(self.device):
-            return self._loaded[0].get_text_embedding([text], use_tensor=True)[0].cpu()
+            return self.loaded[0].get_text_embedding([text], use_tensor=True)[0].cpu()
 
 
 class ClapScore(ClipJudge):

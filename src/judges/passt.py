@@ -5,7 +5,7 @@ audiocraft's configuration of its evaluations (config/solver/default.yaml in its
 `pretrained_length: 20`. The network, its pieces and its softmax are audiocraft's own metric's.
 """
 
-from functools import cached_property, lru_cache, partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     import torch
 
 SAMPLE_RATE = 32_000
-FETCHED_AS = "kld_pq"  # by which --fetch knows the file
 FIRST_LAYER = "patch_embed.proj.weight"
 
 CHECKPOINT = WeightFile(
@@ -65,13 +64,27 @@ class PasstListener(Listener):
         self.hear_pair = lru_cache(maxsize=CLIPS_KEPT)(self._hear_pair)
         self._starts: dict[tuple[Path, int], NDArray[np.float32]] = {}
 
-    @cached_property
-    def _loaded(self) -> tuple[Any, Checkpoint]:
-        return load_passt(self.device)
+    def load(self) -> tuple[Any, Checkpoint]:
+        """audiocraft's metric, its PaSST with the weights of this machine's file.
 
-    @property
-    def checkpoint(self) -> Checkpoint:
-        return self._loaded[1]
+        Its own way is to build the network with weights that torch.hub downloads and unpickles
+        freely.
+        """
+        file = CheckpointFile.of("kld_pq", CHECKPOINT)
+        weights = file.weights(file.read())
+        audiocrafts_kld = audiocrafts("metrics.kld")
+        from hear21passt import base20sec
+        from hear21passt.models.helpers.vit_helpers import adapt_input_conv
+
+        if FIRST_LAYER in weights and weights[FIRST_LAYER].ndim == 4:
+            # as hear21passt loads it: a first layer for pictures takes a spectrogram as all colours
+            weights[FIRST_LAYER] = adapt_input_conv(1, weights[FIRST_LAYER])
+        # hear21passt then builds its network without weights, and so without torch.hub.
+        untrained = partial(base20sec.get_model_passt, pretrained=False)
+        with undisturbed(), replaced(base20sec, get_model_passt=untrained):
+            metric = audiocrafts_kld.PasstKLDivergenceMetric(pretrained_length=20)
+        file.fill(metric.model.net, weights, "PaSST of 20 s")
+        return metric.requires_grad_(False).eval().to(self.device), file.identity()
 
     def listen(self, clip: Clip) -> NDArray[np.float32]:
         return self._posteriors(at_rate(clip, SAMPLE_RATE))
@@ -102,7 +115,7 @@ class PasstListener(Listener):
         """Of float32 [T] at 32 kHz. Raises JudgeError where no piece is over 0.15 s long."""
         import torch
 
-        metric = self._loaded[0]
+        metric = self.loaded[0]
         with computing_as_published(self.device):
             posteriors = metric._get_label_distribution(
                 samples[None, None],
@@ -172,37 +185,6 @@ def mean_kl(p: NDArray[np.float32], q: NDArray[np.float32]) -> float:
 
     kl_divergence = audiocrafts("metrics.kld").kl_divergence
     return float(kl_divergence(torch.from_numpy(q), torch.from_numpy(p)).mean())
-
-
-def load_passt(device: str) -> tuple[Any, Checkpoint]:
-    """audiocraft's metric, its PaSST with the weights of this machine's file. Raises WeightsError.
-
-    Its own way is to build the network with weights that torch.hub downloads and unpickles freely.
-    """
-    file = CheckpointFile.of(FETCHED_AS, CHECKPOINT)
-    weights = read_weights(file)
-    audiocrafts_kld = audiocrafts("metrics.kld")
-    from hear21passt import base20sec
-
-    # hear21passt then builds its network without weights, and so without torch.hub.
-    untrained = replaced(
-        base20sec, get_model_passt=partial(base20sec.get_model_passt, pretrained=False)
-    )
-    with undisturbed(), untrained:
-        metric = audiocrafts_kld.PasstKLDivergenceMetric(pretrained_length=20)
-    file.fill(metric.model.net, weights, "PaSST of 20 s")
-    return metric.requires_grad_(False).eval().to(device), file.identity()
-
-
-def read_weights(file: CheckpointFile) -> "dict[str, torch.Tensor]":
-    """PaSST's weights by name. Raises WeightsError."""
-    from hear21passt.models.helpers.vit_helpers import adapt_input_conv
-
-    weights = file.weights(file.read())
-    if FIRST_LAYER in weights and weights[FIRST_LAYER].ndim == 4:
-        # as hear21passt loads it: a first layer for pictures takes a spectrogram as all colours
-        weights[FIRST_LAYER] = adapt_input_conv(1, weights[FIRST_LAYER])
-    return weights
 
 
 def _first(clip: Clip, seconds: float) -> Clip:

@@ -52,29 +52,6 @@ def build_judges(names: Sequence[str], device: str, client: ServerClient | None)
     return [remote.get(name) or JUDGES[name](device) for name in names]
 
 
-class ServedListener:
-    """Asks a server for all its judges at once and keeps the answer for those that come next."""
-
-    def __init__(self, client: ServerClient) -> None:
-        self.client = client
-        self.checkpoints: dict[str, Checkpoint] = {}
-        self.answers = lru_cache(maxsize=CLIPS_KEPT)(self._ask)
-
-    def _ask(
-        self, clip: Clip, text: str, names: tuple[str, ...]
-    ) -> dict[str, VerifierResult | PromptRefused]:
-        """What each verifier says of a clip, or why it has no score for it.
-
-        Raises ServerUnreachable, or ServerError if the server now has other weights.
-        """
-        return self.client.score_each(names, [text], [clip], self.checkpoints)
-
-
-@cache
-def _listener(client: ServerClient) -> ServedListener:
-    return ServedListener(client)
-
-
 class ServedJudge(ClipJudge):
     """A verifier of the server, judging. checkpoint: what the server hosts under that name.
 
@@ -92,16 +69,32 @@ class ServedJudge(ClipJudge):
         self.name = name
         self.is_verifier = (name,)
         self.shares_data_with = shares_data_with(name)
-        self._server = _listener(client)
-        self._server.checkpoints[name] = checkpoint
+        self.client = client
+        _judging(client)[name] = checkpoint
 
     @property
     def checkpoint(self) -> Checkpoint:
-        return self._server.checkpoints[self.name]
+        return _judging(self.client)[self.name]
 
     def number(self, clip: Clip, prompt: Prompt) -> float:
-        names = tuple(self._server.checkpoints)
-        answer = self._server.answers(clip, prompt.text, names)[self.name]
+        answer = _ask(self.client, clip, prompt.text, tuple(_judging(self.client)))[self.name]
         if isinstance(answer, PromptRefused):
             raise JudgeError(f"the clip of {prompt.id}: {answer.reason}") from answer
         return answer.scores[0].value
+
+
+@cache
+def _judging(client: ServerClient) -> dict[str, Checkpoint]:  # noqa: ARG001 (its key)
+    """All verifiers that judge by this client: they are asked at once."""
+    return {}
+
+
+@lru_cache(maxsize=CLIPS_KEPT)
+def _ask(
+    client: ServerClient, clip: Clip, text: str, names: tuple[str, ...]
+) -> dict[str, VerifierResult | PromptRefused]:
+    """What each verifier says of a clip, or why it has no score; kept for the judge that asks next.
+
+    Raises ServerUnreachable, or ServerError if the server now has other weights.
+    """
+    return client.score_each(names, [text], [clip], _judging(client))

@@ -1,7 +1,6 @@
 """The built-in judges: the musicnn networks that the verifier `tags` (MTT_musicnn) does not use."""
 
-from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,15 +22,15 @@ class TagListener(Listener):
 
     tagger_name: ClassVar[str]
 
-    @cached_property
-    def tagger(self) -> "Tagger":
+    def load(self) -> tuple[Any, Checkpoint]:
         from src.models.tagger import load_tagger
 
-        return load_tagger(self.tagger_name).to(self.device)
+        tagger = load_tagger(self.tagger_name).to(self.device)
+        return tagger, Checkpoint(name=tagger.name, sha256=tagger.sha256)
 
     @property
-    def checkpoint(self) -> Checkpoint:
-        return Checkpoint(name=self.tagger.name, sha256=self.tagger.sha256)
+    def tagger(self) -> "Tagger":
+        return self.loaded[0]  # type: ignore[no-any-return]
 
     def listen(self, clip: Clip) -> NDArray[np.float32]:
         return self.tagger.posteriors([tagger_samples(clip)])[0].numpy()
@@ -73,7 +72,7 @@ class TagDivergence(ClipJudge):
     shares_data_with = ("tags_msd", "tags_msd_vgg")
 
     def number(self, clip: Clip, prompt: Prompt) -> float:
-        return bernoulli_kl(self.listener.reference(prompt), self.hear(clip, prompt))
+        return bernoulli_kl(self.hear_reference(prompt), self.hear(clip, prompt))
 
 
 class MsdKld(TagDivergence):

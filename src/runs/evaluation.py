@@ -138,8 +138,8 @@ def judge_clip(
             if isinstance(judge, SetJudge):
                 reference = embedding_file(folder, judge.name, REFERENCE, prompt.id)
                 if not reference.exists():
-                    write_array(reference, judge.embed_reference(prompt).astype(np.float32))
-                embedding = judge.embed(clip, prompt).astype(np.float32)
+                    write_array(reference, judge.hear_reference(prompt).astype(np.float32))
+                embedding = judge.hear(clip, prompt).astype(np.float32)
                 write_array(embedding_file(folder, judge.name, method, prompt.id), embedding)
             else:
                 assert isinstance(judge, ClipJudge)

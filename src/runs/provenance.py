@@ -38,24 +38,21 @@ def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str | None]:
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers depend on, and nothing that names a person or a machine."""
-    return {
+    """What the numbers depend on, and nothing that names a person or a machine.
+
+    torch's threads and GPUs too, once torch is imported.
+    """
+    found: dict[str, Any] = {
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu_name(),
         "cpu_count": len(os.sched_getaffinity(0)),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }
-
-
-def torch_machine() -> dict[str, Any]:
-    """What of this machine the numbers may depend on, as torch sees it."""
-    import torch
-
-    gpus = range(torch.cuda.device_count())
-    return {
-        "torch_threads": torch.get_num_threads(),
-        "gpus": [torch.cuda.get_device_name(number) for number in gpus],
-    }
+    if (torch := sys.modules.get("torch")) is not None:
+        gpus = range(torch.cuda.device_count())
+        found["torch_threads"] = torch.get_num_threads()
+        found["gpus"] = [torch.cuda.get_device_name(number) for number in gpus]
+    return found
 
 
 def _cpu_name() -> str:

@@ -115,7 +115,7 @@ class Run(AbstractContextManager["Run"]):
             self._opened = opened.pop_all()
 
     @classmethod
-    def reopen(cls, folder: Path, here: Mapping[str, Any] | None = None) -> Self:
+    def reopen(cls, folder: Path) -> Self:
         """The run in a folder that is there, wherever it has been moved to.
 
         Raises RunFolderError, also where the manifest is not that of a whole run.
@@ -124,7 +124,7 @@ class Run(AbstractContextManager["Run"]):
         identity = manifest.get("identity")
         if not isinstance(identity, dict) or manifest.get("hash") != _digest(identity):
             raise RunFolderError(f"{folder / MANIFEST} was changed, or is no run's manifest")
-        return cls(folder.parent, "", identity, {}, here, folder)
+        return cls(folder.parent, "", identity, {}, folder=folder)
 
     def __exit__(self, *_: object) -> None:
         self.close()

@@ -212,13 +212,17 @@ class Settings:
         **more: Any,
     ) -> Needs:
         """What has to be there before the script starts. more: further fields of Needs."""
-        shared = ("profile", "model", "prompts", "data_dir", "server", "output")
         return Needs(
-            **{name: getattr(self, name) for name in shared},
+            profile=self.profile,
+            model=str(self.model),
+            prompts=str(self.prompts),
             selection=self.selection(),
+            data_dir=self.data_dir,
             verifiers=verifiers,
             judges=judges,
             selector=selector,
+            server=self.server,
+            output=self.output,
             **more,
         )
 

@@ -38,10 +38,10 @@ class FakeSetJudge(SetJudge):
     def __init__(self) -> None:
         pass
 
-    def embed(self, clip: Clip, prompt: Prompt) -> np.ndarray:
+    def hear(self, clip: Clip, prompt: Prompt) -> np.ndarray:
         return clip.samples.mean(1, keepdims=True)
 
-    def embed_reference(self, prompt: Prompt) -> np.ndarray:
+    def hear_reference(self, prompt: Prompt) -> np.ndarray:
         if prompt.id == "unreferenced":
             raise JudgeError("no reference")
         return np.zeros((1, 1), dtype=np.float32)

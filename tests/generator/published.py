@@ -24,14 +24,15 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 
 from src.data.audio import Clip
-from src.judges import base
+from src.judges.base import Listener
 from src.models.clap_network import from_this_machine
-from src.models.isolation import replaced, undisturbed
+from src.models.isolation import undisturbed
 from src.weights.files import WEIGHTS_VARIABLE
 from tests.passt_weights import write_passt
 from tests.verifier import clap_weights
@@ -86,7 +87,7 @@ def small_networks() -> Iterator[None]:
 
     def with_options(kind: type, **small: Any) -> Any:
         build = kind.__init__  # type: ignore[misc]
-        return replaced(kind, __init__=lambda self, **full: build(self, **full | small))
+        return patch.object(kind, "__init__", lambda self, **full: build(self, **full | small))
 
     clap = factory._MODEL_CONFIGS["HTSAT-base"]
     with pytest.MonkeyPatch.context() as monkeypatch:
@@ -157,7 +158,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             import laion_clap  # noqa: F401
         with small_networks():
             yield folder
-        base._shared.cache_clear()
+        Listener.shared.cache_clear()  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="module")

@@ -166,7 +166,7 @@ def test_an_embedding_is_the_layer_before_the_tags_for_each_window(name: str, wi
     embeddings = tagger.embeddings(samples)
     assert embeddings.shape == (len(tagger.windows(samples)), width)
     if name == "MSD_musicnn":
-        assert np.array_equal(FadMsd().embed(clip("flute"), prompt("music")), embeddings)
+        assert np.array_equal(FadMsd().hear(clip("flute"), prompt("music")), embeddings)
     tags = tagger.network.output(embeddings).sigmoid().mean(0)
     torch.testing.assert_close(tags, tagger.posteriors([samples])[0])
 
@@ -174,14 +174,14 @@ def test_an_embedding_is_the_layer_before_the_tags_for_each_window(name: str, wi
 def test_a_reference_is_heard_as_a_clip_is() -> None:
     judge = FadMsd()
     np.testing.assert_array_equal(
-        judge.embed_reference(prompt("music", "choir")), judge.embed(clip("choir"), prompt("music"))
+        judge.hear_reference(prompt("music", "choir")), judge.hear(clip("choir"), prompt("music"))
     )
 
 
 def test_music_is_nearer_to_itself_resampled_than_to_other_music() -> None:
     judge = FadMsd()
     piano, again, synth = (
-        judge.embed(heard, prompt("music"))
+        judge.hear(heard, prompt("music"))
         for heard in (clip("piano"), resample(clip("piano"), 44_100), clip("synth"))
     )
     assert distance(again, piano) < 0.2 * distance(synth, piano)
@@ -190,9 +190,9 @@ def test_music_is_nearer_to_itself_resampled_than_to_other_music() -> None:
 def test_a_clip_or_a_reference_that_cannot_be_heard_is_an_error() -> None:
     judge = FadMsd()
     with pytest.raises(JudgeError, match=r"the clip of p-None: .* not finite"):
-        judge.embed(Clip(np.full((1, 16_000), np.nan, dtype=np.float32), 16_000), prompt("music"))
+        judge.hear(Clip(np.full((1, 16_000), np.nan, dtype=np.float32), 16_000), prompt("music"))
     with pytest.raises(JudgeError, match="no reference"):
-        judge.embed_reference(prompt("music"))
+        judge.hear_reference(prompt("music"))
 
 
 def test_the_judge_of_tags_and_this_one_share_a_network() -> None:

@@ -93,8 +93,6 @@ def test_the_same_command_finds_its_folder_and_does_nothing_again(
     identity, settings = manifest["identity"], settings_of(manifest)
     machine = identity.get("machine", {})  # of latency runs: they go on where they were begun
     monkeypatch.setattr(latency, "machine", lambda: machine)
-    here = {name: machine.get(name) for name in ("torch_threads", "gpus")}
-    monkeypatch.setattr(latency, "torch_machine", lambda: here)
     prompts = load_prompts(str(settings.prompts), settings.selection(), settings.data_dir)
     asked = (replace(settings, output=tmp_path), prompts, parts_of(identity, settings))
     with OPEN[identity["script"]](*asked) as run:
