@@ -14,7 +14,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,11 @@ def run(
         end.kept = lambda: (
             f"{opened.done} of {total} searches are measured and kept in {opened.folder}"
         )
+        # Python's garbage collector leaves alone what is there by now, modules and weights, which
+        # would take it a tenth of a second each time, in the middle of a search.
+        gc.collect()
+        gc.freeze()
+        stack.callback(gc.unfreeze)
         with bar("measuring", total, 0, "search") as progress:
             measure_all(settings, prompts, opened, parts, progress.update)
         text, failed = reports.report(opened.folder)
@@ -106,19 +111,6 @@ def visits(
         yield from ((repetition, cell) for cell in shuffled)
 
 
-@contextmanager
-def quiet_collector() -> Iterator[None]:
-    """Inside, Python's garbage collector leaves alone what was there before: modules and weights,
-    which would take it a tenth of a second each time, in the middle of a search."""
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-
-
-@quiet_collector()
 def measure_all(
     settings: LatencySettings,
     prompts: Sequence[Prompt],

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ QUIET_LOAD = 0.25  # of one core, for a minute: what the system itself does stay
 
 def commit() -> dict[str, Any]:
     """The repository's commit and whether tracked files differ from it; None outside a checkout."""
+    git = partial(subprocess.check_output, text=True, timeout=10, stderr=subprocess.DEVNULL)
     try:
-        head = _git("rev-parse", "HEAD").strip()
-        changed = bool(_git("status", "--porcelain", "--untracked-files=no").strip())
+        head = git(["git", "-C", str(ROOT), "rev-parse", "HEAD"]).strip()
+        changed = bool(git(["git", "-C", str(ROOT), "status", "--porcelain", "-uno"]).strip())
     except (OSError, subprocess.SubprocessError):
         return {"commit": None, "dirty": None}
     return {"commit": head, "dirty": changed}
@@ -61,13 +63,3 @@ def _cpu_name() -> str:
     except OSError:
         found = None
     return found[1] if found else platform.processor()
-
-
-def _git(*args: str) -> str:
-    return subprocess.run(
-        ["git", "-C", str(ROOT), *args],
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=10,
-    ).stdout

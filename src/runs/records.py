@@ -94,7 +94,8 @@ class Run(AbstractContextManager["Run"]):
         folder: Path | None = None,
     ) -> None:
         digest = _digest(identity)
-        self.folder = folder or output / f"{_slug(name)}-{digest[:8]}"
+        slug = re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
+        self.folder = folder or output / f"{slug}-{digest[:8]}"
         self.folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as opened:
             try:
@@ -133,7 +134,11 @@ class Run(AbstractContextManager["Run"]):
         self._opened.close()
 
     def _open_to_append(self, opened: ExitStack) -> int:
-        _expand(self.folder)
+        """Compressed records become such as can be appended to."""
+        records, packed = self.folder / RECORDS, self.folder / COMPRESSED
+        if packed.exists() and not records.exists():
+            write_whole(records, _lines(self.folder).decode())
+            packed.unlink()
         self._file = journal.open_to_append(self.folder / RECORDS)
         opened.callback(os.close, self._file)
         return self._file
@@ -239,13 +244,6 @@ def _lines(folder: Path) -> bytes:
     return lzma.decompress(packed.read_bytes()) if packed.exists() else b""
 
 
-def _expand(folder: Path) -> None:
-    """Make records that can be appended to of compressed ones."""
-    if (folder / COMPRESSED).exists() and not (folder / RECORDS).exists():
-        write_whole(folder / RECORDS, _lines(folder).decode())
-        (folder / COMPRESSED).unlink()
-
-
 def _with_key(record: Record) -> Record:
     """The record with its key's fields, which early versions wrote as a sentence in `method`."""
     if "kind" in record:
@@ -272,7 +270,3 @@ def _digest(identity: Mapping[str, Any]) -> str:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")

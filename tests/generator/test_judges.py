@@ -89,14 +89,6 @@ def test_a_reference_is_heard_once(monkeypatch: pytest.MonkeyPatch) -> None:
     judge.judge([clip("violin")], [prompt("violin", "choir")])
 
 
-def test_tag_log_odds_follow_the_prompt() -> None:
-    judge = judge_named("mtt_vgg")
-    texts = ["a choir", "an acoustic guitar", "fast synth, techno", "no choir"]
-    values = judge.judge([clip("choir")] * 4, [prompt(text) for text in texts])
-    assert values[0] > max(values[1:3]) + 2
-    assert values[3] == pytest.approx(-values[0])
-
-
 def test_tag_log_odds_are_the_mean_of_the_wanted_less_that_of_the_unwanted() -> None:
     judge = judge_named("mtt_vgg")
     tagger = load_tagger("MTT_vgg")
@@ -148,10 +140,8 @@ def test_bernoulli_kl_is_the_sum_over_tags_in_nats() -> None:
     assert bernoulli_kl(p, q) == pytest.approx(expected)
     assert bernoulli_kl(p, p) == 0
     assert bernoulli_kl(q, p) != pytest.approx(expected)
-
-
-def test_bernoulli_kl_of_certain_posteriors_is_finite() -> None:
-    assert bernoulli_kl(np.array([0.0, 1.0]), np.array([1.0, 0.0])) < 2 * math.log(1e6) + 1
+    certain = np.array([0.0, 1.0])
+    assert bernoulli_kl(certain, 1 - certain) < 2 * math.log(1e6) + 1  # and finite
 
 
 def test_judges_are_listed_without_importing_torch() -> None:
@@ -195,15 +185,9 @@ def test_a_clip_or_a_reference_that_cannot_be_heard_is_an_error() -> None:
         judge.hear_reference(prompt("music"))
 
 
-def test_the_judge_of_tags_and_this_one_share_a_network() -> None:
+def test_judges_of_sets_share_a_network_with_those_of_clips() -> None:
     judge = FadMsd()
     assert judge.checkpoint == JUDGES["msd_kld"]().checkpoint
     assert judge.shares_data_with == JUDGES["msd_kld"].shares_data_with
-
-
-def test_both_say_that_few_clips_are_biased_and_that_lower_is_better() -> None:
     assert JUDGES["fad_clap"].listener_class is JUDGES["clap_score"].listener_class
-    for name in ("fad_msd", "fad_clap"):
-        assert "biased upwards for few clips" in JUDGES[name].note
-        assert not JUDGES[name].higher_is_better
-        assert JUDGES[name].needs_reference
+    assert "biased upwards for few clips" in judge.note

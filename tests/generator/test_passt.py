@@ -28,7 +28,6 @@ from tests.generator.published import (  # noqa: F401
     sound,
     weights,
 )
-from tests.verifier.clap_weights import Surprise
 
 pytestmark = pytest.mark.slow  # the libraries' imports and the weights take half a minute
 
@@ -243,29 +242,13 @@ def test_a_missing_file_is_an_error_and_is_not_downloaded(
     assert tries == []
 
 
-def test_a_file_that_is_torn_hostile_or_another_models_is_an_error_of_one_line(
+def test_another_models_file_is_refused_with_the_command_that_gets_the_right_one(
     tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(WEIGHTS_VARIABLE, str(tmp_path))
-    path = tmp_path / CHECKPOINT.name
-
-    def refusal() -> str:
-        with pytest.raises(WeightsError) as refused:
-            _ = PasstListener().checkpoint
-        text = str(refused.value)
-        assert text.startswith(f"{path} ")
-        assert "--fetch kld_pq" in text
-        assert "\n" not in text
-        return text
-
-    with (weights / CHECKPOINT.name).open("rb") as whole:
-        path.write_bytes(whole.read(100_000))
-    assert "cannot be read" in refusal()
-    torch.save({"head.0.weight": Surprise(tmp_path / "made")}, path)
-    assert "mkdir" in refusal()
-    assert not (tmp_path / "made").exists()
     state = torch.load(str(weights / CHECKPOINT.name), weights_only=True, mmap=True)
     # the network for 10 s
     state["time_new_pos_embed"] = state["time_new_pos_embed"][..., :99].clone()
-    torch.save(state, path)
-    assert "1 weights of another shape (time_new_pos_embed, ..)" in refusal()
+    torch.save(state, tmp_path / CHECKPOINT.name)
+    with pytest.raises(WeightsError, match=r"time_new_pos_embed.*--fetch kld_pq"):
+        _ = PasstListener().checkpoint

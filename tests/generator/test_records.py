@@ -214,11 +214,3 @@ def test_a_key_tells_methods_cells_measures_and_repetitions_apart() -> None:
     assert len({key_of(key, prompt) for key in keys for prompt in ("a", "b")}) == 2 * len(keys)
     whole = search_key("sbs", SearchCell("sbs", 2, {"beam_width": 2}, 2, 1))
     assert key_of(whole | {"status": "ok", "prompt_id": "a"}) == key_of(keys[5], "a")
-
-
-def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
-    target = tmp_path / "summary.csv"
-    write_whole(target, "old")
-    write_whole(target, "new")
-    assert target.read_text() == "new"
-    assert [path.name for path in tmp_path.iterdir()] == ["summary.csv"]

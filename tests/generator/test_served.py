@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pytest
 
-from src.budget import Ledger
 from src.client import PromptRefused, ServerClient, ServerError, ServerUnreachable
 from src.data.audio import Clip
 from src.data.prompts import Prompt
@@ -152,9 +151,3 @@ def test_a_served_judge_says_whose_number_it_is(server: Server) -> None:
     assert clap.checkpoint == weights("clap")
     assert clap.higher_is_better
     assert not clap.needs_reference
-
-
-def test_judging_is_counted_by_the_judges_own_client_alone(server: Server) -> None:
-    search = Server()
-    judges(server, "clap")[0].judge([clip(0.5)], [prompt()])
-    assert search.take_usage() == Ledger()
