@@ -57,10 +57,6 @@ class CalibrationSettings(Settings):
     #: Candidates per prompt.
     candidates: int = 16
 
-    def check(self) -> None:
-        super().check()
-        self.check_guidance(self.verifiers)
-
 
 def main(args: Sequence[str] | None = None) -> int:
     preflight.check_environment()

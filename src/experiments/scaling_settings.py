@@ -175,8 +175,6 @@ class ExperimentSettings(Settings):
             raise UsageError(str(error).replace("--verifier ", "--sums ")) from error
         if single:
             raise UsageError(f"--sums {single[0]}: a sum has two parts or more, such as tags+pmi")
-        selecting = [*(self.sums or ()), *(self.sweep_verifiers or ())]
-        self.check_guidance([*(self.verifiers or ()), *selecting])
 
     def check_prefixes(self) -> None:
         """Raise UsageError for a prefix that is the whole clip or more."""

@@ -66,7 +66,6 @@ class BenchmarkSettings(Settings):
     def check(self) -> None:
         super().check()
         self.plans(MUSICGEN_FRAME_RATE)
-        self.check_guidance([self.verifier])
 
     def plans(self, frame_rate: float) -> list[Plan]:
         """Of each method. frame_rate: frames a second. Raises PlanError."""
@@ -116,7 +115,6 @@ class LatencySettings(Settings):
 
     def check(self) -> None:
         super().check()
-        self.check_guidance([self.verifier])
         self.check_least(budgets=1, repetitions=1, batch=1)
         for parameter in parameters_of(self.method):
             parameter.check_least(self.parameters[parameter.name])

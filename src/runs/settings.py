@@ -13,7 +13,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
@@ -173,6 +173,14 @@ class Settings:
             raise UsageError(f"--temperature must be more than 0, not {self.temperature:g}")
         if self.server != "auto" and not self.server.startswith(("http://", "https://")):
             raise UsageError(f"--server must be 'auto' or begin with http://, not {self.server!r}")
+        selecting = ("verifier", "verifiers", "sums", "sweep_verifiers")
+        asked = re.findall(r"\w+", " ".join(str(getattr(self, flag, "")) for flag in selecting))
+        needing = [name for name in NEEDS_GUIDANCE if name in asked]
+        if needing and self.guidance == 1:
+            raise UsageError(
+                f"{', '.join(needing)}: how likely a clip is without its text is known under "
+                "guidance only; take a --guidance other than 1"
+            )
 
     def check_least(self, **least: float) -> None:
         """Raise UsageError where one of these flags has a value that is too small."""
@@ -181,17 +189,6 @@ class Settings:
             if not min(value if isinstance(value, tuple) else (value,)) >= bound:
                 given = " ".join(map(str, value)) if isinstance(value, tuple) else value
                 raise UsageError(f"--{name} must be {bound:g} or more, not {given}")
-
-    def check_guidance(self, verifiers: Iterable[str]) -> None:
-        """Raise UsageError where one of them, or a part of a sum, needs guidance and there is
-        none."""
-        named = {part for name in verifiers for part in re.findall(r"\w+", name)}
-        needing = [name for name in NEEDS_GUIDANCE if name in named]
-        if needing and self.guidance == 1:
-            raise UsageError(
-                f"{', '.join(needing)}: how likely a clip is without its text is known under "
-                "guidance only; take a --guidance other than 1"
-            )
 
     def selection(self) -> Selection:
         """Which prompts of the set."""

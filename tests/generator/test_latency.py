@@ -22,7 +22,6 @@ from src.data.prompts import Prompt
 from src.experiments import latency
 from src.experiments.latency import (
     PeakMemory,
-    first_step,
     measure_all,
     note_end,
     visits,
@@ -213,12 +212,6 @@ def test_prompts_side_by_side_share_their_groups_time(bench: Bench) -> None:
         assert total == pytest.approx(record["wall_seconds"] / record["group"])
     untimed = [texts for texts, *_ in bench.generator.begun[:2]]
     assert untimed == [("a", "b"), ("c",)]  # a group of each size
-
-
-def test_a_first_step_is_no_longer_than_the_clip() -> None:
-    plan = SearchCell("best_of_n", 4).plan(1.0, 0.5, 50)
-    assert first_step(plan, SETTINGS).steps == (25,)
-    assert first_step(plan, replace(SETTINGS, step_size=3.0)).steps == (50,)
 
 
 def test_the_peak_of_memory_is_that_since_the_reset() -> None:

@@ -1,17 +1,12 @@
 """Methods, their cells as grids and records have them, and the budgets that they keep to."""
 
 import itertools
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from src.budget import BudgetError, Cost, Ledger, Plan, PlanError, timed
 from src.methods import METHODS, SearchCell, colour_of, grid, parameters_of
-
-ROOT = Path(__file__).parents[2]
 
 
 def cell(method: str, n: int = 4, m: int | None = None, k: int | None = None, **more) -> SearchCell:
@@ -89,44 +84,6 @@ def test_a_grid_has_every_method_with_all_values_of_its_own_parameters_and_no_ot
         *(("best_of_n", None, 1), ("best_of_n", None, 2)),
         *(("sbs", 0.5, 1), ("sbs", 0.5, 2), ("sbs", 1.0, 1), ("sbs", 1.0, 2)),
     ]
-
-
-def test_a_new_methods_parameter_is_a_flag_has_its_place_in_grids_and_decides_its_runs_only() -> (
-    None
-):
-    code = """
-import sys
-from src import methods
-from src.budget import Method, Parameter
-from src.search import tree_search
-
-nudge = Parameter("nudge", "u", 0.5, "how hard", "nudges", (0.25, 0.5))
-methods.METHODS["nudged"] = Method("nudged", "own", tree_search, "steps", "#123456", (nudge,))
-methods.PARAMETERS += (nudge,)
-
-from src.experiments.settings import BenchmarkSettings, LatencySettings
-from src.experiments.scaling_settings import ExperimentSettings
-from src.runs.settings import parse
-
-for kind in (BenchmarkSettings, LatencySettings):
-    own = parse(kind, ("--method", "best_of_n", "nudged", "--nudge", "0.25"))
-    assert own.parameters == {"beam_width": 4, "lookahead_k": 1, "nudge": 0.25}
-    assert own.decisive()["nudge"] == 0.25
-    other = parse(kind, ("--method", "best_of_n", "sbs", "--nudge", "0.25"))
-    assert "nudge" not in other.decisive()
-    assert other.decisive()["lookahead_k"] == 1  # of every run's identity since the first version
-assert "nudged N=8 u=0.25" in [cell.name for cell in own.cells()[0]]
-
-asked = ("--method", "nudged", "--budgets", "8", "--pool_size", "0")
-names = [cell.name for cell in parse(ExperimentSettings, asked).cells()[0]]
-assert names == ["nudged N=8 u=0.25", "nudged N=8 u=0.5"], names
-(cell,) = parse(ExperimentSettings, (*asked, "--nudges", "0.75")).cells()[0]
-assert cell.as_record() == {
-    "method": "nudged", "candidates": 8, "nudge": 0.75, "step_size": 2.0, "seed": 42
-}
-"""
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
 
 
 RATE = 50.0

@@ -48,6 +48,8 @@ def test_the_profile_decides_model_and_prompts_and_the_preflight_the_judges() ->
     assert (builtin.model, builtin.prompts) == ("builtin", "builtin")
     assert PROFILE_JUDGES["builtin"] == ("msd_kld", "mtt_vgg", "msd_vgg_kld")
     assert builtin.judges is None
+    written = ("--model", "builtin", "--prompts", "builtin")  # the same run
+    assert builtin.decisive() == settings("--profile", "builtin", *written).decisive()
 
 
 def test_what_is_said_wins_over_the_profile() -> None:
@@ -144,12 +146,6 @@ def test_what_does_not_decide_results_is_not_in_the_identity() -> None:
     assert one.decisive() == settings("--max_rows", "4", "--data_dir", "elsewhere").decisive()
     for args in (("--seed", "1"), ("--method", "sbs"), ("--prompts", "a"), ("--guidance", "1")):
         assert settings(*args).decisive() != settings().decisive()
-
-
-def test_the_profile_written_out_is_the_same_run_as_its_defaults() -> None:
-    short = settings("--profile", "builtin")
-    long = settings("--profile", "builtin", "--model", "builtin", "--prompts", "builtin")
-    assert short.decisive() == long.decisive()
 
 
 def test_settings_are_json_and_hashable() -> None:
