@@ -12,7 +12,7 @@ from src.data.audio import Clip
 from src.judges.base import Listener, SetJudge
 from src.judges.clap_score import ClapListener
 from src.judges.tags import MsdMusicnn, tagger_samples
-from src.models import clap_network
+from src.models import clap
 from src.protocol import Checkpoint
 
 TO_KNOW = (
@@ -43,7 +43,7 @@ class FadClap(SetJudge):
     name = "fad_clap"
     shares_data_with = ("clap",)
     note = TO_KNOW
-    licence = clap_network.LICENCE
+    licence = clap.LICENCE
     listener_class = ClapListener
 
 

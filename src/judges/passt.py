@@ -8,6 +8,7 @@ audiocraft's configuration of its evaluations (config/solver/default.yaml in its
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
+from unittest.mock import patch
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +29,8 @@ from src.judges.published import (
     audiocrafts,
     computing_as_published,
 )
+from src.models.adapter import undisturbed
 from src.models.checkpoints import CheckpointFile
-from src.models.isolation import replaced, undisturbed
 from src.protocol import Checkpoint
 from src.weights.files import WeightFile
 
@@ -185,9 +186,8 @@ def load_passt(device: str) -> tuple[Any, Checkpoint]:
     from hear21passt import base20sec
 
     # hear21passt then builds its network without weights, and so without torch.hub.
-    untrained = replaced(
-        base20sec, get_model_passt=partial(base20sec.get_model_passt, pretrained=False)
-    )
+    without_weights = partial(base20sec.get_model_passt, pretrained=False)
+    untrained = patch.object(base20sec, "get_model_passt", without_weights)
     with undisturbed(), untrained:
         metric = audiocrafts_kld.PasstKLDivergenceMetric(pretrained_length=20)
     file.fill(metric.model.net, weights, "PaSST of 20 s")

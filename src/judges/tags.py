@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from src.data.audio import Clip, resample, to_mono
 from src.data.prompts import Prompt
 from src.judges.base import ClipJudge, JudgeError, Listener
-from src.models.vocabulary import EPSILON, NoTagNamed, named_tags
+from src.models.adapter import PromptUnusable
+from src.models.vocabulary import EPSILON, named_tags
 from src.protocol import Checkpoint
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class MttVgg(ClipJudge):
         assert isinstance(self.listener, TagListener)
         try:
             named = named_tags(prompt.text, self.listener.tagger_name)
-        except NoTagNamed as error:
+        except PromptUnusable as error:
             raise JudgeError(str(error)) from error
         posterior = self.hear(clip, prompt).astype(np.float64).clip(EPSILON, 1 - EPSILON)
         log_odds = np.log(posterior / (1 - posterior)).tolist()

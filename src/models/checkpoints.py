@@ -7,6 +7,7 @@
 Whatever is wrong with a file is a WeightsError that says which file, why, and how to get it again.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,16 +39,18 @@ class CheckpointFile:
         return Checkpoint(name=name or self.path.name, sha256=files.sha256(self.path))
 
     def read(self) -> Any:
-        """What the file holds, on the CPU: safetensors' or torch's. Raises WeightsError.
+        """What the file holds, on the CPU: JSON, safetensors' or torch's. Raises WeightsError.
 
         Tensors are views of the file where its format allows it.
         """
         try:
-            if self.path.suffix != ".safetensors":
-                return read_tensors(self.path)
-            from safetensors.torch import load_file
+            if self.path.suffix == ".json":
+                return json.loads(self.path.read_text())
+            if self.path.suffix == ".safetensors":
+                from safetensors.torch import load_file
 
-            return load_file(self.path)
+                return load_file(self.path)
+            return read_tensors(self.path)
         except Exception as error:  # both libraries raise whatever a damaged byte leads to
             raise self.unusable(f"cannot be read ({in_one_line(error)})") from error
 

@@ -16,12 +16,14 @@ product of its two outputs. What is done otherwise here, and why:
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import numpy as np
 
+from src.models.adapter import CosineVerifier
 from src.models.checkpoints import CheckpointFile
-from src.models.cosine import CosineVerifier
 from src.protocol import Checkpoint
 from src.weights.files import WeightFile
 
@@ -147,22 +149,10 @@ def import_imagebind() -> None:
 def _without_memory(build: Callable[[], "nn.Module"]) -> "nn.Module":
     """What `build` builds, on the meta device: names and shapes, no memory, no random numbers."""
     import torch
-    from torch.overrides import TorchFunctionMode
 
-    class RealLinspace(TorchFunctionMode):
-        """The trunks read their drop-path rates off a linspace; a meta tensor has no numbers."""
-
-        def __torch_function__(
-            self,
-            func: Callable[..., Any],
-            types: Any,
-            args: tuple[Any, ...] = (),
-            kwargs: dict[str, Any] | None = None,
-        ) -> Any:
-            extra = {"device": "cpu"} if func is torch.linspace else {}
-            return func(*args, **{**(kwargs or {}), **extra})
-
-    with torch.device("meta"), RealLinspace():
+    # The trunks read their drop-path rates off a linspace; a meta tensor has no numbers.
+    real_linspace = partial(torch.linspace, device="cpu")
+    with torch.device("meta"), patch.object(torch, "linspace", real_linspace):
         return build()
 
 

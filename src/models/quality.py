@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from src.models.adapter import Adapter, finite_score, must_be_audible
+from src.models.adapter import Adapter, finite_score, must_be_audible, random_states_kept
 from src.models.checkpoints import CheckpointFile, in_one_line
-from src.models.isolation import random_states_kept
 from src.protocol import Checkpoint, Score
 from src.weights.files import WeightFile
 

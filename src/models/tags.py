@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from src.models.adapter import Adapter, PromptUnusable, finite_score
-from src.models.isolation import computing
-from src.models.vocabulary import TAGS, NoTagNamed, named_tags
+from src.models.adapter import Adapter, computing, finite_score
+from src.models.vocabulary import TAGS, named_tags
 from src.protocol import Checkpoint, Score
 from src.weights.musicgen import TAGGERS, TAGGERS_DIR
 
@@ -47,10 +46,7 @@ class TaggerVerifier(Adapter):
         return (other if other != self.name else f"{self.name}_vgg",)
 
     def check(self, prompt: str) -> None:
-        try:
-            _named_tags(prompt, self.name)
-        except NoTagNamed as error:
-            raise PromptUnusable(str(error), self.vocabulary()) from error
+        _named_tags(prompt, self.name)
 
     def score(self, clips: Sequence[np.ndarray], prompts: Sequence[str]) -> list[Score]:
         import torch

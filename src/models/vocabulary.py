@@ -4,8 +4,10 @@
     # Named(wanted=("slow", "guitar"), unwanted=("drums",))
 
 The longest phrase of the table wins at each place ("classical guitar" is a guitar, not classical
-music); src/models/negation.py finds what is negated. No model is involved: what a prompt names
-can be read off vocabulary.toml.
+music). What is negated ("no drums or bass", "vocals are absent") is found by rules over words, for
+captions of music. They lean towards reading a phrase as meant: a negation reaches over "or", over
+adjectives and over lists that end in "or", and stops at most other things. No model is involved:
+what a prompt names can be read off vocabulary.toml.
 """
 
 import re
@@ -14,9 +16,10 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
-from src.models.negation import Span, negated
+from src.models.adapter import PromptUnusable
 
 # Probabilities of tags are kept this far from 0 and 1 before their logarithms are taken: log-odds
 # are within +-13.8, and no tag weighs over ln 1e6 in a divergence.
@@ -36,9 +39,14 @@ SYNONYMS: dict[str, list[str]] = _TABLE["synonyms"]
 NOT_TAGS: list[str] = _TABLE["not_tags"]
 OPPOSITES: dict[str, str] = _TABLE["opposites"]
 
-
-class NoTagNamed(ValueError):
-    """A prompt that names none of a tagger's tags; the message lists them."""
+_KINDS = {tuple(p.split()): kind for kind, listed in _TABLE["negators"].items() for p in listed}
+_FILLERS, _ENDS = frozenset(_TABLE["words"]["fillers"]), frozenset(_TABLE["words"]["ends"])
+_FREE_WORDS = 3  # that may stand between a negation and a noun
+# What follows a phrase that is not there.
+_ABSENT = re.compile(
+    r"(?:is |are |was |were )?(?:entirely |completely )?"
+    r"(?:absent|missing|not (?:present|heard|used|included|audible|there|played))\b"
+)
 
 
 @dataclass(frozen=True)
@@ -58,20 +66,27 @@ class Named:
 
 
 @dataclass(frozen=True)
-class Phrase(Span):
-    """Words of a prompt and the tags that they name; none for a phrase that hides a tag."""
+class Phrase:
+    """Words start..end-1 of a prompt and the tags that they name; none where they hide a tag.
 
+    adjective: what follows it may belong to it.
+    """
+
+    start: int
+    end: int
+    adjective: bool
     tags: tuple[str, ...]
 
 
 def named_tags(prompt: str, tagger: str) -> Named:
     """What `prompt` names in the vocabulary of `tagger`, a key of TAGS.
 
-    A tag that is named in one place and negated in another is wanted. Raises NoTagNamed.
+    A tag that is named in one place and negated in another is wanted. Raises PromptUnusable,
+    which lists the tags.
     """
     words = _words(prompt)
     phrases = list(_phrases(words, tagger))
-    absent = negated(words, phrases)
+    absent = _negated(words, phrases)
     wanted: dict[str, None] = {}
     unwanted: dict[str, None] = {}
     for phrase in phrases:
@@ -84,9 +99,10 @@ def named_tags(prompt: str, tagger: str) -> Named:
                 unwanted[tag] = None
     named = Named(tuple(wanted), tuple(tag for tag in unwanted if tag not in wanted))
     if named == Named((), ()):
-        raise NoTagNamed(
+        raise PromptUnusable(
             f"the prompt {prompt!r} names no tag that {tagger!r} knows; name one of: "
-            f"{', '.join(TAGS[tagger])} (or a synonym, such as violinist or adagio)"
+            f"{', '.join(TAGS[tagger])} (or a synonym, such as violinist or adagio)",
+            TAGS[tagger],
         )
     return named
 
@@ -131,3 +147,83 @@ def _phrases(words: Sequence[str], tagger: str) -> Iterator[Phrase]:
             tags = lexicon[tuple(words[start:end])]
             yield Phrase(start, end, any(tag in _TABLE["adjectives"] for tag in tags), tags)
         start = end or start + 1
+
+
+def _negated(words: Sequence[str], phrases: Sequence[Phrase]) -> set[Phrase]:
+    """Those of the phrases that the text negates.
+
+    words: lower case, punctuation marks as words of their own. phrases: disjoint, in order.
+    """
+    starts = {phrase.start: phrase for phrase in phrases}
+    found: set[Phrase] = set()
+    place = 0
+    while place < len(words):
+        length, kind = _negator_at(words, place)
+        if kind != "none":
+            # "no vocals" may be a phrase itself; "no vocals or drums" negates drums all the same.
+            own = starts.get(place)
+            after = own.end if own else place + length
+            found.update(_scope(words, starts, after, kind, closed=own is not None))
+        place += max(length, 1)
+    for previous, phrase in pairwise([None, *phrases]):
+        if phrase and _ABSENT.match(" ".join(words[phrase.end : phrase.end + 4])):
+            found.add(phrase)
+            if previous and {"and"} <= {*words[previous.end : phrase.start]} <= {"and", "the"}:
+                found.add(previous)
+    return found
+
+
+def _negator_at(words: Sequence[str], place: int) -> tuple[int, str]:
+    """Length and kind (a key of the table) of the negating phrase that begins at this word.
+
+    Kind "none" where nothing is negated: no such phrase (length 0), or one that only looks like it.
+    """
+    for length in (3, 2, 1):
+        kind = _KINDS.get(tuple(words[place : place + length]))
+        if kind is not None:
+            return length, kind
+    return 0, "none"
+
+
+def _scope(
+    words: Sequence[str], starts: Mapping[int, Phrase], place: int, kind: str, closed: bool
+) -> Iterator[Phrase]:
+    """The phrases that a negator of this kind, which ends before word `place`, reaches.
+
+    closed: a phrase was reached, and only a link opens the way to the next one.
+    """
+    free = _FREE_WORDS
+    while place < len(words):
+        word, phrase = words[place], starts.get(place)
+        if _negator_at(words, place)[1] != "none" or (phrase is not None and closed):
+            return
+        if phrase is not None:
+            yield phrase
+            place = phrase.end
+            closed = kind == "not" or not phrase.adjective
+            continue
+        linked = word == "or" or (word == "and" and kind == "without")
+        if linked or (word == "," and kind != "not" and _is_list(words, place)):
+            closed, free = False, _FREE_WORDS
+        elif word in _ENDS or word in (",", "and"):
+            return
+        elif word not in _FILLERS:
+            free -= 1
+            if free < 0 or (kind == "not" and not closed):
+                return
+        place += 1
+
+
+def _is_list(words: Sequence[str], comma: int) -> bool:
+    """Whether items of a few words, between commas, follow up to an "or": ", bass or vocals"."""
+    length = 0
+    for place in range(comma + 1, len(words)):
+        word = words[place]
+        if word == "or":
+            return True
+        length = 0 if word == "," else length + 1
+        if length > _FREE_WORDS or word in _ENDS or word == "and":
+            return False
+        if _negator_at(words, place)[1] != "none":
+            return False
+    return False

@@ -5,6 +5,7 @@ import json
 import pytest
 from safetensors import safe_open
 
+from src.models.adapter import PromptUnusable
 from src.models.tagger import TAGGERS, WEIGHTS_DIR
 from src.models.vocabulary import (
     NOT_TAGS,
@@ -12,7 +13,6 @@ from src.models.vocabulary import (
     SYNONYMS,
     TAGS,
     Named,
-    NoTagNamed,
     _expand,
     _words,
     named_tags,
@@ -59,7 +59,7 @@ def test_the_table_is_in_the_form_that_prompts_are_read_in() -> None:
 
 def test_phrases_that_only_look_like_a_tag_name_none() -> None:
     for phrase in _expand(NOT_TAGS):
-        with pytest.raises(NoTagNamed):
+        with pytest.raises(PromptUnusable):
             named_tags(" ".join(phrase), "tags")
 
 
@@ -191,7 +191,7 @@ def test_each_tagger_reads_a_prompt_in_its_own_vocabulary() -> None:
 
 @pytest.mark.parametrize("prompt", ["", "  ", "...", "a marimba ostinato", "♫", "no", "ＢＡＳＳ"])
 def test_a_prompt_that_names_no_tag_is_told_the_vocabulary(prompt: str) -> None:
-    with pytest.raises(NoTagNamed) as error:
+    with pytest.raises(PromptUnusable) as error:
         named_tags(prompt, "tags")
     assert all(tag in str(error.value) for tag in TAGS["tags"])
 
