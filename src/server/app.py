@@ -26,8 +26,8 @@ from starlette.formparsers import MultiPartParser
 from src import protocol
 from src.models.adapter import Adapter
 from src.server.batching import Worker
-from src.server.metrics import Metrics
 from src.server.middleware import MAX_JSON_BYTES, IntakeMiddleware
+from src.server.outcomes import Metrics
 from src.server.requests import Scorer, unless_gone
 from src.server.settings import ServerSettings
 
