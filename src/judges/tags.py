@@ -32,7 +32,7 @@ class TagListener(Listener):
 
     @property
     def checkpoint(self) -> Checkpoint:
-        return Checkpoint(name=self.tagger.name, sha256=self.tagger.sha256)
+        return self.tagger.checkpoint
 
     def listen(self, clip: Clip) -> NDArray[np.float32]:
         return self.tagger.posteriors([tagger_samples(clip)])[0].numpy()

@@ -66,27 +66,21 @@ class CheckpointFile:
             raise self.unusable("holds no weights by name")
         return {str(name): tensor for name, tensor in found.items()}
 
-    def must_fit(
-        self, wanted: "Mapping[str, Tensor]", found: "Mapping[str, Tensor]", model: str
+    def fill(
+        self,
+        network: "nn.Module",
+        weights: "Mapping[str, Tensor]",
+        model: str,
+        assign: bool = False,
     ) -> None:
-        """Raise WeightsError unless names and shapes are those of `model`'s weights."""
-        common = wanted.keys() & found.keys()
-        kinds = {
-            "missing": wanted.keys() - found.keys(),
-            "unknown": found.keys() - wanted.keys(),
-            "of another shape": {n for n in common if wanted[n].shape != found[n].shape},
-        }
-        problems = [f"{len(n)} weights {kind} ({min(n)}, ..)" for kind, n in kinds.items() if n]
-        if problems:
-            raise self.unusable(f"does not fit {model}: {', '.join(problems)}")
+        """Give the network these weights, each of them. Raises WeightsError where they do not fit.
 
-    def fill(self, network: "nn.Module", weights: "Mapping[str, Tensor]", model: str) -> None:
-        """Copy the weights into the network, each of them.
-
-        Raises WeightsError, and then copies none.
+        assign: take the tensors themselves, not copies.
         """
-        self.must_fit(network.state_dict(), weights, model)
-        network.load_state_dict(weights)
+        try:
+            network.load_state_dict(weights, assign=assign)
+        except RuntimeError as error:
+            raise self.unusable(f"does not fit {model} ({in_one_line(error)})") from error
 
     def unusable(self, what: str) -> WeightsError:
         """The error for a file that is not what it should be."""

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from src.models.adapter import ScoreError, random_states_kept, window_starts
 from src.models.vocabulary import EPSILON
+from src.protocol import Checkpoint
 from src.weights.files import sha256
 from src.weights.musicgen import TAGGERS
 from src.weights.musicgen import TAGGERS_DIR as WEIGHTS_DIR
@@ -194,15 +195,14 @@ class Vgg(Network):
 
 
 class Tagger(nn.Module):
-    """A network with its input, its tags, its name and the sha256 of its weights' file."""
+    """A network with its input, its tags and its weights' checkpoint."""
 
-    def __init__(self, name: str, tags: Sequence[str], sha256: str) -> None:
+    def __init__(self, checkpoint: Checkpoint, tags: Sequence[str]) -> None:
         super().__init__()
-        self.name = name
+        self.checkpoint = checkpoint
         self.tags = tuple(tags)
-        self.sha256 = sha256
         self.mel = LogMel()
-        self.network = (Vgg if name.endswith("vgg") else Musicnn)(len(self.tags))
+        self.network = (Vgg if checkpoint.name.endswith("vgg") else Musicnn)(len(self.tags))
 
     def windows(self, samples: Tensor) -> Tensor:
         """The windows that cover a clip: float32 [T] at 16 kHz -> float32 [W, 96, 187].
@@ -277,6 +277,6 @@ def load_tagger(name: str, directory: Path = WEIGHTS_DIR) -> Tagger:
     with safe_open(path, framework="pt") as file:
         tags = json.loads(file.metadata()["tags"])
     with random_states_kept():
-        tagger = Tagger(network, tags, sha256(path))
+        tagger = Tagger(Checkpoint(name=network, sha256=sha256(path)), tags)
     tagger.network.load_state_dict(load_file(path))
     return tagger.eval().requires_grad_(False)

@@ -35,7 +35,7 @@ class TaggerVerifier(Adapter):
 
         self.tagger = load_tagger(self.name).to(device)
         self.device, self.dtype = device, dtype
-        return Checkpoint(name=self.tagger.name, sha256=self.tagger.sha256)
+        return self.tagger.checkpoint
 
     def vocabulary(self) -> tuple[str, ...]:
         return TAGS[self.name]

@@ -52,7 +52,7 @@ def test_a_score_over_http_is_that_of_the_tagger_itself(server: str) -> None:
     verifier = build_verifier("tags", None, ServerClient(server), None)
     scores = verifier.score(inputs())
     tagger = load_tagger("tags")
-    assert verifier.checkpoints["tags"].sha256 == tagger.sha256
+    assert verifier.checkpoints["tags"].sha256 == tagger.checkpoint.sha256
     for item, score in zip(inputs(), scores, strict=True):
         assert item.clip is not None
         logits = tagger.logits([torch.from_numpy(item.clip.samples[0])])[0].tolist()

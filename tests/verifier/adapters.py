@@ -91,9 +91,9 @@ def _patch_quality(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(aes, "DEFAULT_AUDIO_CFG", SMALL_WAVLM)
 
 
-def _quality_network(adapter: QualityVerifier) -> nn.Module:
-    around = (cell.cell_contents for cell in adapter._predictor.model.__closure__)
-    return next(thing for thing in around if isinstance(thing, nn.Module))
+def _patch_imagebind(patch: pytest.MonkeyPatch) -> None:
+    small = _late("imagebind_weights.small_imagebind")
+    patch.setattr("src.models.imagebind.imagebind_huge", small)
 
 
 _MULAN = "models--OpenMuQ--MuQ-MuLan-large/snapshots/" + "0" * 40
@@ -115,7 +115,7 @@ CASES = {
             partial(QualityVerifier, "quality"),
             lambda folder: _late("quality_weights.save_checkpoint")(folder / "checkpoint.pt"),
             identity="facebook/audiobox-aesthetics",
-            network=_quality_network,
+            network=lambda adapter: adapter._model,
             sound=partial(tones, rate=16_000),
             file="checkpoint.pt",
             read=_quality_weights,
@@ -138,12 +138,13 @@ CASES = {
         ),
         Case(
             "imagebind",
-            partial(ImageBindVerifier, "imagebind", _late("imagebind_weights.small_imagebind")),
+            partial(ImageBindVerifier, "imagebind"),
             _late("imagebind_weights.write_imagebind_weights"),
             identity="imagebind_huge",
             network=lambda adapter: adapter._model,
             sound=partial(noisy_tones, rate=16_000),
             file="imagebind_huge.pth",
+            patch=_patch_imagebind,
             half=("bfloat16",),
             shortest=400,
             tokens=75,

@@ -55,8 +55,8 @@ def write_imagebind_weights(folder: Path, seed: int = 0) -> Path:
     return path
 
 
-def load_small(dtype: str = "float32") -> ImageBindVerifier:
+def load_small() -> ImageBindVerifier:
     """The adapter, loaded with what CURATOR_WEIGHTS holds."""
-    verifier = ImageBindVerifier("imagebind", small_imagebind)
-    verifier.load("cpu", dtype)
+    verifier = ImageBindVerifier("imagebind")
+    verifier.load("cpu")
     return verifier

@@ -17,7 +17,6 @@ from src.data.audio import Clip, write_wav
 from src.models import imagebind
 from src.models.adapter import ScoreError
 from src.models.imagebind import ImageBindVerifier, import_imagebind
-from src.verifier_core import VERIFIERS
 from src.weights.files import WeightsError
 from tests.verifier import sounds
 from tests.verifier.adapters import vacate
@@ -25,6 +24,7 @@ from tests.verifier.imagebind_weights import RATE, load_small, small_imagebind
 from tests.verifier.sounds import score
 
 CASE = "imagebind"
+REAL = imagebind.imagebind_huge
 FILE = "imagebind_huge.pth"
 PROMPT = "a slow piano piece"
 noisy_tones = partial(sounds.noisy_tones, rate=RATE)
@@ -122,9 +122,12 @@ def test_a_result_that_is_not_finite_is_no_score(weights: Path) -> None:
 # Loading
 
 
-def test_weights_of_another_size_are_refused_rather_than_loaded_in_part(weights: Path) -> None:
-    with pytest.raises(WeightsError, match=r"weights missing .* of another shape"):
-        ImageBindVerifier("imagebind").load("cpu")  # the real architecture
+def test_weights_of_another_size_are_refused_rather_than_loaded_in_part(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(imagebind, "imagebind_huge", REAL)
+    with pytest.raises(WeightsError, match=r"does not fit ImageBind .*Missing key"):
+        ImageBindVerifier("imagebind").load("cpu")
 
 
 def test_a_file_of_the_older_format_that_cannot_be_mapped_loads_too(
@@ -158,11 +161,12 @@ def test_a_file_that_changes_after_it_was_loaded_does_not_change_the_model(
     assert score(verifier, clip, "second prompt") != 0
 
 
-def test_the_real_architecture_is_the_librarys_and_takes_no_memory_until_its_weights_come() -> None:
-    verifier = VERIFIERS["imagebind"]("imagebind")
-    assert isinstance(verifier, ImageBindVerifier)
+def test_the_real_architecture_is_the_librarys_and_takes_no_memory_until_its_weights_come(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(imagebind, "imagebind_huge", REAL)
     import_imagebind()
-    model = imagebind._without_memory(verifier._architecture)
+    model = imagebind._without_memory()
     assert all(tensor.is_meta for tensor in model.state_dict().values())
     assert sum(p.numel() for p in model.parameters()) == 1_200_781_057
     imagebind._drop_other_branches(model)

@@ -122,7 +122,7 @@ def test_a_checkpoint_with_something_else_in_it_is_refused(absent: Path) -> None
     statistics, settings = whole["target_transform"], whole["model_cfg"]
     changes: list[tuple[dict[str, Any], str]] = [
         ({"state_dict": [1, 2]}, "no weights by name"),
-        ({"model_cfg": {**settings, "nth_layer": 2}}, "of another shape"),
+        ({"model_cfg": {**settings, "nth_layer": 2}}, "size mismatch"),
         ({"model_cfg": {k: v for k, v in settings.items() if k != "proj_ln"}}, "proj_ln"),
         ({"target_transform": {k: v for k, v in statistics.items() if k != "PQ"}}, "PQ"),
         ({"target_transform": {**statistics, "PQ": {"mean": 0, "std": np.nan}}}, "not finite"),
