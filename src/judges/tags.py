@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from src.data.audio import Clip, resample, to_mono
 from src.data.prompts import Prompt
 from src.judges.base import ClipJudge, JudgeError, Listener
-from src.models.adapter import PromptUnusable
-from src.models.vocabulary import EPSILON, named_tags
+from src.models.adapter import EPSILON, PromptUnusable
+from src.models.tags import named_tags
 from src.protocol import Checkpoint
 
 if TYPE_CHECKING:

@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     import torch
 
 
+# Probabilities of tags are kept this far from 0 and 1 before their logarithms are taken: log-odds
+# are within +-13.8, and no tag weighs over ln 1e6 in a divergence.
+EPSILON = 1e-6
+
+
 class ScoreError(RuntimeError):
     """A clip that came out of a model without a finite score."""
 

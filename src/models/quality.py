@@ -1,6 +1,5 @@
 """Audiobox Aesthetics: production quality and content enjoyment, without the prompt."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
@@ -110,8 +109,6 @@ def _read_model(file: CheckpointFile) -> Any:
     except Exception as error:  # of what the file holds, anything may be missing or misshapen
         reason = in_one_line(error)
         raise file.unusable(f"is no checkpoint of Audiobox Aesthetics ({reason})") from error
-    if not all(math.isfinite(x) for axis in statistics.values() for x in axis.values()):
-        raise file.unusable("has a mean or std that is not finite")
     weights = {name.removeprefix("model."): x for name, x in file.weights(state).items()}
     file.fill(model, weights, "Audiobox Aesthetics")
     return model.eval()

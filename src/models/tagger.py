@@ -24,8 +24,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from src.models.adapter import ScoreError, random_states_kept, window_starts
-from src.models.vocabulary import EPSILON
+from src.models.adapter import EPSILON, ScoreError, random_states_kept, window_starts
 from src.protocol import Checkpoint
 from src.weights.files import sha256
 from src.weights.musicgen import TAGGERS

@@ -7,7 +7,7 @@ from safetensors import safe_open
 
 from src.models.adapter import PromptUnusable
 from src.models.tagger import TAGGERS, WEIGHTS_DIR
-from src.models.vocabulary import (
+from src.models.tags import (
     NOT_TAGS,
     OPPOSITES,
     SYNONYMS,

@@ -4,7 +4,6 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -143,15 +142,6 @@ def test_buffers_that_older_versions_of_transformers_saved_are_passed_over(own: 
     state = {**load_file(checkpoint), "mulan.text.model.embeddings.position_ids": positions}
     save_file(state, vacate(checkpoint), {"format": "pt"})
     loaded_from(own)
-
-
-def test_other_backbones_than_the_known_ones_are_refused(own: Path) -> None:
-    path = folder(own, MULAN) / "config.json"
-    config: dict[str, Any] = json.loads(path.read_text())
-    config["text_model"]["name"] = "Qwen/Qwen2-0.5B"
-    rewrite(path, json.dumps(config))
-    with pytest.raises(WeightsError, match=r"names Qwen/Qwen2-0\.5B as its text_model"):
-        MuqVerifier("muq").load("cpu")
 
 
 def test_nothing_that_a_configuration_names_is_run(own: Path, tmp_path: Path) -> None:

@@ -125,7 +125,6 @@ def test_a_checkpoint_with_something_else_in_it_is_refused(absent: Path) -> None
         ({"model_cfg": {**settings, "nth_layer": 2}}, "size mismatch"),
         ({"model_cfg": {k: v for k, v in settings.items() if k != "proj_ln"}}, "proj_ln"),
         ({"target_transform": {k: v for k, v in statistics.items() if k != "PQ"}}, "PQ"),
-        ({"target_transform": {**statistics, "PQ": {"mean": 0, "std": np.nan}}}, "not finite"),
     ]
     for change, reason in changes:
         save_checkpoint(absent, **change)
