@@ -4,6 +4,7 @@ import math
 import time
 
 import pytest
+from pydantic import ValidationError
 
 from src import client
 from src.budget import Ledger
@@ -250,3 +251,11 @@ def test_counts_that_cannot_be_used_are_an_error(
     stub.answers = [(200, {"unread": counts}, {})]
     with pytest.raises(ServerError, match=reason):
         stub.client.unread(["tags"], ["a", "b"])
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "null"])
+def test_a_score_and_its_components_are_finite_numbers(value: str) -> None:
+    with pytest.raises(ValidationError):
+        Score.model_validate_json(f'{{"value": {value}}}')
+    with pytest.raises(ValidationError):
+        Score.model_validate_json(f'{{"value": 0.5, "components": {{"piano": {value}}}}}')

@@ -12,7 +12,7 @@ from src.models.tagger import load_tagger
 from src.models.tags import TaggerVerifier
 from src.verifier_core import VERIFIERS, NotHosted, choose, shares_data_with
 from src.weights.musicgen import TAGGERS
-from tests.verifier.sounds import noisy_tones
+from tests.verifier.adapters import noisy_tones
 
 CASE = "tags"
 RATE = 16_000

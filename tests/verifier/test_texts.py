@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from src.client import ServerClient, ServerError
-from tests.verifier.asking import refusal
-from tests.verifier.server_process import ServerProcess
+from tests.verifier.server_process import ServerProcess, refusal
 
 JSON = {"Content-Type": "application/json"}
 
