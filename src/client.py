@@ -160,7 +160,7 @@ class ServerClient:
         most = self._limits.max_files
         for at in range(0, len(prompts) if names else 0, most):
             some = list(prompts[at : at + most])
-            asked = protocol.TextsRequest(verifiers=list(names), prompts=some)
+            asked = protocol.VerifierRequest(verifiers=list(names), prompts=some)
             found = self._ask(
                 protocol.TextsResponse,
                 "POST",
@@ -208,7 +208,7 @@ class ServerClient:
         self, names: Sequence[str], prompts: Sequence[str], wavs: Sequence[bytes]
     ) -> dict[str, VerifierResult]:
         begin = time.perf_counter()
-        asked = protocol.ScoreRequest(verifiers=list(names), prompts=list(prompts))
+        asked = protocol.VerifierRequest(verifiers=list(names), prompts=list(prompts))
         results = self._ask(
             protocol.ScoreResponse,
             "POST",

@@ -17,7 +17,7 @@ from fastapi import Request, UploadFile
 
 from src.data.audio import AudioError, resample, to_mono
 from src.models.adapter import PromptUnusable
-from src.protocol import Limits, Refusal, ScoreRequest, TextsRequest, VerifierResult
+from src.protocol import Limits, Refusal, VerifierRequest, VerifierResult
 from src.server.batching import Queued, Worker
 from src.server.middleware import Upload
 from src.server.outcomes import ApiError
@@ -39,7 +39,7 @@ class Scorer:
     pool: ThreadPoolExecutor
 
     async def score(
-        self, request: ScoreRequest, files: Sequence[UploadFile], upload: Upload
+        self, request: VerifierRequest, files: Sequence[UploadFile], upload: Upload
     ) -> dict[str, VerifierResult]:
         """Every verifier's scores of every file. Raises ApiError."""
         if len(files) != len(request.prompts):
@@ -53,7 +53,7 @@ class Scorer:
         clips = await self._decode(files, rates)
         return await _score(chosen, clips, request.prompts)
 
-    async def count_unread(self, request: TextsRequest) -> dict[str, list[int]]:
+    async def count_unread(self, request: VerifierRequest) -> dict[str, list[int]]:
         """By verifier, how many tokens at each prompt's end it does not read. Raises ApiError."""
         if len(request.prompts) > self.limits.max_files:
             raise ApiError(413, "too_large", f"at most {self.limits.max_files} prompts a request")
@@ -68,7 +68,7 @@ class Scorer:
         counts = [await self._in_pool(count, prompt) for prompt in request.prompts]
         return {name: [count[at] for count in counts] for at, name in enumerate(chosen)}
 
-    def _choose(self, request: ScoreRequest | TextsRequest) -> dict[str, Worker]:
+    def _choose(self, request: VerifierRequest) -> dict[str, Worker]:
         """The workers that a request within the limits names. Raises ApiError."""
         limits = self.limits
         if len(request.verifiers) > limits.max_verifiers:

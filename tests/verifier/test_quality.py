@@ -13,7 +13,6 @@ import pytest
 import torch
 from audiobox_aesthetics.infer import AesPredictor
 from audiobox_aesthetics.model import aes
-from audiobox_aesthetics.model.aes import AXES_NAME, DEFAULT_AUDIO_CFG, AesMultiOutput
 from audiobox_aesthetics.model.wavlm import WavLMConfig
 
 from src.models.adapter import ScoreError
@@ -24,10 +23,9 @@ from tests.verifier import adapters
 from tests.verifier.adapters import vacate
 
 RATE = 16_000
-PUBLISHED_WAVLM = DEFAULT_AUDIO_CFG
 SMALL_WAVLM = WavLMConfig(
     {
-        **vars(PUBLISHED_WAVLM),
+        **vars(aes.DEFAULT_AUDIO_CFG),
         "encoder_layers": 2,
         "encoder_embed_dim": 32,
         "encoder_ffn_embed_dim": 64,
@@ -39,18 +37,18 @@ SMALL_WAVLM = WavLMConfig(
     }
 )
 STATISTICS = {
-    axis: {"mean": 4.0 + index, "std": 1.0 + index / 4} for index, axis in enumerate(AXES_NAME)
+    axis: {"mean": 4.0 + index, "std": 1.0 + index / 4} for index, axis in enumerate(aes.AXES_NAME)
 }
 
 
-def make_checkpoint(layers: int) -> dict[str, Any]:
-    """What upstream's checkpoint.pt holds, for a WavLM of so many layers."""
+def make_checkpoint() -> dict[str, Any]:
+    """What upstream's checkpoint.pt holds."""
     settings = {
         "proj_num_layer": 2,
         "proj_ln": True,
         "proj_act_fn": "gelu",
         "proj_dropout": 0.1,
-        "nth_layer": layers + 1,
+        "nth_layer": SMALL_WAVLM.encoder_layers + 1,
         "use_weighted_layer_sum": True,
         "precision": "bf16",
         "normalize_embed": True,
@@ -58,7 +56,7 @@ def make_checkpoint(layers: int) -> dict[str, Any]:
     }
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
-        model = AesMultiOutput(**settings, target_transform=STATISTICS)
+        model = aes.AesMultiOutput(**settings, target_transform=STATISTICS)
         with torch.no_grad():
             for name, weight in model.named_parameters():
                 if "proj_layer" in name or "layer_weights" in name:
@@ -72,7 +70,7 @@ def make_checkpoint(layers: int) -> dict[str, Any]:
 
 def save_checkpoint(path: Path, **changes: Any) -> None:
     """Save a whole small checkpoint but for `changes` to its three parts."""
-    torch.save({**make_checkpoint(SMALL_WAVLM.encoder_layers), **changes}, path)
+    torch.save({**make_checkpoint(), **changes}, path)
 
 
 def axes(library: AesPredictor, *clips: np.ndarray) -> list[dict[str, float]]:
@@ -174,7 +172,7 @@ def test_no_gpu_is_taken_unasked(weights: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_checkpoint_with_something_else_in_it_is_refused(absent: Path) -> None:
-    whole = make_checkpoint(SMALL_WAVLM.encoder_layers)
+    whole = make_checkpoint()
     statistics, settings = whole["target_transform"], whole["model_cfg"]
     changes: list[tuple[dict[str, Any], str]] = [
         ({"state_dict": [1, 2]}, "no weights by name"),
