@@ -1,10 +1,6 @@
-"""The verifiers that a search can have; what a verifier is stands in src/scoring.py.
+"""The verifiers that a search can have, built from what the user wrote; no torch here.
 
-    perplexity, pmi          local: how likely the generator finds the tokens (src/scoring.py)
-    tags, clap, ...          over HTTP, from the verifier server
-    0.7*tags+0.3*perplexity  a sum, each part in units of its spread within a prompt
-
-`build_verifier` makes one from what the user wrote; higher is better, always. No torch here.
+What a verifier is, and which there are, stands in src/scoring.py.
 """
 
 import math

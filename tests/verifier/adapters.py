@@ -67,14 +67,9 @@ def _late(name: str) -> Callable[..., Any]:
     return call
 
 
-def _clap_weights(path: Path) -> dict[str, Tensor]:
+def _state(prefix: str, path: Path) -> dict[str, Tensor]:
     kept = torch.load(path, mmap=True, weights_only=False)["state_dict"]
-    return {name.removeprefix("module."): tensor for name, tensor in kept.items()}
-
-
-def _test_quality(path: Path) -> dict[str, Tensor]:
-    kept = torch.load(path, weights_only=True)["state_dict"]
-    return {name.removeprefix("model."): tensor for name, tensor in kept.items()}
+    return {name.removeprefix(prefix): tensor for name, tensor in kept.items()}
 
 
 def _save_quality(weights: dict[str, Tensor], path: Path) -> None:
@@ -146,7 +141,7 @@ CASES = {
             network=lambda adapter: adapter._model,
             sound=partial(tones, rate=16_000),
             file="checkpoint.pt",
-            read=_test_quality,
+            read=partial(_state, "model."),
             write=_save_quality,
             patch=_patch_quality,
         ),
@@ -185,7 +180,7 @@ CASES = {
             network=lambda adapter: adapter._library,
             sound=clap_weights.clip,
             file=clap_weights.CHECKPOINT,
-            read=_clap_weights,
+            read=partial(_state, "module."),
             half=(),  # test_clap.py
             seconds=(2, 17, 10),
             heard=(10, 17),
