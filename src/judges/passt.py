@@ -30,8 +30,8 @@ from src.judges.published import (
     computing_as_published,
 )
 from src.models.adapter import undisturbed
-from src.models.checkpoints import CheckpointFile
 from src.protocol import Checkpoint
+from src.weights.checkpoints import CheckpointFile
 from src.weights.files import WeightFile
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from unittest.mock import patch
 import numpy as np
 
 from src.models.adapter import CosineVerifier, exempt_from_autocast, undisturbed
-from src.models.checkpoints import CheckpointFile
 from src.protocol import Checkpoint
+from src.weights.checkpoints import CheckpointFile
 from src.weights.files import WeightFile, WeightsError, fetch_command, locate
 
 if TYPE_CHECKING:

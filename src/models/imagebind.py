@@ -23,8 +23,8 @@ from unittest.mock import patch
 import numpy as np
 
 from src.models.adapter import CosineVerifier
-from src.models.checkpoints import CheckpointFile
 from src.protocol import Checkpoint
+from src.weights.checkpoints import CheckpointFile
 from src.weights.files import WeightFile
 
 if TYPE_CHECKING:

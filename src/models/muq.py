@@ -8,8 +8,8 @@ from unittest.mock import patch
 import numpy as np
 
 from src.models.adapter import CosineVerifier, exempt_from_autocast, random_states_kept
-from src.models.checkpoints import CheckpointFile, in_one_line
 from src.protocol import Checkpoint
+from src.weights.checkpoints import CheckpointFile, in_one_line
 from src.weights.files import WeightFile, WeightsError
 
 if TYPE_CHECKING:

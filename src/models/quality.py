@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from src.models.adapter import Adapter, finite_score, must_be_audible, random_states_kept
-from src.models.checkpoints import CheckpointFile, in_one_line
 from src.protocol import Checkpoint, Score
+from src.weights.checkpoints import CheckpointFile, in_one_line
 from src.weights.files import WeightFile
 
 _REPOSITORY = "facebook/audiobox-aesthetics"

@@ -158,15 +158,6 @@ def test_weights_of_another_size_are_refused_rather_than_loaded_in_part(
         ImageBindVerifier("imagebind").load("cpu")
 
 
-def test_a_file_of_the_older_format_that_cannot_be_mapped_loads_too(
-    adapter: ImageBindVerifier, own: Path
-) -> None:
-    state = torch.load(own / FILE, weights_only=True)
-    torch.save(state, vacate(own / FILE), _use_new_zipfile_serialization=False)
-    clip = noisy_tones(2, 17)
-    assert score(load_small(), clip) == score(adapter, clip)
-
-
 def test_only_what_audio_and_text_need_is_kept_in_memory(
     adapter: ImageBindVerifier, upstream: nn.Module
 ) -> None:

@@ -84,12 +84,6 @@ def test_counts_that_differ_are_refused(server: ServerProcess) -> None:
     assert "2 files and 1 prompts" in response.json()["message"]
 
 
-def test_an_unknown_verifier_is_told_what_is_hosted(server: ServerProcess) -> None:
-    response = server.post([wav()], verifiers=("clap",))
-    assert refusal(response) == (404, "unknown_verifier")
-    assert "fake48" in response.json()["message"]
-
-
 def test_a_prompt_without_a_score_is_named_with_the_vocabulary(server: ServerProcess) -> None:
     response = server.post([wav()] * 3, ["fine", "nothing", "nothing"])
     assert refusal(response) == (422, "prompt_refused")

@@ -5,18 +5,28 @@
     file.identity()                              # a Checkpoint: name and hash
 
 Whatever is wrong with a file is a WeightsError that says which file, why, and how to get it again.
+
+torch's own `weights_only` reads files of tensors alone. Training checkpoints hold numpy scalars
+too, and the way to allow them (`torch.serialization.add_safe_globals`) came after the torch of the
+client's environment; so here the unpickler itself is the restricted one, for any torch.
 """
 
+import codecs
 import json
+import pickle
+import zipfile
+from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
 
 from src.protocol import Checkpoint
 from src.weights import files
 from src.weights.files import WeightFile, WeightsError
-from src.weights.unpickling import read_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -90,3 +100,69 @@ class CheckpointFile:
 def in_one_line(error: Exception) -> str:
     """Type and text of an error that another's code raised, at most 200 characters of it."""
     return f"{type(error).__name__}: {' '.join(str(error).split()):.200}"
+
+
+class _Unpickler(pickle.Unpickler):
+    """Finds no function and no class but those that make tensors, containers and numbers."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        allowed = _allowed()
+        if (module, name) not in allowed:
+            raise pickle.UnpicklingError(f"the file asks for the global {module}.{name}")
+        return allowed[module, name]
+
+
+class _Restricted:
+    """What `torch.load` needs of a pickle module."""
+
+    Unpickler = _Unpickler
+
+    @staticmethod
+    def load(file: Any, **options: Any) -> object:
+        return _Unpickler(file, **options).load()
+
+
+@cache
+def _allowed() -> dict[tuple[str, str], Any]:
+    import torch
+
+    scalar = np.float64().__reduce__()[0]
+    dtypes = {type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "bool")}
+    return {
+        ("collections", "OrderedDict"): OrderedDict,
+        ("collections", "Counter"): Counter,
+        **{(module, "set"): set for module in ("builtins", "__builtin__")},  # Python 3's and 2's
+        ("torch._utils", "_rebuild_tensor"): torch._utils._rebuild_tensor,
+        ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
+        ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
+        ("torch", "Size"): torch.Size,
+        ("torch", "device"): torch.device,
+        **{("torch", name): it for name, it in vars(torch).items() if isinstance(it, torch.dtype)},
+        ("numpy", "dtype"): np.dtype,
+        ("_codecs", "encode"): codecs.encode,  # the bytes of a numpy scalar
+        **{(f"numpy.{core}.multiarray", "scalar"): scalar for core in ("core", "_core")},
+        **{(kind.__module__, kind.__name__): kind for kind in dtypes},
+    }
+
+
+def read_tensors(path: Path) -> object:
+    """What a file that `torch.save` wrote holds, on the CPU; tensors are mapped, not read.
+
+    Raises whatever a damaged file leads torch to, and UnpicklingError for one that asks for more
+    than tensors, containers and numpy scalars.
+    """
+    import torch
+
+    mapped = zipfile.is_zipfile(path)
+    if mapped:
+        with zipfile.ZipFile(path) as archive:
+            # torch.load would hand such a file to torch.jit, which does not ask the unpickler
+            if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+                raise pickle.UnpicklingError("it is a TorchScript program")
+    return torch.load(
+        str(path),
+        map_location="cpu",
+        pickle_module=_Restricted,
+        weights_only=False,  # torch refuses its own check beside another unpickler
+        mmap=mapped,
+    )
