@@ -1,8 +1,8 @@
 """What goes over HTTP between the search and the verifier server, in one place for both sides.
 
-`POST /score` is a multipart form: the field `request` holds a ScoreRequest as JSON, the field
+`POST /score` is a multipart form: the field `request` holds a VerifierRequest as JSON, the field
 `files` is repeated, one WAV a prompt, in the prompts' order. The answer is a ScoreResponse, or an
-ErrorBody with a 4xx or 5xx status. `POST /texts` is a TextsRequest as JSON, its answer a
+ErrorBody with a 4xx or 5xx status. `POST /texts` is a VerifierRequest as JSON, its answer a
 TextsResponse.
 """
 
@@ -44,8 +44,8 @@ class Score(BaseModel, frozen=True):
     components: dict[str, FiniteFloat] = Field({}, description="what the value is made of, by name")
 
 
-class ScoreRequest(BaseModel):
-    """The JSON in the form field `request`."""
+class VerifierRequest(BaseModel):
+    """The body of POST /texts, and the JSON in the form field `request` of POST /score."""
 
     verifiers: Texts = Field(examples=[["tags"]])
     prompts: Texts = Field(description="one prompt per uploaded file, in the files' order")
@@ -61,13 +61,6 @@ class VerifierResult(BaseModel):
 class ScoreResponse(BaseModel):
     request_id: str
     results: dict[str, VerifierResult] = Field(description="by verifier, as asked for")
-
-
-class TextsRequest(BaseModel):
-    """The body of POST /texts."""
-
-    verifiers: Texts = Field(examples=[["clap"]])
-    prompts: Texts
 
 
 class TextsResponse(BaseModel):

@@ -17,6 +17,7 @@ Nothing heavy is imported: every command line begins here.
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -145,25 +146,18 @@ def components(expression: str) -> dict[str, float]:
                 f"--verifier {expression!r} is not a verifier or a sum of them; "
                 "write tags, tags+perplexity or 0.7*tags+0.3*perplexity"
             )
-        name, weight = term["name"], _weight(term["weight"] or "1", expression)
+        name = term["name"]
         if name in weights:
             raise ExpressionError(f"--verifier {expression!r} names {name} twice")
-        weights[name] = weight
+        with suppress(ValueError):
+            weights[name] = float(term["weight"] or 1)
+        if not 0 < weights.get(name, 0) < math.inf:
+            raise ExpressionError(
+                f"--verifier {expression!r}: the weight {term['weight']!r} is not a positive number"
+            )
     return weights
 
 
 def remote_parts(names: Iterable[str]) -> list[str]:
     """Those verifiers that the server has, each once."""
     return [name for name in dict.fromkeys(names) if name not in LIKELIHOODS]
-
-
-def _weight(text: str, expression: str) -> float:
-    try:
-        weight = float(text)
-    except ValueError:
-        weight = math.nan
-    if not (math.isfinite(weight) and weight > 0):
-        raise ExpressionError(
-            f"--verifier {expression!r}: the weight {text!r} is not a positive number"
-        )
-    return weight

@@ -1,10 +1,6 @@
-"""The verifiers that a search can have; what a verifier is stands in src/scoring.py.
+"""The verifiers that a search can have, built from what the user wrote; no torch here.
 
-    perplexity, pmi          local: how likely the generator finds the tokens (src/scoring.py)
-    tags, clap, ...          over HTTP, from the verifier server
-    0.7*tags+0.3*perplexity  a sum, each part in units of its spread within a prompt
-
-`build_verifier` makes one from what the user wrote; higher is better, always. No torch here.
+What a verifier is, and which there are, stands in src/scoring.py.
 """
 
 import math
@@ -95,30 +91,23 @@ def _likelihoods(name: str, inputs: Sequence[ScoreInput]) -> list[Score]:
 
 def build_verifier(
     expression: str,
-    generator: Checkpoint | None,
-    server: ServerClient | None,
-    calibration: Calibration | None,
+    generator: Checkpoint,
+    server: ServerClient | None = None,
+    calibration: Calibration | None = None,
 ) -> Verifier:
     """The verifier that `expression` names.
 
-    generator: needed by perplexity, pmi and sums. server: needed by all but these. calibration:
-    needed by sums. Raises ExpressionError, CalibrationError, or what the server's client raises.
+    server: needed by all but perplexity and pmi. calibration: needed by sums. Raises
+    ExpressionError, CalibrationError, VerifierError, or what the server's client raises.
     """
     weights = components(expression)
-    remote = remote_parts(weights)
-    checkpoints: dict[str, Checkpoint] = {}
-    for name in weights.keys() & LIKELIHOODS.keys():
-        if generator is None:
-            raise VerifierError(f"{name} needs a generator")
-        checkpoints[name] = generator
-    if remote:
+    hosted: dict[str, Checkpoint] = {}
+    if remote := remote_parts(weights):
         if server is None:
             raise VerifierError(f"{', '.join(remote)}: needs a verifier server (--server)")
-        checkpoints |= server.checkpoints(remote)
-    checkpoints = {name: checkpoints[name] for name in weights}
+        hosted = server.checkpoints(remote)
+    checkpoints = {name: hosted.get(name, generator) for name in weights}
     if len(weights) == 1 and "*" not in expression:
         return SearchVerifier(expression.strip(), checkpoints, server)
-    if generator is None:
-        raise VerifierError(f"{expression}: a sum's constants belong to a generator; none is given")
     scales = (calibration or Calibration(generator=generator)).scales(generator, checkpoints)
     return SearchVerifier(expression, checkpoints, server, weights, scales)

@@ -30,7 +30,7 @@ from src.data.prompts import Selection, load_prompts
 from src.decoding.builtin import BUILTIN_DIR, load_codec
 from src.generator import load_generator
 from src.models.tagger import Tagger, load_tagger
-from src.models.vocabulary import named_tags
+from src.models.tags import named_tags
 from src.stats.intervals import bootstrap
 
 log = logging.getLogger("evaluate")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from src.client.server_client import ServerClient
+from src.client import ServerClient
 from src.data.prompts import Prompt
 from src.experiments.pool_generation import generate, open_pool
 from src.experiments.pool_scoring import list_scorers, score

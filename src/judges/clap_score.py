@@ -10,9 +10,8 @@ from src.data.audio import Clip
 from src.data.prompts import Prompt
 from src.judges.base import ClipJudge, Listener, SetJudge
 from src.judges.published import at_published_loudness, at_rate, computing_as_published
-from src.models import clap_network
-from src.models.adapter import window_starts
-from src.models.cosine import unit
+from src.models import clap
+from src.models.adapter import unit, window_starts
 from src.protocol import Checkpoint
 
 if TYPE_CHECKING:
@@ -28,26 +27,26 @@ class ClapListener(Listener):
     reference is heard as it is.
     """
 
-    files = clap_network.FILES
+    files = clap.FILES
 
     def __init__(self, device: str = "cpu") -> None:
         super().__init__(device)
         self.embed_text = lru_cache(maxsize=1024)(self._embed_text)
 
     def load(self) -> tuple[Any, Checkpoint]:
-        return clap_network.load_clap(self.device)
+        return clap.load_clap(self.device)
 
     @cached_property
     def tokenizer(self) -> Any:
         """RoBERTa's; needs no checkpoint. Raises WeightsError."""
-        return clap_network.load_tokenizer()
+        return clap.load_tokenizer()
 
     def listen_to_generated(self, clip: Clip) -> NDArray[np.float32]:
         return self.listen(at_published_loudness(clip))
 
     def listen(self, clip: Clip) -> NDArray[np.float32]:
-        samples = at_rate(clip, clap_network.SAMPLE_RATE)
-        library, window = self.loaded[0], clap_network.WINDOW
+        samples = at_rate(clip, clap.SAMPLE_RATE)
+        library, window = self.loaded[0], clap.WINDOW
         starts = window_starts(len(samples), window)
         with computing_as_published(self.device):
             embeddings = [
@@ -80,7 +79,7 @@ class ClapScore(ClipJudge):
     needs_reference = False
     is_verifier = ("clap",)
     note = "its checkpoint was trained on AudioSet, from which MusicCaps' clips come"
-    licence = clap_network.LICENCE
+    licence = clap.LICENCE
     listener_class = ClapListener
 
     def number(self, clip: Clip, prompt: Prompt) -> float:
@@ -94,7 +93,7 @@ class ClapScore(ClipJudge):
     def unread(self, prompt: Prompt) -> int:
         """Tokens of the caption beyond the 77 that CLAP reads. Raises WeightsError."""
         assert isinstance(self.listener, ClapListener)
-        return clap_network.unread_tokens(self.listener.tokenizer, prompt.text)
+        return clap.unread_tokens(self.listener.tokenizer, prompt.text)
 
 
 class FadClap(SetJudge):
@@ -102,5 +101,5 @@ class FadClap(SetJudge):
 
     name = "fad_clap"
     shares_data_with = ("clap",)
-    licence = clap_network.LICENCE
+    licence = clap.LICENCE
     listener_class = ClapListener

@@ -8,6 +8,7 @@ audiocraft's configuration of its evaluations (config/solver/default.yaml in its
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
+from unittest.mock import patch
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,9 +29,9 @@ from src.judges.published import (
     audiocrafts,
     computing_as_published,
 )
-from src.models.checkpoints import CheckpointFile
-from src.models.isolation import replaced, undisturbed
+from src.models.adapter import undisturbed
 from src.protocol import Checkpoint
+from src.weights.checkpoints import CheckpointFile
 from src.weights.files import WeightFile
 
 if TYPE_CHECKING:
@@ -80,8 +81,9 @@ class PasstListener(Listener):
             # as hear21passt loads it: a first layer for pictures takes a spectrogram as all colours
             weights[FIRST_LAYER] = adapt_input_conv(1, weights[FIRST_LAYER])
         # hear21passt then builds its network without weights, and so without torch.hub.
-        untrained = partial(base20sec.get_model_passt, pretrained=False)
-        with undisturbed(), replaced(base20sec, get_model_passt=untrained):
+        without_weights = partial(base20sec.get_model_passt, pretrained=False)
+        untrained = patch.object(base20sec, "get_model_passt", without_weights)
+        with undisturbed(), untrained:
             metric = audiocrafts_kld.PasstKLDivergenceMetric(pretrained_length=20)
         file.fill(metric.model.net, weights, "PaSST of 20 s")
         return metric.requires_grad_(False).eval().to(self.device), file.identity()

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from src.data.audio import Clip
 from src.judges.base import JudgeError
-from src.models.adapter import must_be_audible
-from src.models.isolation import undisturbed
+from src.models.adapter import must_be_audible, undisturbed
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from src.data.audio import Clip, resample, to_mono
 from src.data.prompts import Prompt
 from src.judges.base import ClipJudge, JudgeError, Listener, SetJudge
-from src.models.vocabulary import EPSILON, NoTagNamed, named_tags
+from src.models.adapter import EPSILON, PromptUnusable
+from src.models.tags import named_tags
 from src.protocol import Checkpoint
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class TagListener(Listener):
         from src.models.tagger import load_tagger
 
         tagger = load_tagger(self.tagger_name).to(self.device)
-        return tagger, Checkpoint(name=tagger.name, sha256=tagger.sha256)
+        return tagger, tagger.checkpoint
 
     @property
     def tagger(self) -> "Tagger":
@@ -103,7 +104,7 @@ class MttVgg(ClipJudge):
         assert isinstance(self.listener, TagListener)
         try:
             named = named_tags(prompt.text, self.listener.tagger_name)
-        except NoTagNamed as error:
+        except PromptUnusable as error:
             raise JudgeError(str(error)) from error
         posterior = self.hear(clip, prompt).astype(np.float64).clip(EPSILON, 1 - EPSILON)
         log_odds = np.log(posterior / (1 - posterior)).tolist()

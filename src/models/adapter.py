@@ -1,14 +1,34 @@
-"""What a verifier's adapter is: the class that every module of this package fills in."""
+"""What a verifier's adapter is, and what helps every module of this package to keep to it.
+
+    Adapter          the class to fill in
+    CosineVerifier   one that embeds clip and prompt
+    computing, random_states_kept, undisturbed, exempt_from_autocast
+                     a library's code leaves no trace in its surroundings, nor they in its numbers
+
+torch is imported where it is used, so that a command line can ask adapters what they are.
+"""
 
 import math
+import random
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from src.protocol import Checkpoint, Score
 from src.weights.files import WeightFile, missing_line
+
+if TYPE_CHECKING:
+    import torch
+
+
+# Probabilities of tags are kept this far from 0 and 1 before their logarithms are taken: log-odds
+# are within +-13.8, and no tag weighs over ln 1e6 in a divergence.
+EPSILON = 1e-6
 
 
 class ScoreError(RuntimeError):
@@ -89,8 +109,6 @@ def finite_score(value: float, components: Mapping[str, float]) -> Score:
 
 def must_be_audible(clip: np.ndarray, shortest: int = 1) -> None:
     """Raise ScoreError for a clip with fewer samples than `shortest`, or with some not finite."""
-    if not len(clip):
-        raise ScoreError("the clip has no samples")
     if len(clip) < shortest:
         raise ScoreError(f"a clip of {len(clip)} samples is too short: at least {shortest}")
     if not np.isfinite(clip).all():
@@ -103,3 +121,122 @@ def window_starts(samples: int, window: int) -> list[int]:
     A clip that is no longer than one window has the start 0.
     """
     return [*range(0, samples - window, window), max(0, samples - window)]
+
+
+class CosineVerifier(Adapter):
+    """Cosine of the clip's and the prompt's embeddings, -1 to 1.
+
+    A clip's embedding is the mean of the unit embeddings of fixed windows that cover it, scaled to
+    unit length; where windows do not divide the clip, the last one ends with it and overlaps the
+    one before. A clip no longer than a window is heard as a whole. Each prompt is embedded alone.
+    """
+
+    needs_text = True
+    shortest: ClassVar[int] = 1  # samples
+    window: int  # samples
+    # The memory of a request of many long clips must have a bound.
+    windows_at_once: ClassVar[int]
+
+    def compute_on(self, device: str, dtype: str) -> None:
+        """Where and how `score` computes; for `load`, after which no prompt's embedding is kept."""
+        self.device, self.dtype = device, dtype
+        self.text = lru_cache(maxsize=1024)(lambda prompt: unit(self.embed_text(prompt).float()))
+
+    def score(self, clips: Sequence[np.ndarray], prompts: Sequence[str]) -> list[Score]:
+        import torch
+
+        for clip in clips:
+            must_be_audible(clip, self.shortest)  # some libraries take NaN for silence
+        with random_states_kept(), computing(self.device, self.dtype):
+            audio = self._embed_clips(clips)
+            text = torch.stack([self.text(prompt) for prompt in prompts])
+            # a sum of products, because autocast would round a matrix product
+            cosines = (audio * text).sum(dim=1).tolist()
+        return [finite_score(cosine, {}) for cosine in cosines]
+
+    def _embed_clips(self, clips: Sequence[np.ndarray]) -> "torch.Tensor":
+        """float32 [clips, D], unit length."""
+        import torch
+
+        of_clips = [
+            [clip[start : start + self.window] for start in window_starts(len(clip), self.window)]
+            for clip in clips
+        ]
+        windows = [window for of_clip in of_clips for window in of_clip]
+        portions = [
+            self.embed_windows(windows[at : at + self.windows_at_once])
+            for at in range(0, len(windows), self.windows_at_once)
+        ]
+        units = unit(torch.cat(portions).float()).split([len(of_clip) for of_clip in of_clips])
+        return unit(torch.stack([of_clip.mean(dim=0) for of_clip in units]))
+
+    @abstractmethod
+    def embed_windows(self, windows: Sequence[np.ndarray]) -> "torch.Tensor":
+        """float32 [T <= window] each -> [windows, D] of any length."""
+
+    @abstractmethod
+    def embed_text(self, prompt: str) -> "torch.Tensor":
+        """[D] of any length."""
+
+
+def unit(vectors: "torch.Tensor") -> "torch.Tensor":
+    """The vectors [..., D] at length 1; not numbers where a vector has no length."""
+    return vectors / vectors.norm(dim=-1, keepdim=True)
+
+
+@contextmanager
+def computing(device: str, dtype: str) -> Iterator[None]:
+    """No gradients, and matrix products in `dtype` where that is not float32."""
+    import torch
+
+    precision = getattr(torch, dtype)
+    kind = torch.device(device).type
+    with torch.inference_mode(), torch.autocast(kind, precision, precision != torch.float32):
+        yield
+
+
+@contextmanager
+def random_states_kept() -> Iterator[None]:
+    """The global random states afterwards as before.
+
+    Building a model draws its initial weights from them, and some draw in every layer of every
+    forward for a layer drop that only training does.
+    """
+    import torch
+
+    python, legacy_numpy = random.getstate(), np.random.get_state()
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(legacy_numpy)
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Within, a library builds or computes in float32, whatever torch's default dtype is outside.
+
+    The global random states are afterwards as before, and warnings are not shown.
+    """
+    import torch
+
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with random_states_kept(), warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def exempt_from_autocast(owner: object, method: str, device: str) -> None:
+    """Let a method of a module compute in the dtype of its input inside `computing`.
+
+    For spectrograms, whose powers are infinite in float16 and too coarse in bfloat16.
+    """
+    import torch
+
+    exact = torch.autocast(torch.device(device).type, enabled=False)
+    setattr(owner, method, exact(getattr(owner, method)))

@@ -15,14 +15,16 @@ product of its two outputs. What is done otherwise here, and why:
 
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import numpy as np
 
-from src.models.checkpoints import CheckpointFile
-from src.models.cosine import CosineVerifier
+from src.models.adapter import CosineVerifier
 from src.protocol import Checkpoint
+from src.weights.checkpoints import CheckpointFile
 from src.weights.files import WeightFile
 
 if TYPE_CHECKING:
@@ -68,11 +70,6 @@ class ImageBindVerifier(CosineVerifier):
         ),
     )
 
-    def __init__(self, name: str, architecture: Callable[[], "nn.Module"] = imagebind_huge) -> None:
-        """architecture: builds an ImageBindModel of the sizes that the weight file has."""
-        super().__init__(name)
-        self._architecture = architecture
-
     def load(self, device: str, dtype: str = "float32") -> Checkpoint:
         """Load the audio and the text branch: 440 M of the 1,201 M parameters in the file.
 
@@ -84,17 +81,13 @@ class ImageBindVerifier(CosineVerifier):
         from imagebind.data import return_bpe_path
         from imagebind.models.multimodal_preprocessors import SimpleTokenizer
 
-        model = _without_memory(self._architecture)
-        tensors = file.weights(file.read())
-        file.must_fit(model.state_dict(), tensors, "ImageBind")
+        model = _without_memory()
+        file.fill(model, file.weights(file.read()), "ImageBind", assign=True)
         _drop_other_branches(model)
-        kept = {
-            # A copy, since what was read may be a view of the file.
-            name: tensors[name].to(device=device, dtype=placeholder.dtype, copy=True)
-            for name, placeholder in model.state_dict().items()
-        }
-        model.load_state_dict(kept, strict=True, assign=True)
-        self._model = model.requires_grad_(False).eval()
+        # Copies, since what was read may be views of the file.
+        kept = {name: tensor.to(device, copy=True) for name, tensor in model.state_dict().items()}
+        model.load_state_dict(kept, assign=True)
+        self._model = model.float().requires_grad_(False).eval()
         self._tokenizer = SimpleTokenizer(bpe_path=return_bpe_path())
         self.compute_on(device, dtype)
         return file.identity(file.path.stem)
@@ -144,26 +137,14 @@ def import_imagebind() -> None:
         import imagebind.data  # noqa: F401
 
 
-def _without_memory(build: Callable[[], "nn.Module"]) -> "nn.Module":
-    """What `build` builds, on the meta device: names and shapes, no memory, no random numbers."""
+def _without_memory() -> "nn.Module":
+    """The whole model on the meta device: names and shapes, no memory, no random numbers."""
     import torch
-    from torch.overrides import TorchFunctionMode
 
-    class RealLinspace(TorchFunctionMode):
-        """The trunks read their drop-path rates off a linspace; a meta tensor has no numbers."""
-
-        def __torch_function__(
-            self,
-            func: Callable[..., Any],
-            types: Any,
-            args: tuple[Any, ...] = (),
-            kwargs: dict[str, Any] | None = None,
-        ) -> Any:
-            extra = {"device": "cpu"} if func is torch.linspace else {}
-            return func(*args, **{**(kwargs or {}), **extra})
-
-    with torch.device("meta"), RealLinspace():
-        return build()
+    # The trunks read their drop-path rates off a linspace; a meta tensor has no numbers.
+    real_linspace = partial(torch.linspace, device="cpu")
+    with torch.device("meta"), patch.object(torch, "linspace", real_linspace):
+        return imagebind_huge()
 
 
 def _drop_other_branches(model: Any) -> None:

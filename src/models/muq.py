@@ -1,19 +1,16 @@
 """MuQ-MuLan: cosine similarity of the clip's and the prompt's embeddings."""
 
-import json
 import threading
-from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import numpy as np
 
-from src.models.checkpoints import CheckpointFile, in_one_line
-from src.models.cosine import CosineVerifier
-from src.models.isolation import exempt_from_autocast, random_states_kept, replaced
+from src.models.adapter import CosineVerifier, exempt_from_autocast, random_states_kept
 from src.protocol import Checkpoint
-from src.weights.files import WeightFile
+from src.weights.checkpoints import CheckpointFile, in_one_line
+from src.weights.files import WeightFile, WeightsError
 
 if TYPE_CHECKING:
     import torch
@@ -81,14 +78,12 @@ class MuqVerifier(CosineVerifier):
         import torch
 
         # A piece shorter than a window is followed by as much of its own start as there is.
-        filled = [np.concatenate([w, w[: self.window - len(w)]]) for w in windows]
-        waves = [torch.tensor(window) for window in filled]
-        by_length = defaultdict(list)  # no padding: only windows of one length share a forward
-        for index, wave in enumerate(waves):
-            by_length[len(wave)].append(index)
+        waves = [np.concatenate([w, w[: self.window - len(w)]]) for w in windows]
+        lengths = np.array([len(wave) for wave in waves])
         embeddings: dict[int, torch.Tensor] = {}
-        for indices in by_length.values():
-            stacked = torch.stack([waves[index] for index in indices]).to(self.device)
+        for length in set(lengths):  # no padding: only windows of one length share a forward
+            indices = np.flatnonzero(lengths == length).tolist()
+            stacked = torch.tensor(np.stack([waves[index] for index in indices])).to(self.device)
             latents = self._model.mulan.get_audio_latents(stacked)
             embeddings.update(zip(indices, latents, strict=True))
         return torch.stack([embeddings[index] for index in range(len(waves))])
@@ -109,34 +104,30 @@ def _build() -> Any:
     from muq.muq_mulan import muq_mulan
     from transformers import XLMRobertaConfig, XLMRobertaModel
 
-    config = _configuration(_CONFIG, "mulan", "audio_transformer", "text_transformer")
-    for tower, repository in (("audio_model", _MUQ), ("text_model", _ROBERTA)):
-        name = str(config.get(tower, {}).get("name"))
-        if Path(repository).name not in name:
-            raise _file(_CONFIG).unusable(f"names {name} as its {tower}, not {repository}")
-    # A path in it would be unpickled if a file happened to lie there.
-    audio = _configuration(_AUDIO_CONFIG, "stat", "w2v2_config") | {"rvq_ckpt_path": None}
-    text = _configuration(_TEXT_CONFIG, "vocab_size", "hidden_size", "max_position_embeddings")
-    tokenizer = _Tokenizer(text)
+    config, audio, text = (_file(f).read() for f in (_CONFIG, _AUDIO_CONFIG, _TEXT_CONFIG))
 
     class AudioTower(muq_mulan.AudioSpectrogramTransformerPretrained):
         def _init_pretrained_model(self, name: str) -> None:  # noqa: ARG002
-            self.model = MuQ(MuQConfig(**audio))
+            # A path in it would be unpickled if a file happened to lie there.
+            self.model = MuQ(MuQConfig(**audio | {"rvq_ckpt_path": None}))
 
     class TextTower(muq_mulan.TextTransformerPretrained):
         def _init_pretrained_model(self) -> XLMRobertaModel:
             return XLMRobertaModel(XLMRobertaConfig(**text))
 
         def _init_tokenizer(self) -> _Tokenizer:
-            return tokenizer
+            return _Tokenizer(text)
 
-    towers = {
-        "AudioSpectrogramTransformerPretrained": AudioTower,
-        "TextTransformerPretrained": TextTower,
-    }
     try:
-        with replaced(muq_mulan, **towers):  # threads that load other models do not use this module
+        # Threads that load other models do not use this module.
+        with patch.multiple(
+            muq_mulan,
+            AudioSpectrogramTransformerPretrained=AudioTower,
+            TextTransformerPretrained=TextTower,
+        ):
             return MuQMuLan(config)
+    except WeightsError:
+        raise
     except Exception as error:  # of what the files hold, anything may be missing or misshapen
         raise _file(_CONFIG).unusable(
             f"does not fit {_MUQ} and {_ROBERTA}, or one of the three is wrong "
@@ -173,17 +164,6 @@ class _Tokenizer:
         """How many tokens are cut off."""
         rest = self([text]).encodings[0].overflowing  # as often as needed, marked like the whole
         return sum(encoding.special_tokens_mask.count(0) for encoding in rest)
-
-
-def _configuration(described: WeightFile, *needed: str) -> dict[str, Any]:
-    file = _file(described)
-    try:
-        config = json.loads(file.path.read_text())
-    except ValueError as error:  # neither UTF-8 nor JSON are anything else
-        raise file.unusable("is not JSON") from error
-    if not isinstance(config, dict) or not config.keys() >= set(needed):
-        raise file.unusable(f"is not that of {described.repository}: it needs {', '.join(needed)}")
-    return config
 
 
 def _file(described: WeightFile) -> CheckpointFile:

@@ -1,20 +1,15 @@
 """Audiobox Aesthetics: production quality and content enjoyment, without the prompt."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from src.models.adapter import Adapter, finite_score, must_be_audible
-from src.models.checkpoints import CheckpointFile, in_one_line
-from src.models.isolation import random_states_kept
+from src.models.adapter import Adapter, finite_score, must_be_audible, random_states_kept
 from src.protocol import Checkpoint, Score
+from src.weights.checkpoints import CheckpointFile, in_one_line
 from src.weights.files import WeightFile
-
-if TYPE_CHECKING:
-    import torch
 
 _REPOSITORY = "facebook/audiobox-aesthetics"
 _STATISTICS = ("mean", "std")
@@ -27,10 +22,10 @@ class QualityVerifier(Adapter):
     complexity, PQ production quality.
 
     The scores are those of upstream's AesPredictor: windows of 10 s, the last one zero-padded and
-    masked, an axis being the windows' mean weighted by their real length. Only how the model comes
-    into the predictor is ours, because upstream turns to the hub when the file is not there,
-    unpickles whatever it holds, takes a GPU unasked, ignores the precision it is given and passes
-    all windows of a call through the model at once.
+    masked, an axis being the windows' mean weighted by their real length. It is not used itself,
+    because it turns to the hub when the file is not there, unpickles whatever it holds, takes a GPU
+    unasked, ignores the precision it is given and passes all windows of a call through the model at
+    once.
     """
 
     summary = "production quality and enjoyment (Audiobox Aesthetics)"
@@ -43,10 +38,15 @@ class QualityVerifier(Adapter):
     )
 
     def load(self, device: str, dtype: str = "float32") -> Checkpoint:
+        import torch
+
         file = CheckpointFile.of("quality", self.files[0])
         with random_states_kept():
-            model = _read_model(file)
-        self._predictor = _predictor(model, device, dtype)
+            self._model = _read_model(file).to(device)
+        # Upstream compares a torch.dtype with strings, which switches autocast off for good.
+        self._model.precision = getattr(torch, dtype)
+        self._model.enable_autocast = dtype != "float32"
+        self.device = device
         return file.identity(_REPOSITORY)
 
     def score(
@@ -55,13 +55,36 @@ class QualityVerifier(Adapter):
         prompts: Sequence[str],  # noqa: ARG002 (it has no influence)
     ) -> list[Score]:
         import torch
+        from audiobox_aesthetics.infer import make_inference_batch
 
         for clip in clips:
             must_be_audible(clip)
-        batch = [{"path": torch.tensor(c)[None], "sample_rate": self.sample_rate} for c in clips]
-        with random_states_kept():
-            rows: list[dict[str, float]] = self._predictor.forward(batch)
-        return [finite_score((row["PQ"] + row["CE"]) / 20, row) for row in rows]
+        windows, masks, lengths, owners = make_inference_batch(
+            [torch.tensor(c)[None] for c in clips]
+        )
+        portions = zip(
+            *(torch.stack(part).split(self.windows_at_once) for part in (windows, masks)),
+            strict=True,
+        )
+        with random_states_kept(), torch.inference_mode():
+            outputs = [
+                self._model({"wav": wav.to(self.device), "mask": mask.to(self.device)})
+                for wav, mask in portions
+            ]
+        of_windows = {}
+        for axis, of in self._model.target_transform.items():
+            normalised = torch.cat([output[axis].float() for output in outputs]).cpu()
+            of_windows[axis] = normalised * of["std"] + of["mean"]
+        scores = []
+        for index in range(len(clips)):
+            mine = torch.tensor(owners) == index
+            weights = torch.tensor(lengths)[mine]
+            axes = {
+                axis: ((values[mine] * weights).sum() / weights.sum()).item()
+                for axis, values in of_windows.items()
+            }
+            scores.append(finite_score((axes["PQ"] + axes["CE"]) / 20, axes))
+        return scores
 
 
 def _read_model(file: CheckpointFile) -> Any:
@@ -86,42 +109,6 @@ def _read_model(file: CheckpointFile) -> Any:
     except Exception as error:  # of what the file holds, anything may be missing or misshapen
         reason = in_one_line(error)
         raise file.unusable(f"is no checkpoint of Audiobox Aesthetics ({reason})") from error
-    if not all(math.isfinite(x) for axis in statistics.values() for x in axis.values()):
-        raise file.unusable("has a mean or std that is not finite")
     weights = {name.removeprefix("model."): x for name, x in file.weights(state).items()}
     file.fill(model, weights, "Audiobox Aesthetics")
     return model.eval()
-
-
-def _predictor(model: Any, device: str, dtype: str) -> Any:
-    """Upstream's AesPredictor around a model that is loaded already."""
-    import torch
-    from audiobox_aesthetics.infer import AesPredictor, Normalize
-
-    class Predictor(AesPredictor):
-        def setup_model(self) -> None:
-            # Upstream compares a torch.dtype with strings, which switches autocast off for good.
-            model.precision, model.enable_autocast = getattr(torch, dtype), dtype != "float32"
-            self.device = torch.device(device)
-            self.model = _in_portions(model.to(self.device))
-            transforms = model.target_transform.items()
-            self.target_transform = {axis: Normalize(**values) for axis, values in transforms}
-
-    return Predictor(checkpoint_pth="")
-
-
-_Tensors = dict[str, "torch.Tensor"]
-
-
-def _in_portions(model: Callable[[_Tensors], _Tensors]) -> Callable[[_Tensors], _Tensors]:
-    """`model` with at most `windows_at_once` windows at a time; float32 [windows] per axis."""
-    import torch
-
-    def forward(batch: _Tensors) -> _Tensors:
-        portions = zip(
-            *(batch[key].split(QualityVerifier.windows_at_once) for key in batch), strict=True
-        )
-        outputs = [model(dict(zip(batch, portion, strict=True))) for portion in portions]
-        return {axis: torch.cat([o[axis].float() for o in outputs]) for axis in outputs[0]}
-
-    return forward

@@ -16,7 +16,6 @@ here one more window covers the tail, and a short clip is repeated until it fill
 import json
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -24,12 +23,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from src.models.adapter import ScoreError, window_starts
-from src.models.isolation import random_states_kept
-from src.models.vocabulary import EPSILON
+from src.models.adapter import EPSILON, ScoreError, random_states_kept, window_starts
+from src.protocol import Checkpoint
 from src.weights.files import sha256
-from src.weights.musicgen import TAGGERS
-from src.weights.musicgen import TAGGERS_DIR as WEIGHTS_DIR
+from src.weights.musicgen import TAGGERS, TAGGERS_DIR
 
 SAMPLE_RATE = 16000
 FFT_SIZE = 512
@@ -195,15 +192,14 @@ class Vgg(Network):
 
 
 class Tagger(nn.Module):
-    """A network with its input, its tags, its name and the sha256 of its weights' file."""
+    """A network with its input, its tags and its weights' checkpoint."""
 
-    def __init__(self, name: str, tags: Sequence[str], sha256: str) -> None:
+    def __init__(self, checkpoint: Checkpoint, tags: Sequence[str]) -> None:
         super().__init__()
-        self.name = name
+        self.checkpoint = checkpoint
         self.tags = tuple(tags)
-        self.sha256 = sha256
         self.mel = LogMel()
-        self.network = (Vgg if name.endswith("vgg") else Musicnn)(len(self.tags))
+        self.network = (Vgg if checkpoint.name.endswith("vgg") else Musicnn)(len(self.tags))
 
     def windows(self, samples: Tensor) -> Tensor:
         """The windows that cover a clip: float32 [T] at 16 kHz -> float32 [W, 96, 187].
@@ -261,15 +257,12 @@ def _few_at_once(network: Callable[[Tensor], Tensor], windows: Tensor) -> Tensor
         return torch.cat([network(part) for part in windows.split(at_once)])
 
 
-def load_tagger(name: str, directory: Path = WEIGHTS_DIR) -> Tagger:
+def load_tagger(name: str) -> Tagger:
     """Load a tagger by its verifier's name ("tags") or its network's ("MTT_musicnn").
 
-    Raises ValueError for an unknown name and FileNotFoundError when the weights are missing.
+    Raises FileNotFoundError when there are no such weights.
     """
-    network = TAGGERS.get(name, name)
-    if network not in TAGGERS.values():
-        raise ValueError(f"no tagger {name!r}; there are {', '.join(TAGGERS)}")
-    path = directory / f"{network}.safetensors"
+    path = TAGGERS_DIR / f"{TAGGERS.get(name, name)}.safetensors"
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} is missing; it belongs to the repository, and "
@@ -278,6 +271,6 @@ def load_tagger(name: str, directory: Path = WEIGHTS_DIR) -> Tagger:
     with safe_open(path, framework="pt") as file:
         tags = json.loads(file.metadata()["tags"])
     with random_states_kept():
-        tagger = Tagger(network, tags, sha256(path))
+        tagger = Tagger(Checkpoint(name=path.stem, sha256=sha256(path)), tags)
     tagger.network.load_state_dict(load_file(path))
     return tagger.eval().requires_grad_(False)

@@ -6,8 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from src.client.local_server import local_server
-from src.client.server_client import ServerClient
+from src.client import ServerClient
 from src.data.prompts import Prompt, digest_of
 from src.data.scales import load_calibration
 from src.decoding.sampling import Sampling
@@ -15,6 +14,7 @@ from src.decoding.transformer import UnsupportedModel
 from src.generator import Generator, load_generator
 from src.judges.base import Judge
 from src.judges.registry import build_judges, served
+from src.local_server import local_server
 from src.protocol import Checkpoint
 from src.runs.settings import Settings, UsageError, server_token
 from src.scoring import Verifier, components, remote_parts

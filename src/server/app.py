@@ -26,8 +26,8 @@ from starlette.formparsers import MultiPartParser
 from src import protocol
 from src.models.adapter import Adapter
 from src.server.batching import Worker
-from src.server.metrics import Metrics
 from src.server.middleware import MAX_JSON_BYTES, IntakeMiddleware
+from src.server.outcomes import Metrics
 from src.server.requests import Scorer, unless_gone
 from src.server.settings import ServerSettings
 
@@ -126,7 +126,7 @@ def create_app(adapters: Sequence[Adapter], settings: ServerSettings) -> FastAPI
     )
     async def score(
         http: Request,
-        request: Annotated[Json[protocol.ScoreRequest], Form(description="a ScoreRequest as JSON")],
+        request: Annotated[Json[protocol.VerifierRequest], Form(description="JSON")],
         files: Annotated[
             list[UploadFile], File(min_length=1, description="one WAV per prompt, in order")
         ],
@@ -144,7 +144,7 @@ def create_app(adapters: Sequence[Adapter], settings: ServerSettings) -> FastAPI
         responses=ERRORS,
         dependencies=guarded,
     )
-    async def texts(http: Request, request: protocol.TextsRequest) -> protocol.TextsResponse:
+    async def texts(http: Request, request: protocol.VerifierRequest) -> protocol.TextsResponse:
         """How many tokens at the end of each prompt each verifier named does not read."""
         return protocol.TextsResponse(unread=await unless_gone(http, scorer.count_unread(request)))
 

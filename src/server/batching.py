@@ -20,8 +20,7 @@ import numpy as np
 
 from src.models.adapter import Adapter, ScoreError
 from src.protocol import Checkpoint, Score, State, VerifierInfo
-from src.server.errors import ApiError
-from src.server.metrics import Metrics
+from src.server.outcomes import ApiError, Metrics
 from src.server.settings import ServerSettings
 from src.weights.files import WeightsError, why_not_loaded
 
@@ -32,24 +31,20 @@ logger = logging.getLogger(__name__)
 _loading = threading.Lock()
 
 
-@dataclass(frozen=True)
-class Scored:
-    """One clip's score, its seconds in the queue and its share of its model call."""
-
-    score: Score
-    queue_seconds: float
-    compute_seconds: float
-
-
 @dataclass(eq=False)
 class Queued:
-    """A clip, float32 [T] at the model's rate, and its place in its request."""
+    """A clip, float32 [T] at the model's rate, its place in its request, and its score to come.
+
+    Once it is scored: its seconds in the queue, and its share of its model call.
+    """
 
     samples: np.ndarray
     prompt: str
     index: int
-    scored: "Future[Scored]" = field(default_factory=Future)
+    score: "Future[Score]" = field(default_factory=Future)
     submitted: float = field(default_factory=time.monotonic)
+    queue_seconds: float = 0.0
+    compute_seconds: float = 0.0
 
 
 class Worker:
@@ -81,11 +76,11 @@ class Worker:
             text = f"{self.adapter.name} is still loading"
             raise self._error(503, "not_ready", text, retry_after=1)
 
-    def submit(self, clips: Sequence[np.ndarray], prompts: Sequence[str]) -> list["Future[Scored]"]:
-        """Queue a request's clips, float32 [T] each. Cancel a future to drop its clip.
+    def submit(self, clips: Sequence[np.ndarray], prompts: Sequence[str]) -> list[Queued]:
+        """Queue a request's clips, float32 [T] each. Cancel a score to drop its clip.
 
         Raises ApiError when the queue is full, the model did not load or the server stops. So does
-        the future of a clip that could not be scored.
+        the score of a clip that has none.
         """
         queued = [Queued(*one) for one in zip(clips, prompts, range(len(clips)), strict=True)]
         with self._changed:
@@ -93,14 +88,14 @@ class Worker:
                 raise self._not_loaded()
             if self._stopping:
                 raise self._error(503, "not_ready", "the server is stopping")
-            waiting = sum(not clip.scored.cancelled() for clip in self._queue)
+            waiting = sum(not clip.score.cancelled() for clip in self._queue)
             if waiting + len(clips) > self._settings.batch.max_queue:
                 seconds = min(max(math.ceil(waiting * self._seconds_per_clip), 1), 60)
                 text = f"{waiting} clips are waiting for {self.adapter.name}"
                 raise self._error(503, "queue_full", text, retry_after=seconds)
             self._queue.extend(queued)
             self._changed.notify()
-        return [clip.scored for clip in queued]
+        return queued
 
     def stop(self, timeout: float) -> bool:
         """Finish what is queued and end the thread; False when that took longer than `timeout`."""
@@ -137,8 +132,8 @@ class Worker:
             with self._changed:
                 self.state, self.problem = "failed", why_not_loaded(error)
                 for clip in self._queue:
-                    if clip.scored.set_running_or_notify_cancel():
-                        clip.scored.set_exception(self._not_loaded())
+                    if clip.score.set_running_or_notify_cancel():
+                        clip.score.set_exception(self._not_loaded())
                 self._queue.clear()
             return
         self.state = "ready"
@@ -168,14 +163,14 @@ class Worker:
                 self._changed.wait_for(lambda: len(self._queue) >= limit or self._stopping, left)
                 while self._queue and len(batch) < limit:
                     clip = self._queue.popleft()
-                    if clip.scored.set_running_or_notify_cancel():
+                    if clip.score.set_running_or_notify_cancel():
                         batch.append(clip)
                     else:
                         self._metrics.dropped.labels(self.adapter.name).inc()
         return batch
 
     def _score(self, batch: list[Queued]) -> None:
-        """Set the futures of a batch that was taken from the queue."""
+        """Set the scores of a batch that was taken from the queue."""
         name = self.adapter.name
         begin = time.monotonic()
         try:
@@ -190,7 +185,7 @@ class Worker:
             logger.error("%s: no score: %s", name, error, exc_info=error)
             what = (422, "no_score") if isinstance(error, ScoreError) else (500, "verifier_failed")
             failure = self._error(*what, f"{name}: {error}", index=batch[0].index)
-            batch[0].scored.set_exception(failure)
+            batch[0].score.set_exception(failure)
             return
         seconds = (time.monotonic() - begin) / len(batch)
         self._seconds_per_clip += 0.2 * (seconds - self._seconds_per_clip)
@@ -198,6 +193,6 @@ class Worker:
         self._metrics.compute_seconds.labels(name).observe(seconds * len(batch))
         self._metrics.clips.labels(name).inc(len(batch))
         for clip, score in zip(batch, scores, strict=True):
-            waited = begin - clip.submitted
-            self._metrics.queue_seconds.labels(name).observe(waited)
-            clip.scored.set_result(Scored(score, waited, seconds))
+            clip.queue_seconds, clip.compute_seconds = begin - clip.submitted, seconds
+            self._metrics.queue_seconds.labels(name).observe(clip.queue_seconds)
+            clip.score.set_result(score)

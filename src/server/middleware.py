@@ -21,8 +21,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from src import protocol
-from src.server.errors import CLOSE, ApiError, as_api_error
-from src.server.metrics import Metrics
+from src.server.outcomes import CLOSE, ApiError, Metrics, as_api_error
 from src.server.settings import ServerSettings
 
 logger = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ header of a request is checked before any of its samples is decoded, and request
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, TypeVar
@@ -17,10 +17,10 @@ from fastapi import Request, UploadFile
 
 from src.data.audio import AudioError, resample, to_mono
 from src.models.adapter import PromptUnusable
-from src.protocol import Limits, Refusal, ScoreRequest, TextsRequest, VerifierResult
-from src.server.batching import Scored, Worker
-from src.server.errors import ApiError
+from src.protocol import Limits, Refusal, VerifierRequest, VerifierResult
+from src.server.batching import Queued, Worker
 from src.server.middleware import Upload
+from src.server.outcomes import ApiError
 from src.server.wav import decode_wav, wav_seconds
 
 T = TypeVar("T")
@@ -39,7 +39,7 @@ class Scorer:
     pool: ThreadPoolExecutor
 
     async def score(
-        self, request: ScoreRequest, files: Sequence[UploadFile], upload: Upload
+        self, request: VerifierRequest, files: Sequence[UploadFile], upload: Upload
     ) -> dict[str, VerifierResult]:
         """Every verifier's scores of every file. Raises ApiError."""
         if len(files) != len(request.prompts):
@@ -53,7 +53,7 @@ class Scorer:
         clips = await self._decode(files, rates)
         return await _score(chosen, clips, request.prompts)
 
-    async def count_unread(self, request: TextsRequest) -> dict[str, list[int]]:
+    async def count_unread(self, request: VerifierRequest) -> dict[str, list[int]]:
         """By verifier, how many tokens at each prompt's end it does not read. Raises ApiError."""
         if len(request.prompts) > self.limits.max_files:
             raise ApiError(413, "too_large", f"at most {self.limits.max_files} prompts a request")
@@ -68,7 +68,7 @@ class Scorer:
         counts = [await self._in_pool(count, prompt) for prompt in request.prompts]
         return {name: [count[at] for count in counts] for at, name in enumerate(chosen)}
 
-    def _choose(self, request: ScoreRequest | TextsRequest) -> dict[str, Worker]:
+    def _choose(self, request: VerifierRequest) -> dict[str, Worker]:
         """The workers that a request within the limits names. Raises ApiError."""
         limits = self.limits
         if len(request.verifiers) > limits.max_verifiers:
@@ -120,11 +120,7 @@ class Scorer:
         decoded: list[dict[int, np.ndarray]] = []
         for start in range(0, len(files), FILES_AT_ONCE):
             some = range(len(files))[start : start + FILES_AT_ONCE]
-            work = [self._in_pool(decode, index) for index in some]
-            for outcome in await asyncio.gather(*work, return_exceptions=True):
-                if isinstance(outcome, BaseException):
-                    raise outcome  # the first bad file's, whichever was found first
-                decoded.append(outcome)
+            decoded += await asyncio.gather(*(self._in_pool(decode, index) for index in some))
         return {rate: [clips[rate] for clips in decoded] for rate in rates}
 
     async def _in_pool(self, function: Callable[..., T], *args: Any) -> T:
@@ -164,25 +160,25 @@ async def _score(
     chosen: dict[str, Worker], clips: dict[int, list[np.ndarray]], prompts: Sequence[str]
 ) -> dict[str, VerifierResult]:
     """Queue the clips for every model and wait; a failure of one drops the others' clips."""
-    queued: dict[str, list[Future[Scored]]] = {}
+    queued: dict[str, list[Queued]] = {}
     try:
         for name, worker in chosen.items():
             queued[name] = worker.submit(clips[worker.adapter.sample_rate], prompts)
         results = {}
-        for name, futures in queued.items():
-            scored = await asyncio.gather(*map(asyncio.wrap_future, futures))
+        for name, waiting in queued.items():
+            scores = await asyncio.gather(*(asyncio.wrap_future(clip.score) for clip in waiting))
             checkpoint = chosen[name].checkpoint
             assert checkpoint is not None  # the model has scored
             results[name] = VerifierResult(
                 checkpoint=checkpoint,
-                scores=[one.score for one in scored],
-                queue_seconds=scored[0].queue_seconds,
-                compute_seconds=sum(one.compute_seconds for one in scored),
+                scores=scores,
+                queue_seconds=waiting[0].queue_seconds,
+                compute_seconds=sum(clip.compute_seconds for clip in waiting),
             )
         return results
     finally:
-        for future in chain(*queued.values()):
-            future.cancel()
+        for clip in chain(*queued.values()):
+            clip.score.cancel()
 
 
 async def unless_gone(http: Request, work: Coroutine[Any, Any, T]) -> T:

@@ -12,8 +12,8 @@ from signal import SIGINT, SIGKILL
 import pytest
 
 from src.budget import Cost
-from src.client.local_server import local_server
 from src.data.audio import read_audio
+from src.local_server import local_server
 from src.methods import METHODS
 from src.runs.ending import Exit
 from src.runs.records import RECORDS, key_of, read_manifest

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from src.client.local_server import local_server
 from src.data.audio import read_audio
+from src.local_server import local_server
 from src.methods import METHODS
 from src.runs.ending import Exit
 from src.runs.records import read_manifest

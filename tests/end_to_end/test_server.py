@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from src.client import ServerClient, ServerUnreachable
-from src.client.local_server import local_server
 from src.data.audio import Clip, resample
+from src.local_server import local_server
 from src.models.tagger import load_tagger
 from src.protocol import Score
 from src.scoring import PromptRefused, ScoreInput, score_or_refuse
@@ -52,7 +52,7 @@ def test_a_score_over_http_is_that_of_the_tagger_itself(server: str) -> None:
     verifier = build_verifier("tags", None, ServerClient(server), None)
     scores = verifier.score(inputs())
     tagger = load_tagger("tags")
-    assert verifier.checkpoints["tags"].sha256 == tagger.sha256
+    assert verifier.checkpoints["tags"].sha256 == tagger.checkpoint.sha256
     for item, score in zip(inputs(), scores, strict=True):
         assert item.clip is not None
         logits = tagger.logits([torch.from_numpy(item.clip.samples[0])])[0].tolist()
@@ -92,7 +92,7 @@ def test_the_server_ends_with_the_block_even_when_it_raises() -> None:
 
 def test_the_server_ends_with_the_process_that_started_it_however_that_ends() -> None:
     code = (
-        "import time; from src.client.local_server import local_server\n"
+        "import time; from src.local_server import local_server\n"
         f"with local_server(['fake'], server={FAKE_MODELS!r}) as url:\n"
         "    print(url, flush=True); time.sleep(60)"
     )

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import verifier_experiment
-from src.client.local_server import local_server
+from src.local_server import local_server
 from src.methods import SearchCell
 from src.runs.ending import Exit
 from src.runs.pool import Pool, load_pool

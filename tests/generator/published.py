@@ -31,8 +31,8 @@ import pytest
 
 from src.data.audio import Clip
 from src.judges.base import Listener
-from src.models.clap_network import from_this_machine
-from src.models.isolation import undisturbed
+from src.models.adapter import undisturbed
+from src.models.clap import from_this_machine
 from src.weights.files import WEIGHTS_VARIABLE
 from tests.passt_weights import write_passt
 from tests.verifier import clap_weights

@@ -75,7 +75,7 @@ class StubServer:
 
         self._serving = ExitStack()
         self.url = self._serving.enter_context(serving(Handler))
-        self.client = ServerClient(self.url, unreachable_seconds=0.5, total_seconds=5)
+        self.client = ServerClient(self.url, total_seconds=5)
 
     def stop(self) -> None:
         self._serving.close()

@@ -173,7 +173,7 @@ def test_silence_has_a_divergence(listener: PasstListener, tmp_path: Path) -> No
     ("samples", "reason"),
     [
         (np.full((1, 32_000), np.nan), "NaN"),
-        (np.zeros((1, 0)), "no samples"),
+        (np.zeros((1, 0)), "0 samples"),
         (np.zeros((1, 4_800)), "0.15 s is too short"),
         (0.5 * np.sin(np.arange(9_000))[None], "loudness .*0.28 s"),
     ],

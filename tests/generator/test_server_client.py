@@ -4,7 +4,9 @@ import math
 import time
 
 import pytest
+from pydantic import ValidationError
 
+from src import client
 from src.budget import Ledger
 from src.client import PromptRefused, ServerClient, ServerError, ServerUnreachable
 from src.protocol import Limits, Score, VerifierResult
@@ -155,9 +157,9 @@ def test_a_reset_connection_is_tried_again_and_its_bytes_count(stub: StubServer)
     assert len(stub.uploads) == 3
 
 
-def test_a_timeout_is_tried_again(stub: StubServer) -> None:
+def test_a_timeout_is_tried_again(stub: StubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "ATTEMPT_SECONDS", 0.3)
     stub.answers = [lambda: time.sleep(1)]
-    stub.client = ServerClient(stub.url, attempt_seconds=0.3, total_seconds=5)
     assert scored(stub, 1) == [0]
 
 
@@ -181,8 +183,9 @@ def test_a_server_that_is_not_there_ends_at_once_with_the_command_that_starts_it
 
 
 def test_a_server_that_stops_in_the_middle_is_waited_for_and_then_given_up(
-    stub: StubServer,
+    stub: StubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(client, "UNREACHABLE_SECONDS", 0.5)
     scored(stub)
     stub.stop()
     stub.client._session.close()
@@ -248,3 +251,11 @@ def test_counts_that_cannot_be_used_are_an_error(
     stub.answers = [(200, {"unread": counts}, {})]
     with pytest.raises(ServerError, match=reason):
         stub.client.unread(["tags"], ["a", "b"])
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "null"])
+def test_a_score_and_its_components_are_finite_numbers(value: str) -> None:
+    with pytest.raises(ValidationError):
+        Score.model_validate_json(f'{{"value": {value}}}')
+    with pytest.raises(ValidationError):
+        Score.model_validate_json(f'{{"value": 0.5, "components": {{"piano": {value}}}}}')

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from src.weights.unpickling import read_tensors
+from src.weights.checkpoints import read_tensors
 from tests.verifier.clap_weights import Surprise
 
 CONTENT: dict[str, Any] = {

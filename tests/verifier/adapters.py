@@ -32,7 +32,6 @@ from src.models.tags import TaggerVerifier
 from src.protocol import Checkpoint
 from src.weights.files import WEIGHTS_VARIABLE
 from tests.verifier import clap_weights
-from tests.verifier.sounds import noisy_tones, tones
 
 
 @dataclass(frozen=True)
@@ -68,32 +67,56 @@ def _late(name: str) -> Callable[..., Any]:
     return call
 
 
-def _clap_weights(path: Path) -> dict[str, Tensor]:
+def _state(prefix: str, path: Path) -> dict[str, Tensor]:
     kept = torch.load(path, mmap=True, weights_only=False)["state_dict"]
-    return {name.removeprefix("module."): tensor for name, tensor in kept.items()}
-
-
-def _quality_weights(path: Path) -> dict[str, Tensor]:
-    kept = torch.load(path, weights_only=True)["state_dict"]
-    return {name.removeprefix("model."): tensor for name, tensor in kept.items()}
+    return {name.removeprefix(prefix): tensor for name, tensor in kept.items()}
 
 
 def _save_quality(weights: dict[str, Tensor], path: Path) -> None:
     state = {f"model.{name}": x for name, x in weights.items()}
-    _late("quality_weights.save_checkpoint")(path, state_dict=state)
+    _late("test_quality.save_checkpoint")(path, state_dict=state)
 
 
 def _patch_quality(patch: pytest.MonkeyPatch) -> None:
     from audiobox_aesthetics.model import aes
 
-    from tests.verifier.quality_weights import SMALL_WAVLM
+    from tests.verifier.test_quality import SMALL_WAVLM
 
     patch.setattr(aes, "DEFAULT_AUDIO_CFG", SMALL_WAVLM)
 
 
-def _quality_network(adapter: QualityVerifier) -> nn.Module:
-    around = (cell.cell_contents for cell in adapter._predictor.model.__closure__)
-    return next(thing for thing in around if isinstance(thing, nn.Module))
+def _patch_imagebind(patch: pytest.MonkeyPatch) -> None:
+    small = _late("test_imagebind.small_imagebind")
+    patch.setattr("src.models.imagebind.imagebind_huge", small)
+
+
+def tones(seconds: float, seed: int, rate: int) -> np.ndarray:
+    """A few decaying tones."""
+    time = np.arange(round(seconds * rate)) / rate
+    tones = sum(
+        np.sin(2 * np.pi * f * time) for f in np.random.default_rng(seed).uniform(99, 4e3, 4)
+    )
+    return (0.1 * tones * np.exp(-(time % 0.5) * 6)).astype(np.float32)
+
+
+def noisy_tones(seconds: float, seed: int, rate: int) -> np.ndarray:
+    """A tone that changes every half second, over noise."""
+    random = np.random.default_rng(seed)
+    time = np.arange(round(seconds * rate)) / rate
+    pitch = random.uniform(100, 2000, len(time) // (rate // 2) + 1)[(time * 2).astype(int)]
+    noise = random.standard_normal(len(time))
+    return (0.3 * np.sin(2 * np.pi * pitch * time) + 0.03 * noise).astype(np.float32)
+
+
+def sweep(seconds: float, rate: int, pitch: float = 440) -> np.ndarray:
+    """A tone that rises, the same at every rate."""
+    time = np.arange(round(seconds * rate)) / rate
+    return (0.3 * np.sin(2 * np.pi * pitch * time * (1 + 0.2 * time))).astype(np.float32)
+
+
+def score(verifier: Adapter, clip: np.ndarray, prompt: str = "a slow piano piece") -> float:
+    """One clip's score."""
+    return verifier.score([clip], [prompt])[0].value
 
 
 _MULAN = "models--OpenMuQ--MuQ-MuLan-large/snapshots/" + "0" * 40
@@ -113,19 +136,19 @@ CASES = {
         Case(
             "quality",
             partial(QualityVerifier, "quality"),
-            lambda folder: _late("quality_weights.save_checkpoint")(folder / "checkpoint.pt"),
+            lambda folder: _late("test_quality.save_checkpoint")(folder / "checkpoint.pt"),
             identity="facebook/audiobox-aesthetics",
-            network=_quality_network,
+            network=lambda adapter: adapter._model,
             sound=partial(tones, rate=16_000),
             file="checkpoint.pt",
-            read=_quality_weights,
+            read=partial(_state, "model."),
             write=_save_quality,
             patch=_patch_quality,
         ),
         Case(
             "muq",
             partial(MuqVerifier, "muq"),
-            _late("muq_weights.make_hub_cache"),
+            _late("test_muq.make_hub_cache"),
             identity="OpenMuQ/MuQ-MuLan-large",
             network=lambda adapter: adapter._model,
             sound=partial(tones, rate=24_000),
@@ -138,12 +161,13 @@ CASES = {
         ),
         Case(
             "imagebind",
-            partial(ImageBindVerifier, "imagebind", _late("imagebind_weights.small_imagebind")),
-            _late("imagebind_weights.write_imagebind_weights"),
+            partial(ImageBindVerifier, "imagebind"),
+            _late("test_imagebind.write_imagebind_weights"),
             identity="imagebind_huge",
             network=lambda adapter: adapter._model,
             sound=partial(noisy_tones, rate=16_000),
             file="imagebind_huge.pth",
+            patch=_patch_imagebind,
             half=("bfloat16",),
             shortest=400,
             tokens=75,
@@ -156,7 +180,7 @@ CASES = {
             network=lambda adapter: adapter._library,
             sound=clap_weights.clip,
             file=clap_weights.CHECKPOINT,
-            read=_clap_weights,
+            read=partial(_state, "module."),
             half=(),  # test_clap.py
             seconds=(2, 17, 10),
             heard=(10, 17),

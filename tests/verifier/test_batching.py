@@ -3,19 +3,15 @@
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
 
 import numpy as np
 import pytest
 
 from src.models.adapter import Adapter, finite_score
 from src.protocol import Checkpoint, Score
-from src.server.batching import Scored, Worker
-from src.server.errors import ApiError
-from src.server.metrics import Metrics
+from src.server.batching import Queued, Worker
+from src.server.outcomes import ApiError, Metrics
 from src.server.settings import BatchSettings, ServerSettings
-
-Futures = list["Future[Scored]"]
 
 
 class Recorder(Adapter):
@@ -62,20 +58,20 @@ def worker() -> Iterator[Recorded]:
     assert worker.stop(5)
 
 
-def submit(worker: Worker, *values: float) -> Futures:
+def submit(worker: Worker, *values: float) -> list[Queued]:
     return worker.submit([np.full(4, value, np.float32) for value in values], ["any"] * len(values))
 
 
-def scores(futures: Futures) -> list[float]:
-    return [future.result(5).score.value for future in futures]
+def scores(clips: list[Queued]) -> list[float]:
+    return [clip.score.result(5).value for clip in clips]
 
 
-def occupy(worker: Worker) -> Futures:
+def occupy(worker: Worker) -> list[Queued]:
     """A clip that the model has begun, so that what comes after it queues."""
-    futures = submit(worker, 0.0)
-    while not futures[0].running():
+    clips = submit(worker, 0.0)
+    while not clips[0].score.running():
         time.sleep(0.001)
-    return futures
+    return clips
 
 
 def test_waiting_requests_share_batches_and_long_ones_span_them(worker: Recorded) -> None:
@@ -83,7 +79,7 @@ def test_waiting_requests_share_batches_and_long_ones_span_them(worker: Recorded
     requests = [submit(worker, 1, 2, 3), submit(worker, *range(10, 20)), submit(worker, 4)]
     worker.recorder.go.set()
     assert scores(first) == [0]
-    assert [scores(futures) for futures in requests] == [[1, 2, 3], list(range(10, 20)), [4]]
+    assert [scores(clips) for clips in requests] == [[1, 2, 3], list(range(10, 20)), [4]]
     assert worker.recorder.calls == [[0], [1, 2, 3, *range(10, 15)], [*range(15, 20), 4]]
 
 
@@ -104,8 +100,8 @@ def test_a_full_queue_refuses_and_takes_clips_again_once_there_is_room(worker: R
     assert caught.value.body.error == "queue_full"
     assert 1 <= int((caught.value.headers or {})["Retry-After"]) <= 60
     fits = submit(worker, 1, 2)
-    for future in waiting:
-        future.cancel()
+    for clip in waiting:
+        clip.score.cancel()
     after = submit(worker, 7, 8, 9)
     worker.recorder.go.set()
     assert (scores(fits), scores(after)) == ([1, 2], [7, 8, 9])
@@ -134,19 +130,20 @@ def test_clips_that_wait_for_a_model_that_does_not_load_fail(
     worker = Recorded()
     waiting = submit(worker, 1)
     loading.set()
-    for futures in (waiting, None):
+    for clips in (waiting, None):
         with pytest.raises(ApiError, match=r"weights\.safetensors"):
-            scores(futures or submit(worker, 1))
+            scores(clips or submit(worker, 1))
     assert worker.info().state == "failed"
 
 
 def test_queue_and_compute_seconds_are_a_clips_own(worker: Recorded) -> None:
     occupy(worker)
-    (future,) = submit(worker, 1)
+    (clip,) = submit(worker, 1)
     time.sleep(0.2)
     worker.recorder.go.set()
-    assert future.result(5).queue_seconds >= 0.2
-    assert future.result(5).compute_seconds < 0.1
+    assert scores([clip]) == [1]
+    assert clip.queue_seconds >= 0.2
+    assert 0 < clip.compute_seconds < 0.1
 
 
 def test_a_library_that_exits_fails_its_clip_and_not_the_thread(worker: Recorded) -> None:

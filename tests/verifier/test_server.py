@@ -7,8 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.verifier.asking import refusal, values, wav
-from tests.verifier.server_process import ServerProcess
+from tests.verifier.server_process import ServerProcess, refusal, values, wav
 
 
 def test_a_model_that_failed_is_shown_and_the_others_work(server: ServerProcess) -> None:

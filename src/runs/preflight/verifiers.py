@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 
-from src.client.connection import Connection, VerifierError
+from src.client import ServerClient, VerifierError
 from src.data import hub
 from src.data.files import ROOT
 from src.judges.registry import JUDGES
-from src.protocol import VERIFIERS_PATH, VerifierList
 from src.runs.settings import Needs, server_token
 from src.scoring import components, remote_parts
 from src.verifier_core import VERIFIERS
@@ -68,14 +67,8 @@ def hosted_or_hostable(server: str) -> list[str]:
 
 def hosted_verifiers(server: str) -> dict[str, str]:
     """Verifiers of a running server and their state, or problem. Raises VerifierError soon."""
-    connection = Connection(
-        server,
-        server_token(),
-        unreachable_seconds=0.0,
-        attempt_seconds=hub.PROBE_SECONDS,
-        total_seconds=hub.PROBE_SECONDS,
-    )
-    verifiers = connection.ask(VerifierList, "GET", VERIFIERS_PATH).verifiers
+    client = ServerClient(server, server_token(), total_seconds=hub.PROBE_SECONDS)
+    verifiers = client.listing().verifiers
     return {verifier.name: verifier.problem or verifier.state for verifier in verifiers}
 
 

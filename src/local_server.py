@@ -8,19 +8,17 @@ with this process, however that ends: it watches a pipe of which this process ha
 """
 
 import logging
+import os
 import re
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import requests
-
-from src.client import ServerUnreachable
+from src.client import ServerClient, ServerUnreachable, VerifierError
 from src.data.files import ROOT
-from src.protocol import READY_PATH, Readiness
 
 logger = logging.getLogger(__name__)
 
@@ -55,25 +53,23 @@ def local_server(
             )
         with process:
             try:
-                yield _wait_until_ready(process, log)
+                yield _wait_until_ready(process, log, models)
             finally:
                 process.kill()  # it keeps nothing, and nobody else uses it
 
 
-def _wait_until_ready(process: "subprocess.Popen[bytes]", log: Path) -> str:
+def _wait_until_ready(process: "subprocess.Popen[bytes]", log: Path, models: Sequence[str]) -> str:
     deadline = time.monotonic() + START_SECONDS
-    with requests.Session() as session:
-        session.trust_env = False
-        while process.poll() is None and time.monotonic() < deadline:
-            running = re.search(r"Uvicorn running on (http://\S+)", log.read_text(errors="replace"))
-            if running:
-                answer = session.get(running[1] + READY_PATH, timeout=10)
-                readiness = Readiness.model_validate_json(answer.content)
-                if readiness.problems:
-                    break
-                if readiness.ready:
-                    logger.info("verifier server at %s", running[1])
-                    return running[1]
-            time.sleep(0.1)
+    while process.poll() is None and time.monotonic() < deadline:
+        running = re.search(r"Uvicorn running on (http://\S+)", log.read_text(errors="replace"))
+        if running:
+            with suppress(VerifierError):
+                # The server takes its token from the environment, which it has from this process.
+                token = os.environ.get("CURATOR_TOKEN")
+                ServerClient(running[1], token, total_seconds=START_SECONDS).checkpoints(models)
+                logger.info("verifier server at %s", running[1])
+                return running[1]
+            break
+        time.sleep(0.1)
     tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
     raise ServerUnreachable(f"the verifier server did not come up; the end of its log:\n{tail}")

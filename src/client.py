@@ -1,0 +1,314 @@
+"""The client's end of the protocol: one upload per scored batch, split where the server limits it.
+
+    client = ServerClient("http://127.0.0.1:8000")
+    results = client.score(["tags"], ["slow piano"], [clip])
+    results["tags"].scores[0].value
+
+What may pass (a reset connection, a full queue, a timeout) is tried again within a total time; a
+server that is not there, or that answers anything else, ends with an error that says what to do.
+"""
+
+import logging
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any, TypeVar
+
+import requests
+from pydantic import BaseModel, ValidationError
+from urllib3.exceptions import NewConnectionError
+
+from src import protocol
+from src.budget import Ledger
+from src.data.audio import Clip, encode_wav
+from src.protocol import Checkpoint, VerifierResult
+from src.scoring import PromptRefused, VerifierError
+
+logger = logging.getLogger(__name__)
+
+START_COMMAND = "`make serve` (or: envs/verifier/.venv/bin/python verifier_server.py)"
+ATTEMPT_SECONDS = 600.0  # for one answer
+UNREACHABLE_SECONDS = 10.0  # for a server that refuses connections once it has answered before
+MAY_PASS = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
+# A file's headers in the multipart body, and its share of the JSON beside its prompt.
+PART_OVERHEAD = 512
+
+Answer = TypeVar("Answer", bound=BaseModel)
+
+
+class ServerUnreachable(VerifierError):
+    """Nothing answers at the server's address."""
+
+
+class ServerError(VerifierError):
+    """The server answered, and what it said ends the run."""
+
+
+class ServerClient:
+    """Talks to one verifier server. Not for use by several threads at once.
+
+    total_seconds: limit on a request with all its attempts. Every method raises ServerUnreachable
+    or ServerError where it has no answer.
+    """
+
+    def __init__(
+        self, url: str, token: str | None = None, *, total_seconds: float = 1200.0
+    ) -> None:
+        self.url = url.rstrip("/")
+        self.total_seconds = total_seconds
+        self._usage = Ledger()
+        self._session = requests.Session()
+        self._session.trust_env = False  # no proxy for a loopback address, no netrc over the token
+        if token:
+            self._session.headers["Authorization"] = f"Bearer {token}"
+        self._reached = False
+
+    def listing(self) -> protocol.VerifierList:
+        """What is hosted, and what a request may hold."""
+        return self._ask(protocol.VerifierList, "GET", protocol.VERIFIERS_PATH)
+
+    def checkpoints(self, names: Sequence[str]) -> dict[str, Checkpoint]:
+        """The weights of the verifiers `names`, once none of them loads any more.
+
+        Raises ServerError when one is not hosted or did not load.
+        """
+        deadline = time.monotonic() + self.total_seconds
+        while True:
+            hosted = {info.name: info for info in self.listing().verifiers}
+            if missing := [name for name in names if name not in hosted]:
+                raise ServerError(
+                    f"the server at {self.url} does not host {', '.join(missing)}; "
+                    f"it hosts {', '.join(hosted)}"
+                )
+            for name in names:
+                if hosted[name].state == "failed":
+                    raise ServerError(f"{name} did not load at {self.url}: {hosted[name].problem}")
+            found = {name: hosted[name].checkpoint for name in names}
+            loaded = {name: checkpoint for name, checkpoint in found.items() if checkpoint}
+            if len(loaded) == len(found):
+                return loaded
+            if time.monotonic() > deadline:
+                raise ServerError(f"the models at {self.url} still load: {', '.join(names)}")
+            time.sleep(0.5)
+
+    def score(
+        self,
+        names: Sequence[str],
+        prompts: Sequence[str],
+        clips: Sequence[Clip],
+        checkpoints: Mapping[str, Checkpoint] | None = None,
+    ) -> dict[str, VerifierResult]:
+        """Every verifier's scores of every clip against its prompt, in order.
+
+        One request, unless the batch is beyond the server's limits. checkpoints: the weights that
+        verifiers must have; others are a ServerError. Raises PromptRefused with positions in
+        `clips`.
+        """
+        begin = time.perf_counter()
+        wavs = [encode_wav(clip) for clip in clips]
+        self._usage.seconds["wav"] += time.perf_counter() - begin
+        weights = dict(checkpoints or {})
+        merged: dict[str, VerifierResult] = {}
+        for part in self._parts(wavs, [clip.seconds for clip in clips]):
+            try:
+                results = self._score_part(names, prompts[part], wavs[part])
+            except PromptRefused as refusal:
+                raise PromptRefused(
+                    {part.start + index: reason for index, reason in refusal.refused.items()}
+                ) from None
+            for name, result in results.items():
+                expected = weights.setdefault(name, result.checkpoint)
+                if result.checkpoint != expected:
+                    raise ServerError(
+                        f"{self.url} now scores {name} with other weights "
+                        f"({result.checkpoint}, before: {expected}); start a new run"
+                    )
+                if name in merged:
+                    merged[name].scores.extend(result.scores)
+                    merged[name].queue_seconds += result.queue_seconds
+                    merged[name].compute_seconds += result.compute_seconds
+                else:
+                    merged[name] = result
+        return merged
+
+    def score_each(
+        self,
+        names: Sequence[str],
+        prompts: Sequence[str],
+        clips: Sequence[Clip],
+        checkpoints: Mapping[str, Checkpoint] | None = None,
+    ) -> dict[str, VerifierResult | PromptRefused]:
+        """By verifier, its scores of a batch as of `score`, or why it has none.
+
+        A request is refused as a whole, and what one verifier cannot score another may: one request
+        asks all, and only when it is refused is each verifier asked alone.
+        """
+        try:
+            return {**self.score(names, prompts, clips, checkpoints)}
+        except PromptRefused as refusal:
+            if len(names) == 1:
+                return {names[0]: refusal}
+        answers: dict[str, VerifierResult | PromptRefused] = {}
+        for name in names:
+            answers |= self.score_each([name], prompts, clips, checkpoints)
+        return answers
+
+    def unread(self, names: Sequence[str], prompts: Sequence[str]) -> dict[str, list[int]]:
+        """By verifier, how many tokens at each prompt's end it does not read, in order."""
+        counts: dict[str, list[int]] = {name: [] for name in names}
+        most = self._limits.max_files
+        for at in range(0, len(prompts) if names else 0, most):
+            some = list(prompts[at : at + most])
+            asked = protocol.VerifierRequest(verifiers=list(names), prompts=some)
+            found = self._ask(
+                protocol.TextsResponse,
+                "POST",
+                protocol.TEXTS_PATH,
+                data=asked.model_dump_json().encode(),
+                headers={"Content-Type": "application/json"},
+            ).unread
+            self._check_counts(found, names, len(some))
+            for name, of_name in found.items():
+                counts[name] += of_name
+        return counts
+
+    def take_usage(self) -> Ledger:
+        """Bytes and seconds since this was last called, retries included.
+
+        `queue` and `compute` are those of the slowest verifier of each request, `http` the rest.
+        """
+        usage, self._usage = self._usage, Ledger()
+        return usage
+
+    @cached_property
+    def _limits(self) -> protocol.Limits:
+        """What a request may hold; asked of the server once."""
+        return self.listing().limits
+
+    def _parts(self, wavs: Sequence[bytes], seconds: Sequence[float]) -> Iterator[slice]:
+        """Slices of a batch that the server's limits let through."""
+        limits = self._limits
+        start, size, length = 0, 0, 0.0
+        for index, wav in enumerate(wavs):
+            extra = len(wav) + PART_OVERHEAD + 4 * limits.max_prompt_chars
+            if index > start and (
+                index - start >= limits.max_files
+                or size + extra > limits.max_body_bytes
+                or length + seconds[index] > limits.max_total_seconds
+            ):
+                yield slice(start, index)
+                start, size, length = index, 0, 0.0
+            size += extra
+            length += seconds[index]
+        if wavs:
+            yield slice(start, len(wavs))
+
+    def _score_part(
+        self, names: Sequence[str], prompts: Sequence[str], wavs: Sequence[bytes]
+    ) -> dict[str, VerifierResult]:
+        begin = time.perf_counter()
+        asked = protocol.VerifierRequest(verifiers=list(names), prompts=list(prompts))
+        results = self._ask(
+            protocol.ScoreResponse,
+            "POST",
+            protocol.SCORE_PATH,
+            data={"request": asked.model_dump_json()},
+            files=[("files", (f"{index}.wav", wav, "audio/wav")) for index, wav in enumerate(wavs)],
+        ).results
+        self._check_counts({n: r.scores for n, r in results.items()}, names, len(wavs))
+        queue, compute = max(
+            ((result.queue_seconds, result.compute_seconds) for result in results.values()), key=sum
+        )
+        self._usage.seconds["queue"] += queue
+        self._usage.seconds["compute"] += compute
+        elapsed = time.perf_counter() - begin
+        self._usage.seconds["http"] += max(0.0, elapsed - queue - compute)
+        return results
+
+    def _check_counts(
+        self, found: Mapping[str, Sequence[object]], names: Sequence[str], asked: int
+    ) -> None:
+        """Raise ServerError when there is not one number per verifier and input."""
+        counts = {name: len(numbers) for name, numbers in found.items()}
+        if counts != dict.fromkeys(names, asked):
+            raise ServerError(
+                f"{self.url} answered with {counts} numbers, not {asked} for each of "
+                f"{', '.join(names)}"
+            )
+
+    def _ask(self, kind: type[Answer], method: str, path: str, **body: Any) -> Answer:
+        """The answer to one request. body: as requests.Request takes it. Raises PromptRefused."""
+        response = self._send(requests.Request(method, self.url + path, **body))
+        if response.status_code != 200:
+            raise self._error(response)
+        try:
+            return kind.model_validate_json(response.content)
+        except ValidationError as error:
+            raise ServerError(f"{response.url} gave an answer that is not valid: {error}") from None
+
+    def _send(self, request: requests.Request) -> requests.Response:
+        """The response, whatever its status; tries again what may pass."""
+        request.headers[protocol.REQUEST_ID_HEADER] = uuid.uuid4().hex[:16]
+        prepared = self._session.prepare_request(request)
+        last_reached = begin = time.monotonic()
+        pause = 0.1
+        while True:
+            left = begin + self.total_seconds - time.monotonic()
+            wait = pause
+            self._usage.uploaded_bytes += len(prepared.body or b"")
+            try:
+                timeout = (5.0, max(0.1, min(ATTEMPT_SECONDS, left)))
+                response = self._session.send(prepared, timeout=timeout)
+            except requests.RequestException as error:
+                problem, now = f"{type(error).__name__}: {error}", time.monotonic()
+                may_pass = isinstance(error, MAY_PASS)
+                if _never_connected(error):
+                    problem = "no connection"
+                    may_pass = self._reached and now - last_reached < UNREACHABLE_SECONDS
+                else:
+                    last_reached = now
+                if not may_pass:
+                    raise ServerUnreachable(
+                        f"no verifier server answers at {self.url} ({problem}). Start one in "
+                        f"another terminal: {START_COMMAND}; or say --server auto to have one "
+                        "started for this run"
+                    ) from error
+            else:
+                self._reached, last_reached = True, time.monotonic()
+                retry_after = response.headers.get("Retry-After", "")
+                if response.status_code != 503 or not retry_after.isdecimal():
+                    return response
+                problem = str(self._error(response))
+                wait = max(pause, float(retry_after))
+            if wait > left:
+                raise ServerUnreachable(
+                    f"{self.url} did not answer within {self.total_seconds:g} s: {problem}"
+                )
+            logger.warning("%s: %s; again in %.1f s", self.url, problem, wait)
+            time.sleep(wait)
+            pause = min(2 * pause, 10.0)
+
+    def _error(self, response: requests.Response) -> VerifierError:
+        """What a status other than 200 means."""
+        try:
+            body = protocol.ErrorBody.model_validate_json(response.content)
+        except ValidationError:
+            return ServerError(
+                f"{response.url} answered {response.status_code} and not as a verifier server "
+                f"does: {response.text[:200]!r}"
+            )
+        if body.error == "prompt_refused" and body.refused:
+            return PromptRefused({r.index: f"{r.verifier}: {r.reason}" for r in body.refused})
+        if body.error in ("bad_audio", "no_score") and body.index is not None:
+            return PromptRefused({body.index: body.message})
+        message = f"{self.url}: {body.message} ({body.error}, request {body.request_id})"
+        if body.error == "unauthorized":
+            message += "; set CURATOR_TOKEN to the token that the server was started with"
+        return ServerError(message)
+
+
+def _never_connected(error: requests.RequestException) -> bool:
+    """Whether no connection came about at all (the server is not there)."""
+    reason = getattr(error.args[0] if error.args else None, "reason", None)
+    return isinstance(reason, NewConnectionError) or isinstance(error, requests.ConnectTimeout)
