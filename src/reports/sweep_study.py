@@ -25,7 +25,6 @@ from typing import Any, Literal
 import pandas as pd
 
 from src.methods import BASELINE, BEST_OF_N, PARAMETERS, SearchCell
-from src.reports import sentences
 from src.reports.benchmark_study import value_of
 from src.reports.table import Row, ends
 from src.runs.measures import Measure, Verdict
@@ -99,7 +98,11 @@ def study_sweep(folder: Path, pool: Pool | None, budgets: Sequence[int]) -> Swee
         running = [r for r in own if r["source"] == "pool" or r["method"] not in sampled]
         fronts = {f"front_{cost}": front(running, cost, measure.sign) for cost in COSTS}
         rows += [row | {name: row in best for name, best in fronts.items()} for row in own]
-    notes += [sentences.over_fewer(names, count, len(every)) for count, names in fewer.items()]
+    notes += [
+        f"{', '.join(names)}: over the {count} of {len(every)} prompts that all of these have "
+        "numbers for."
+        for count, names in fewer.items()
+    ]
     return Sweep(manifest.get("title", folder.name), tuple(measures), rows, notes)
 
 

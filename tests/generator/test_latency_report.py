@@ -11,8 +11,7 @@ from PIL import Image
 from src.budget import STAGES
 from src.methods import SearchCell
 from src.reports.figure import DIGEST_KEY
-from src.reports.latency import RATIOS, findings, latency_text, report
-from src.reports.latency_figure import cost_figure, latency_figure
+from src.reports.latency import cost_figure, findings, latency_figure, latency_text, report
 from src.reports.latency_study import TIMED, Study, study_latency
 from src.reports.table import Row
 from src.runs.records import Record, records_digest
@@ -151,8 +150,8 @@ def test_nothing_is_extrapolated(plain: Study) -> None:
     largest = one(plain.costs, "lookahead N=16 M=4 k=1")
     assert largest["equal_frames_n"] == 28
     assert largest["equal_frames_seconds"] is largest["equal_seconds_n"] is None
-    (row,) = (x for x in latency_text(plain).splitlines() if x.count("not measured") == 2)
-    assert row.split()[:5] == ["lookahead", "N=16", "M=4", "k=1", "28.0"]
+    rows = [row.split() for row in latency_text(plain).splitlines()]
+    assert ["lookahead", "N=16", "M=4", "k=1", "28.0", "-", "-"] in rows
 
 
 def test_an_n_of_equal_seconds_of_which_a_part_was_not_measured_has_no_ends(tmp_path: Path) -> None:
@@ -192,7 +191,7 @@ def test_a_run_without_a_whole_repetition_says_so(tmp_path: Path) -> None:
     folder = made_up_latency(tmp_path, change=lambda r: None if r["method"] == "sbs" else r)
     text, _ = report(folder)
     assert "No repetition is finished." in text
-    assert len((folder / "summary.csv").read_text().splitlines()) == 1
+    assert not (folder / "summary.csv").exists()
 
 
 def one_frame_more(record: Record) -> Record:
@@ -225,7 +224,7 @@ def test_what_to_know_is_said_where_it_holds_and_only_there(
     text, _ = report(folder)
     assert said in sentences(study_latency(folder))
     assert said not in sentences(plain)
-    assert "nan" not in text + (folder / "costs.csv").read_text()
+    assert "nan" not in text
 
 
 @pytest.mark.parametrize("cells", [CELLS[:1], CELLS[1:2]], ids=["baseline", "best_of_n"])
@@ -247,7 +246,7 @@ def test_the_bars_stack_up_to_the_medians(plain: Study) -> None:
 
 
 def test_the_cost_figure_has_the_table_of_ratios(plain: Study) -> None:
-    (table,) = cost_figure(plain, RATIOS).axes[1].tables
+    (table,) = cost_figure(plain).axes[1].tables
     shown = {at: cell.get_text().get_text() for at, cell in table.get_celld().items()}
     assert len({row for row, _ in shown}) == len(plain.costs) + 1
     assert {AHEAD, "1.75"} <= {*shown.values()}

@@ -8,14 +8,15 @@ from matplotlib.patches import Rectangle
 
 from src.methods import SearchCell, colour_of
 from src.reports.pool_figures import (
+    OWN,
+    matrix_figure,
     prefix_figure,
     scaling_figure,
     selectors_figure,
     transfer_figure,
 )
-from src.reports.pool_matrices import OWN, matrix_figure
 from src.reports.pool_study import Study, study_pool
-from src.reports.sweep_figure import cost_figure
+from src.reports.sweep import cost_figure
 from src.reports.sweep_study import study_sweep
 from src.runs.pool import Pool, load_pool
 from src.stats.best_of_n import expected_maximum

@@ -11,15 +11,15 @@ import pytest
 from src.reports.__main__ import main
 from src.reports.figure import intervals, new_figure
 from src.reports.table import (
-    Column,
     brackets,
     digits_of,
     ends,
     figures,
+    first_that_fits,
     interval_of,
     layout,
     shown,
-    write_csv,
+    write_tables,
 )
 from src.runs.ending import Exit
 from src.runs.records import Run
@@ -35,22 +35,24 @@ ROWS = [
 
 
 def test_a_csv_has_six_digits_and_nothing_for_what_is_not_known(tmp_path: Path) -> None:
-    write_csv(tmp_path / "some.csv", ROWS)
+    (tmp_path / "none.csv").touch()
+    write_tables(tmp_path, {"some": ROWS, "none": []})
     assert (tmp_path / "some.csv").read_text().splitlines() == [
         *("name,value,count,known,low", "sbs,1.23457,3,True,", "baseline,,30000,False,-2"),
     ]
-    write_csv(tmp_path / "none.csv", [], header=("name", "value"))
-    assert (tmp_path / "none.csv").read_text() == "name,value\n"
+    assert not (tmp_path / "none.csv").exists()
 
 
 def test_text_is_aligned_over_all_groups_and_the_widest_that_fits_is_taken() -> None:
-    name, value = Column("", shown("name"), left=True), Column("value", shown("value", ".2f"))
-    wide = Column("wide", lambda row: "x" * 100)
-    lines = layout({"one": ROWS[:1], "other": ROWS[1:]}, [name, wide], [name, value])
-    assert lines == [
+    texts = [{"": r["name"], "value": shown(r["value"], ".2f")} for r in ROWS]
+    narrow = layout({"one": texts[:1], "other": texts[1:]})
+    assert narrow == [
         *("          value", "", "one", "sbs        1.23", "", "other", "baseline      -"),
     ]
-    assert max(map(len, layout(ROWS, [name, wide]))) > 100
+    wide = layout({"": [{"": "x" * 101}]})
+    assert first_that_fits([wide, narrow]) == narrow
+    assert first_that_fits([narrow, wide]) == narrow
+    assert first_that_fits([wide, wide]) == wide
 
 
 def test_numbers_are_written_with_three_figures_and_intervals_in_brackets() -> None:
@@ -58,7 +60,7 @@ def test_numbers_are_written_with_three_figures_and_intervals_in_brackets() -> N
         *("0.0123", "1.23", "1,234", "-"),
     ]
     assert brackets(Interval(0.5, 0.1, math.inf)) == "+0.50 [+0.10, +inf]"
-    assert brackets(Interval(0.5, math.nan, math.nan), digits=1) == "+0.5"
+    assert brackets(Interval(0.5, math.nan, math.nan), "+.1f") == "+0.5"
     assert brackets(None) == brackets(Interval(math.nan, 0, 0)) == "-"
     assert [digits_of(x) for x in ([None, 0.0123], [12.3, 0.1], [1234], [])] == [4, 1, 0, 2]
 

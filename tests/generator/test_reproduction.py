@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.reports.pool import write_tables
 from src.reports.pool_study import study_pool
 from src.reports.reproduction import compare, main
-from src.reports.table import write_csv
+from src.reports.table import write_tables
 from src.runs.ending import Exit
 from src.runs.pool import load_pool, token_file
 from src.runs.records import Run, search_key
@@ -21,7 +20,7 @@ from tests.generator.made_up_pool import made_up_pool
 def pools(tmp_path: Path) -> tuple[Path, Path]:
     """A pool with its tables, and its copy."""
     folder = made_up_pool(tmp_path / "again", prompts=3, size=4)
-    write_tables(study_pool(load_pool(folder), [1, 2, 4]), folder)
+    write_tables(folder, study_pool(load_pool(folder), [1, 2, 4]).tables)
     return folder, Path(shutil.copytree(folder, tmp_path / "kept" / folder.name))
 
 
@@ -37,7 +36,8 @@ def test_other_tokens_and_numbers_are_counted_and_placed(pools: tuple[Path, Path
     np.save(token_file(folder, "p1"), tokens)
     for run, seconds, mean in ((other, 3, 2.0), (folder, 9, 2.5)):
         first = {"name": "a", "seconds": seconds, "mean": mean}
-        write_csv(run / "mine.csv", [first, {"name": "b", "seconds": seconds, "mean": -10}])
+        rows = [first, {"name": "b", "seconds": seconds, "mean": -10}]
+        write_tables(run, {"mine": rows})
     found = compare(folder, other)
     assert (found["same"], found["clips"]) == (11, 12)
     assert found["furthest"] == pytest.approx(0.05)  # of 10; seconds are not compared
@@ -51,7 +51,7 @@ def test_tables_of_other_rows_are_no_small_difference(
     pools: tuple[Path, Path], rows: list[dict], where: str
 ) -> None:
     for run, own in zip(pools, ([{"a": 1, "b": 1}], rows), strict=True):
-        write_csv(run / "fits.csv", own)
+        write_tables(run, {"fits": own})
     found = compare(*pools)
     assert (found["furthest"], found["where"]) == (math.inf, f"fits.csv: {where}")
 
