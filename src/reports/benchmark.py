@@ -6,6 +6,7 @@ writes summary.csv, per_clip.csv, benchmark.png and index.html anew, from the re
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from src.methods import BASELINE, colour_of
 from src.reports.benchmark_study import (
     Study,
     difference_text,
+    direction,
     study_benchmark,
     value_of,
 )
@@ -33,7 +35,7 @@ from src.reports.table import (
     shown,
     write_tables,
 )
-from src.runs.measures import Measure
+from src.runs.measures import Measure, Verdict
 from src.stats.intervals import Array, bootstrap
 
 PANELS_IN_A_ROW = 5
@@ -45,6 +47,12 @@ DIFFERENCES = (
     "0.05 at most. Not independent: the selector's own number, or trained on its data."
 )
 NO_BASELINE = "No differences are given: baseline is not among the methods (--method baseline ..)."
+# What the primary judge does where the selector's own number is better.
+FOLLOWS: dict[Verdict, str] = {
+    "better": ": it follows",
+    "unclear": ": it does not follow",
+    "worse": ": it contradicts",
+}
 
 
 def report(folder: Path) -> tuple[str, bool]:
@@ -125,12 +133,7 @@ def findings(study: Study) -> list[str]:
         lines += [DIFFERENCES, few_prompts(min(c["prompts"] for c in study.costs.values()))]
     elif study.methods and BASELINE not in study.methods:
         lines.append(NO_BASELINE)
-    if study.primary is None and {*study.methods} - {BASELINE}:
-        lacking = "is independent of it" if len(study.measures) > 1 else "was asked"
-        lines.append(
-            f"{study.selector.name} chose these clips and no judge {lacking}: its own number does "
-            "not show that they are better."
-        )
+    lines += _of_selector(study)
     for measure in study.measures:
         lines += _of_measure(study, measure)
     if study.failed:
@@ -139,6 +142,31 @@ def findings(study: Study) -> list[str]:
         many = f"{len(study.failed)} (method and prompt, see records.jsonl)"
         lines.append(f"Failed: {many}: {named}")
     return list(filter(None, lines))
+
+
+def _of_selector(study: Study) -> Iterable[str]:
+    """Whether the primary judge follows the selector: one sentence for methods with one answer."""
+    selector, primary = study.selector, study.primary
+    searched = [method for method in study.methods if method != BASELINE]
+    if primary is None:
+        lacking = "is independent of it" if len(study.measures) > 1 else "was asked"
+        if searched:
+            yield (
+                f"{selector.name} chose these clips and no judge {lacking}: its own number does "
+                "not show that they are better."
+            )
+        return
+    answers: dict[tuple[Verdict, Verdict], list[str]] = defaultdict(list)
+    for method in searched:
+        own, judged = (study.rows[method, m.name] for m in (selector, primary))
+        if own["difference"] is not None and judged["difference"] is not None:
+            answers[direction(selector, own), direction(primary, judged)].append(method)
+    for (chosen, says), methods in answers.items():
+        follows = FOLLOWS[says] if chosen == "better" else ""
+        yield (
+            f"{', '.join(methods)}: {chosen} by {selector.name}, which chose the clips; {says} by "
+            f"the primary judge {primary.name}{follows}."
+        )
 
 
 def _of_measure(study: Study, measure: Measure) -> Iterable[str]:

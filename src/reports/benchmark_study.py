@@ -131,6 +131,15 @@ def difference_text(row: Row, digits: int) -> str:
     return brackets(found, f"+.{digits}f") if found else ""
 
 
+def direction(measure: Measure, row: Row) -> Verdict:
+    """Which side of zero a difference shows, whoever measures it."""
+    if row["p"] is None:
+        return measure.verdict(Interval(row["difference"], row["low"], row["high"]))
+    if row["p"] > ALPHA:
+        return "unclear"
+    return "better" if row["difference"] * measure.sign > 0 else "worse"
+
+
 def _measure(entry: dict[str, Any], manifest: dict[str, Any]) -> Measure:
     known = manifest["identity"].get("checkpoints", {}).get(entry["name"])
     if known and not entry.get("checkpoint"):
@@ -157,14 +166,8 @@ def _row(study: Study, method: str, measure: Measure, numbers: Row) -> Row:
         # Early manifests have what a judge shares with the selector in its note alone.
         shares = measure.relation(study.selector) or measure.note.startswith("not independent")
         evidence = measure.is_judge and not shares
-        row["verdict"] = _verdict(measure, row) if evidence else "not independent"
+        row["verdict"] = direction(measure, row) if evidence else "not independent"
     return row
-
-
-def _verdict(measure: Measure, row: Row) -> Verdict:
-    if row["p"] is None:
-        return measure.verdict(Interval(row["difference"], row["low"], row["high"]))
-    return measure.verdict(Interval(*[row["difference"]] * 3)) if row["p"] <= ALPHA else "unclear"
 
 
 def _clip_numbers(study: Study, method: str, measure: str) -> Row:

@@ -229,9 +229,7 @@ def latency_figure(study: Study) -> Figure:
         low, high = ([row[f"{end}_quartile"] for row in group] for end in ("lower", "upper"))
         ax.vlines(range(len(group)), low, high, color="black", linewidth=1)
         ax.set_xticks(range(len(group)), [f"{row['candidates']}" for row in group])
-        ax.set_xlim(-0.7, len(group) - 0.3)
-        ax.set_title(method)
-        ax.set_xlabel("N")
+        ax.set(title=method, xlabel="N", xlim=(-0.7, len(group) - 0.3))
     axes[0].set_ylabel("seconds per prompt")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles[::-1], labels[::-1], loc="outside right upper")
@@ -264,10 +262,9 @@ def cost_figure(study: Study) -> Figure:
             xs = np.array([0, max(frames)])
             ys = line["fixed_seconds"] + line["seconds_per_frame"] * xs
             ax.plot(xs, ys, color=colour, linewidth=0.8, zorder=0)
+    ax.set(xlabel="frames generated", ylabel="seconds per prompt")
     ax.set_xlim(left=0)
     ax.set_ylim(bottom=0)
-    ax.set_xlabel("frames generated")
-    ax.set_ylabel("seconds per prompt")
     ax.legend()
     below.axis("off")
     if rows:

@@ -55,8 +55,7 @@ def scaling_figure(study: Study) -> Figure:
     )
     for ax, name in zip(axes, study.shown, strict=True):
         for index, selector in enumerate(study.singles):
-            rows = study.rows("scaling", selector=selector, measure=name)
-            if rows:
+            if rows := study.rows("scaling", selector=selector, measure=name):
                 line = study.row("fits", selector=selector, measure=name)
                 _curve(ax, rows, line, *look(index))
         name_panel(ax, study.measures[name])
@@ -86,13 +85,12 @@ def transfer_figure(study: Study) -> Figure:
     searched = [n for n in study.budgets if n > 1]
     for column, selector in enumerate(study.singles):
         above, below = axes[2 * column : 2 * column + 2]
-        above.set_title(f"selector {selector}")
-        above.set_xlabel("N")
+        above.set(title=f"selector {selector}", xlabel="N")
         above.set_xscale("log", base=2)
         above.set_xticks(searched, [str(n) for n in searched])
         above.minorticks_off()
-        below.set_xlabel("√KL (bound)")
-        below.set_xlim(0, math.sqrt(kl_bound(study.largest)) * 1.1 or 1)
+        furthest = math.sqrt(kl_bound(study.largest)) * 1.1 or 1
+        below.set(xlabel="√KL (bound)", xlim=(0, furthest))
         for index, name in enumerate(shown):
             rows = study.rows("transfer", selector=selector, measure=name)
             shift = 0.03 * (index - (len(shown) - 1) / 2)  # so that bars stand apart
@@ -128,14 +126,13 @@ def prefix_figure(study: Study) -> Figure:
             rows = study.rows("prefix", verifier=verifier, measure=name or verifier)
             _line(ax, rows, "seconds", "tau", index, "own" if name else None)
         ax.axhline(0, color=GREY, linewidth=0.6, zorder=0)
-        ax.set_xlabel("seconds heard")
-        ax.set_xlim(0, study.pool.duration * 1.04)
+        ax.set(xlabel="seconds heard", xlim=(0, study.pool.duration * 1.04))
         if name:
             name_panel(ax, study.measures[name])
         else:
             ax.set_title("the verifier itself,\nwhole clip", weight="bold")
             x = np.linspace(0, 1, 100)
-            even = [even_tau(part) for part in x]
+            even = list(map(even_tau, x))
             ax.plot(x * study.pool.duration, even, color=GREY, linewidth=0.8, linestyle=":")
     _level(axes)
     axes[0].set_ylabel("Kendall's tau")
@@ -171,10 +168,9 @@ def selectors_figure(study: Study) -> Figure:
             hollow = row["relation"] != ""
             intervals(ax, [y], [gain], colour, sideways=True, hollow=hollow, fmt=marker)
         ax.axvline(0, color=GREY, linewidth=0.6, zorder=0)
-        ax.set_ylim(len(names) - 0.5, -0.5)
+        ax.set(xlabel="gain (sd)", ylim=(len(names) - 0.5, -0.5))
         ax.set_yticks(range(len(names)), names if ax is axes[0] else [""] * len(names))
         ax.tick_params(axis="y", length=0)
-        ax.set_xlabel("gain (sd)")
         name_panel(ax, study.measures[judge])
     ends = [end for ax in axes for end in ax.get_xlim()]
     for ax in axes:

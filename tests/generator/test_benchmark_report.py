@@ -22,6 +22,7 @@ from src.stats.intervals import Interval
 from tests.generator.first_release import COMMITTED, first_release
 from tests.generator.made_up_run import (
     MEASURES,
+    METHODS,
     OWN,
     SET,
     change_records,
@@ -89,6 +90,18 @@ def test_an_interval_counts_by_its_side_of_zero_and_the_measures_direction(
 ) -> None:
     found = Interval((low + high) / 2, low, high)
     assert tuple(Measure("m", "judge", up).verdict(found) for up in (True, False)) == verdicts
+
+
+def test_where_the_selector_gains_nothing_no_judge_is_said_to_follow_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(METHODS, "sbs", (0.0, -0.5, 2000, 24))
+    monkeypatch.setitem(METHODS, "best_of_n", (0.0, 0.0, 2000, 8))
+    said = sentences(made_up_run(tmp_path))
+    unclear = "unclear by tags, which chose the clips"
+    assert f"sbs: {unclear}; better by the primary judge msd_kld." in said
+    assert f"best_of_n: {unclear}; unclear by the primary judge msd_kld." in said
+    assert "follow" not in said
 
 
 @pytest.mark.parametrize(
@@ -187,6 +200,14 @@ def test_a_damaged_embedding_is_an_error_that_names_it(tmp_path: Path) -> None:
     embeddings.place(folder, "fad_msd", "sbs", "p3").write_bytes(b"\x93NUMPY")
     with pytest.raises(RunFolderError, match=r"sbs/p3.npy cannot be read"):
         study_benchmark(folder)
+
+
+def test_a_primary_judge_of_sets_is_followed_by_its_p(tmp_path: Path) -> None:
+    folder = made_up_run(tmp_path, more=(SET,))
+    keep_measures(folder, MEASURES[0], Measure("fad_msd", "primary judge", False, kind="set"))
+    said = sentences(folder)
+    assert "better by the primary judge fad_msd: it follows." in said
+    assert "unclear by the primary judge fad_msd: it does not follow." in said
 
 
 def test_a_verifier_that_judges_its_own_selection_is_no_judge(tmp_path: Path) -> None:
