@@ -155,23 +155,6 @@ def test_a_clip_without_a_number_is_left_out_of_that_measure_and_counted(tmp_pat
 
 def test_a_measure_of_sets_is_one_distance_to_the_references_with_a_p(tmp_path: Path) -> None:
     folder = made_up_run(tmp_path, more=(SET,))
-    study = study_benchmark(folder)
-    prompts = [f"p{n}" for n in range(16)]
-    clips, references = (
-        np.concatenate(list(embeddings.load(folder, "fad_msd", place, prompts).values()))
-        for place in ("best_of_n", "reference")
-    )
-    base, row, sbs = study.of("fad_msd")
-    assert row["mean"] == pytest.approx(distance(clips, references))
-    assert (row["prompts"], row["windows"], row["low"]) == (16, 32, None)
-    assert row["difference"] == pytest.approx(row["mean"] - base["mean"])
-    assert row["p"] == pytest.approx(1 / 201)
-    assert sbs["p"] > 0.05
-    assert base["difference"] is None
-
-
-def test_a_measure_of_sets_compares_the_prompts_that_both_methods_have(tmp_path: Path) -> None:
-    folder = made_up_run(tmp_path, more=(SET,))
     for method, prompt in (("baseline", "p3"), ("reference", "p5")):
         embeddings.place(folder, "fad_msd", method, prompt).unlink()
     refused = {"unjudged": {"fad_msd": "no reference"}}
@@ -179,18 +162,24 @@ def test_a_measure_of_sets_compares_the_prompts_that_both_methods_have(tmp_path:
         folder,
         lambda _, r: r.update(refused) if (r["method"], r["prompt_id"]) == ("sbs", "p4") else None,
     )
+
+    def heard(method: str, *without: int) -> np.ndarray:
+        prompts = [f"p{n}" for n in range(16) if n not in without]
+        return np.concatenate(list(embeddings.load(folder, "fad_msd", method, prompts).values()))
+
     study = study_benchmark(folder)
-    rows = study.of("fad_msd")
+    base, best, sbs = rows = study.of("fad_msd")
     assert [row["prompts"] for row in rows] == [14, 15, 14]
-    assert [row["paired_prompts"] for row in rows] == [None, 14, 13]
-    both = [f"p{n}" for n in range(16) if n not in (3, 4, 5)]
-    sbs, base, references = (
-        np.concatenate(list(embeddings.load(folder, "fad_msd", place, both).values()))
-        for place in ("sbs", "baseline", "reference")
-    )
-    expected = distance(sbs, references) - distance(base, references)
-    assert rows[2]["difference"] == pytest.approx(expected)
     assert [row["windows"] for row in rows] == [28, 30, 28]
+    assert best["mean"] == pytest.approx(distance(heard("best_of_n", 5), heard("reference")))
+    # Differences are over the prompts that both methods have.
+    assert [row["paired_prompts"] for row in rows] == [None, 14, 13]
+    to = heard("reference", 3, 4)
+    expected = distance(heard("sbs", 3, 4, 5), to) - distance(heard("baseline", 4, 5), to)
+    assert sbs["difference"] == pytest.approx(expected)
+    assert best["p"] == pytest.approx(1 / 201)
+    assert sbs["p"] > 0.05
+    assert (base["difference"], sbs["low"]) == (None, None)
     assert study.unjudged["fad_msd"] == ["no reference", *[LOST] * 4]
     assert "fad_msd: no number for 5 clip(s): no reference" in findings(study)
 
