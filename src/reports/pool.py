@@ -20,7 +20,6 @@ from src.reports.table import (
     digits_of,
     document,
     few_prompts,
-    first_that_fits,
     interval_of,
     layout,
     shortened,
@@ -29,7 +28,7 @@ from src.reports.table import (
 from src.runs.pool import Pool
 
 RELATIONS = {"own": "own number", "shares data": "shares data"}
-SHOWN_BUDGETS = 6  # at most, as far as they fit the width
+SHOWN_BUDGETS = 4  # the first, and the largest; scaling.csv has all
 LEGEND = (
     "Gains are in within-prompt standard deviations, positive where better, with 95% intervals "
     "over prompts. Better, worse: the interval excludes zero. Own number: the measure is the "
@@ -59,23 +58,17 @@ def report(
 
 
 def pool_text(study: Study) -> str:
-    """Under each measure the selectors: means by N, and the gain in deviations; then sentences.
-
-    Of more budgets than fit: the first, and the largest ones.
-    """
+    """Under each measure the selectors: means by N, and the gain in deviations; then sentences."""
     prompts, size = len(study.pool.prompts), study.pool.size
     head = (
         f"{prompts} prompts x {size} candidates of {study.pool.duration:g} s, {prompts * size:,} "
         "clips: all of what follows comes from them, exactly."
     )
-    first, *others = study.budgets
-    counts = range(min(SHOWN_BUDGETS - 1, len(others)), -1, -1)
-    choices = ([first, *others[len(others) - count :]] for count in counts)
-    table = first_that_fits(_gains(study, budgets) for budgets in choices)
-    return document([study.title, head], table, findings(study))
+    return document([study.title, head], _gains(study), findings(study))
 
 
-def _gains(study: Study, budgets: Sequence[int]) -> list[str]:
+def _gains(study: Study) -> list[str]:
+    budgets = dict.fromkeys((*study.budgets[:1], *study.budgets[1 - SHOWN_BUDGETS :]))
     groups: dict[str, list[dict[str, str]]] = defaultdict(list)
     for name in study.shown:
         measure, scaling = study.measures[name], study.rows("scaling", measure=name)

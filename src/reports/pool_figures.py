@@ -198,8 +198,8 @@ def matrix_figure(study: Study) -> Figure:
         "Grey: the selector's own number, no evidence. Hatched: trained on the selector's data, "
         "not independent."
     )
-    keys, limit = ("selector", "measure", "gain_sd"), max([*free, 0.1])
-    figure = _heat(study, rows, keys, "gain (sd)", limit, title, caption)
+    keys = ("selector", "measure", "gain_sd")
+    figure = _heat(study, rows, keys, "gain (sd)", max([*free, 0.1]), title, caption)
     figure.axes[0].set_ylabel("selector")
     return figure
 

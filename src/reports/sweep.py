@@ -25,7 +25,6 @@ from src.reports.table import (
     describe,
     digits_of,
     document,
-    first_that_fits,
     interval_of,
     layout,
     shown,
@@ -73,29 +72,21 @@ def sweep_text(study: Sweep) -> str:
 
 
 def _table(rows: Sequence[Row], measure: Measure) -> list[str]:
-    """Where it is too wide, differences to one sample go without intervals, then the verdicts,
-    which intervals imply."""
     digits = digits_of(row["mean"] for row in rows)
     form = f"+.{digits}f"
     texts = [
         {
             "": _label(row),
-            "frames": shown(row["frames"], ",.0f"),
-            "seconds": shown(row["seconds"], ".3g"),
-            "value": shown(row["mean"], f".{digits}f"),
-            "to one sample": brackets(interval_of(row, "gain"), form),
+            "frames": f"{row['frames']:,.0f}",
+            "seconds": f"{row['seconds']:.3g}",
+            "value": f"{row['mean']:.{digits}f}",
+            "to one sample": shown(row["gain"], form),
             "to equal frames": brackets(interval_of(row, "over_best_of_n", "over_"), form),
         }
         | ({"verdict": row["verdict"] or ""} if measure.is_judge else {})
         for row in rows
     ]
-    plain = [
-        text | {"to one sample": shown(row["gain"], form)}
-        for row, text in zip(rows, texts, strict=True)
-    ]
-    narrow = [{k: v for k, v in text.items() if k != "verdict"} for text in plain]
-    left = ("to one sample", "to equal frames", "verdict")
-    return first_that_fits(layout({"": choice}, left) for choice in (texts, plain, narrow))
+    return layout({"": texts}, left=("to one sample", "to equal frames", "verdict"))
 
 
 def _label(row: Row) -> str:

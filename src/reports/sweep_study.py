@@ -177,17 +177,13 @@ def _differs(pool: Pool, records: Sequence[Record], measures: Sequence[Measure])
     for measure in measures:
         if measure.name not in pool.measures:
             return f"the pool has no scores of {measure.name}"
-        known = pool.measures[measure.name].checkpoint
-        if measure.checkpoint and known and measure.checkpoint != known:
-            return (
-                f"{measure.name} was made with other weights: {known} in the pool, "
-                f"{measure.checkpoint} in the sweep"
-            )
-    for record in records:
-        if record["status"] == "ok":
-            seconds = record["winner"]["seconds"]
-            if abs(seconds - pool.duration) > SAME_LENGTH:
-                return f"its clips have {pool.duration:g} s, those of the sweep {seconds:g} s"
+        known, own = pool.measures[measure.name].checkpoint, measure.checkpoint
+        if own and known and own != known:
+            weights = f"{known} in the pool, {own} in the sweep"
+            return f"{measure.name} was made with other weights: {weights}"
+    for seconds in (r["winner"]["seconds"] for r in records if r["status"] == "ok"):
+        if abs(seconds - pool.duration) > SAME_LENGTH:
+            return f"its clips have {pool.duration:g} s, those of the sweep {seconds:g} s"
     return ""
 
 

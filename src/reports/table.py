@@ -72,15 +72,6 @@ def layout(groups: Mapping[str, Sequence[Texts]], left: Sequence[str] = ("verdic
     return lines
 
 
-def first_that_fits(choices: Iterable[list[str]]) -> list[str]:
-    """Of tables, from the widest to the narrowest, the first that fits WIDTH, else the last."""
-    lines: list[str] = []
-    for lines in choices:
-        if max(map(len, lines)) <= WIDTH:
-            break
-    return lines
-
-
 def document(head: Iterable[str], lines: Sequence[str], notes: Iterable[str]) -> str:
     """A report's text: what it is of, its tables between two rules, and sentences."""
     wrapper = textwrap.TextWrapper(

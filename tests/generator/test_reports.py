@@ -21,7 +21,6 @@ from src.reports.table import (
     digits_of,
     ends,
     figures,
-    first_that_fits,
     interval_of,
     layout,
     shown,
@@ -51,16 +50,11 @@ def test_a_csv_has_six_digits_and_nothing_for_what_is_not_known(tmp_path: Path) 
     assert not (tmp_path / "none.csv").exists()
 
 
-def test_text_is_aligned_over_all_groups_and_the_widest_that_fits_is_taken() -> None:
+def test_text_is_aligned_over_all_groups() -> None:
     texts = [{"": r["name"], "value": shown(r["value"], ".2f")} for r in ROWS]
-    narrow = layout({"one": texts[:1], "other": texts[1:]})
-    assert narrow == [
+    assert layout({"one": texts[:1], "other": texts[1:]}) == [
         *("          value", "", "one", "sbs        1.23", "", "other", "baseline      -"),
     ]
-    wide = layout({"": [{"": "x" * 101}]})
-    assert first_that_fits([wide, narrow]) == narrow
-    assert first_that_fits([narrow, wide]) == narrow
-    assert first_that_fits([wide, wide]) == wide
 
 
 def test_numbers_are_written_with_three_figures_and_intervals_in_brackets() -> None:
