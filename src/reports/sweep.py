@@ -39,9 +39,9 @@ BY_K = ("o", "^", "s", "D")  # markers by lookahead k, the last for all larger o
 AXES = {"frames": "frames generated per prompt", "seconds": "seconds per prompt"}
 LEGEND = (
     "*: on the Pareto front of frames; +: of seconds. To equal frames: to best-of-n with as many "
-    "frames, and whether that is better. Differences have 95% intervals, paired by prompt. (pool): "
-    "exact expectations from the pool. Seconds are those of two runs, on whatever else the machine "
-    "did: latency_experiment.py compares seconds."
+    "frames, and whether that is better. Brackets: 95% intervals, paired by prompt. (pool): exact "
+    "expectations from the pool. Seconds are those of two runs, on whatever else the machine did: "
+    "latency_experiment.py compares seconds."
 )
 
 
