@@ -5,34 +5,42 @@
 writes summary.csv, per_clip.csv, benchmark.png and index.html anew, from the records alone.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from src.methods import BASELINE
-from src.reports import sentences
-from src.reports.benchmark_figure import FIGURE, benchmark_figure
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from src.methods import BASELINE, colour_of
 from src.reports.benchmark_study import (
     Study,
-    describe,
     difference_text,
     direction,
     study_benchmark,
     value_of,
 )
-from src.reports.figure import DIGEST_KEY, save
+from src.reports.figure import GREY, intervals, name_panel, notes, panels, save, styled
 from src.reports.page import write_page
-from src.reports.table import Column, Row, layout, ruled, shown, wrapped, write_csv
-from src.runs.measures import Measure, Verdict
-from src.runs.records import Record, records_digest
-
-COSTS = (
-    Column("cost per prompt", shown("method"), left=True),
-    Column("prompts", shown("prompts")),
-    Column("frames", shown("frames", ",.0f")),
-    Column("clips scored", shown("clips", ",.0f")),
-    Column("seconds", shown("seconds", ".1f")),
+from src.reports.table import (
+    Row,
+    describe,
+    document,
+    few_prompts,
+    layout,
+    shortened,
+    shown,
+    write_tables,
 )
+from src.runs.measures import Measure, Verdict
+from src.stats.intervals import Array, bootstrap
+
+PANELS_IN_A_ROW = 5
+PANEL_WIDTH = 2.1  # inches
+SHOWN_FAILURES = 5
 DIFFERENCES = (
     "Differences are to the baseline over the same prompts, with 95% intervals; of a measure of "
     "sets with p, of a paired permutation test. Better, worse: the interval excludes zero, or p is "
@@ -53,68 +61,87 @@ def report(folder: Path) -> tuple[str, bool]:
     Raises RunFolderError.
     """
     study = study_benchmark(folder)
-    write_tables(study, folder)
+    write_tables(folder, tables(study))
     if study.methods:
-        save(benchmark_figure(study), folder / FIGURE, {DIGEST_KEY: records_digest(folder)})
+        save(benchmark_figure(study), folder / "benchmark.png", folder)
     write_page(folder, study, findings(study))
     return benchmark_text(study), bool(study.failed)
 
 
-def write_tables(study: Study, output: Path) -> None:
-    """summary.csv: a row a method and measure; `mean` is of a measure of sets its number.
+def tables(study: Study) -> dict[str, list[Row]]:
+    """summary: a row a method and measure; `mean` is of a measure of sets its number.
 
-    per_clip.csv: every clip's number under every measure that clips have one of, and why one is
+    per_clip: every clip's number under every measure that clips have one of, and why one is
     lacking: `unjudged`, also of measures of sets; of a failed prompt, why it failed.
     """
-    rows = [study.rows[method, m.name] for method in study.methods for m in study.measures]
-    write_csv(output / "summary.csv", rows)
-    write_csv(output / "per_clip.csv", [_clip_row(study, r) for r in (*study.done, *study.failed)])
-
-
-def _clip_row(study: Study, record: Record) -> Row:
     measures = [m for m in study.measures if m.kind == "clip"]
-    row: Record = {name: record[name] for name in ("method", "prompt_id", "status")}
-    if record["status"] != "ok":
-        return row | dict.fromkeys(m.name for m in measures) | {"unjudged": record["reason"]}
-    values = {m.name: value_of(record, m) for m in measures}
-    row |= {name: None if value is None else repr(value) for name, value in values.items()}
-    reasons = [f"{name}: {reason}" for name, reason in record["unjudged"].items()]
-    return row | {"unjudged": "; ".join(reasons)}
+    clips: list[Row] = []
+    for record in (*study.done, *study.failed):
+        row = {name: record[name] for name in ("method", "prompt_id", "status")}
+        row |= dict.fromkeys((m.name for m in measures), None)
+        if record["status"] == "ok":
+            values = {m.name: value_of(record, m) for m in measures}
+            row |= {name: None if x is None else repr(x) for name, x in values.items()}
+            reasons = [f"{name}: {reason}" for name, reason in record["unjudged"].items()]
+            clips.append(row | {"unjudged": "; ".join(reasons)})
+        else:
+            clips.append(row | {"unjudged": record["reason"]})
+    rows = [study.rows[method, m.name] for method in study.methods for m in study.measures]
+    return {"summary": rows, "per_clip": clips}
 
 
 def benchmark_text(study: Study) -> str:
     """Under each measure the methods with their differences to the baseline; costs; findings."""
-    title, notes = study.manifest["title"], wrapped(findings(study))
-    if not study.methods:
-        return "\n".join([title, "No prompt is finished.", *notes])
-    groups = {f"{m.name} {m.arrow}  {describe(m)}": study.of(m.name) for m in study.measures}
-    digits = {m.name: study.digits(m.name) for m in study.measures}
-    table = [
-        Column("", shown("method"), left=True),
-        Column("clips", shown("prompts")),
-        Column("value", lambda row: shown("mean", f".{digits[row['measure']]}f")(row)),
-        Column("to the baseline", lambda row: difference_text(row, digits[row["measure"]]), True),
-        Column("verdict", shown("verdict"), left=True),
+    head, lines = [study.manifest["title"]], []
+    if study.methods:
+        groups = {f"{m.name} {m.arrow}  {describe(m)}": _texts(study, m) for m in study.measures}
+        costs = [
+            {
+                "cost per prompt": method,
+                "prompts": shown(cost["prompts"]),
+                "frames": shown(cost["frames"], ",.0f"),
+                "clips scored": shown(cost["clips"], ",.0f"),
+                "seconds": shown(cost["seconds"], ".1f"),
+            }
+            for method, cost in study.costs.items()
+        ]
+        table = layout(groups, left=("to the baseline", "verdict"))
+        lines = [*table, "", *layout({"": costs})]
+    else:
+        head.append("No prompt is finished.")
+    return document(head, lines, findings(study))
+
+
+def _texts(study: Study, measure: Measure) -> list[dict[str, str]]:
+    digits = study.digits(measure.name)
+    return [
+        {
+            "": row["method"],
+            "clips": shown(row["prompts"]),
+            "value": shown(row["mean"], f".{digits}f"),
+            "to the baseline": difference_text(row, digits),
+            "verdict": row["verdict"],
+        }
+        for row in study.of(measure.name)
     ]
-    lines = [*layout(groups, table), "", *layout(list(study.costs.values()), COSTS)]
-    return "\n".join([title, *ruled(lines), *notes])
 
 
 def findings(study: Study) -> list[str]:
     """What the tables do not say, or what matters most in them, in sentences."""
-    lines = [*_of_differences(study), *_of_selector(study)]
+    lines = []
+    if len(study.methods) > 1 and BASELINE in study.methods:
+        lines += [DIFFERENCES, few_prompts(min(c["prompts"] for c in study.costs.values()))]
+    elif study.methods and BASELINE not in study.methods:
+        lines.append(NO_BASELINE)
+    lines += _of_selector(study)
     for measure in study.measures:
         lines += _of_measure(study, measure)
-    return [*lines, *sentences.failed(study.failed)]
-
-
-def _of_differences(study: Study) -> Iterable[str]:
-    if len(study.methods) > 1 and BASELINE in study.methods:
-        yield DIFFERENCES
-        if few := sentences.few_prompts(min(cost["prompts"] for cost in study.costs.values())):
-            yield few
-    elif study.methods and BASELINE not in study.methods:
-        yield NO_BASELINE
+    if study.failed:
+        first = [f"{r['method']} {r['prompt_id']}: {r['reason']}" for r in study.failed]
+        named = "; ".join(map(shortened, first[:SHOWN_FAILURES]))
+        many = f"{len(study.failed)} (method and prompt, see records.jsonl)"
+        lines.append(f"Failed: {many}: {named}")
+    return list(filter(None, lines))
 
 
 def _of_selector(study: Study) -> Iterable[str]:
@@ -148,9 +175,95 @@ def _of_measure(study: Study, measure: Measure) -> Iterable[str]:
     if measure.note:
         yield f"{name}: {measure.note}."
     if reasons := study.unjudged[name]:
-        yield f"{name}: no number for {len(reasons)} clip(s): {sentences.shortened(reasons[0])}"
+        yield f"{name}: no number for {len(reasons)} clip(s): {shortened(reasons[0])}"
     if left := study.manifest.get("unread", {}).get(name):
         yield (
             f"{name} reads only the start of {left['captions']} of {left['of']} captions "
             f"({left['tokens']} tokens unread)."
         )
+
+
+@styled
+def benchmark_figure(study: Study) -> Figure:
+    """A panel a measure, better to the right, and one of costs.
+
+    With a baseline: each prompt's difference to it (dots), their mean and 95% interval. Without:
+    the clips' own values, their mean and interval. A measure of sets has one number and no dots.
+    """
+    paired = BASELINE in study.methods and len(study.methods) > 1
+    methods = [m for m in study.methods if not (paired and m == BASELINE)]
+    count = len(study.measures) + 1
+    across = math.ceil(count / math.ceil(count / PANELS_IN_A_ROW))
+    figure, axes = panels(
+        *(count, study.manifest["title"], _caption(study)),
+        height=0.9 + 0.45 * len(methods),
+        width=PANEL_WIDTH * across + 0.3,
+        columns=PANELS_IN_A_ROW,
+        sharey=True,
+    )
+    for ax, measure in zip(axes, study.measures, strict=False):
+        _panel(ax, study, measure, methods, paired)
+    _costs(axes[-1], methods, study, paired)
+    axes[0].set_yticks(range(len(methods)), methods)
+    axes[0].set_ylim(len(methods) - 0.5, -0.5)
+    for ax in axes:
+        ax.tick_params(axis="y", length=0)
+    return figure
+
+
+def _caption(study: Study) -> str:
+    lines = "Dots: prompts. Bars: mean with 95% bootstrap interval over prompts."
+    if any(m.kind == "set" for m in study.measures):
+        lines += " Diamonds: one number for all clips; p of a paired permutation test."
+    made_with = [f"{m.name}: {m.checkpoint}" for m in study.measures if m.checkpoint]
+    return lines + notes(study.measures) + f"\nWeights: {'; '.join(made_with)}" * bool(made_with)
+
+
+def _panel(ax: Axes, study: Study, measure: Measure, methods: list[str], paired: bool) -> None:
+    name_panel(ax, measure)
+    if paired:
+        ax.axvline(0, color=GREY, linewidth=0.8, linestyle="--", zorder=0)
+    if not measure.higher_is_better:
+        ax.invert_xaxis()
+    own = "value" if measure.kind == "set" else "mean"
+    ax.set_xlabel(f"{'difference to baseline' if paired else own}\nbetter →")
+    for y, method in enumerate(methods):
+        row = study.rows[method, measure.name]
+        value = row["difference"] if paired else row["mean"]
+        if value is None:
+            continue
+        if measure.kind == "set":
+            ax.plot(value, y, "D", color=colour_of(method), markersize=5, markeredgecolor="white")
+            text = difference_text(row, study.digits(measure.name))
+            ax.annotate(
+                text, (value, y), (0, 7), textcoords="offset points", fontsize=6, ha="center"
+            )
+            ax.margins(x=0.4)
+        else:
+            _points(ax, y, study.points(method, measure.name, paired), colour_of(method))
+
+
+def _points(ax: Axes, y: int, values: Array, colour: str) -> None:
+    # A fixed spread in height, so that equal values can be told apart and a figure repeats itself.
+    heights = y + 0.22 * np.sin(2.4 * np.arange(len(values)))
+    ax.scatter(values, heights, s=5, color=colour, alpha=0.35, linewidths=0)
+    mean = bootstrap(len(values)).interval(values)
+    style: dict[str, Any] = {"markersize": 4.5, "elinewidth": 1.6, "capsize": 3}
+    intervals(ax, [y], [mean], colour, sideways=True, **style, markeredgecolor="white")
+
+
+def _costs(ax: Axes, methods: list[str], study: Study, paired: bool) -> None:
+    frames = [study.costs[method]["frames"] for method in methods]
+    colours = [colour_of(method) for method in methods]
+    ax.barh(range(len(methods)), frames, height=0.5, color=colours, alpha=0.8)
+    for y, method in enumerate(methods):
+        ax.text(0, y + 0.28, f" {_spent(study.costs[method])}", fontsize=6, va="top")
+    ax.set_title("cost\nper prompt")
+    ax.set_xlabel("frames generated")
+    if paired:
+        spent = _spent(study.costs[BASELINE])
+        ax.set_xlabel(f"frames generated\nbaseline: {spent}", fontsize=6)
+
+
+def _spent(cost: Row) -> str:
+    return f"{cost['frames']:,.0f} frames, {cost['clips']:,.0f} scored, {cost['seconds']:.3g} s"

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from src.methods import BASELINE
 from src.reports.table import Row, brackets, digits_of, ends, interval_of
 from src.runs.evaluation import REFERENCE, load_embeddings
-from src.runs.measures import Measure, Verdict
+from src.runs.measures import Measure, Verdict, in_short
 from src.runs.records import Record, read_manifest, read_records
 from src.stats.frechet import References, distance, p_of_difference
 from src.stats.intervals import Array, Interval, bootstrap
@@ -26,11 +27,6 @@ from src.stats.intervals import Array, Interval, bootstrap
 MIN_CLIPS = 2  # fewer have no Frechet distance
 ALPHA = 0.05  # as an interval of 95% has it
 LOST = "its embedding, or that of its reference, is not in the run's folder"
-# Of measures that are no evidence.
-ROLES = {
-    "selector": "own verifier (selector): no evidence",
-    "own verifier": "the selector's number or a part of it: no evidence",
-}
 
 Embeddings = dict[str, NDArray[np.float32]]  # by prompt id, [windows, D]
 
@@ -41,8 +37,8 @@ class Study:
 
     methods: those with a finished prompt, in the order they were asked for. costs: by method, means
     per prompt. done, failed: records. rows: by method and measure, as summary.csv has them. values:
-    by method and measure, each clip's number by prompt id; none for measures of sets. unjudged: by
-    measure, why a clip has no number.
+    by method and measure, each clip's number by prompt id, NaN where there is none; empty for
+    measures of sets. unjudged: by measure, why a clip has no number.
     """
 
     manifest: Mapping[str, Any]
@@ -52,7 +48,7 @@ class Study:
     done: tuple[Record, ...]
     failed: tuple[Record, ...]
     rows: dict[tuple[str, str], Row] = field(default_factory=dict)
-    values: dict[tuple[str, str], dict[str, float]] = field(default_factory=dict)
+    values: dict[tuple[str, str], pd.Series] = field(default_factory=dict)
     unjudged: dict[str, list[str]] = field(default_factory=dict)
 
     @property
@@ -69,9 +65,11 @@ class Study:
 
     def points(self, method: str, measure: str, paired: bool) -> Array:
         """Each clip's number, or if `paired` its difference to the baseline's; float64 [clips]."""
-        own, base = (self.values.get((m, measure), {}) for m in (method, BASELINE))
-        found = [x - base[key] for key, x in own.items() if key in base] if paired else own.values()
-        return np.array(list(found), dtype=np.float64)
+        values = self.values[method, measure]
+        if paired:
+            base = self.values.get((BASELINE, measure), pd.Series(dtype=float))
+            values = values - base.reindex(values.index)
+        return values.dropna().to_numpy()
 
     def digits(self, measure: str) -> int:
         """Those after the point that show three of the largest difference (else value)."""
@@ -90,38 +88,31 @@ def study_benchmark(folder: Path) -> Study:
     records = list(read_records(folder).values())
     done = [record for record in records if record["status"] == "ok"]
     asked = manifest["identity"]["settings"]["method"]
-    by_method = {m: [r for r in done if r["method"] == m] for m in asked}
-    by_method = {method: own for method, own in by_method.items() if own}
+    by_method = {m: own for m in asked if (own := [r for r in done if r["method"] == m])}
     study = Study(
         manifest=manifest,
         methods=tuple(by_method),
         measures=tuple(_measure(entry, manifest) for entry in manifest["measures"]),
-        costs={method: _cost(method, own) for method, own in by_method.items()},
+        costs={method: _cost(own) for method, own in by_method.items()},
         done=tuple(done),
         failed=tuple(record for record in records if record["status"] != "ok"),
     )
     for measure in study.measures:
-        reasons = [r["unjudged"][measure.name] for r in done if measure.name in r["unjudged"]]
+        name = measure.name
+        reasons = [r["unjudged"][name] for r in done if name in r["unjudged"]]
         if measure.kind == "set":
-            found = _set_numbers(folder, by_method, measure)
+            found = _set_numbers(folder, by_method, name)
             heard = sum(numbers["prompts"] for numbers in found.values())
             reasons += [LOST] * (len(done) - len(reasons) - heard)
         else:
             for method, own in by_method.items():
-                known = {r["prompt_id"]: x for r in own if (x := value_of(r, measure)) is not None}
-                study.values[method, measure.name] = known
-            found = {method: _clip_numbers(study, method, measure) for method in by_method}
+                values = {r["prompt_id"]: value_of(r, measure) for r in own}
+                study.values[method, name] = pd.Series(values, dtype=float)
+            found = {method: _clip_numbers(study, method, name) for method in by_method}
         for method, numbers in found.items():
-            study.rows[method, measure.name] = _row(study, method, measure, numbers)
-        study.unjudged[measure.name] = reasons
+            study.rows[method, name] = _row(study, method, measure, numbers)
+        study.unjudged[name] = reasons
     return study
-
-
-def describe(measure: Measure) -> str:
-    """What a measure is worth, what it is a number of, and its weights."""
-    role = ROLES.get(measure.role, measure.role)
-    together = ", one number for a method's clips" if measure.kind == "set" else ""
-    return role + together + (f"; {measure.checkpoint}" if measure.checkpoint else "")
 
 
 def value_of(record: Record, measure: Measure) -> float | None:
@@ -132,11 +123,28 @@ def value_of(record: Record, measure: Measure) -> float | None:
     return None if value is None else float(value)
 
 
+def difference_text(row: Row, digits: int) -> str:
+    """Such as "+0.650 [+0.500, +0.813]", of a measure of sets "-0.41, p = 0.012"."""
+    if row["p"] is not None:
+        return f"{row['difference']:+.{digits}f}, p = {row['p']:.3f}"
+    found = interval_of(row, "difference")
+    return brackets(found, f"+.{digits}f") if found else ""
+
+
+def direction(measure: Measure, row: Row) -> Verdict:
+    """Which side of zero a difference shows, whoever measures it."""
+    if row["p"] is None:
+        return measure.verdict(Interval(row["difference"], row["low"], row["high"]))
+    if row["p"] > ALPHA:
+        return "unclear"
+    return "better" if row["difference"] * measure.sign > 0 else "worse"
+
+
 def _measure(entry: dict[str, Any], manifest: dict[str, Any]) -> Measure:
     known = manifest["identity"].get("checkpoints", {}).get(entry["name"])
     if known and not entry.get("checkpoint"):
         # Manifests of the first release name checkpoints in a run's identity only.
-        entry = {**entry, "checkpoint": f"{known['name']} ({known['sha256'][:8]})"}
+        entry = {**entry, "checkpoint": in_short(known)}
     return Measure.from_record(entry)
 
 
@@ -162,25 +170,8 @@ def _row(study: Study, method: str, measure: Measure, numbers: Row) -> Row:
     return row
 
 
-def difference_text(row: Row, digits: int) -> str:
-    """Such as "+0.650 [+0.500, +0.813]", of a measure of sets "-0.41, p = 0.012"."""
-    if row["p"] is not None:
-        return f"{row['difference']:+.{digits}f}, p = {row['p']:.3f}"
-    found = interval_of(row, "difference")
-    return brackets(found, digits) if found else ""
-
-
-def direction(measure: Measure, row: Row) -> Verdict:
-    """Which side of zero a difference shows, whoever measures it."""
-    if row["p"] is None:
-        return measure.verdict(Interval(row["difference"], row["low"], row["high"]))
-    if row["p"] > ALPHA:
-        return "unclear"
-    return "better" if row["difference"] * measure.sign > 0 else "worse"
-
-
-def _clip_numbers(study: Study, method: str, measure: Measure) -> Row:
-    own, paired = (study.points(method, measure.name, paired) for paired in (False, True))
+def _clip_numbers(study: Study, method: str, measure: str) -> Row:
+    own, paired = (study.points(method, measure, paired) for paired in (False, True))
     numbers: dict[str, Any] = {"prompts": len(own)}
     if len(own):
         numbers["mean"] = float(np.mean(own))
@@ -191,15 +182,15 @@ def _clip_numbers(study: Study, method: str, measure: Measure) -> Row:
 
 
 def _set_numbers(
-    folder: Path, records: Mapping[str, Sequence[Record]], measure: Measure
+    folder: Path, records: Mapping[str, Sequence[Record]], measure: str
 ) -> dict[str, Row]:
     """By method, the Frechet distance of its clips to those prompts' references."""
     prompts = dict.fromkeys(r["prompt_id"] for finished in records.values() for r in finished)
-    references = load_embeddings(folder, measure.name, REFERENCE, prompts)
+    references = load_embeddings(folder, measure, REFERENCE, prompts)
     clips: dict[str, Embeddings] = {}
     for method, finished in records.items():
-        judged = [r["prompt_id"] for r in finished if measure.name not in r["unjudged"]]
-        found = load_embeddings(folder, measure.name, method, judged)
+        judged = [r["prompt_id"] for r in finished if measure not in r["unjudged"]]
+        found = load_embeddings(folder, measure, method, judged)
         clips[method] = {key: x for key, x in found.items() if key in references}
     base = clips.get(BASELINE, {})
     return {m: _set_row(own, base if m != BASELINE else {}, references) for m, own in clips.items()}
@@ -223,9 +214,9 @@ def _set_row(own: Embeddings, base: Embeddings, references: Embeddings) -> Row:
     return row
 
 
-def _cost(method: str, records: Sequence[Record]) -> Row:
+def _cost(records: Sequence[Record]) -> Row:
     """Means over the finished prompts; judging is left out of the seconds."""
     ledgers = [record["ledger"] for record in records]
     seconds = [sum(s for k, s in x["seconds"].items() if k != "judge") for x in ledgers]
     means = {name: float(np.mean([x[name] for x in ledgers])) for name in ("frames", "clips")}
-    return {"method": method, "prompts": len(records), **means, "seconds": float(np.mean(seconds))}
+    return {"prompts": len(records), **means, "seconds": float(np.mean(seconds))}

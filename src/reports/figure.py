@@ -6,7 +6,7 @@ that a figure can be told from one of another run. Colours of methods are src/me
 
 import math
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,11 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from src.runs.measures import Measure
+from src.runs.records import records_digest
 from src.stats.intervals import Interval
 
-DIGEST_KEY = "Records-SHA256"
+DIGEST_KEY = "Records-SHA256"  # in a PNG
+POOL_DIGEST_KEY = f"Pool-{DIGEST_KEY}"  # of a sweep with a pool beside it
 # Okabe and Ito's, those first that print well on white. Markers tell lines apart without colour.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -52,13 +54,13 @@ styled = mpl.rc_context(STYLE)  # decorates what draws
 def new_figure(width: float, height: float, title: str, caption: str) -> Figure:
     """An empty figure, in inches. title, caption: wrapped to its width, line by line."""
     figure = Figure(figsize=(width, height), layout="constrained")
-    figure.suptitle(_wrapped(title, width * TITLE_CHARACTERS), fontsize=8, x=0.01, ha="left")
-    figure.supxlabel(_wrapped(caption, width * CAPTION_CHARACTERS), fontsize=6, x=0.01, ha="left")
+    above, below = (
+        "\n".join(textwrap.fill(line, int(width * characters)) for line in text.splitlines())
+        for text, characters in ((title, TITLE_CHARACTERS), (caption, CAPTION_CHARACTERS))
+    )
+    figure.suptitle(above, fontsize=8, x=0.01, ha="left")
+    figure.supxlabel(below, fontsize=6, x=0.01, ha="left")
     return figure
-
-
-def _wrapped(text: str, width: float) -> str:
-    return "\n".join(textwrap.fill(line, int(width)) for line in text.splitlines())
 
 
 def panels(
@@ -81,34 +83,32 @@ def panels(
     width = width or min(WIDTH, max(WIDTH * across / COLUMNS, WIDTH / 2) + 1)
     figure = new_figure(width, rows * rows_each * height + 0.6, title, caption)
     grid = figure.subplots(rows * rows_each, across, squeeze=False, sharey=sharey)
-    axes = []
-    for index in range(rows * across):
-        row, column = divmod(index, across)
-        for line in range(rows_each):
-            ax = grid[row * rows_each + line, column]
-            if index < count:
-                axes.append(ax)
-            else:
-                ax.remove()
-    return figure, axes
+    columns_of = [
+        grid[row * rows_each :][:rows_each, i] for row in range(rows) for i in range(across)
+    ]
+    axes = [ax for column in columns_of for ax in column]
+    for ax in axes[count * rows_each :]:
+        ax.remove()
+    return figure, axes[: count * rows_each]
 
 
 @styled
-def save(figure: Figure, path: Path, digests: Mapping[str, str]) -> Path:
+def save(figure: Figure, path: Path, run: Path, pool: Path | None = None) -> None:
     """Write a PNG of 256 colours, a third of the bytes of one with all.
 
-    digests: what it is marked with, by key (DIGEST_KEY).
+    run: the folder whose records it shows; pool: that of a sweep's figure with a pool beside it.
     """
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     drawn = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     marks = PngInfo()
-    for key, text in {**digests, "Software": "Curator"}.items():
-        marks.add_text(key, text)
+    marks.add_text(DIGEST_KEY, records_digest(run))
+    if pool is not None:
+        marks.add_text(POOL_DIGEST_KEY, records_digest(pool))
+    marks.add_text("Software", "Curator")
     # Dithering would put dots on even ground, which weigh more than they show.
     few = drawn.quantize(256, dither=Image.Dither.NONE)
     few.save(path, pnginfo=marks, optimize=True, dpi=(figure.dpi, figure.dpi))
-    return path
 
 
 def look(index: int) -> tuple[str, str]:

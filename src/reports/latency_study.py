@@ -193,10 +193,9 @@ def _cost_rows(timed: Mapping[SearchCell, Timed]) -> Iterable[Row]:
 
 def _reference(timed: Mapping[SearchCell, Timed]) -> dict[int, Timed]:
     """best_of_n's cells by N, ascending; the baseline stands for N = 1."""
-    baseline = {cell: own for cell, own in timed.items() if cell.method == BASELINE}
-    best = {cell: own for cell, own in timed.items() if cell.method == BEST_OF_N}
-    found = {cell.candidates: own for cell, own in (baseline | best).items()}
-    return dict(sorted(found.items()))
+    singles = [cell for cell in timed if cell.method in (BASELINE, BEST_OF_N)]
+    singles.sort(key=lambda cell: (cell.candidates, cell.method != BASELINE))
+    return {cell.candidates: timed[cell] for cell in singles}
 
 
 def _ratios(own: Timed, against: Timed) -> Row:

@@ -1,17 +1,20 @@
-"""Figures of a pool's study: score against N, transfer, what beginnings say, gains by judge.
+"""Figures of a pool's study: score against N, transfer, what beginnings say, gains by judge, and
+as matrices who selects well for whom, and which measures agree.
 
-Lines are those of selectors that are no sums; the gains by judge show sums as well. Figures that
-are matrices are in src/reports/pool_matrices.py.
+Lines are those of selectors that are no sums; the gains by judge show sums as well.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 
 from src.reports.figure import (
     GREY,
@@ -19,16 +22,22 @@ from src.reports.figure import (
     intervals,
     look,
     name_panel,
+    new_figure,
     notes,
     panels,
     styled,
 )
 from src.reports.pool_study import Study
-from src.reports.table import Row, interval_of
+from src.reports.table import Row, interval_of, shown
 from src.runs.measures import Relation
 from src.stats.best_of_n import even_tau, expected_maximum, kl_bound
 
 ROW = 0.19  # inches, of a selector under its judges
+# Okabe and Ito's orange and blue, pale enough for black numbers.
+DIVERGING = LinearSegmentedColormap.from_list("worse to better", ["#E69F5A", "#FFFFFF", "#5AA5D6"])
+OWN = "#D9D9D9"
+HATCH = "#808080"
+CELL = (0.78, 0.42)  # inches
 
 
 @styled
@@ -45,8 +54,7 @@ def scaling_figure(study: Study) -> Figure:
     )
     for ax, name in zip(axes, study.shown, strict=True):
         for index, selector in enumerate(study.singles):
-            rows = study.rows("scaling", selector=selector, measure=name)
-            if rows:
+            if rows := study.rows("scaling", selector=selector, measure=name):
                 line = study.row("fits", selector=selector, measure=name)
                 _curve(ax, rows, line, *look(index))
         name_panel(ax, study.measures[name])
@@ -76,13 +84,12 @@ def transfer_figure(study: Study) -> Figure:
     searched = [n for n in study.budgets if n > 1]
     for column, selector in enumerate(study.singles):
         above, below = axes[2 * column : 2 * column + 2]
-        above.set_title(f"selector {selector}")
-        above.set_xlabel("N")
+        above.set(title=f"selector {selector}", xlabel="N")
         above.set_xscale("log", base=2)
         above.set_xticks(searched, [str(n) for n in searched])
         above.minorticks_off()
-        below.set_xlabel("√KL (bound)")
-        below.set_xlim(0, math.sqrt(kl_bound(study.largest)) * 1.1 or 1)
+        furthest = math.sqrt(kl_bound(study.largest)) * 1.1 or 1
+        below.set(xlabel="√KL (bound)", xlim=(0, furthest))
         for index, name in enumerate(shown):
             rows = study.rows("transfer", selector=selector, measure=name)
             shift = 0.03 * (index - (len(shown) - 1) / 2)  # so that bars stand apart
@@ -118,14 +125,13 @@ def prefix_figure(study: Study) -> Figure:
             rows = study.rows("prefix", verifier=verifier, measure=name or verifier)
             _line(ax, rows, "seconds", "tau", index, "own" if name else None)
         ax.axhline(0, color=GREY, linewidth=0.6, zorder=0)
-        ax.set_xlabel("seconds heard")
-        ax.set_xlim(0, study.pool.duration * 1.04)
+        ax.set(xlabel="seconds heard", xlim=(0, study.pool.duration * 1.04))
         if name:
             name_panel(ax, study.measures[name])
         else:
             ax.set_title("the verifier itself,\nwhole clip", weight="bold")
             x = np.linspace(0, 1, 100)
-            even = [even_tau(part) for part in x]
+            even = list(map(even_tau, x))
             ax.plot(x * study.pool.duration, even, color=GREY, linewidth=0.8, linestyle=":")
     _level(axes)
     axes[0].set_ylabel("Kendall's tau")
@@ -161,16 +167,93 @@ def selectors_figure(study: Study) -> Figure:
             hollow = row["relation"] != ""
             intervals(ax, [y], [gain], colour, sideways=True, hollow=hollow, fmt=marker)
         ax.axvline(0, color=GREY, linewidth=0.6, zorder=0)
-        ax.set_ylim(len(names) - 0.5, -0.5)
+        ax.set(xlabel="gain (sd)", ylim=(len(names) - 0.5, -0.5))
         ax.set_yticks(range(len(names)), names if ax is axes[0] else [""] * len(names))
         ax.tick_params(axis="y", length=0)
-        ax.set_xlabel("gain (sd)")
         name_panel(ax, study.measures[judge])
     ends = [end for ax in axes for end in ax.get_xlim()]
     for ax in axes:
         ax.set_xlim(min(ends), max(ends))
     if study.sums:
         _legend(figure, ("one verifier", "sum"), "selector")
+    return figure
+
+
+@styled
+def matrix_figure(study: Study) -> Figure:
+    """Selector x measure: gains at the largest N in within-prompt deviations, positive better.
+
+    Own-verifier cells are grey, those that share training data hatched.
+    """
+    rows = [row for row in study.tables["matrix"] if row["measure"] in study.shown]
+    free = [abs(r["gain_sd"]) for r in rows if r["gain_sd"] and r["relation"] != "own"]
+    title = (
+        f"{study.title}: gain of best-of-{study.largest} over one sample, in within-prompt "
+        "standard deviations; the best that a selector could reach with normal scores is "
+        f"{expected_maximum(study.largest):.2f}"
+    )
+    caption = (
+        "Positive: better, whatever the measure's direction. Brackets: 95% interval over prompts. "
+        "Grey: the selector's own number, no evidence. Hatched: trained on the selector's data, "
+        "not independent."
+    )
+    keys = ("selector", "measure", "gain_sd")
+    figure = _heat(study, rows, keys, "gain (sd)", max([*free, 0.1]), title, caption)
+    figure.axes[0].set_ylabel("selector")
+    return figure
+
+
+@styled
+def agreement_figure(study: Study) -> Figure:
+    """Kendall's tau within prompts between all measures, positive where both call better alike."""
+    rows = [{**row, "relation": ""} for row in study.tables["agreement"]]
+    title = f"{study.title}: Kendall's tau within prompts"
+    caption = (
+        "Mean over prompts, with its 95% interval. Positive: both measures call the same clips "
+        "better."
+    )
+    return _heat(study, rows, ("b", "a", "tau"), "tau", 1.0, title, caption)
+
+
+def _heat(
+    study: Study, cells: Sequence[Row], keys: Sequence[str], label: str, limit: float, *texts: str
+) -> Figure:
+    """keys: the columns that say where a cell stands, down and across, and what is in it. limit:
+    the value of the strongest colour. texts: title and caption."""
+    down, across, name = keys
+    rows, columns = (list(dict.fromkeys(cell[key] for cell in cells)) for key in (down, across))
+    colours = ScalarMappable(Normalize(-limit, limit), DIVERGING)
+    size = max(3.4, 1.9 + CELL[0] * len(columns)), 1.4 + CELL[1] * max(len(rows), 1)
+    figure = new_figure(*size, *texts)
+    ax = figure.subplots()
+    for cell in cells:
+        x, y = columns.index(cell[across]), rows.index(cell[down])
+        value, own = interval_of(cell, name), cell["relation"] == "own"
+        face: Any = OWN
+        if value is not None and not own:
+            face = colours.to_rgba(value.mean)  # type: ignore[arg-type]
+        ax.add_patch(Rectangle((x, y), 1, 1, facecolor=face, edgecolor="white", linewidth=1.5))
+        if cell["relation"] == "shares data":
+            inner: dict[str, Any] = {"facecolor": "none", "edgecolor": HATCH, "linewidth": 0}
+            ax.add_patch(Rectangle((x, y), 1, 1, hatch="////", **inner))
+        style: dict[str, Any] = {"ha": "center", "va": "center"}
+        style["color"] = "#555555" if own else "black"
+        # Numbers stay legible on the hatching.
+        style["bbox"] = {"facecolor": face, "linewidth": 0, "pad": 0.6}
+        ax.text(x + 0.5, y + 0.36, shown(cell[name], "+.2f"), fontsize=8, **style)
+        if value is not None and not math.isnan(value.low):
+            ends = f"[{value.low:+.2f}, {value.high:+.2f}]"
+            ax.text(x + 0.5, y + 0.72, ends, fontsize=5.5, **style)
+    named = [f"{column}\n{study.measures[column].role}" for column in columns]
+    ax.set(xlim=(0, max(len(columns), 1)), ylim=(max(len(rows), 1), 0))
+    ax.set_yticks(np.arange(len(rows)) + 0.5, rows)
+    ax.set_xticks(np.arange(len(columns)) + 0.5, named)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    ax.xaxis.tick_top()
+    bar = figure.colorbar(colours, ax=ax, shrink=0.8, aspect=15, pad=0.02)
+    bar.set_label(label)
+    bar.outline.set_linewidth(0)  # type: ignore[operator]
     return figure
 
 
@@ -222,3 +305,13 @@ def _legend(figure: Figure, names: Sequence[str], title: str) -> None:
         for name, (colour, marker) in zip(names, map(look, range(len(names))), strict=True)
     ]
     figure.legend(handles=handles, title=title, title_fontsize=7, loc="outside right upper")
+
+
+FIGURES: dict[str, Callable[[Study], Figure]] = {
+    "scaling": scaling_figure,
+    "matrix": matrix_figure,
+    "selectors": selectors_figure,
+    "agreement": agreement_figure,
+    "transfer": transfer_figure,
+    "prefix": prefix_figure,
+}

@@ -99,11 +99,6 @@ class Study:
     def row(self, table: str, **values: Any) -> Row | None:
         return next(iter(self.rows(table, **values)), None)
 
-    def primary(self, selector: str) -> str | None:
-        """The first judge that is independent of the selector."""
-        own = self.measures[selector]
-        return next((j for j in self.judges if not self.measures[j].relation(own)), None)
-
 
 def study_pool(pool: Pool, budgets: Sequence[int]) -> Study:
     """Raises StatsError for a pool without candidates, or budgets below 1."""

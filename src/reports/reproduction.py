@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from src.reports.table import Column, Row, layout, shown
+from src.reports.table import Row, layout
 from src.runs.ending import Exit
 from src.runs.pool import load_pool
 from src.runs.records import MANIFEST, RunFolderError, read_manifest, read_records
@@ -30,10 +30,7 @@ def compare(folder: Path, other: Path) -> Row:
     largest difference of a number in the tables, relative to the largest of its column; where: in
     which table and column.
     """
-    if read_manifest(folder)["identity"]["script"] == "pool":
-        alike = _alike_candidates(folder, other)
-    else:
-        alike = _alike_winners(folder, other)
+    alike = _alike(folder, other)
     furthest, where = 0.0, ""
     for path in sorted(folder.glob("*.csv")):
         if (other / path.name).exists():
@@ -44,20 +41,19 @@ def compare(folder: Path, other: Path) -> Row:
     return found | {"furthest": furthest, "where": where}
 
 
-def _alike_winners(folder: Path, other: Path) -> list[bool]:
+def _alike(folder: Path, other: Path) -> list[bool]:
+    """Of each clip that both runs have, whether its tokens are the same."""
+    if read_manifest(folder)["identity"]["script"] == "pool":
+        pool, known = load_pool(folder), load_pool(other)
+        prompts = [prompt for prompt in pool.prompts if prompt in known.candidates]
+        alike = [(pool.tokens(p) == known.tokens(p)).all(axis=(1, 2)) for p in prompts]
+        return [bool(same) for of_prompt in alike for same in of_prompt]
     first, second = read_records(folder), read_records(other)
     return [
         record["winner"]["tokens_sha256"] == second[key]["winner"]["tokens_sha256"]
         for key, record in first.items()
         if record["status"] == "ok" and second.get(key, {}).get("status") == "ok"
     ]
-
-
-def _alike_candidates(folder: Path, other: Path) -> list[bool]:
-    pool, known = load_pool(folder), load_pool(other)
-    prompts = [prompt for prompt in pool.prompts if prompt in known.candidates]
-    alike = [(pool.tokens(p) == known.tokens(p)).all(axis=(1, 2)) for p in prompts]
-    return [bool(same) for of_prompt in alike for same in of_prompt]
 
 
 def _apart(path: Path, other: Path) -> dict[str, float]:
@@ -81,25 +77,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("other", type=Path, help="runs to hold them against: results/builtin")
     asked = parser.parse_args(arguments)
     runs = sorted(path.parent for path in asked.folder.glob(f"*/{MANIFEST}"))
-    known = [run for run in runs if (asked.other / run.name / MANIFEST).exists()]
+    found, lacking = [], []
     try:
-        found = [
-            compare(run, asked.other / run.name)
-            for run in known
-            if read_manifest(run)["identity"]["script"] != "latency"
-        ]
+        for run in runs:
+            if not (asked.other / run.name / MANIFEST).exists():
+                lacking.append(f"{run.name}: {asked.other} has no run of the same settings.")
+            elif read_manifest(run)["identity"]["script"] != "latency":
+                found.append(compare(run, asked.other / run.name))
     except RunFolderError as error:
         parser.exit(Exit.FOLDER, f"{error}\n")
-    columns = [
-        Column("run", shown("run"), left=True),
-        Column("same tokens", lambda row: f"{row['same']} of {row['clips']}"),
-        Column("tables apart by at most", shown("furthest", ".2g")),
-        Column("", shown("where"), left=True),
+    texts = [
+        {
+            "run": row["run"],
+            "same tokens": f"{row['same']} of {row['clips']}",
+            "tables apart by at most": f"{row['furthest']:.2g}",
+            "where": row["where"],
+        }
+        for row in found
     ]
-    sys.stdout.write("\n".join(layout(found, columns)) + "\n")
-    for run in runs:
-        if run not in known:
-            sys.stdout.write(f"{run.name}: {asked.other} has no run of the same settings.\n")
+    table = layout({"": texts}, left=("where",)) if texts else []
+    sys.stdout.write("\n".join([*table, *lacking]) + "\n")
     return Exit.DONE
 
 

@@ -16,6 +16,7 @@ same prompts. cost.csv, a row a cell and measure:
     front_frames, front_seconds    whether no other cell is as good for less
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +26,6 @@ from typing import Any, Literal
 import pandas as pd
 
 from src.methods import BASELINE, BEST_OF_N, PARAMETERS, SearchCell
-from src.reports import sentences
 from src.reports.benchmark_study import value_of
 from src.reports.table import Row, ends
 from src.runs.measures import Measure, Verdict
@@ -84,7 +84,6 @@ def study_sweep(folder: Path, pool: Pool | None, budgets: Sequence[int]) -> Swee
         cells += [cell for cell in exact if cell.search.candidates in (1, *budgets)]
     rows: list[Row] = []
     every = {prompt for cell in cells for prompt in cell.numbers.index}
-    fewer: dict[int, list[str]] = defaultdict(list)
     for measure in measures:
         first, *others = (cell.numbers[measure.name].dropna().index for cell in cells)
         prompts = [p for p in first if all(p in other for other in others)]
@@ -92,14 +91,14 @@ def study_sweep(folder: Path, pool: Pool | None, budgets: Sequence[int]) -> Swee
             notes.append(f"{measure.name}: no prompt has a number in all cells.")
             continue
         if len(prompts) < len(every):
-            fewer[len(prompts)].append(measure.name)
+            of = f"{len(prompts)} of {len(every)} prompts"
+            notes.append(f"{measure.name}: over the {of} that all cells have numbers for.")
         own = [_row(cell, measure, prompts, singles) for cell in cells]
         # What a sweep sampled of best-of-n is not to beat its own expectation by chance.
         sampled = SINGLE if pool else ()
         running = [r for r in own if r["source"] == "pool" or r["method"] not in sampled]
         fronts = {f"front_{cost}": front(running, cost, measure.sign) for cost in COSTS}
         rows += [row | {name: row in best for name, best in fronts.items()} for row in own]
-    notes += [sentences.over_fewer(names, count, len(every)) for count, names in fewer.items()]
     return Sweep(manifest.get("title", folder.name), tuple(measures), rows, notes)
 
 
@@ -126,22 +125,20 @@ def _of_sweep(
     by_cell: dict[SearchCell, list[Record]] = defaultdict(list)
     for record in records:
         by_cell[replace(SearchCell.from_record(record["cell"]), seed=None)].append(record)
-    prompts = {cell: {r["prompt_id"] for r in own} for cell, own in by_cell.items()}
-    most = max(map(len, prompts.values()), default=0)
+    has_run = {cell: len({r["prompt_id"] for r in own}) for cell, own in by_cell.items()}
+    most = max(has_run.values(), default=0)
     cells, notes = [], []
     for search in sorted(by_cell, key=lambda cell: (cell.method, cell.candidates)):
-        own, has_run = by_cell[search], len(prompts[search])
-        done = [_numbers(r, measures) for r in own if r["status"] == "ok"]
-        if has_run < most:
-            why = f"it has run on {has_run} of {most} prompts"
-            notes.append(f"{search.name} is left out: {why}.")
-        elif not done:
-            notes.append(f"{search.name} is left out: all its searches failed.")
+        done = [_numbers(r, measures) for r in by_cell[search] if r["status"] == "ok"]
+        if done and has_run[search] == most:
+            seeds = len({r["cell"].get("seed") for r in by_cell[search]})
+            numbers = pd.DataFrame(done).groupby("prompt", sort=False).mean()
+            cells.append(_Cell("sweep", search, seeds, numbers))
         else:
-            seeds = len({r["cell"].get("seed") for r in own})
-            numbers = pd.DataFrame(done).set_index("prompt").astype(float)
-            means = numbers.groupby(level="prompt", sort=False).mean()
-            cells.append(_Cell("sweep", search, seeds, means))
+            why = "all its searches failed"
+            if done:
+                why = f"it has run on {has_run[search]} of {most} prompts"
+            notes.append(f"{search.name} is left out: {why}.")
     return cells, notes
 
 
@@ -149,8 +146,9 @@ def _numbers(record: Record, measures: Iterable[Measure]) -> dict[str, Any]:
     """A finished search's costs, seconds without judging, and its clip's value by each measure."""
     ledger = record["ledger"]
     seconds = sum(s for stage, s in ledger["seconds"].items() if stage != "judge")
-    costs = {"prompt": record["prompt_id"], "frames": ledger["frames"], "seconds": seconds}
-    return costs | {measure.name: value_of(record, measure) for measure in measures}
+    costs = {"prompt": record["prompt_id"], "frames": float(ledger["frames"]), "seconds": seconds}
+    values = {measure.name: value_of(record, measure) for measure in measures}
+    return costs | {k: math.nan if value is None else value for k, value in values.items()}
 
 
 def _of_pool(pool: Pool, measures: Sequence[Measure], budgets: Iterable[int]) -> list[_Cell]:
@@ -179,17 +177,13 @@ def _differs(pool: Pool, records: Sequence[Record], measures: Sequence[Measure])
     for measure in measures:
         if measure.name not in pool.measures:
             return f"the pool has no scores of {measure.name}"
-        known = pool.measures[measure.name].checkpoint
-        if measure.checkpoint and known and measure.checkpoint != known:
-            return (
-                f"{measure.name} was made with other weights: {known} in the pool, "
-                f"{measure.checkpoint} in the sweep"
-            )
-    for record in records:
-        if record["status"] == "ok":
-            seconds = record["winner"]["seconds"]
-            if abs(seconds - pool.duration) > SAME_LENGTH:
-                return f"its clips have {pool.duration:g} s, those of the sweep {seconds:g} s"
+        known, own = pool.measures[measure.name].checkpoint, measure.checkpoint
+        if own and known and own != known:
+            weights = f"{known} in the pool, {own} in the sweep"
+            return f"{measure.name} was made with other weights: {weights}"
+    for seconds in (r["winner"]["seconds"] for r in records if r["status"] == "ok"):
+        if abs(seconds - pool.duration) > SAME_LENGTH:
+            return f"its clips have {pool.duration:g} s, those of the sweep {seconds:g} s"
     return ""
 
 

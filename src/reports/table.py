@@ -1,114 +1,85 @@
 """Tables: rows, written once as CSV for programs and once as text for people.
 
     rows = [{"method": "sbs", "frames": 2000, "difference": 0.5, "low": 0.3, "high": 0.8}]
-    write_csv(folder / "summary.csv", rows)
-    print("\\n".join(layout(rows, [Column("", shown("method"), left=True), ...])))
+    write_tables(folder, {"summary": rows})
+    texts = [{"": r["method"], "change": brackets(interval_of(r, "difference"))} for r in rows]
+    print("\\n".join(layout({"": texts})))
 
-A row is a dictionary; the order of its keys is that of the CSV file's columns.
+A row is a dictionary; the order of its keys is that of the columns.
 """
 
-import csv
-import io
 import math
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from src.data.files import write_whole
+from src.runs.measures import Measure
 from src.stats.intervals import Interval
 
 WIDTH = 100  # columns of text
 ABSENT = "-"
+FEW_PROMPTS = 10  # a bootstrap over fewer gives intervals that are too narrow
+LONGEST_REASON = 200  # characters; records have it whole
+# Of measures that are no evidence.
+ROLES = {
+    "selector": "own verifier (selector): no evidence",
+    "own verifier": "the selector's number or a part of it: no evidence",
+}
 
 Row = Mapping[str, Any]
+Texts = Mapping[str, str]  # a row as text, by heading
 
 
-@dataclass(frozen=True)
-class Column:
-    """A column of text. write: from a row to what stands in it. left: not aligned to the right."""
-
-    heading: str
-    write: Callable[[Row], str]
-    left: bool = False
-
-
-def shown(key: str, form: str | Callable[[Any], str] = "") -> Callable[[Row], str]:
-    """A column's `write` for a row's value, in Python's format `form` or by a function of it; "-"
-    where there is none."""
-    write = form if callable(form) else f"{{:{form}}}".format
-    return lambda row: ABSENT if is_absent(row[key]) else write(row[key])
-
-
-def is_absent(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))
-
-
-def write_csv(path: Path, rows: Sequence[Row], header: Iterable[str] = ()) -> None:
-    """header: the columns' names, for a table that may have no rows.
+def write_tables(output: Path, tables: Mapping[str, Sequence[Row]]) -> None:
+    """A CSV file for each table by its name; none for one without rows.
 
     Floats have six digits; None and NaN are empty.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(rows[0] if rows else header)
-    writer.writerows([_plain(value) for value in row.values()] for row in rows)
-    write_whole(path, text.getvalue())
+    for name, rows in tables.items():
+        path = output / f"{name}.csv"
+        if rows:
+            frame = pd.DataFrame(rows)
+            write_whole(path, frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+        else:
+            path.unlink(missing_ok=True)
 
 
-def _plain(value: Any) -> Any:
-    if is_absent(value):
-        return ""
-    return f"{value:.6g}" if isinstance(value, float) else value
+def layout(groups: Mapping[str, Sequence[Texts]], left: Sequence[str] = ("verdict",)) -> list[str]:
+    """Rows as lines of aligned text, under their group's heading where it has one.
 
-
-def layout(
-    rows: Sequence[Row] | Mapping[str, Sequence[Row]], *choices: Sequence[Column]
-) -> list[str]:
-    """Rows as lines of aligned text; a mapping has a heading over each group of them.
-
-    choices: columns, from the widest to the narrowest; the first that fit WIDTH are taken.
+    left: columns that are not aligned to the right, besides the first.
     """
-    groups = rows if isinstance(rows, Mapping) else {"": rows}
-    lines: list[str] = []
-    for columns in choices:
-        lines = _aligned(groups, columns)
-        if max(map(len, lines)) <= WIDTH:
-            break
-    return lines
+    rows = [row for own in groups.values() for row in own]
+    headings = {name: name for name in rows[0]}
+    widths = {name: max(len(row[name]) for row in (headings, *rows)) for name in headings}
+    left = [*list(headings)[:1], *left]
 
+    def line(row: Texts) -> str:
+        cells = (
+            row[name].ljust(width) if name in left else row[name].rjust(width)
+            for name, width in widths.items()
+        )
+        return "  ".join(cells).rstrip()
 
-def _aligned(groups: Mapping[str, Sequence[Row]], columns: Sequence[Column]) -> list[str]:
-    texts = [[column.write(row) for column in columns] for rows in groups.values() for row in rows]
-    texts.insert(0, [column.heading for column in columns])
-    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
-    aligned = [
-        "  ".join(
-            text.ljust(width) if column.left else text.rjust(width)
-            for text, width, column in zip(line, widths, columns, strict=True)
-        ).rstrip()
-        for line in texts
-    ]
-    lines, rest = aligned[:1], iter(aligned[1:])
-    for heading, rows in groups.items():
+    lines = [line(headings)]
+    for heading, own in groups.items():
         lines += ["", heading] if heading else []
-        lines += [next(rest) for _ in rows]
+        lines += map(line, own)
     return lines
 
 
-def ruled(lines: Sequence[str]) -> list[str]:
-    """The lines between two rules."""
-    rule = "-" * min(WIDTH, max(map(len, lines), default=WIDTH))
-    return [rule, *lines, rule]
-
-
-def wrapped(sentences: Iterable[str]) -> list[str]:
-    """Sentences as lines that are not over WIDTH."""
+def document(head: Iterable[str], lines: Sequence[str], notes: Iterable[str]) -> str:
+    """A report's text: what it is of, its tables between two rules, and sentences."""
     wrapper = textwrap.TextWrapper(
         WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
     )
-    return [line for sentence in sentences for line in wrapper.wrap(sentence)]
+    above, below = ([x for text in texts for x in wrapper.wrap(text)] for texts in (head, notes))
+    rule = ["-" * min(WIDTH, max(map(len, lines)))] if lines else []
+    return "\n".join([*above, *rule, *lines, *rule, *below])
 
 
 def listing(folder: Path) -> str:
@@ -117,16 +88,37 @@ def listing(folder: Path) -> str:
     return f"{folder}: {', '.join(sorted(names))}"
 
 
-def brackets(
-    found: Interval | None, digits: int = 2, write: Callable[[float], str] | None = None
-) -> str:
+def describe(measure: Measure) -> str:
+    """What a measure is worth, what it is a number of, and its weights."""
+    role = ROLES.get(measure.role, measure.role)
+    together = ", one number for a method's clips" if measure.kind == "set" else ""
+    return role + together + (f"; {measure.checkpoint}" if measure.checkpoint else "")
+
+
+def few_prompts(count: int, what: str = "prompts", reliable: int = FEW_PROMPTS) -> str:
+    """Whether intervals over so many prompts (or `what`) can be relied on; empty where they can."""
+    if count < 2:
+        return f"No intervals are given: they need 2 finished {what} or more."
+    return f"{count} {what} are too few to rely on these intervals." if count < reliable else ""
+
+
+def shortened(reason: str) -> str:
+    return textwrap.shorten(reason, LONGEST_REASON, placeholder=" ..")
+
+
+def shown(value: Any, form: str = "") -> str:
+    """A value in Python's format `form`; "-" where there is none."""
+    return ABSENT if pd.isna(value) else format(value, form)
+
+
+def brackets(found: Interval | None, form: str | Callable[[float], str] = "+.2f") -> str:
     """Such as "+0.35 [+0.21, +0.48]"; without brackets where there are no ends.
 
-    write: how a number is written; with its sign and `digits` after the point by default.
+    form: how a number is written, in Python's format or by a function.
     """
     if found is None or not math.isfinite(found.mean):
         return ABSENT
-    mean, low, high = ((write or f"{{:+.{digits}f}}".format)(value) for value in found)
+    mean, low, high = (form(x) if callable(form) else format(x, form) for x in found)
     return f"{mean} [{low}, {high}]" if math.isfinite(found.low) else mean
 
 
@@ -136,10 +128,9 @@ def digits_of(values: Iterable[float | None], most: int = 6) -> int:
     return min(most, max(0, 2 - math.floor(math.log10(largest)))) if largest else 2
 
 
-def figures(value: float, decimals: int = 6) -> str:
+def figures(value: float | None, decimals: int = 6) -> str:
     """Three figures, no exponent, at most `decimals` after the point: 0.0123, 1.23, 1,234."""
-    digits = digits_of([value], decimals) if value else decimals
-    return f"{value:,.{digits}f}" if math.isfinite(value) else ABSENT
+    return shown(value, f",.{digits_of([value], decimals) if value else decimals}f")
 
 
 def ends(name: str, found: Interval | None, prefix: str = "") -> dict[str, float | None]:
@@ -150,6 +141,5 @@ def ends(name: str, found: Interval | None, prefix: str = "") -> dict[str, float
 
 def interval_of(row: Row, name: str, prefix: str = "") -> Interval | None:
     """What `ends` made columns of; None where the row has no such number."""
-    if is_absent(row[name]):
-        return None
-    return Interval(row[name], row[f"{prefix}low"], row[f"{prefix}high"])
+    found = Interval(row[name], row[f"{prefix}low"], row[f"{prefix}high"])
+    return None if pd.isna(found.mean) else found

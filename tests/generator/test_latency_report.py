@@ -11,8 +11,7 @@ from PIL import Image
 from src.budget import STAGES
 from src.methods import SearchCell
 from src.reports.figure import DIGEST_KEY
-from src.reports.latency import RATIOS, findings, latency_text, report
-from src.reports.latency_figure import cost_figure, latency_figure
+from src.reports.latency import cost_figure, latency_figure, latency_text, report
 from src.reports.latency_study import TIMED, Study, study_latency
 from src.reports.table import Row
 from src.runs.records import Record, records_digest
@@ -20,8 +19,6 @@ from tests.generator.made_up_latency import CELLS, made_up_latency, noisy, per_f
 
 SNAPSHOT = Path(__file__).parent / "snapshots" / "latency.txt"
 BEST, SBS, AHEAD = "best_of_n N=8", "sbs N=8 M=4", "lookahead N=8 M=4 k=1"
-
-
 FAILS = {"status": "failed", "reason": "tags: names no tag"}
 ANOTHER = {"winner": {"tokens_sha256": "another"}}
 
@@ -33,10 +30,6 @@ def study_of(output: Path, *seconds: Any, **kind: Any) -> Study:
 def one(rows: Sequence[Row], cell: str) -> Row:
     (found,) = (row for row in rows if row["cell"] == cell)
     return found
-
-
-def sentences(study: Study) -> str:
-    return "\n".join(findings(study))
 
 
 @pytest.fixture(scope="module")
@@ -151,8 +144,8 @@ def test_nothing_is_extrapolated(plain: Study) -> None:
     largest = one(plain.costs, "lookahead N=16 M=4 k=1")
     assert largest["equal_frames_n"] == 28
     assert largest["equal_frames_seconds"] is largest["equal_seconds_n"] is None
-    (row,) = (x for x in latency_text(plain).splitlines() if x.count("not measured") == 2)
-    assert row.split()[:5] == ["lookahead", "N=16", "M=4", "k=1", "28.0"]
+    rows = [row.split() for row in latency_text(plain).splitlines()]
+    assert ["lookahead", "N=16", "M=4", "k=1", "28.0", "-", "-"] in rows
 
 
 def test_an_n_of_equal_seconds_of_which_a_part_was_not_measured_has_no_ends(tmp_path: Path) -> None:
@@ -188,13 +181,6 @@ def test_only_whole_repetitions_and_prompts_that_failed_nowhere_count(tmp_path: 
     assert report(folder)[1]
 
 
-def test_a_run_without_a_whole_repetition_says_so(tmp_path: Path) -> None:
-    folder = made_up_latency(tmp_path, change=lambda r: None if r["method"] == "sbs" else r)
-    text, _ = report(folder)
-    assert "No repetition is finished." in text
-    assert len((folder / "summary.csv").read_text().splitlines()) == 1
-
-
 def one_frame_more(record: Record) -> Record:
     record["ledger"]["frames"] += is_one(record)
     return record
@@ -208,14 +194,12 @@ def one_frame_more(record: Record) -> Record:
         ({"change": lambda r: None if is_one(r) else r}, "unfinished: repetition 2"),
         ({"change": lambda r: r | ANOTHER if is_one(r) else r}, "same clip: sbs N=8 M=4 on p1."),
         ({"here": {"load_average": [0.9, 0.5, 0.1]}}, "busy: load average 0.90 before"),
-        (
-            {"change": lambda r: r | {"load": 3.2}},
-            "average 0.00 before the run, up to 3",
-        ),
+        ({"change": lambda r: r | {"load": 3.2}}, "average 0.00 before the run, up to 3"),
         ({"skipped": [SearchCell("sbs", 6, {"beam_width": 4})]}, "does not divide N: sbs N=6 M=4."),
         ({"repetitions": 1, "prompts": 1}, "No intervals are given: they need 2"),
         ({"repetitions": 3}, "3 repetitions are too few"),
         ({"cells": CELLS[4:]}, "Nothing is compared: best_of_n is not among the methods"),
+        ({"change": lambda r: r if r["method"] != "sbs" else None}, "No repetition is finished."),
     ],
 )
 def test_what_to_know_is_said_where_it_holds_and_only_there(
@@ -223,9 +207,9 @@ def test_what_to_know_is_said_where_it_holds_and_only_there(
 ) -> None:
     folder = made_up_latency(tmp_path, **kind)
     text, _ = report(folder)
-    assert said in sentences(study_latency(folder))
-    assert said not in sentences(plain)
-    assert "nan" not in text + (folder / "costs.csv").read_text()
+    assert said in text.replace("\n    ", " ")
+    assert said not in latency_text(plain).replace("\n    ", " ")
+    assert "nan" not in text
 
 
 @pytest.mark.parametrize("cells", [CELLS[:1], CELLS[1:2]], ids=["baseline", "best_of_n"])
@@ -247,7 +231,7 @@ def test_the_bars_stack_up_to_the_medians(plain: Study) -> None:
 
 
 def test_the_cost_figure_has_the_table_of_ratios(plain: Study) -> None:
-    (table,) = cost_figure(plain, RATIOS).axes[1].tables
+    (table,) = cost_figure(plain).axes[1].tables
     shown = {at: cell.get_text().get_text() for at, cell in table.get_celld().items()}
     assert len({row for row, _ in shown}) == len(plain.costs) + 1
     assert {AHEAD, "1.75"} <= {*shown.values()}

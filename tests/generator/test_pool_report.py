@@ -1,23 +1,34 @@
-"""The report of pools and sweeps: CSV files, figures and text, from records alone."""
+"""The report of pools and sweeps: CSV files, text and figures, and what these draw and mark."""
 
 import csv
 import warnings
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from matplotlib.colors import to_hex
+from matplotlib.patches import Rectangle
 from PIL import Image
 
+from src.methods import SearchCell, colour_of
 from src.reports.__main__ import main
-from src.reports.figure import DIGEST_KEY
+from src.reports.figure import DIGEST_KEY, POOL_DIGEST_KEY
 from src.reports.pool import pool_text, report
-from src.reports.pool_study import study_pool
-from src.reports.sweep import POOL_DIGEST_KEY, sweep_text
+from src.reports.pool_figures import (
+    OWN,
+    matrix_figure,
+    prefix_figure,
+    scaling_figure,
+    selectors_figure,
+    transfer_figure,
+)
+from src.reports.pool_study import Study, study_pool
+from src.reports.sweep import cost_figure
 from src.reports.sweep_study import study_sweep
 from src.runs.ending import Exit
 from src.runs.pool import Pool, load_pool
 from src.runs.records import records_digest
-from tests.generator.made_up_pool import FLAT, MEASURES, made_up_pool, made_up_sweep
+from src.stats.best_of_n import expected_maximum
+from tests.generator.made_up_pool import CELLS, FLAT, MEASURES, made_up_pool, made_up_sweep
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 BUDGETS = (1, 2, 4, 8)
@@ -104,33 +115,23 @@ def test_sums_of_what_a_pool_does_not_have_are_refused_in_a_sentence(
     assert "has no verifier 'clap'; it has perplexity, tags" in capsys.readouterr().err
 
 
-def test_more_budgets_than_fit_leave_out_those_in_the_middle(tmp_path: Path) -> None:
+def test_the_text_has_the_first_and_the_largest_budgets_and_warns_of_small_pools(
+    tmp_path: Path,
+) -> None:
     pool = load_pool(made_up_pool(tmp_path, prompts=3, size=18))
     text = pool_text(study_pool(pool, range(1, 20)))
     assert max(map(len, text.splitlines())) <= 100
     header = next(line for line in text.splitlines() if line.startswith("selector"))
-    shown = [word for word in header.split() if word.startswith("N=")]
-    assert (shown[0], shown[-1]) == ("N=1", "N=18")
-    assert "N=4" not in shown
+    assert header.split()[2:6] == ["N=1", "N=16", "N=17", "N=18"]
     assert "N = 19 is left out: the pool has 18 candidates" in text
     assert "A pool of 18 is small for N = 18" in text
     assert "3 prompts are too few" in text
-
-
-def test_a_wide_table_of_costs_gives_up_intervals_rather_than_columns(made: Made) -> None:
-    study = study_sweep(made.sweep, made.pool, BUDGETS)
-    narrow = sweep_text(study)
-    rows = [{**row, "mean": row["mean"] / 100, "n": 1000 * row["n"]} for row in study.rows]
-    wide = sweep_text(replace(study, rows=rows))
-    assert max(map(len, wide.splitlines())) <= 100
-    assert wide.count("[") < narrow.count("[")
 
 
 def test_a_judge_is_not_praised_where_there_is_none(tmp_path: Path) -> None:
     pool = load_pool(made_up_pool(tmp_path, prompts=4, measures=("tags", "noise")))
     text = " ".join(report(pool, [], BUDGETS, tmp_path / "o").split())
     assert "No judge has scored this pool" in text
-    assert "has no numbers for perplexity, tags, noise: no evidence of better clips" in text
     assert (tmp_path / "o" / "transfer.png").stat().st_size > 5_000
 
 
@@ -156,3 +157,91 @@ def test_poor_pools_are_reported_without_warnings(tmp_path: Path, kind: dict) ->
     for path in (tmp_path / "o").glob("*.csv"):
         assert "nan" not in path.read_text()
         assert "inf" not in path.read_text()
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Pool:
+    return load_pool(made_up_pool(tmp_path_factory.mktemp("pool")))
+
+
+@pytest.fixture(scope="module")
+def study(pool: Pool) -> Study:
+    return study_pool(pool, BUDGETS)
+
+
+def test_scaling_is_spaced_by_the_expected_maximum_better_up_and_own_lines_dashed(
+    study: Study,
+) -> None:
+    panels = {ax.get_title().split()[0]: ax for ax in scaling_figure(study).axes}
+    assert list(panels) == list(study.measures)
+    assert list(panels["copy"].get_xticks()) == [expected_maximum(n) for n in BUDGETS]
+    labels = [label.get_text() for label in panels["copy"].get_xticklabels()]
+    assert labels == ["1", "2", "4", "8"]
+    assert [name for name, ax in panels.items() if ax.yaxis_inverted()] == ["copy"]
+    styles = {name: [line.get_linestyle() for line in ax.lines[::2]] for name, ax in panels.items()}
+    assert styles["copy"] == ["-", "-", "-"]
+    assert styles["tags"] == styles["again"] == ["-", "--", "-"]
+    assert styles["kin"] == ["-", ":", "-"]
+
+
+def test_own_cells_of_the_matrix_are_grey_and_those_of_shared_data_hatched(study: Study) -> None:
+    (ax, *_) = matrix_figure(study).axes
+    cells = [patch for patch in ax.patches if isinstance(patch, Rectangle)]
+    grey = {
+        (study.selectors[int(cell.get_y())], list(study.measures)[int(cell.get_x())])
+        for cell in cells
+        if not cell.get_hatch() and to_hex(cell.get_facecolor()).upper() == OWN
+    }
+    own = study.rows("matrix", relation="own")
+    assert grey == {(row["selector"], row["measure"]) for row in own}
+    (hatched,) = (cell for cell in cells if cell.get_hatch())
+    assert (hatched.get_x(), hatched.get_y()) == (2, 1)  # kin of tags
+    (copied,) = study.rows("matrix", selector="tags", measure="copy")
+    assert f"{copied['gain_sd']:+.2f}" in {text.get_text() for text in ax.texts}
+
+
+def test_transfer_is_drawn_against_n_and_against_the_root_of_kl(study: Study) -> None:
+    axes = transfer_figure(study).axes
+    assert len(axes) == 2 * len(study.selectors)
+    of_tags = next(ax for ax in axes if ax.get_title() == "selector tags")
+    assert len(of_tags.containers) == 3  # copy, turning, kin; not its own number
+
+
+def test_prefixes_are_drawn_for_the_verifier_and_every_judge(study: Study) -> None:
+    axes = prefix_figure(study).axes
+    assert len(axes) == 1 + len(study.judges)
+    assert all(len(ax.containers) == len(study.selectors) for ax in axes)
+    assert len({ax.get_ylim() for ax in axes}) == 1
+
+
+def test_gains_by_judge_show_sums_and_leave_own_numbers_out(pool: Pool) -> None:
+    with_sum = study_pool(load_pool(pool.folder, ["tags+noise"]), BUDGETS)
+    axes = selectors_figure(with_sum).axes
+    drawn = {ax.get_title().split()[0]: len(ax.containers) for ax in axes}
+    assert drawn == {"copy": 4, "turning": 4, "kin": 4, "again": 2}
+    labels = [label.get_text() for label in axes[0].get_yticklabels()]
+    assert labels == ["perplexity", "tags", "noise", "tags+noise"]
+    assert len({ax.get_xlim() for ax in axes}) == 1
+
+
+def test_costs_are_drawn_against_frames_and_seconds_better_up(pool: Pool, tmp_path: Path) -> None:
+    cells = CELLS | {SearchCell("annealing", 4): (1.2, 1.2, 1200, 5.0)}
+    axes = cost_figure(study_sweep(made_up_sweep(tmp_path, cells=cells), pool, BUDGETS)).axes
+    assert [ax.get_xlabel() for ax in axes if ax.get_xlabel()] == [
+        "frames generated per prompt",
+        "seconds per prompt",
+    ]
+    assert sorted(ax.yaxis_inverted() for ax in axes) == [False, False, True, True]
+    assert all(len(ax.containers) == 4 + 3 + 1 for ax in axes)
+    assert len([ax for ax in axes if ax.patch.get_hatch()]) == 2  # by the selector's own number
+    drawn = {to_hex(bars.lines[0].get_color()).upper() for bars in axes[0].containers}
+    methods = ("baseline", "best_of_n", "sbs", "lookahead", "annealing")  # the last unregistered
+    assert drawn == {colour_of(method).upper() for method in methods}
+
+
+def test_figures_are_as_wide_as_two_columns_at_most(study: Study) -> None:
+    for draw in (scaling_figure, transfer_figure, prefix_figure, selectors_figure):
+        figure = draw(study)
+        assert figure.get_size_inches()[0] <= 7.0
+        sizes = {label.get_fontsize() for ax in figure.axes for label in ax.get_xticklabels()}
+        assert sizes == {7.0}

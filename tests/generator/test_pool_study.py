@@ -107,15 +107,6 @@ def test_a_pair_is_over_the_prompts_that_both_have(study: Study) -> None:
     }
 
 
-def test_the_primary_judge_is_the_first_that_is_independent(study: Study, tmp_path: Path) -> None:
-    assert study.primary("tags") == "copy"
-    of_kin = load_pool(made_up_pool(tmp_path, measures=("tags", "noise", "kin", "again")))
-    kin_first = study_pool(of_kin, BUDGETS)
-    assert kin_first.judges == ("kin", "again")
-    assert kin_first.primary("tags") is None
-    assert kin_first.primary("noise") == "kin"
-
-
 def test_selectors_are_compared_over_the_prompts_that_both_have(pool: Pool, study: Study) -> None:
     values = {name: pool.values(name) for name in ("tags", "noise", "copy")}
     expected = []

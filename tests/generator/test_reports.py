@@ -1,17 +1,22 @@
-"""What all reports share: tables, figures, and the command that writes any run's report anew."""
+"""What all reports share: tables, figures, and the commands that write any run's report anew and
+compare two sets of runs."""
 
 import math
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from src.reports.__main__ import main
 from src.reports.figure import intervals, new_figure
+from src.reports.pool_study import study_pool
+from src.reports.reproduction import compare
+from src.reports.reproduction import main as reproduce
 from src.reports.table import (
-    Column,
     brackets,
     digits_of,
     ends,
@@ -19,12 +24,14 @@ from src.reports.table import (
     interval_of,
     layout,
     shown,
-    write_csv,
+    write_tables,
 )
 from src.runs.ending import Exit
-from src.runs.records import Run
+from src.runs.pool import load_pool, token_file
+from src.runs.records import Run, search_key
 from src.stats.intervals import Interval
 from tests.generator.made_up_latency import made_up_latency
+from tests.generator.made_up_pool import made_up_pool
 from tests.generator.made_up_run import listening_run, made_up_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,22 +42,19 @@ ROWS = [
 
 
 def test_a_csv_has_six_digits_and_nothing_for_what_is_not_known(tmp_path: Path) -> None:
-    write_csv(tmp_path / "some.csv", ROWS)
+    (tmp_path / "none.csv").touch()
+    write_tables(tmp_path, {"some": ROWS, "none": []})
     assert (tmp_path / "some.csv").read_text().splitlines() == [
         *("name,value,count,known,low", "sbs,1.23457,3,True,", "baseline,,30000,False,-2"),
     ]
-    write_csv(tmp_path / "none.csv", [], header=("name", "value"))
-    assert (tmp_path / "none.csv").read_text() == "name,value\n"
+    assert not (tmp_path / "none.csv").exists()
 
 
-def test_text_is_aligned_over_all_groups_and_the_widest_that_fits_is_taken() -> None:
-    name, value = Column("", shown("name"), left=True), Column("value", shown("value", ".2f"))
-    wide = Column("wide", lambda row: "x" * 100)
-    lines = layout({"one": ROWS[:1], "other": ROWS[1:]}, [name, wide], [name, value])
-    assert lines == [
+def test_text_is_aligned_over_all_groups() -> None:
+    texts = [{"": r["name"], "value": shown(r["value"], ".2f")} for r in ROWS]
+    assert layout({"one": texts[:1], "other": texts[1:]}) == [
         *("          value", "", "one", "sbs        1.23", "", "other", "baseline      -"),
     ]
-    assert max(map(len, layout(ROWS, [name, wide]))) > 100
 
 
 def test_numbers_are_written_with_three_figures_and_intervals_in_brackets() -> None:
@@ -58,7 +62,7 @@ def test_numbers_are_written_with_three_figures_and_intervals_in_brackets() -> N
         *("0.0123", "1.23", "1,234", "-"),
     ]
     assert brackets(Interval(0.5, 0.1, math.inf)) == "+0.50 [+0.10, +inf]"
-    assert brackets(Interval(0.5, math.nan, math.nan), digits=1) == "+0.5"
+    assert brackets(Interval(0.5, math.nan, math.nan), "+.1f") == "+0.5"
     assert brackets(None) == brackets(Interval(math.nan, 0, 0)) == "-"
     assert [digits_of(x) for x in ([None, 0.0123], [12.3, 0.1], [1234], [])] == [4, 1, 0, 2]
 
@@ -114,3 +118,67 @@ def test_a_folder_that_is_no_runs_is_refused_in_a_sentence(
     assert "is no run's folder" in capsys.readouterr().err
     assert main([str(tmp_path / "nothing")]) == Exit.FOLDER
     assert "cannot be read" in capsys.readouterr().err
+
+
+@pytest.fixture
+def pools(tmp_path: Path) -> tuple[Path, Path]:
+    """A pool with its tables, and its copy."""
+    folder = made_up_pool(tmp_path / "again", prompts=3, size=4)
+    write_tables(folder, study_pool(load_pool(folder), [1, 2, 4]).tables)
+    return folder, Path(shutil.copytree(folder, tmp_path / "kept" / folder.name))
+
+
+def test_the_same_runs_agree_wholly(pools: tuple[Path, Path]) -> None:
+    alike = {"same": 12, "clips": 12, "furthest": 0, "where": ""}
+    assert compare(*pools) == {"run": pools[0].name, **alike}
+
+
+def test_other_tokens_and_numbers_are_counted_and_placed(pools: tuple[Path, Path]) -> None:
+    folder, other = pools
+    tokens = np.load(token_file(folder, "p1"))
+    tokens[2, 3, 7] += 1
+    np.save(token_file(folder, "p1"), tokens)
+    for run, seconds, mean in ((other, 3, 2.0), (folder, 9, 2.5)):
+        first = {"name": "a", "seconds": seconds, "mean": mean}
+        rows = [first, {"name": "b", "seconds": seconds, "mean": -10}]
+        write_tables(run, {"mine": rows})
+    found = compare(folder, other)
+    assert (found["same"], found["clips"]) == (11, 12)
+    assert found["furthest"] == pytest.approx(0.05)  # of 10; seconds are not compared
+    assert found["where"] == "mine.csv: mean"
+
+
+@pytest.mark.parametrize(
+    ("rows", "where"), [([{"selector": "b"}], "its rows"), ([{"a": None, "b": 1}], "a")]
+)
+def test_tables_of_other_rows_are_no_small_difference(
+    pools: tuple[Path, Path], rows: list[dict], where: str
+) -> None:
+    for run, own in zip(pools, ([{"a": 1, "b": 1}], rows), strict=True):
+        write_tables(run, {"fits": own})
+    found = compare(*pools)
+    assert (found["furthest"], found["where"]) == (math.inf, f"fits.csv: {where}")
+
+
+def test_winners_are_compared_by_their_tokens_where_both_have_one(tmp_path: Path) -> None:
+    folders = []
+    for name, hashes in (("again", "abcd"), ("kept", "abxd")):
+        with Run(tmp_path / name, "benchmark", {"script": "benchmark"}, {}) as run:
+            for number, tokens in enumerate(hashes):
+                status = "failed" if (name, number) == ("kept", 3) else "ok"
+                record = {**search_key("sbs"), "prompt_id": f"p{number}", "status": status}
+                run.append(record | {"winner": {"tokens_sha256": tokens}})
+        folders.append(run.folder)
+    found = compare(*folders)
+    assert (found["same"], found["clips"]) == (2, 3)
+
+
+def test_the_command_prints_a_line_a_run_and_what_it_has_nothing_to_hold_against(
+    pools: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, other = pools
+    shutil.copytree(folder, folder.parent / "another run")
+    assert reproduce([str(folder.parent), str(other.parent)]) == Exit.DONE
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split()[:4] == [folder.name, "12", "of", "12"]
+    assert lines[2] == f"another run: {other.parent} has no run of the same settings."

@@ -1,23 +1,22 @@
 """The committed results: tables follow from the records beside them, figures show those records."""
 
-import csv
 import math
-from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from PIL import Image
 
-from src.reports import benchmark, latency, sweep
-from src.reports import pool as pools
+from src.reports import benchmark, latency
 from src.reports.benchmark_study import study_benchmark
-from src.reports.figure import DIGEST_KEY
+from src.reports.figure import DIGEST_KEY, POOL_DIGEST_KEY
 from src.reports.latency_study import study_latency
 from src.reports.pool_study import study_pool
-from src.reports.sweep import POOL_DIGEST_KEY
 from src.reports.sweep_study import study_sweep
+from src.reports.table import Row, write_tables
 from src.runs.pool import Pool, load_pool
 from src.runs.records import MANIFEST, read_manifest, read_records, records_digest
 
@@ -41,12 +40,8 @@ def pool() -> Pool:
 
 def columns(path: Path) -> dict[str, list[str]]:
     """A table's values by column."""
-    found: dict[str, list[str]] = defaultdict(list)
-    with path.open(newline="") as file:
-        for row in csv.DictReader(file):
-            for name, value in row.items():
-                found[name].append(value)
-    return dict(found)
+    found = pd.read_csv(path, dtype=str, keep_default_na=False)
+    return {name: list(found[name]) for name in found}
 
 
 def budgets(path: Path) -> list[int]:
@@ -58,15 +53,11 @@ def budgets(path: Path) -> list[int]:
     )
 
 
-REWRITE: dict[str, Callable[[Path, Path], None]] = {
-    "benchmark": lambda run, to: benchmark.write_tables(study_benchmark(run), to),
-    "latency": lambda run, to: latency.write_tables(study_latency(run), to),
-    "pool": lambda run, to: pools.write_tables(
-        study_pool(pool(), budgets(run / "scaling.csv")), to
-    ),
-    "sweep": lambda run, to: sweep.write_table(
-        study_sweep(run, pool(), budgets(run / "cost.csv")), to
-    ),
+TABLES: dict[str, Callable[[Path], Mapping[str, Sequence[Row]]]] = {
+    "benchmark": lambda run: benchmark.tables(study_benchmark(run)),
+    "latency": lambda run: latency.tables(study_latency(run)),
+    "pool": lambda run: study_pool(pool(), budgets(run / "scaling.csv")).tables,
+    "sweep": lambda run: {"cost": study_sweep(run, pool(), budgets(run / "cost.csv")).rows},
 }
 
 
@@ -84,7 +75,7 @@ def test_every_kind_of_run_is_there() -> None:
 
 @each_run
 def test_the_committed_tables_follow_from_the_committed_records(run: Path, tmp_path: Path) -> None:
-    REWRITE[kind_of(run)](run, tmp_path)
+    write_tables(tmp_path, TABLES[kind_of(run)](run))
     committed = {path.name for path in run.glob("*.csv")}
     assert {path.name for path in tmp_path.glob("*.csv")} == committed
     assert committed

@@ -2,8 +2,8 @@
 
 `python -m src.reports RUN_DIR` makes it for any run of benchmark.py: finished, still running or
 interrupted. The page is one file with its styles and scripts inside; it names audio relatively and
-asks for nothing from outside, so it works from the disk and from a file server. What is in it is
-contents.py's; how it looks and behaves is in page.html, page.css and the *.js files beside it.
+asks for nothing from outside, so it works from the disk and from a file server. Here is what it
+says; how it looks and behaves is in page.html, page.css and the *.js files beside this module.
 
 Captions are anybody's text. The template escapes them, the scripts write them as text and never as
 markup, and the page's own policy lets no script run but the page's.
@@ -11,19 +11,26 @@ markup, and the page's own policy lets no script run but the page's.
 
 import base64
 import hashlib
-from collections.abc import Sequence
+import os.path
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from src.data.files import write_whole
-from src.reports.benchmark_study import Study
-from src.reports.page.contents import contents
+from src.methods import BASELINE
+from src.reports.benchmark_study import Study, difference_text, value_of
+from src.reports.table import describe, shown
+from src.runs.measures import Measure
+from src.runs.records import Record
 
-NAME = "index.html"
 HERE = Path(__file__).parent
 # One module, in this order: each part uses what stands before it.
 SCRIPTS = ("markup.js", "player.js", "tree.js", "clips.js", "choose.js")
+# Results beside the page that it links to.
+FILES = ("benchmark.png", "summary.csv", "per_clip.csv", "records.jsonl", "manifest.json")
+REACH = 3  # folders above the run's in which a reference is linked to: results/demo/run/../../..
 
 
 def write_page(folder: Path, study: Study, findings: Sequence[str]) -> Path:
@@ -39,13 +46,26 @@ def write_page(folder: Path, study: Study, findings: Sequence[str]) -> Path:
     )
     # tojson escapes what could end a script element; keys keep their order.
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    clips = _clips(folder, study)
+    saved = sum(bool(clip.get("audio")) for p in clips["prompts"] for clip in p["clips"].values())
     page = environment.get_template("page.html").render(
-        contents(folder, study, findings),
+        title=study.manifest["title"],
+        notes=list(_notes(study, saved)),
+        study=study,
+        describe=describe,
+        difference_text=difference_text,
+        shown=shown,
+        findings=findings,
+        settings={k: _words(v) for k, v in study.manifest["identity"]["settings"].items()},
+        starts=[_start(start) for start in study.manifest["starts"]],
+        files=[name for name in FILES if (folder / name).is_file()],
+        has_audio=bool(saved),
+        clips=clips,
         style=style,
         script=code,
         policy=_policy(style, code),
     )
-    path = folder / NAME
+    path = folder / "index.html"
     write_whole(path, page)
     return path
 
@@ -61,3 +81,121 @@ def _policy(style: str, script: str) -> str:
         f"script-src 'sha256-{digest(script)}'; "
         "media-src 'self' file:; base-uri 'none'; form-action 'none'"
     )
+
+
+def _clips(folder: Path, study: Study) -> dict[str, Any]:
+    records = [*study.done, *study.failed]
+    finished = {record["method"] for record in records}
+    measures = [measure for measure in study.measures if measure.kind == "clip"]
+    prompts: dict[str, dict[str, Any]] = {}
+    for record in records:
+        key = record["prompt_id"]
+        new = {"id": key, "text": record.get("prompt", key), "reference": None, "clips": {}}
+        prompt = prompts.setdefault(key, new)
+        prompt["reference"] = prompt["reference"] or _link(folder, record.get("reference"), REACH)
+        prompt["clips"][record["method"]] = _clip(folder, record, measures)
+    return {
+        "methods": [m for m in study.manifest["identity"]["settings"]["method"] if m in finished],
+        "baseline": BASELINE,
+        "measures": [
+            {
+                "name": m.name,
+                "arrow": m.arrow,
+                "better": m.sign,
+                "evidence": m.is_judge,
+                "role": describe(m),
+                "short": m.role,
+                "digits": study.digits(m.name),
+            }
+            for m in measures
+        ],
+        "prompts": list(prompts.values()),
+    }
+
+
+def _link(folder: Path, name: str | None, above: int = 0) -> str | None:
+    """A file's name relative to the run's folder; None where there is no such file.
+
+    None too where it lies neither in the folder nor in one that is at most `above` folders up: such
+    a link would break as soon as the run is moved.
+    """
+    if name is None or Path(name).is_absolute():
+        return None
+    here = folder.resolve()
+    reach = [here, *here.parents][: above + 1][-1]
+    path = Path(os.path.normpath(here / name))
+    return name if path.is_relative_to(reach) and path.is_file() else None
+
+
+def _clip(folder: Path, record: Record, measures: Sequence[Measure]) -> dict[str, Any]:
+    """One method's clip of one prompt. scores: in the order of `measures`, None where there is
+    none. tree: by step its candidates, each [slot, parent, score, log-probability, kept]."""
+    if record["status"] != "ok":
+        where = ""
+        if "step" in record:
+            where = f"step {record['step']}, candidate {record['slot']}, {record['verifier']}: "
+        return {"failed": f"{where}{record['reason']}"}
+    nodes, leaves = record.get("tree", []), record.get("candidates")
+    steps: list[list[Any]] = [[] for _ in {node["step"] for node in nodes}]
+    for node in nodes:
+        score, log_prob = _short(node["score"]["value"]), _short(node["log_prob"])
+        steps[node["step"]].append(
+            [node["slot"], node["parent"], score, log_prob, int(node["kept"])]
+        )
+    return {
+        "audio": _link(folder, record.get("audio")),
+        "leaves": leaves if leaves and _link(folder, f"{leaves}/000.wav") else None,
+        "scores": [_short(value_of(record, measure)) for measure in measures],
+        "unjudged": record["unjudged"],
+        "parts": {k: _short(v) for k, v in record["winner"]["score"]["components"].items()},
+        "log_prob": _short(record["winner"].get("log_prob")),
+        "frames": record["ledger"]["frames"],
+        "scored": record["ledger"]["clips"],
+        "tree": steps,
+    }
+
+
+def _short(value: float | None) -> float | None:
+    """Six digits: enough to read, a third of the bytes."""
+    return None if value is None else float(f"{value:.6g}")
+
+
+def _notes(study: Study, saved: int) -> Iterable[str]:
+    """What to know before listening: how much is finished, and what cannot be heard.
+
+    saved: clips whose audio is in the folder.
+    """
+    identity, done, failed = study.manifest["identity"], len(study.done), len(study.failed)
+    if count := identity.get("prompts", {}).get("count"):
+        total = count * len(identity["settings"]["method"])
+        if done < total:
+            finished = f"{done} of {total} clips are finished" + f", {failed} failed" * bool(failed)
+            yield f"{finished}; the same command goes on from there."
+    expected = sum("audio" in record for record in study.done)
+    if done and not expected:
+        yield "The run saved no audio (--save_audio none): there is nothing to play."
+    elif expected and not saved:
+        yield "The audio is not in this folder: there is nothing to play."
+    elif saved < expected:
+        yield f"The audio of {saved} of {done} finished clips is in this folder."
+
+
+def _words(value: Any) -> str:
+    if value is None:
+        return "by profile"
+    if isinstance(value, list):
+        return " ".join(map(str, value)) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _start(start: Mapping[str, Any]) -> dict[str, str]:
+    """When, from which commit, with what and by which command this start was made."""
+    commit = (start.get("commit") or "")[:10] or "no checkout"
+    versions = [f"{name} {version}" for name, version in start["versions"].items() if version]
+    return {
+        "time": start["time"],
+        "commit": commit + (", with changes" if start.get("dirty") else ""),
+        "versions": ", ".join(versions),
+        "machine": ", ".join(start.get("gpus") or [start.get("cpu", "")]),
+        "command": " ".join(start.get("command", [])),
+    }

@@ -74,7 +74,7 @@ function lines(steps, rows) {
   return svg;
 }
 
-/** clip: one method's clip of a prompt, as src/reports/page/contents.py has it. */
+/** clip: one method's clip of a prompt, as src/reports/page/__init__.py has it. */
 function drawTree(clip, name, digits) {
   const steps = layout(clip.tree);
   const last = steps.length - 1;
