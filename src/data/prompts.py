@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from src.data.files import ROOT
-from src.data.musiccaps import TABLE_NAME
+from src.data.hub import TABLE_NAME
 from src.data.prompt_table import (
     ID,
     SUBSET_COLUMNS,

@@ -9,8 +9,7 @@ from src.data.prompts import Prompt, PromptError, Selection, load_prompts
 from src.experiments.scaling_settings import GENERATING, ExperimentSettings
 from src.runs import preflight
 from src.runs.pool import Pool, load_pool, prefix_key
-from src.runs.preflight import Ready
-from src.runs.preflight.verifiers import hosted_or_hostable
+from src.runs.preflight import Ready, hosted_or_hostable
 from src.runs.settings import NONE, Profile, UsageError
 from src.scoring import PERPLEXITY, known
 
@@ -45,13 +44,10 @@ def look(settings: ExperimentSettings) -> tuple[ExperimentSettings, Ready]:
             found = hosted_or_hostable(settings.server) or PROFILE_VERIFIERS[settings.profile]
             settings = replace(settings, verifiers=(*known(settings.guidance), *found))
         settings.check_parts([*known(settings.guidance), *(settings.verifiers or ())])
-    needs = settings.needs(
-        settings.scoring,
-        settings.judges,
-        known=None if prompts is None else tuple(prompts),
-        decodes=settings.pool is None or bool(settings.method),
+    decodes = settings.pool is None or bool(settings.method)
+    ready = preflight.look(
+        settings, settings.scoring, settings.judges, prompts=prompts, decodes=decodes
     )
-    ready = preflight.look(needs)
     return replace(settings, judges=ready.judges), ready
 
 

@@ -16,9 +16,8 @@ from yt_dlp.extractor.youtube import YoutubeIE
 from yt_dlp.utils import ExtractorError
 
 from src.data.audio import Clip
-from src.data.downloads.failures import ClipError, Reason
+from src.data.downloads.clip import ClipError, Reason, fetch, open_ydl
 from src.data.downloads.settings import DownloadSettings
-from src.data.downloads.source import fetch, open_ydl
 from src.data.prompt_table import Prompt
 from tests.downloader.conftest import ROOT, Downloads
 

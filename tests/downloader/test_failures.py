@@ -5,7 +5,7 @@ import json
 import pytest
 from yt_dlp.utils import ExtractorError
 
-from src.data.downloads.failures import Reason, media_failure, page_failure
+from src.data.downloads.clip import Reason, media_failure, page_failure
 from tests.downloader.conftest import Downloads
 
 # As YouTube words them, and yt-dlp passes them on.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from src.data import musiccaps
+from src.data.hub import MUSICCAPS
 from tests.downloader.conftest import COLUMNS, ROOT, Downloads
 from tests.hub_server import HubServer, hub_server
 
@@ -21,16 +21,15 @@ TABLE = (
     "0123456789a,0,10,/m/04rlf,['rock'],A café song.,9,True,False\n"
 ).encode()
 FETCH = (
-    "import sys; from pathlib import Path; from src.data import musiccaps\n"
-    "try: print(musiccaps.fetch_table(Path(sys.argv[1])))\n"
-    "except musiccaps.PromptError as error: sys.exit(str(error))"
+    "import sys; from pathlib import Path; from src.data import hub\n"
+    "hub.musiccaps_table(Path(sys.argv[1]))"
 )
 
 
 @pytest.fixture
 def hub() -> Iterator[HubServer]:
     with hub_server() as server:
-        server.files[f"{musiccaps.REPOSITORY}/musiccaps-public.csv"] = TABLE
+        server.files[f"{MUSICCAPS}/musiccaps-public.csv"] = TABLE
         yield server
 
 
@@ -59,7 +58,7 @@ def test_the_hubs_table_is_kept_as_it_is_by_both_environments(
 def test_a_hub_without_the_table_is_one_sentence_within_seconds(
     downloads: Downloads, hub: HubServer, monkeypatch: pytest.MonkeyPatch, fault: str, said: str
 ) -> None:
-    hub.refused = {f"api/datasets/{musiccaps.REPOSITORY}": 503} if fault == "failing" else {}
+    hub.refused = {f"api/datasets/{MUSICCAPS}": 503} if fault == "failing" else {}
     hub.files = {} if fault == "unknown" else hub.files
     monkeypatch.setenv("HF_HUB_OFFLINE", "1" if fault == "offline" else "0")
     started = time.monotonic()

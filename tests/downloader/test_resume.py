@@ -118,7 +118,7 @@ def test_a_full_disk_ends_the_run_and_leaves_no_half_file(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("src.data.downloads.fetching.keep", full)
+        patched.setattr("src.data.downloads.command.keep", full)
         code, _, errors = downloads.run()
     assert code == 5
     assert "No space left" in errors

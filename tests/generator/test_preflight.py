@@ -14,10 +14,11 @@ import pytest
 
 from src.data import hub
 from src.data.files import ROOT
-from src.data.prompts import Prompt, Selection
+from src.data.prompts import Prompt
 from src.protocol import ErrorBody, Limits, VerifierInfo, VerifierList
 from src.runs import preflight
-from src.runs.settings import PROFILE_JUDGES, Needs
+from src.runs.ending import Exit
+from src.runs.settings import PROFILE_JUDGES, Settings
 from tests.hub_server import HubServer, hub_server
 
 MUSICGEN = "facebook/musicgen-small"
@@ -56,22 +57,18 @@ def cache(name: str, files: tuple[str, ...]) -> None:
         (folder / "snapshots" / "abc123" / file).touch()
 
 
-def look(**changes: Any) -> preflight.Ready:
+def look(
+    verifier: str = "perplexity",
+    judges: tuple[str, ...] | None = (),
+    known: tuple[Prompt, ...] | None = None,
+    decodes: bool = True,
+    **changes: Any,
+) -> preflight.Ready:
     """For one prompt on the built-in model, selected by a likelihood, without judges."""
-    verifier = changes.pop("verifier", "perplexity")
-    usual: dict[str, Any] = {
-        "profile": "paper",
-        "model": "builtin",
-        "prompts": "a piano",
-        "selection": Selection(),
-        "data_dir": Path("music_data"),
-        "verifiers": (verifier,),
-        "judges": (),
-        "selector": verifier,
-        "server": "http://127.0.0.1:8000",
-        "output": Path("results"),
-    }
-    return preflight.look(Needs(**usual | changes))
+    settings = Settings(**{"model": "builtin", "prompts": "a piano"} | changes)
+    return preflight.look(
+        settings, (verifier,), judges, selector=verifier, prompts=known, decodes=decodes
+    )
 
 
 def missing(**changes: Any) -> list[str]:
@@ -296,7 +293,7 @@ def test_a_judge_by_the_name_of_the_selector_is_left_to_the_selectors_column(
 def test_prompts_that_are_known_are_not_looked_for() -> None:
     known = (Prompt(id="a", text="a piano", key="k"),)
     ready = look(prompts="musiccaps", known=known)
-    assert (ready.prompts, ready.missing) == ([*known], [])
+    assert (ready.prompts, ready.missing) == (known, [])
 
 
 def test_musiccaps_is_read_from_the_data_folder_and_cut_to_what_is_asked(tmp_path: Path) -> None:
@@ -304,9 +301,9 @@ def test_musiccaps_is_read_from_the_data_folder_and_cut_to_what_is_asked(tmp_pat
     rows = "\n".join(f"-id{n},caption {n},{n % 2 == 0}" for n in range(6))
     table = tmp_path / "music_data" / "musiccaps.csv"
     table.write_text(f"ytid,caption,is_balanced_subset\n{rows}\n")
-    ready = look(prompts="musiccaps", selection=Selection(subset="balanced", limit=2))
+    ready = look(prompts="musiccaps", subset="balanced", num_samples=2)
     assert [p.id for p in ready.prompts] == ["-id0", "-id2"]
-    (text,) = missing(prompts="musiccaps", selection=Selection(referenced=True))
+    (text,) = missing(prompts="musiccaps", referenced=True)
     assert "no prompt of music_data/musiccaps.csv is with its reference audio there" in text
 
 
@@ -331,7 +328,7 @@ def test_another_python_is_told_which_environment_to_use() -> None:
         text=True,
         cwd=ROOT,
     )
-    assert run.returncode == preflight.Exit.MISSING
+    assert run.returncode == Exit.MISSING
     assert "envs/generator/.venv/bin/python benchmark.py" in run.stderr
 
 
@@ -341,4 +338,4 @@ def test_torch_is_not_imported_to_find_out_what_is_missing() -> None:
         "sys.exit(code + 100 * ('torch' in sys.modules))"
     )
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert run.returncode == preflight.Exit.MISSING, run.stderr
+    assert run.returncode == Exit.MISSING, run.stderr

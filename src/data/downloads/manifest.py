@@ -20,10 +20,8 @@ from typing import Any, Literal, Self
 import soundfile
 
 from src.data.audio import Clip
-from src.data.downloads.failures import Reason
-from src.data.downloads.source import TOLERANCE
-from src.data.files import write_whole
-from src.data.journal import append_line, lock, open_to_append
+from src.data.downloads.clip import TOLERANCE, Reason
+from src.data.files import append_line, lock, open_to_append, write_whole
 from src.data.prompt_table import Prompt
 
 MANIFEST = "manifest.jsonl"
