@@ -11,7 +11,6 @@ import pytest
 from src.models.adapter import Adapter
 from src.runs import fetch
 from src.verifier_core import VERIFIERS
-from src.weights import download
 from src.weights.files import WeightFile
 from tests.hub_server import HubServer, hub_server
 
@@ -49,7 +48,7 @@ def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServe
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         reset_sessions()
-        monkeypatch.setattr(download, "PAUSE_SECONDS", 0.0)
+        monkeypatch.setattr(fetch, "PAUSE_SECONDS", 0.0)
         # What is read of a chunk when the connection breaks is lost.
         monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 10_000)
         yield mirror

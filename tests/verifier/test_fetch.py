@@ -18,7 +18,6 @@ from src.data.files import ROOT
 from src.judges.passt import CHECKPOINT, PasstListener
 from src.runs import fetch
 from src.verifier_core import VERIFIERS, NotHosted
-from src.weights import download
 from src.weights.files import find, locate
 from tests.hub_server import HubServer
 from tests.verifier.fetching import CONTENT, LARGE, PLAIN, SMALL, Fetch, file, sha256
@@ -90,7 +89,7 @@ def test_a_format_that_the_repository_lacks_is_replaced_by_the_one_it_has(
 def test_a_network_that_is_not_there_is_reported_soon_and_once_for_each_host(
     listening: bool, fetched: Fetch, monkeypatch: pytest.MonkeyPatch, caplog: Log
 ) -> None:
-    monkeypatch.setattr(download, "ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr(fetch, "ANSWER_SECONDS", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         plain = file(PLAIN)
