@@ -5,7 +5,7 @@ without a network its own attempts cost minutes. Only the standard library is ne
 
 MusicCaps: 5,521 clips of 10 s, each a section of a YouTube video, with a caption by a musician;
 captions under CC-BY-SA 4.0 (https://huggingface.co/datasets/google/MusicCaps). The table is kept as
-<data_dir>/musiccaps.csv, so that every later run is offline; `prompt_table` reads it.
+<data_dir>/musiccaps.csv, so that every later run is offline; `prompts` reads it.
 """
 
 import logging
@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import Literal
 
 from src.data.files import write_whole
-from src.data.prompt_table import PromptError, read_table
+from src.data.prompts import TABLE_NAME, PromptError, read_table
 
 log = logging.getLogger(__name__)
 
 PROBE_SECONDS = 3.0
 OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
-TABLE_NAME = "musiccaps.csv"
 MUSICCAPS, MUSICCAPS_CSV = "google/MusicCaps", "musiccaps-public.csv"  # on the hub
 WITHOUT_THE_HUB = (
     f"Save {MUSICCAPS_CSV} from https://huggingface.co/datasets/{MUSICCAPS} on a machine "
@@ -113,12 +112,7 @@ def musiccaps_table(data_dir: Path, own: Path | None = None) -> Path:
     table = data_dir / TABLE_NAME
     if own is None and not table.is_file():
         own = _from_hub()
-    source = own or table
-    _, columns = read_table(source)
-    if lacking := [name for name in ("ytid", "start_s", "end_s") if name not in columns]:
-        raise PromptError(
-            f"{source} is not MusicCaps' table: it has no column {', '.join(lacking)}"
-        )
+    read_table(own or table, needed=("ytid", "start_s", "end_s"))
     if own is not None:
         write_whole(table, own.read_bytes())
     return table

@@ -19,7 +19,7 @@ from pathlib import Path
 from src.client.connection import Connection, VerifierError
 from src.data import hub
 from src.data.files import ROOT
-from src.data.prompts import Prompt, PromptError, load_prompts
+from src.data.prompts import TABLE_NAME, Prompt, PromptError, load_prompts
 from src.judges.registry import JUDGES
 from src.protocol import VERIFIERS_PATH, VerifierList
 from src.runs.settings import PROFILE_JUDGES, Settings, server_token
@@ -112,7 +112,7 @@ def _prompts(settings: Settings) -> tuple[list[Prompt], list[Missing]]:
     source, data_dir = str(settings.prompts), settings.data_dir
     what, whence, licence, instead = "prompts", source, "", ""
     try:
-        if source == "musiccaps" and not (data_dir / hub.TABLE_NAME).is_file():
+        if source == "musiccaps" and not (data_dir / TABLE_NAME).is_file():
             what, licence = "the table of MusicCaps", "CC-BY-SA 4.0 (captions)"
             whence = f"https://huggingface.co/datasets/{hub.MUSICCAPS}"
             instead = ". Or take other prompts: --prompts my.csv, --prompts builtin"
@@ -196,7 +196,7 @@ def _default_judges(
     chosen, reasons = [], []
     for name in PROFILE_JUDGES[settings.profile]:
         judge = JUDGES[name]
-        if judge.needs_reference and prompts and not _referenced(prompts):
+        if judge.needs_reference and prompts and not any(p.is_referenced for p in prompts):
             reasons.append(f"{name} (no prompt has reference audio)")
         elif own := selecting & set(judge.is_verifier):
             reasons.append(f"{name} (its number is that of {', '.join(own)}, which selects)")
@@ -222,7 +222,7 @@ def _missing_for_judges(
         how = f"{fetch_command(name)}; or other judges by name: --judges msd_kld, --judges none"
         found += missing(f"judge {name}", network.files, how, judges[name].licence)
     comparing = ", ".join(name for name, judge in judges.items() if judge.needs_reference)
-    lacking = len(prompts) - _referenced(prompts)
+    lacking = sum(not p.is_referenced for p in prompts)
     if comparing and prompts and lacking == len(prompts):
         found.append(
             Missing(
@@ -236,11 +236,6 @@ def _missing_for_judges(
         ratio = f"{lacking} of {len(prompts)}"
         log.warning("%s prompts have no reference audio for %s", ratio, comparing)
     return found
-
-
-def _referenced(prompts: Sequence[Prompt]) -> int:
-    """How many prompts have reference audio."""
-    return sum(p.reference is not None and p.reference.is_file() for p in prompts)
 
 
 def _writable(output: Path) -> list[Missing]:

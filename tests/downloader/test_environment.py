@@ -18,7 +18,7 @@ from yt_dlp.utils import ExtractorError
 from src.data.audio import Clip
 from src.data.downloads.clip import ClipError, Reason, fetch, open_ydl
 from src.data.downloads.settings import DownloadSettings
-from src.data.prompt_table import Prompt
+from src.data.prompts import Prompt
 from tests.downloader.conftest import ROOT, Downloads
 
 Answer = dict[str, Any] | Exception

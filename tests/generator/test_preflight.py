@@ -309,7 +309,7 @@ def test_musiccaps_is_read_from_the_data_folder_and_cut_to_what_is_asked(tmp_pat
 
 def test_a_prompt_table_with_a_fault_is_part_of_the_list(tmp_path: Path) -> None:
     (tmp_path / "p.csv").write_text("text\nx\n")
-    assert "no `caption` column" in missing(prompts="p.csv")[0]
+    assert "no column caption" in missing(prompts="p.csv")[0]
 
 
 def test_a_results_folder_that_cannot_be_written_is_listed_and_none_is_made(tmp_path: Path) -> None:

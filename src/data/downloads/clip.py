@@ -36,7 +36,7 @@ from yt_dlp.utils import DownloadError, ExtractorError
 
 from src.data.audio import AudioError, Clip, read_audio, resample
 from src.data.downloads.settings import DownloadSettings
-from src.data.prompt_table import Prompt
+from src.data.prompts import Prompt
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ import soundfile
 from src.data.audio import Clip
 from src.data.downloads.clip import TOLERANCE, Reason
 from src.data.files import append_line, lock, open_to_append, write_whole
-from src.data.prompt_table import Prompt
+from src.data.prompts import Prompt
 
 MANIFEST = "manifest.jsonl"
 LOCK = ".download.lock"
