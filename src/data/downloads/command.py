@@ -19,7 +19,7 @@ from multiprocessing.pool import ThreadPool
 from yt_dlp import YoutubeDL
 
 from src.data.downloads.clip import ClipError, Reason, fetch, open_ydl
-from src.data.downloads.manifest import Manifest, Row, describe, keep, misfit, row
+from src.data.downloads.manifest import Manifest, Row, describe, keep, misfit
 from src.data.downloads.settings import DownloadSettings
 from src.data.hub import musiccaps_table
 from src.data.progress import bar
@@ -94,7 +94,7 @@ def check(manifest: Manifest, clips: Sequence[Prompt]) -> list[str]:
         else:
             continue
         problems.append(f"{path.name}: {problem}")
-        manifest.append(row(clip, "damaged", message=problem))
+        manifest.append(clip, "damaged", message=problem)
     listed = {clip.id for clip in clips} | set(manifest.rows)
     names = sorted(path.name for path in manifest.data_dir.glob("*.wav") if path.stem not in listed)
     return problems + [f"{name}: unlisted: not a clip of the table" for name in names]
@@ -134,9 +134,9 @@ def wanted(settings: DownloadSettings, manifest: Manifest, clips: Sequence[Promp
             if problem := misfit(facts, clip, settings.sample_rate):
                 message = f"{path} was not made by this script: it {problem}. Move it away"
                 log.warning("%s", message)
-                manifest.append(row(clip, "failed", reason=Reason.AGAIN, message=message))
+                manifest.append(clip, "failed", reason=Reason.AGAIN, message=message)
             else:
-                manifest.append(row(clip, "ok", **facts))
+                manifest.append(clip, "ok", **facts)
         elif settings.retry or known.get("reason") != Reason.GONE:
             todo.append(clip)
     return todo
@@ -171,10 +171,10 @@ def fetch_all(
     """
     pace, mine = Pace(settings.rate_limit), threading.local()
 
-    def one(clip: Prompt) -> Row:
+    def one(clip: Prompt) -> tuple[Prompt, Row]:
         if not hasattr(mine, "ydl"):
             mine.ydl = open_ydl(settings)
-        return _one(settings, clip, manifest, mine.ydl, pace)
+        return clip, _one(settings, clip, manifest, mine.ydl, pace)
 
     refused = 0
     with (
@@ -182,12 +182,12 @@ def fetch_all(
         # of daemons: none that waits for a host keeps the process
         ThreadPool(min(settings.workers, len(clips))) as pool,
     ):
-        for found in pool.imap_unordered(one, clips):
-            manifest.append(found)
+        for clip, found in pool.imap_unordered(one, clips):
+            manifest.append(clip, **found)
             progress.update()
             reason = found.get("reason")
             if reason:
-                log.warning("%s: %s: %s", found["ytid"], reason, found["message"])
+                log.warning("%s: %s: %s", clip.id, reason, found["message"])
             refused = refused + 1 if reason in ADVICE else 0
             if refused == WALL:
                 return f"{ADVICE[found['reason']]}. The last message: {found['message']}"
@@ -197,7 +197,8 @@ def fetch_all(
 def _one(
     settings: DownloadSettings, clip: Prompt, manifest: Manifest, ydl: YoutubeDL, pace: Pace
 ) -> Row:
-    """A clip's row, after its file is written. Raises OSError when it cannot be written."""
+    """What the manifest is to have of a clip, after its file is written. Raises OSError when it
+    cannot be written."""
     versions = {"yt_dlp": version("yt-dlp"), "yt_dlp_ejs": version("yt-dlp-ejs")}
     tries = 1
     while True:
@@ -207,11 +208,12 @@ def _one(
         except ClipError as error:
             if error.reason != Reason.AGAIN or tries == settings.tries:
                 why = {"reason": error.reason, "message": str(error), "tries": tries}
-                return row(clip, "failed", **why, **versions)
+                return {"status": "failed", **why, **versions}
             seconds = max(error.retry_after, settings.backoff * 2 ** (tries - 1))
             seconds = min(LONGEST_BACKOFF, seconds) * random.uniform(1.0, 1.5)
             log.info("%s: %s; again in %.0f s", clip.id, error, seconds)
             pace.back_off(seconds)
             tries += 1
         else:
-            return row(clip, "ok", **keep(manifest.audio(clip), audio), source=form, **versions)
+            facts = keep(manifest.audio(clip), audio)
+            return {"status": "ok", **facts, "source": form, **versions}

@@ -2,7 +2,7 @@
 
     with Manifest(data_dir) as manifest:
         manifest.rows.get(ytid)          # the latest
-        manifest.append(row(clip, "failed", reason=.., message=..))
+        manifest.append(clip, "failed", reason=.., message=..)
 
 A row comes after its audio has its name. A lock keeps a second process out.
 """
@@ -66,10 +66,14 @@ class Manifest:
         os.close(self._file)
         os.close(self._lock)
 
-    def append(self, row: Row) -> None:
-        """row: JSON values with `ytid` and `status`. Raises OSError when it cannot be kept."""
+    def append(self, clip: Prompt, status: Status, **facts: Any) -> None:
+        """A row. facts: as `describe` has them, or reason and message. Raises OSError when it
+        cannot be kept."""
+        section = {"start_s": clip.start_s, "end_s": clip.end_s}
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        row = {"ytid": clip.id, "status": status, **section, **facts, "date": now}
         append_line(self._file, row)
-        self.rows[row["ytid"]] = row
+        self.rows[clip.id] = row
 
     def audio(self, clip: Prompt) -> Path:
         return self.data_dir / f"{clip.id}.wav"
@@ -86,13 +90,6 @@ class Manifest:
         if (row.get("start_s"), row.get("end_s")) != (clip.start_s, clip.end_s):
             return False
         return path.is_file() and path.stat().st_size == row.get("bytes")
-
-
-def row(clip: Prompt, status: Status, **facts: Any) -> Row:
-    """A line of the manifest. facts: as `describe` has them, or reason and message."""
-    section = {"start_s": clip.start_s, "end_s": clip.end_s}
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"ytid": clip.id, "status": status, **section, **facts, "date": now}
 
 
 def keep(path: Path, audio: Clip) -> Row:
