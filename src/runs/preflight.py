@@ -110,16 +110,17 @@ def hosted_or_hostable(server: str) -> list[str]:
 
 def _prompts(settings: Settings) -> tuple[list[Prompt], list[Missing]]:
     source, data_dir = str(settings.prompts), settings.data_dir
-    what, whence, licence, instead = "prompts", source, "", ""
     try:
         if source == "musiccaps" and not (data_dir / TABLE_NAME).is_file():
-            what, licence = "the table of MusicCaps", "CC-BY-SA 4.0 (captions)"
-            whence = f"https://huggingface.co/datasets/{hub.MUSICCAPS}"
-            instead = ". Or take other prompts: --prompts my.csv, --prompts builtin"
             hub.musiccaps_table(data_dir)
+    except PromptError as error:
+        url = f"https://huggingface.co/datasets/{hub.MUSICCAPS}"
+        how = f"{error}. Or take other prompts: --prompts my.csv, --prompts builtin"
+        return [], [Missing("the table of MusicCaps", url, how, "CC-BY-SA 4.0 (captions)")]
+    try:
         return load_prompts(source, settings.selection(), data_dir), []
     except PromptError as error:
-        return [], [Missing(what, whence, f"{error}{instead}", licence)]
+        return [], [Missing("prompts", source, str(error))]
 
 
 def _missing_verifiers(

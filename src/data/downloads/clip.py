@@ -52,13 +52,9 @@ class CookiesError(ValueError):
 
 
 class Reason(StrEnum):
-    """GONE: asking again does not help; left alone until --retry. BLOCKED: the host refuses this
-    machine, or yt-dlp is too old for it; tried again by the next run. AGAIN: the host is busy or
-    the connection broke; tried again after a pause, and by the next run."""
-
-    GONE = "gone"
-    BLOCKED = "blocked"
-    AGAIN = "again"
+    GONE = "gone"  # asking again does not help: left alone until --retry
+    BLOCKED = "blocked"  # this machine is refused, or yt-dlp is too old: left to the next run
+    AGAIN = "again"  # the host is busy or the connection broke: tried again after a pause
 
 
 class ClipError(Exception):

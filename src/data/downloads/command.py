@@ -82,10 +82,8 @@ def check(manifest: Manifest, clips: Sequence[Prompt]) -> list[str]:
     """
     problems: list[str] = []
     for clip in clips:
-        known, path = manifest.rows.get(clip.id, {"status": "failed"}), manifest.audio(clip)
-        if known["status"] == "failed" and path.exists():
-            problems.append(f"{path.name}: unlisted: no row of the manifest says it is good")
-        if known["status"] != "ok":
+        known, path = manifest.rows.get(clip.id, {}), manifest.audio(clip)
+        if known.get("status") != "ok":
             continue
         if not path.exists():
             problem = "missing, though the manifest lists it"
@@ -95,9 +93,9 @@ def check(manifest: Manifest, clips: Sequence[Prompt]) -> list[str]:
             continue
         problems.append(f"{path.name}: {problem}")
         manifest.append(clip, "damaged", message=problem)
-    listed = {clip.id for clip in clips} | set(manifest.rows)
-    names = sorted(path.name for path in manifest.data_dir.glob("*.wav") if path.stem not in listed)
-    return problems + [f"{name}: unlisted: not a clip of the table" for name in names]
+    made = {ytid for ytid, known in manifest.rows.items() if known["status"] != "failed"}
+    names = sorted(path.name for path in manifest.data_dir.glob("*.wav") if path.stem not in made)
+    return [*problems, *(f"{name}: unlisted: the manifest does not call it good" for name in names)]
 
 
 def summary(manifest: Manifest, clips: Sequence[Prompt], rate: int | None = None) -> str:
