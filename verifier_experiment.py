@@ -24,8 +24,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
         settings = parse(ExperimentSettings, args, prog="verifier_experiment.py")
         start_logging(settings.log_level)
-        from src.experiments.scaling_preflight import look
-        from src.experiments.scaling_report import announcement, report
+        from src.experiments.scaling_offline import announcement, look, report
         from src.runs import preflight
         from src.scoring import known
 

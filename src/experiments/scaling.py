@@ -9,7 +9,7 @@ from src.client.server_client import ServerClient
 from src.data.prompts import Prompt
 from src.experiments.pool_generation import generate, open_pool
 from src.experiments.pool_scoring import list_scorers, score
-from src.experiments.scaling_report import report
+from src.experiments.scaling_offline import report
 from src.experiments.scaling_settings import ExperimentSettings
 from src.experiments.sweep import open_sweep, search_cells
 from src.generator import Generator, GeneratorError, Renderer, load_renderer

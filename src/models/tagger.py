@@ -27,9 +27,8 @@ from torch import Tensor, nn
 from src.models.adapter import ScoreError, window_starts
 from src.models.isolation import random_states_kept
 from src.models.vocabulary import EPSILON
-from src.weights.files import sha256
-from src.weights.musicgen import TAGGERS
-from src.weights.musicgen import TAGGERS_DIR as WEIGHTS_DIR
+from src.weights.files import TAGGERS, sha256
+from src.weights.files import TAGGERS_DIR as WEIGHTS_DIR
 
 SAMPLE_RATE = 16000
 FFT_SIZE = 512

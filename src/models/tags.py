@@ -10,7 +10,7 @@ from src.models.adapter import Adapter, PromptUnusable, finite_score
 from src.models.isolation import computing
 from src.models.vocabulary import TAGS, NoTagNamed, named_tags
 from src.protocol import Checkpoint, Score
-from src.weights.musicgen import TAGGERS, TAGGERS_DIR
+from src.weights.files import TAGGERS, TAGGERS_DIR
 
 if TYPE_CHECKING:
     from src.models.tagger import Tagger

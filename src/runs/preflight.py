@@ -25,8 +25,7 @@ from src.protocol import VERIFIERS_PATH, VerifierList
 from src.runs.settings import PROFILE_JUDGES, Settings, server_token
 from src.scoring import ExpressionError, components, remote_parts
 from src.verifier_core import VERIFIERS
-from src.weights.files import PYTHON, Missing, absent, fetch_command, missing
-from src.weights.musicgen import model_parts
+from src.weights.files import PYTHON, Missing, absent, fetch_command, missing, model_parts
 
 log = logging.getLogger(__name__)
 
