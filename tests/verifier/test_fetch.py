@@ -48,7 +48,7 @@ def test_a_licence_without_commercial_use_is_shown_before_anything_is_asked(
     mirror: HubServer, fetched: Fetch, caplog: Log
 ) -> None:
     mirror.refused[SMALL] = 404
-    fetched(file(SMALL), licence_="CC-BY-NC 4.0")
+    fetched(file(SMALL), licence="CC-BY-NC 4.0")
     first, second = caplog.records[:2]
     assert first.levelname == "WARNING"
     assert "small: NOT FOR COMMERCIAL USE; licence: CC-BY-NC 4.0" in first.getMessage()
