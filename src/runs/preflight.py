@@ -25,7 +25,7 @@ from src.protocol import VERIFIERS_PATH, VerifierList
 from src.runs.settings import PROFILE_JUDGES, Settings, server_token
 from src.scoring import ExpressionError, components, remote_parts
 from src.verifier_core import VERIFIERS
-from src.weights.files import PYTHON, Missing, absent, fetch_command, missing, model_parts
+from src.weights.files import PYTHON, Missing, Part, absent, fetch_command, model_parts
 
 log = logging.getLogger(__name__)
 
@@ -177,7 +177,8 @@ def _not_hostable(names: Sequence[str]) -> list[Missing]:
             found.append(Missing(what, "nowhere", f"there are {', '.join(VERIFIERS)}"))
             continue
         adapter = VERIFIERS[name](name)
-        if files := missing(what, adapter.files, fetch_command(name), adapter.licence):
+        part = Part(what, adapter.files, fetch_command(name), adapter.licence)
+        if files := part.missing():
             found += files
         elif problem := adapter.missing():
             found.append(Missing(what, "this repository", problem))
@@ -220,7 +221,7 @@ def _missing_for_judges(
     networks = {judge.listener_class: name for name, judge in judges.items()}
     for network, name in networks.items():  # several judges may hear through one
         how = f"{fetch_command(name)}; or other judges by name: --judges msd_kld, --judges none"
-        found += missing(f"judge {name}", network.files, how, judges[name].licence)
+        found += Part(f"judge {name}", network.files, how, judges[name].licence).missing()
     comparing = ", ".join(name for name, judge in judges.items() if judge.needs_reference)
     lacking = sum(not p.is_referenced for p in prompts)
     if comparing and prompts and lacking == len(prompts):

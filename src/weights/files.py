@@ -141,24 +141,6 @@ def absent(files: Sequence[WeightFile]) -> list[WeightFile]:
     return [file for file in files if find(file) is None]
 
 
-def missing(what: str, files: Sequence[WeightFile], how: str, licence: str = "") -> list[Missing]:
-    """Those that do not lie on this machine, as one item; [] when all do.
-
-    what: a verifier, a judge or a part of a model. licence: unless it is that of each file.
-    """
-    lacking = absent(files)
-    if not lacking:
-        return []
-    return [
-        Missing(
-            f"{what}: {', '.join(file.described for file in lacking)}",
-            ", ".join(dict.fromkeys(file.source for file in lacking)),
-            how,
-            licence or "; ".join(dict.fromkeys(file.licence for file in lacking if file.licence)),
-        )
-    ]
-
-
 def missing_line(verifier: str, files: Sequence[WeightFile]) -> str | None:
     """What of a verifier's files is not here, and how to get it; None when all are."""
     lacking = ", ".join(file.described for file in absent(files))
@@ -236,29 +218,37 @@ def _folders(file: WeightFile) -> list[Path]:
 
 @dataclass(frozen=True)
 class Part:
-    """Files of one place that a generator is made of. how: what to do about one that is not there.
+    """Files that belong together: of a verifier, a judge, a generator.
 
-    What has a repository is downloaded when it is loaded.
+    how: what to do about one that is not there. licence: unless it is that of each file. What has a
+    repository and a folder of its own is downloaded when it is loaded.
     """
 
     title: str
     files: tuple[WeightFile, ...]
     how: str
+    licence: str = ""
 
     def missing(self) -> list[Missing]:
-        """What is neither on this machine nor to be had from the hub now."""
-        repository, how = self.files[0].repository, self.how
-        if repository and absent(self.files):
+        """What is neither on this machine nor comes by itself, as one item; [] for nothing."""
+        lacking = absent(self.files)
+        if not lacking:
+            return []
+        how, (repository, folder) = self.how, (lacking[0].repository, lacking[0].folder)
+        if repository and folder:
             problem = "HF_HUB_OFFLINE is set" if hub.is_offline() else hub.hub_problem(repository)
             if problem is None:
                 return []
             names = " ".join(file.name for file in self.files)
             how = (
-                f"{problem}, and {self.files[0].folder} lacks them. With a network this command "
-                f"fetches them by itself; on another machine: hf download {repository} {names}, "
-                f"then copy its cache and set HF_HOME{self.how}"
+                f"{problem}, and {folder} lacks them. With a network this command fetches them by "
+                f"itself; on another machine: hf download {repository} {names}, then copy its "
+                f"cache and set HF_HOME{self.how}"
             )
-        return missing(self.title, self.files, how)
+        described = ", ".join(file.described for file in lacking)
+        sources = ", ".join(dict.fromkeys(file.source for file in lacking))
+        licences = "; ".join(dict.fromkeys(file.licence for file in lacking if file.licence))
+        return [Missing(f"{self.title}: {described}", sources, how, self.licence or licences)]
 
 
 def model_parts(model: str, decodes: bool = True) -> list[Part]:
