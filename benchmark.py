@@ -10,20 +10,21 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
-from src.runs import preflight
-from src.runs.ending import Exit, ending
+from src.runs.ending import Exit, check_environment, ending
 
 
 def main(args: Sequence[str] | None = None) -> int:
     with ending("benchmark.py") as end:
-        preflight.check_environment()
+        check_environment()
         from src.experiments.settings import BenchmarkSettings
         from src.runs.settings import parse, start_logging
 
         settings = parse(BenchmarkSettings, args, prog="benchmark.py")
         start_logging(settings.log_level)
+        from src.runs import preflight
+
         verifier = settings.verifier
-        ready = preflight.look(settings.needs((verifier,), settings.judges, selector=verifier))
+        ready = preflight.look(settings, (verifier,), settings.judges, selector=verifier)
         if ready.missing:
             sys.stderr.write(preflight.message(ready.missing) + "\n")
             return Exit.MISSING

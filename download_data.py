@@ -11,8 +11,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from src.runs.ending import Exit
-from src.runs.preflight import check_environment
+from src.runs.ending import Exit, check_environment
 
 PACKAGES = ("yt_dlp", "yt_dlp_ejs", "deno", "imageio_ffmpeg", "soundfile", "soxr", "tyro", "tqdm")
 
@@ -20,10 +19,10 @@ PACKAGES = ("yt_dlp", "yt_dlp_ejs", "deno", "imageio_ffmpeg", "soundfile", "soxr
 def main(args: Sequence[str] | None = None) -> int:
     check_environment("downloader", PACKAGES)
     # What these import, only the downloader's environment has.
+    from src.data.downloads.clip import CookiesError
     from src.data.downloads.command import run
     from src.data.downloads.manifest import FolderError
     from src.data.downloads.settings import parse
-    from src.data.downloads.source import CookiesError
     from src.data.prompts import PromptError, SelectionError
 
     settings = parse(args)

@@ -10,22 +10,23 @@ import os
 import sys
 from collections.abc import Sequence
 
-from src.runs import preflight
-from src.runs.ending import Exit, ending
+from src.runs.ending import Exit, check_environment, ending
 
 WITHOUT_DOWNLOAD = "latency_experiment.py --profile builtin --verifier perplexity"
 
 
 def main(args: Sequence[str] | None = None) -> int:
     with ending("latency_experiment.py") as end:
-        preflight.check_environment()
+        check_environment()
         load = os.getloadavg()  # before this run does anything
         from src.experiments.settings import LatencySettings
         from src.runs.settings import parse, start_logging
 
         settings = parse(LatencySettings, args, prog="latency_experiment.py")
         start_logging(settings.log_level)
-        ready = preflight.look(settings.needs((settings.verifier,), selector=settings.verifier))
+        from src.runs import preflight
+
+        ready = preflight.look(settings, (settings.verifier,), selector=settings.verifier)
         if ready.missing:
             sys.stderr.write(preflight.message(ready.missing, WITHOUT_DOWNLOAD) + "\n")
             return Exit.MISSING

@@ -11,22 +11,21 @@ old pool's statistics are all that is asked for.
 import sys
 from collections.abc import Sequence
 
-from src.runs import preflight
-from src.runs.ending import Exit, ending
+from src.runs.ending import Exit, check_environment, ending
 
 WITHOUT_DOWNLOAD = "verifier_experiment.py --profile builtin --server auto"
 
 
 def main(args: Sequence[str] | None = None) -> int:
     with ending("verifier_experiment.py") as end:
-        preflight.check_environment()
+        check_environment()
         from src.experiments.scaling_settings import ExperimentSettings
         from src.runs.settings import parse, start_logging
 
         settings = parse(ExperimentSettings, args, prog="verifier_experiment.py")
         start_logging(settings.log_level)
-        from src.experiments.scaling_preflight import look
-        from src.experiments.scaling_report import announcement, report
+        from src.experiments.scaling_offline import announcement, look, report
+        from src.runs import preflight
         from src.scoring import known
 
         settings, ready = look(settings)

@@ -29,8 +29,7 @@ from src.data import hub
 from src.data.audio import Clip
 from src.decoding.decoder import Decoder, Decoding, Sampling
 from src.protocol import Checkpoint
-from src.weights.files import sha256
-from src.weights.musicgen import CODEC_FILE, LM_FILE
+from src.weights.files import CODEC_FILE, LM_FILE, sha256
 
 if TYPE_CHECKING:
     from audiocraft.models.encodec import CompressionModel

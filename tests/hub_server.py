@@ -93,12 +93,6 @@ def hub_server() -> Iterator[HubServer]:
             self.close_connection = True
             return None
 
-        def head(self, status: int, facts: dict[str, str]) -> None:
-            self.send_response(status)
-            for key, value in facts.items():
-                self.send_header(key, value)
-            self.end_headers()
-
     with serving(Answers) as hub.url:
         try:
             yield hub

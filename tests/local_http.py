@@ -1,7 +1,7 @@
 """An HTTP server on a free loopback port, for as long as a `with` block."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -22,8 +22,13 @@ class Handler(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         self.answer()
 
-    def do_GET(self) -> None:
-        self.answer()
+    do_GET = do_HEAD
+
+    def head(self, status: int, facts: Mapping[str, object]) -> None:
+        self.send_response(status)
+        for key, value in facts.items():
+            self.send_header(key, str(value))
+        self.end_headers()
 
     def log_message(self, *args: object) -> None:
         pass

@@ -1,16 +1,15 @@
 """Audio clips: files, float32 WAV bytes, resampling. Uploads are decoded by src/server/wav.py."""
 
-import struct
+import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import soundfile
 import soxr
 
 from src.data.files import write_whole
-
-FLOAT_FORMAT = 3  # in a WAV's header
 
 
 class AudioError(ValueError):
@@ -44,20 +43,14 @@ def encode_wav(clip: Clip) -> bytes:
 
     Not so by libsndfile, which writes the time into a PEAK chunk.
     """
-    channels, samples = clip.samples.shape
-    data = clip.samples.T.astype("<f4").tobytes()
-    frame = 4 * channels
-    # "fact" (number of frames) is required by the specification for every format but PCM.
-    chunks = struct.pack(
-        "<4sIHHIIHHH4sII4sI",
-        *(b"fmt ", 18, FLOAT_FORMAT, channels, clip.rate, clip.rate * frame, frame, 32, 0),
-        *(b"fact", 4, samples),
-        *(b"data", len(data)),
-    )
-    return struct.pack("<4sI4s", b"RIFF", 4 + len(chunks) + len(data), b"WAVE") + chunks + data
+    from scipy.io import wavfile  # the downloader's environment has none
+
+    buffer = io.BytesIO()
+    wavfile.write(buffer, clip.rate, clip.samples.T)
+    return buffer.getvalue()
 
 
-def read_audio(path: str | Path) -> Clip:
+def read_audio(path: str | Path | BinaryIO) -> Clip:
     """Read any file that libsndfile knows (WAV, FLAC, Ogg Opus, ...). Raises AudioError."""
     try:
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)

@@ -1,10 +1,22 @@
-"""The repository's root, and files that are written whole or not at all. Standard library only."""
+"""The repository's root, files that are written whole, and files of JSON lines.
 
+A file of JSON lines has one process at a time that appends to it, and a kill leaves it readable: a
+line is appended in one write, and is on the disk before the run goes on; one that was cut short is
+dropped at the next start. Standard library only.
+"""
+
+import errno
+import fcntl
+import json
+import logging
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
+
+log = logging.getLogger(__name__)
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -21,3 +33,42 @@ def write_whole(path: Path, content: str | bytes) -> None:
     except BaseException:
         Path(scratch).unlink(missing_ok=True)
         raise
+
+
+def lock(path: Path) -> int:
+    """Keep every other process out until this handle is closed. Raises BlockingIOError when one
+    is in."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise
+    return handle
+
+
+def open_to_append(path: Path) -> int:
+    """A handle for `append_line`. What follows the last line end is cut off: its write was
+    interrupted."""
+    handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+    data = path.read_bytes()
+    whole = data.rfind(b"\n") + 1
+    if whole < len(data):
+        torn = len(data) - whole
+        log.warning("%s: dropping a last line that was cut short (%d bytes)", path, torn)
+        os.truncate(handle, whole)
+        os.fsync(handle)
+    return handle
+
+
+def as_json(value: Any) -> str:
+    """One line, the same for equal values. Raises ValueError for a number that is not finite."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def append_line(handle: int, value: Any) -> None:
+    """value: of JSON, without NaN. Raises OSError when the line cannot be kept."""
+    line = f"{as_json(value)}\n".encode()
+    if os.write(handle, line) != len(line):
+        raise OSError(errno.ENOSPC, "a line was cut short")
+    os.fsync(handle)

@@ -1,7 +1,11 @@
-"""What of the hub is on this machine, and whether the rest can be had now.
+"""What of the hub is on this machine, whether the rest can be had now, and MusicCaps' table.
 
 Looked up by hand in the cache's documented layout: importing huggingface_hub costs a second, and
-without a network its own attempts cost minutes. Only the standard library is needed.
+without a network its own attempts cost minutes. Only the standard library is needed, but to fetch.
+
+MusicCaps: 5,521 clips of 10 s, each a section of a YouTube video, with a caption by a musician;
+captions under CC-BY-SA 4.0 (https://huggingface.co/datasets/google/MusicCaps). The table is kept as
+<data_dir>/musiccaps.csv, so that every later run is offline; `prompts` reads it.
 """
 
 import logging
@@ -12,10 +16,19 @@ from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Literal
 
+from src.data.files import write_whole
+from src.data.prompts import TABLE_NAME, PromptError, read_table
+
 log = logging.getLogger(__name__)
 
 PROBE_SECONDS = 3.0
 OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+
+MUSICCAPS, MUSICCAPS_CSV = "google/MusicCaps", "musiccaps-public.csv"  # on the hub
+WITHOUT_THE_HUB = (
+    f"Save {MUSICCAPS_CSV} from https://huggingface.co/datasets/{MUSICCAPS} on a machine "
+    f"that reaches it, and pass it: --csv {MUSICCAPS_CSV}"
+)
 
 
 def go_offline() -> None:
@@ -87,3 +100,37 @@ def hub_problem(repository: str, kind: Literal["models", "datasets"] = "models")
         what = "model" if kind == "models" else "data set"
         return f"{endpoint()} has no public {what} of that name"
     return f"{endpoint()} answered {found}" if found >= 400 else None
+
+
+def musiccaps_table(data_dir: Path, own: Path | None = None) -> Path:
+    """The table in `data_dir`: a copy of `own`, else what is there, else the hub's.
+
+    HF_ENDPOINT, HF_HOME, proxies and the offline variables are honoured; a hub that does not answer
+    is an error within PROBE_SECONDS. Raises PromptError for a table that cannot be had or is not
+    MusicCaps'; OSError when the folder cannot be written.
+    """
+    table = data_dir / TABLE_NAME
+    if own is None and not table.is_file():
+        own = _from_hub()
+    read_table(own or table, needed=("ytid", "start_s", "end_s"))
+    if own is not None:
+        write_whole(table, own.read_bytes())
+    return table
+
+
+def _from_hub() -> Path:
+    """MusicCaps' table in the hub's cache, fetched where it is not there. Raises PromptError."""
+    where, problem = "the hub's cache (HF_HUB_OFFLINE is set)", None
+    if not is_offline():
+        where, problem = MUSICCAPS, hub_problem(MUSICCAPS, "datasets")
+    log.info("loading MusicCaps' table from %s", where)
+    try:
+        if problem is None:
+            from huggingface_hub import hf_hub_download  # takes a second
+
+            return Path(
+                hf_hub_download(MUSICCAPS, MUSICCAPS_CSV, repo_type="dataset", endpoint=endpoint())
+            )
+    except Exception as error:  # whatever it is, there is no table
+        problem = (str(error).strip().splitlines() or [""])[0].rstrip(".")
+    raise PromptError(f"MusicCaps' table cannot be had from {where}: {problem}. {WITHOUT_THE_HUB}")

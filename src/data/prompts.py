@@ -11,31 +11,71 @@ and a Selection, which says which of them. No torch here: prompts are read, and 
 before anything heavy is loaded.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import csv
+import hashlib
+import math
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from src.data.files import ROOT
-from src.data.musiccaps import TABLE_NAME
-from src.data.prompt_table import (
-    ID,
-    SUBSET_COLUMNS,
-    Prompt,
-    PromptError,
-    SelectionError,
-    Subset,
-    clean_caption,
-    digest,
-    id_of_text,
-    read_table,
-    some_of,
-)
 
-BUILTIN_DIR = ROOT / "builtin"
-BUILTIN_TABLE = BUILTIN_DIR / "prompts.csv"
+BUILTIN_TABLE = ROOT / "builtin" / "prompts.csv"
+TABLE_NAME = "musiccaps.csv"
+
+MAX_CAPTION = 2000  # characters; MusicCaps' longest caption has about a thousand
+SECTION = 10.0  # seconds of the source that a row describes, unless it says otherwise
+ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 Pick = Literal["first", "random"]
+Subset = Literal["all", "balanced", "eval"]
+# As MusicCaps names them: the rows with balanced genres, those of AudioSet's evaluation split.
+SUBSET_COLUMNS: Mapping[Subset, str] = {
+    "balanced": "is_balanced_subset",
+    "eval": "is_audioset_eval",
+}
+TRUE, FALSE = ("true", "1", "1.0"), ("false", "0", "0.0", "")
+
+
+class PromptError(ValueError):
+    """A prompt set that cannot be had or used; the message names the file and what to change."""
+
+
+class SelectionError(PromptError):
+    """What is asked of a prompt set, and is not in it or cannot be read."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One thing to generate.
+
+    id: names its files; unique in its set (MusicCaps' ytid where there is one).
+    text: the caption that conditions the generator and that verifiers score against.
+    key: noise key. It depends on the row alone, so a prompt's candidates are the same in any
+    subset. reference: audio file that the caption describes, if there is one. start_s, end_s: the
+    section of the source that the caption describes, in seconds. subsets: MusicCaps' subsets that
+    it is in.
+    """
+
+    id: str
+    text: str
+    key: str
+    reference: Path | None = None
+    start_s: float = 0.0
+    end_s: float = SECTION
+    subsets: frozenset[Subset] = frozenset()
+
+    @property
+    def seconds(self) -> float:
+        return self.end_s - self.start_s
+
+    @property
+    def is_referenced(self) -> bool:
+        """Whether its reference audio file is there."""
+        return self.reference is not None and self.reference.is_file()
 
 
 @dataclass(frozen=True)
@@ -63,39 +103,64 @@ def load_prompts(source: str, selection: Selection, data_dir: Path) -> list[Prom
     data_dir: where MusicCaps' table lies, and `<ytid>.wav` references when a table has no `path`
     column. Raises PromptError.
     """
-    if selection.limit is not None and selection.limit < 1:
-        raise SelectionError(f"num_samples must be 1 or more, not {selection.limit}")
     table = _table(source, data_dir)
     if table is None:
-        name, prompts, columns = "the prompt", [single_prompt(source)], list[str]()
-    else:
-        name, (prompts, columns) = str(table), read_table(table, data_dir)
-    return _picked(_left(name, prompts, columns, selection), selection)
+        return _select([single_prompt(source)], "the prompt", selection)
+    columns = [SUBSET_COLUMNS[selection.subset]] if selection.subset != "all" else []
+    return _select(read_table(table, data_dir, columns), str(table), selection)
 
 
 def single_prompt(text: str) -> Prompt:
-    text = clean_caption(text, "the prompt")
-    return Prompt(id=id_of_text(text), text=text, key=digest(text))
+    text = _on_one_line(text, "the prompt")
+    return Prompt(id=_id_of_text(text), text=text, key=_digest(text))
 
 
-def read_ids(path: Path) -> set[str]:
-    """The ids of a text file: one a line, with blank lines and `# comments`. Raises
-    SelectionError."""
+def read_table(
+    path: Path, data_dir: Path | None = None, needed: Sequence[str] = ()
+) -> list[Prompt]:
+    """A CSV file's prompts, from its columns `caption`, and where they are there `ytid` or `id`,
+    `path`, `start_s`, `end_s`, `is_balanced_subset`, `is_audioset_eval`.
+
+    A `path` is relative to the table's folder; without that column the reference is
+    <data_dir>/<id>.wav. A row without an id gets one from its text. Raises PromptError for a file
+    or field that cannot be read, a column that is `needed` and missing, an empty caption, an id
+    that cannot name a file, and a repeated id; ids that differ in case alone are repeated, as many
+    file systems see it.
+    """
     try:
-        lines = path.read_text("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SelectionError(f"{path} cannot be read as text in UTF-8: {error}") from error
-    ids = {line.partition("#")[0].strip() for line in lines} - {""}
-    if wrong := [name for name in ids if not ID.fullmatch(name)]:
-        raise SelectionError(f"{path}: {min(wrong)[:80]!r} is no id; write one a line")
-    if not ids:
-        raise SelectionError(f"{path} names no ids; write one a line")
-    return ids
+        columns, rows = _rows(path)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise PromptError(f"{path} cannot be read as a CSV file in UTF-8: {error}") from error
+    if lacking := [name for name in ("caption", *needed) if name not in columns]:
+        raise PromptError(
+            f"{path} has no column {', '.join(lacking)} (its columns: "
+            f"{', '.join(columns) or 'none'}). The first line of a prompt table names its columns, "
+            "separated by commas. That of a subset is True or False in each row; or ask for all."
+        )
+    if not rows:
+        raise PromptError(f"{path} has no rows below its header")
+    named = "ytid" in columns or "id" in columns
+    prompts = []
+    places = defaultdict[str, list[str]](list)
+    for line, row in rows:
+        prompt = _prompt(path, line, row, data_dir)
+        same = places[prompt.id.lower()]
+        same.append(f"{prompt.id} in line {line}")
+        if len(same) > 1 and not named:  # the same text twice is two prompts, with their own noise
+            suffix = f"-{len(same)}"
+            prompt = replace(prompt, id=prompt.id + suffix, key=prompt.key + suffix)
+        prompts.append(prompt)
+    if named and (repeated := [" and ".join(same) for same in places.values() if len(same) > 1]):
+        raise PromptError(
+            f"{path}: ids name files, so each row needs one that differs from the others in more "
+            f"than case: {_some_of(repeated, 5)}"
+        )
+    return prompts
 
 
 def digest_of(prompts: Sequence[Prompt]) -> str:
     """SHA-256 of what the prompts ask for, so that an edited table is another run."""
-    return digest("\n".join(f"{p.id}\t{p.key}\t{p.text}" for p in prompts))
+    return _digest("\n".join(f"{p.id}\t{p.key}\t{p.text}" for p in prompts))
 
 
 def _table(source: str, data_dir: Path) -> Path | None:
@@ -116,41 +181,130 @@ def _table(source: str, data_dir: Path) -> Path | None:
     return Path(source) if is_file else None
 
 
-def _left(
-    name: str, prompts: list[Prompt], columns: Sequence[str], selection: Selection
-) -> list[Prompt]:
-    """What subset, ids and references leave. Raises PromptError when that is nothing."""
+def _rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """The columns; and of each row the line that it begins on, and its fields by column."""
+    rows = []
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, skipinitialspace=True)
+        columns = [name.strip() for name in next(reader, [])]
+        line = reader.line_num + 1
+        for fields in reader:
+            if any(fields[len(columns) :]):
+                raise PromptError(
+                    f"{path}, line {line}: {len(fields)} fields, but {len(columns)} columns; "
+                    "put a caption with commas in double quotes"
+                )
+            if fields:
+                rows.append((line, dict(zip(columns, fields, strict=False))))
+            line = reader.line_num + 1
+    return columns, rows
+
+
+def _prompt(path: Path, line: int, row: Mapping[str, str], data_dir: Path | None) -> Prompt:
+    where = f"{path}, line {line}"
+    text = _on_one_line(row.get("caption", ""), where)
+    name = (row.get("ytid") or row.get("id") or "").strip()
+    if name and not ID.fullmatch(name):
+        raise PromptError(
+            f"{where}: the id {name!r} names files, so it is made of letters, digits, - and _ "
+            "(up to 64)"
+        )
+    reference = None
+    if row.get("path"):
+        reference = path.parent / row["path"]
+    elif name and data_dir and (data_dir / f"{name}.wav").is_file():
+        reference = data_dir / f"{name}.wav"
+    try:
+        start = float(row.get("start_s") or 0.0)
+        end = float(row.get("end_s") or start + SECTION)
+    except ValueError as error:
+        raise PromptError(f"{where}: start_s and end_s are seconds: {error}") from error
+    if not 0 <= start < end < math.inf:
+        raise PromptError(
+            f"{where}: start_s and end_s are seconds, the start first; not {start:g} and {end:g}"
+        )
+    subsets = set()
+    for subset, column in SUBSET_COLUMNS.items():
+        value = row.get(column, "").strip().lower()
+        if value in TRUE:
+            subsets.add(subset)
+        elif value not in FALSE:
+            raise PromptError(f"{where}: {column} is True or False, not {row[column]!r}")
+    key = name or _digest(text)
+    return Prompt(name or _id_of_text(text), text, key, reference, start, end, frozenset(subsets))
+
+
+def _on_one_line(text: str, where: str) -> str:
+    """A caption. Raises PromptError, which says `where`."""
+    text = " ".join(text.split())
+    if not text:
+        raise PromptError(f"{where}: the caption is empty")
+    if len(text) > MAX_CAPTION:
+        raise PromptError(
+            f"{where}: the caption has {len(text)} characters; at most {MAX_CAPTION} "
+            "(in a table, a double quote that is not closed takes in what follows)"
+        )
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise PromptError(f"{where}: the caption is not text in UTF-8 ({error})") from error
+    return text
+
+
+def _id_of_text(text: str) -> str:
+    """A name for files, from the text alone."""
+    slug = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40].strip("-") or "prompt"
+    return f"{slug}-{_digest(text)[:6]}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _select(prompts: list[Prompt], name: str, selection: Selection) -> list[Prompt]:
+    """The prompts of the set `name` that the selection takes. Raises SelectionError for none."""
     left, asked = prompts, []
     if selection.subset != "all":
-        column = SUBSET_COLUMNS[selection.subset]
-        if column not in columns:
-            raise PromptError(
-                f"{name} has no column {column}, which says what is in the subset "
-                f"{selection.subset!r}: add it (True or False in each row), or ask for all"
-            )
         left = [p for p in left if selection.subset in p.subsets]
         asked.append(f"in the subset {selection.subset!r}")
     if selection.ids is not None:
-        wanted = read_ids(selection.ids)
+        wanted = _read_ids(selection.ids)
         if unknown := sorted(wanted - {p.id for p in prompts}):
             raise SelectionError(
                 f"{selection.ids}: {len(unknown)} of its {len(wanted)} ids are not in {name}; "
-                f"correct or remove {some_of(unknown, 20)}"
+                f"correct or remove {_some_of(unknown, 20)}"
             )
         left = [p for p in left if p.id in wanted]
         asked.append(f"named in {selection.ids}")
     if selection.referenced:
-        left = [p for p in left if p.reference and p.reference.is_file()]
+        left = [p for p in left if p.is_referenced]
         asked.append("with its reference audio there (the table's `path`, or DATA_DIR/<id>.wav)")
     if not left:
         raise SelectionError(f"no prompt of {name} is {' and '.join(asked)}; ask for less")
-    return left
-
-
-def _picked(prompts: list[Prompt], selection: Selection) -> list[Prompt]:
     if selection.pick == "first":
-        return prompts[: selection.limit]
+        return left[: selection.limit]
     # Not the random module, whose way of drawing may be another in another version of Python.
-    drawn = sorted(prompts, key=lambda p: digest(f"{selection.pick_seed}\t{p.id}"))
+    drawn = sorted(left, key=lambda p: _digest(f"{selection.pick_seed}\t{p.id}"))
     chosen = {p.id for p in drawn[: selection.limit]}
-    return [p for p in prompts if p.id in chosen]
+    return [p for p in left if p.id in chosen]
+
+
+def _read_ids(path: Path) -> set[str]:
+    """The ids of a text file: one a line, with blank lines and `# comments`. Raises
+    SelectionError."""
+    try:
+        lines = path.read_text("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SelectionError(f"{path} cannot be read as text in UTF-8: {error}") from error
+    ids = {line.partition("#")[0].strip() for line in lines} - {""}
+    if wrong := [name for name in ids if not ID.fullmatch(name)]:
+        raise SelectionError(f"{path}: {min(wrong)[:80]!r} is no id; write one a line")
+    if not ids:
+        raise SelectionError(f"{path} names no ids; write one a line")
+    return ids
+
+
+def _some_of(names: Sequence[str], count: int) -> str:
+    """The first `count` names, and how many more there are."""
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + more

@@ -28,7 +28,7 @@ from src.data.scales import (
 )
 from src.methods import BEST_OF_N, METHODS
 from src.runs import preflight
-from src.runs.ending import Exit, ending
+from src.runs.ending import Exit, check_environment, ending
 from src.runs.provenance import commit
 from src.runs.settings import Settings, parse, start_logging
 from src.scoring import LIKELIHOODS, PERPLEXITY, PMI
@@ -59,11 +59,11 @@ class CalibrationSettings(Settings):
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    preflight.check_environment()
+    check_environment()
     settings = parse(CalibrationSettings, args, prog="python -m src.experiments.calibration")
     start_logging(settings.log_level)
     with ending("calibration"):
-        ready = preflight.look(settings.needs(settings.verifiers))
+        ready = preflight.look(settings, settings.verifiers)
         if ready.missing:
             sys.stderr.write(preflight.message(ready.missing) + "\n")
             return Exit.MISSING

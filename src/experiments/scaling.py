@@ -14,7 +14,7 @@ from src.client import ServerClient
 from src.data.prompts import Prompt
 from src.experiments.pool_generation import generate, open_pool
 from src.experiments.pool_scoring import list_scorers, score
-from src.experiments.scaling_report import report
+from src.experiments.scaling_offline import report
 from src.experiments.scaling_settings import GENERATING, ExperimentSettings
 from src.experiments.searching import Search, search_what_is_left
 from src.generator import Generator, GeneratorError, Renderer, load_renderer

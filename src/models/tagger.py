@@ -25,8 +25,7 @@ from torch import Tensor, nn
 
 from src.models.adapter import EPSILON, ScoreError, random_states_kept, window_starts
 from src.protocol import Checkpoint
-from src.weights.files import sha256
-from src.weights.musicgen import TAGGERS, TAGGERS_DIR
+from src.weights.files import TAGGERS, TAGGERS_DIR, sha256
 
 SAMPLE_RATE = 16000
 FFT_SIZE = 512

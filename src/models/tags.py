@@ -24,7 +24,7 @@ import numpy as np
 
 from src.models.adapter import Adapter, PromptUnusable, computing, finite_score
 from src.protocol import Checkpoint, Score
-from src.weights.musicgen import TAGGERS, TAGGERS_DIR
+from src.weights.files import TAGGERS, TAGGERS_DIR
 
 if TYPE_CHECKING:
     from src.models.tagger import Tagger

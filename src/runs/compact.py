@@ -15,8 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from src.data.files import write_whole
-from src.data.journal import as_json
+from src.data.files import as_json, write_whole
 from src.runs.ending import Exit, ending
 from src.runs.records import COMPRESSED, RECORDS, read_manifest, read_records
 

@@ -1,4 +1,5 @@
 """How a script ends: an exit code, and for what went wrong a message instead of a traceback.
+In the wrong environment it ends at once, so only the standard library is imported at the top.
 
     with ending("benchmark.py") as end:
         run = ...
@@ -8,11 +9,17 @@ Whatever is raised inside and is listed here becomes a message on stderr and a S
 keeps its traceback. Torch is not imported for it.
 """
 
+import importlib.util
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
+from pathlib import Path
+
+from src.data.files import ROOT
+
+GENERATOR_PACKAGES = ("torch", "audiocraft", "tyro", "soundfile", "requests", "matplotlib")
 
 
 class Exit(IntEnum):
@@ -25,6 +32,24 @@ class Exit(IntEnum):
     SERVER = 4  # the verifier server was lost; the same command resumes
     FOLDER = 5  # the run's folder is in use or damaged
     INTERRUPTED = 130
+
+
+def check_environment(
+    name: str = "generator", packages: Sequence[str] = GENERATOR_PACKAGES
+) -> None:
+    """Exit 3, saying what to run or to activate, when this Python lacks an environment's
+    packages."""
+    lacks = [package for package in packages if importlib.util.find_spec(package) is None]
+    if not lacks:
+        return
+    python, script = f"envs/{name}/.venv/bin/python", Path(sys.argv[0]).name
+    build = "" if (ROOT / python).exists() else f"It is not built yet: envs/setup.sh {name}\n"
+    sys.stderr.write(
+        f"{script} runs in the {name} environment. {sys.executable} lacks {', '.join(lacks)}.\n"
+        f"{build}Run it as   {python} {script} ..\n"
+        f"or first    source envs/{name}/.venv/bin/activate\n"
+    )
+    raise SystemExit(Exit.MISSING)
 
 
 @dataclass

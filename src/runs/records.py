@@ -33,9 +33,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from src.data import journal
-from src.data.files import write_whole
-from src.data.journal import as_json
+from src.data.files import append_line, as_json, lock, open_to_append, write_whole
 from src.methods import SearchCell
 from src.runs.provenance import commit, machine, versions
 
@@ -99,7 +97,7 @@ class Run(AbstractContextManager["Run"]):
         self.folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as opened:
             try:
-                opened.callback(os.close, journal.lock(self.folder / LOCK))
+                opened.callback(os.close, lock(self.folder / LOCK))
             except BlockingIOError:
                 raise RunFolderError(
                     f"{self.folder} is in use by another process with the same settings: wait for "
@@ -139,7 +137,7 @@ class Run(AbstractContextManager["Run"]):
         if packed.exists() and not records.exists():
             write_whole(records, _lines(self.folder).decode())
             packed.unlink()
-        self._file = journal.open_to_append(self.folder / RECORDS)
+        self._file = open_to_append(self.folder / RECORDS)
         opened.callback(os.close, self._file)
         return self._file
 
@@ -174,7 +172,7 @@ class Run(AbstractContextManager["Run"]):
         """
         record = {**record, "start": self._start, "time": _now()}
         try:
-            journal.append_line(self._file or self._open_to_append(self._opened), record)
+            append_line(self._file or self._open_to_append(self._opened), record)
         except OSError as error:
             raise RunFolderError(f"{self.folder / RECORDS} cannot be written: {error}") from error
         self._records[key_of(record)] = record

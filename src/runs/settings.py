@@ -65,30 +65,6 @@ class UsageError(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Needs:
-    """What a script needs before it starts; src/runs/preflight looks for it.
-
-    decodes: whether the language model, and with it its text encoder, is used, and not the codec
-    alone. known: the prompts, where they need not be looked for. verifiers: all that select or
-    score, sums among them. judges: None for those of the profile. selector: the one verifier whose
-    own number judges nothing; None where several select in turn.
-    """
-
-    profile: Profile
-    model: str
-    decodes: bool = True
-    prompts: str
-    selection: Selection
-    data_dir: Path
-    known: tuple[Prompt, ...] | None = None
-    verifiers: tuple[str, ...]
-    judges: tuple[str, ...] | None
-    selector: str | None
-    server: str
-    output: Path
-
-
-@dataclass(frozen=True, kw_only=True)
 class Settings:
     """What every script shares. Command line: `--name value`."""
 
@@ -199,28 +175,6 @@ class Settings:
             pick_seed=self.pick_seed,
             ids=self.ids,
             referenced=self.referenced,
-        )
-
-    def needs(
-        self,
-        verifiers: tuple[str, ...],
-        judges: tuple[str, ...] | None = (),
-        selector: str | None = None,
-        **more: Any,
-    ) -> Needs:
-        """What has to be there before the script starts. more: further fields of Needs."""
-        return Needs(
-            profile=self.profile,
-            model=str(self.model),
-            prompts=str(self.prompts),
-            selection=self.selection(),
-            data_dir=self.data_dir,
-            verifiers=verifiers,
-            judges=judges,
-            selector=selector,
-            server=self.server,
-            output=self.output,
-            **more,
         )
 
     @property

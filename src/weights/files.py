@@ -1,4 +1,5 @@
-"""The weight files of models: what they are, where they lie, and which are missing.
+"""The weight files of models: what they are, where they lie, and which are missing; and those that
+a MusicGen is made of.
 
 Looked for, in this order, in the folder of `--weights_dir` or CURATOR_WEIGHTS: in its folder
 `owner--name`, in a hub cache in it, by the bare file name; then in the hub's own cache (HF_HOME,
@@ -15,16 +16,33 @@ import hashlib
 import os
 import re
 import shlex
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from src.data import hub
-from src.data.files import write_whole
+from src.data.files import ROOT, write_whole
 
 WEIGHTS_VARIABLE = "CURATOR_WEIGHTS"
 PYTHON = "envs/verifier/.venv/bin/python"
 REMEMBER_FROM = 2**20  # bytes; smaller files are hashed anew each time
+
+LM_FILE, CODEC_FILE = "state_dict.bin", "compression_state_dict.bin"
+MUSICGEN_LICENCE = "CC-BY-NC 4.0 (no commercial use)"
+DEFAULT_ENCODER = "t5-base"  # of every released MusicGen
+BUILTIN_FILES = (
+    *("config.json", "lm.safetensors", "codec.safetensors"),
+    "text_encoder/model.safetensors",
+)
+# The built-in verifiers, by the network that each one is.
+TAGGERS = {
+    "tags": "MTT_musicnn",
+    "tags_vgg": "MTT_vgg",
+    "tags_msd": "MSD_musicnn",
+    "tags_msd_vgg": "MSD_vgg",
+}
+TAGGERS_DIR = ROOT / "builtin" / "taggers"
 
 
 class WeightsError(RuntimeError):
@@ -123,24 +141,6 @@ def absent(files: Sequence[WeightFile]) -> list[WeightFile]:
     return [file for file in files if find(file) is None]
 
 
-def missing(what: str, files: Sequence[WeightFile], how: str, licence: str = "") -> list[Missing]:
-    """Those that do not lie on this machine, as one item; [] when all do.
-
-    what: a verifier, a judge or a part of a model. licence: unless it is that of each file.
-    """
-    lacking = absent(files)
-    if not lacking:
-        return []
-    return [
-        Missing(
-            f"{what}: {', '.join(file.described for file in lacking)}",
-            ", ".join(dict.fromkeys(file.source for file in lacking)),
-            how,
-            licence or "; ".join(dict.fromkeys(file.licence for file in lacking if file.licence)),
-        )
-    ]
-
-
 def missing_line(verifier: str, files: Sequence[WeightFile]) -> str | None:
     """What of a verifier's files is not here, and how to get it; None when all are."""
     lacking = ", ".join(file.described for file in absent(files))
@@ -214,3 +214,86 @@ def _folders(file: WeightFile) -> list[Path]:
         return [*folders, hub.snapshot(repository, hub.hub_cache())]
     torch_home = Path(os.environ.get("TORCH_HOME") or hub.xdg_cache() / "torch").expanduser()
     return [*folders, user_cache() / "weights", torch_home / "hub" / "checkpoints"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Files that belong together: of a verifier, a judge, a generator.
+
+    how: what to do about one that is not there. licence: unless it is that of each file. What has a
+    repository and a folder of its own is downloaded when it is loaded.
+    """
+
+    title: str
+    files: tuple[WeightFile, ...]
+    how: str
+    licence: str = ""
+
+    def missing(self) -> list[Missing]:
+        """What is neither on this machine nor comes by itself, as one item; [] for nothing."""
+        lacking = absent(self.files)
+        if not lacking:
+            return []
+        how, (repository, folder) = self.how, (lacking[0].repository, lacking[0].folder)
+        if repository and folder:
+            problem = "HF_HUB_OFFLINE is set" if hub.is_offline() else hub.hub_problem(repository)
+            if problem is None:
+                return []
+            names = " ".join(file.name for file in self.files)
+            how = (
+                f"{problem}, and {folder} lacks them. With a network this command fetches them by "
+                f"itself; on another machine: hf download {repository} {names}, then copy its "
+                f"cache and set HF_HOME{self.how}"
+            )
+        described = ", ".join(file.described for file in lacking)
+        sources = ", ".join(dict.fromkeys(file.source for file in lacking))
+        licences = "; ".join(dict.fromkeys(file.licence for file in lacking if file.licence))
+        return [Missing(f"{self.title}: {described}", sources, how, self.licence or licences)]
+
+
+def model_parts(model: str, decodes: bool = True) -> list[Part]:
+    """What "builtin", a folder or a hub name is made of; its text encoder where it decodes."""
+    if model == "builtin":
+        source, folder = "the repository itself", ROOT / "builtin"
+        files = tuple(WeightFile(name, url=source, folder=folder) for name in BUILTIN_FILES)
+        how = "git checkout -- builtin, or clone it again; builtin/recipe trains them anew"
+        return [Part("the built-in model", files, how)]
+    folder, repository, url = Path(model), "", "an audiocraft export of a MusicGen"
+    how = "put both files of one model into the folder, as on the hub"
+    if not folder.is_dir() and re.fullmatch(r"[\w.-]+/[\w.-]+", model):
+        folder, repository, url = hub.snapshot(model, hub.model_cache()), model, ""
+        how = ", or pass a folder that holds both files: --model FOLDER"
+    elif not folder.is_dir():
+        url = "nowhere: it is neither 'builtin', nor a hub name (owner/name), nor a folder here"
+        how = "for example --model facebook/musicgen-small, or --model builtin"
+    files = tuple(
+        WeightFile(name, repository, url, MUSICGEN_LICENCE, folder=folder)
+        for name in (LM_FILE, CODEC_FILE)
+    )
+    parts = [Part(f"MusicGen {model}", files, how)]
+    encoder = _text_encoder(folder / LM_FILE)
+    if decodes and not Path(encoder).is_dir():
+        cache = hub.snapshot(encoder, hub.hub_cache())
+        names = {"config.json": "", "spiece.model": "", "model.safetensors": "pytorch_model.bin"}
+        files = tuple(
+            WeightFile(name, encoder, licence="Apache 2.0", instead=instead, folder=cache)
+            for name, instead in names.items()
+        )
+        parts.append(Part(f"text encoder {encoder}, which the model conditions on", files, ""))
+    return parts
+
+
+def _text_encoder(checkpoint: Path) -> str:
+    """The T5 that a checkpoint names in its configuration, read without torch; else the default.
+
+    A checkpoint is a zip whose `data.pkl` holds the configuration as YAML text beside pointers to
+    the weights, so that searching its bytes is enough; nothing is unpickled.
+    """
+    try:
+        with zipfile.ZipFile(checkpoint) as archive:
+            pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+            text = archive.read(pickles[0])
+    except (OSError, IndexError, zipfile.BadZipFile):
+        return DEFAULT_ENCODER
+    found = re.search(rb"\n\s+t5:\s*\n(?:\s+\w+:[^\n]*\n)*?\s+name: ([^\n]+)\n", text)
+    return found[1].decode().strip("'\" ") if found else DEFAULT_ENCODER

@@ -57,23 +57,16 @@ def media_server() -> Iterator[MediaServer]:
             return self.send(name, asked)
 
         def refuse(self, status: int, name: str) -> None:
-            self.send_response(status)
-            if name in media.retry_after:
-                self.send_header("Retry-After", str(media.retry_after[name]))
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+            after = {"Retry-After": media.retry_after[name]} if name in media.retry_after else {}
+            self.head(status, {"Content-Length": 0, **after})
 
         def send(self, name: str, asked: str) -> None:
             data = media.files[name]
             first, _, last = asked.removeprefix("bytes=").partition("-")
             start, end = int(first or 0), min(int(last or len(data) - 1) + 1, len(data))
-            self.send_response(206 if asked else 200)
-            self.send_header("Content-Type", TYPES[PurePosixPath(name).suffix])
-            self.send_header("Accept-Ranges", "bytes")
-            self.send_header("Content-Length", str(end - start))
-            if asked:
-                self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(data)}")
-            self.end_headers()
+            kind = {"Content-Type": TYPES[PurePosixPath(name).suffix], "Accept-Ranges": "bytes"}
+            part = {"Content-Range": f"bytes {start}-{end - 1}/{len(data)}"} if asked else {}
+            self.head(206 if asked else 200, {**kind, **part, "Content-Length": end - start})
             if self.command == "HEAD":
                 return
             end = min(end, start + 60000) if name in media.patchy else end

@@ -53,7 +53,7 @@ def test_benchmarks_get_to_the_preflight_and_the_builtin_ones_lack_nothing(
     monkeypatch.chdir(ROOT)
     settings = parse(BenchmarkSettings, [*shlex.split(command)[2:], "--output", str(tmp_path)])
     verifier = settings.verifier
-    ready = preflight.look(settings.needs((verifier,), settings.judges, selector=verifier))
+    ready = preflight.look(settings, (verifier,), settings.judges, selector=verifier)
     if settings.profile == "builtin":
         assert [item.what for item in ready.missing] == []
         assert ready.prompts

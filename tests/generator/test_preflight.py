@@ -14,10 +14,11 @@ import pytest
 
 from src.data import hub
 from src.data.files import ROOT
-from src.data.prompts import Prompt, Selection
+from src.data.prompts import Prompt
 from src.protocol import ErrorBody, Limits, VerifierInfo, VerifierList
 from src.runs import preflight
-from src.runs.settings import PROFILE_JUDGES, Needs
+from src.runs.ending import Exit
+from src.runs.settings import PROFILE_JUDGES, Settings
 from tests.hub_server import HubServer, hub_server
 
 MUSICGEN = "facebook/musicgen-small"
@@ -56,22 +57,18 @@ def cache(name: str, files: tuple[str, ...]) -> None:
         (folder / "snapshots" / "abc123" / file).touch()
 
 
-def look(**changes: Any) -> preflight.Ready:
+def look(
+    verifier: str = "perplexity",
+    judges: tuple[str, ...] | None = (),
+    known: tuple[Prompt, ...] | None = None,
+    decodes: bool = True,
+    **changes: Any,
+) -> preflight.Ready:
     """For one prompt on the built-in model, selected by a likelihood, without judges."""
-    verifier = changes.pop("verifier", "perplexity")
-    usual: dict[str, Any] = {
-        "profile": "paper",
-        "model": "builtin",
-        "prompts": "a piano",
-        "selection": Selection(),
-        "data_dir": Path("music_data"),
-        "verifiers": (verifier,),
-        "judges": (),
-        "selector": verifier,
-        "server": "http://127.0.0.1:8000",
-        "output": Path("results"),
-    }
-    return preflight.look(Needs(**usual | changes))
+    settings = Settings(**{"model": "builtin", "prompts": "a piano"} | changes)
+    return preflight.look(
+        settings, (verifier,), judges, selector=verifier, prompts=known, decodes=decodes
+    )
 
 
 def missing(**changes: Any) -> list[str]:
@@ -111,17 +108,17 @@ def test_a_cached_model_needs_no_network_and_keeps_libraries_off_it(online: HubS
     assert os.environ["HF_HUB_OFFLINE"] == os.environ["TRANSFORMERS_OFFLINE"] == "1"
 
 
+def test_a_cached_codec_alone_needs_no_text_encoder() -> None:
+    cache(MUSICGEN, WHOLE_MODEL)
+    assert missing(model=MUSICGEN, decodes=False) == []
+
+
 def test_a_half_cached_model_is_missing_its_other_half() -> None:
     cache(MUSICGEN, WHOLE_MODEL[:1])
     cache("t5-base", ("config.json", "spiece.model", "pytorch_model.bin"))
     (text,) = missing(model=MUSICGEN)
     assert "MusicGen facebook/musicgen-small: compression_state_dict.bin (" in text
     assert f"HF_HUB_OFFLINE is set, and {hub.hub_cache()}" in text
-
-
-def test_the_codec_alone_needs_no_text_encoder() -> None:
-    cache(MUSICGEN, WHOLE_MODEL)
-    assert missing(model=MUSICGEN, decodes=False) == []
 
 
 def test_what_the_hub_can_give_is_not_missing_and_a_name_that_it_does_not_know_is(
@@ -149,12 +146,8 @@ def test_a_network_that_swallows_everything_costs_seconds_only(
     assert "did not answer within 0.3 s" in texts[2]
 
 
-@pytest.mark.parametrize("name", ["no-such-thing", "a/b/c"])
-def test_a_model_that_is_neither_name_nor_folder_is_missing(name: str) -> None:
-    assert "neither 'builtin', nor a hub name" in missing(model=name)[0]
-
-
 def test_a_local_folder_is_looked_into(tmp_path: Path) -> None:
+    assert "neither 'builtin', nor a hub name" in missing(model="no-such-thing")[0]
     folder = tmp_path / "mine"
     folder.mkdir()
     cache("t5-base", WHOLE_ENCODER)
@@ -212,13 +205,8 @@ def test_a_server_that_wants_a_token_or_is_none_says_so(online: HubServer) -> No
     assert "set CURATOR_TOKEN" in text
 
 
-@pytest.mark.parametrize("expression", ["0.5*", "tags+tags", "tags,perplexity"])
-def test_a_verifier_that_cannot_be_read_is_listed(expression: str) -> None:
-    (text,) = missing(verifier=expression)
-    assert "--verifier" in text
-
-
 def test_an_unknown_verifier_or_judge_lists_those_there_are() -> None:
+    assert "--verifier '0.5*' is not a verifier" in missing(verifier="0.5*")[0]
     (text,) = missing(verifier="clapp", server="auto")
     assert "verifier clapp" in text
     assert "there are clap, quality, muq, imagebind, tags" in text
@@ -293,26 +281,18 @@ def test_a_judge_by_the_name_of_the_selector_is_left_to_the_selectors_column(
     assert "clap selects: its own number is shown as the selector's" in caplog.text
 
 
-def test_prompts_that_are_known_are_not_looked_for() -> None:
-    known = (Prompt(id="a", text="a piano", key="k"),)
-    ready = look(prompts="musiccaps", known=known)
-    assert (ready.prompts, ready.missing) == ([*known], [])
-
-
-def test_musiccaps_is_read_from_the_data_folder_and_cut_to_what_is_asked(tmp_path: Path) -> None:
+def test_prompts_are_read_and_cut_to_what_is_asked_unless_they_are_known(tmp_path: Path) -> None:
     (tmp_path / "music_data").mkdir()
     rows = "\n".join(f"-id{n},caption {n},{n % 2 == 0}" for n in range(6))
     table = tmp_path / "music_data" / "musiccaps.csv"
     table.write_text(f"ytid,caption,is_balanced_subset\n{rows}\n")
-    ready = look(prompts="musiccaps", selection=Selection(subset="balanced", limit=2))
+    ready = look(prompts="musiccaps", subset="balanced", num_samples=2)
     assert [p.id for p in ready.prompts] == ["-id0", "-id2"]
-    (text,) = missing(prompts="musiccaps", selection=Selection(referenced=True))
+    (text,) = missing(prompts="musiccaps", referenced=True)
     assert "no prompt of music_data/musiccaps.csv is with its reference audio there" in text
-
-
-def test_a_prompt_table_with_a_fault_is_part_of_the_list(tmp_path: Path) -> None:
-    (tmp_path / "p.csv").write_text("text\nx\n")
-    assert "no `caption` column" in missing(prompts="p.csv")[0]
+    known = (Prompt(id="a", text="a piano", key="k"),)
+    ready = look(prompts="gone.csv", known=known)
+    assert (ready.prompts, ready.missing) == (known, [])
 
 
 def test_a_results_folder_that_cannot_be_written_is_listed_and_none_is_made(tmp_path: Path) -> None:
@@ -324,15 +304,16 @@ def test_a_results_folder_that_cannot_be_written_is_listed_and_none_is_made(tmp_
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_another_python_is_told_which_environment_to_use() -> None:
+@pytest.mark.parametrize(
+    ("script", "environment"), [("benchmark.py", "generator"), ("download_data.py", "downloader")]
+)
+def test_another_python_is_told_which_environment_to_use(script: str, environment: str) -> None:
+    """-S: without any installed package."""
     run = subprocess.run(
-        [sys.executable, "-S", "-s", "-E", str(ROOT / "benchmark.py")],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
+        [sys.executable, "-S", "-s", "-E", str(ROOT / script)], capture_output=True, text=True
     )
-    assert run.returncode == preflight.Exit.MISSING
-    assert "envs/generator/.venv/bin/python benchmark.py" in run.stderr
+    assert run.returncode == Exit.MISSING
+    assert f"envs/{environment}/.venv/bin/python {script}" in run.stderr
 
 
 def test_torch_is_not_imported_to_find_out_what_is_missing() -> None:
@@ -341,4 +322,4 @@ def test_torch_is_not_imported_to_find_out_what_is_missing() -> None:
         "sys.exit(code + 100 * ('torch' in sys.modules))"
     )
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert run.returncode == preflight.Exit.MISSING, run.stderr
+    assert run.returncode == Exit.MISSING, run.stderr

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from src.experiments.scaling import open_sweep, search_cells
-from src.experiments.scaling_preflight import look, of_pool, prompts_of
-from src.experiments.scaling_report import announcement
+from src.experiments.scaling_offline import announcement, look, of_pool, prompts_of
 from src.experiments.scaling_settings import ExperimentSettings
 from src.methods import SearchCell
 from src.runs.build import Parts

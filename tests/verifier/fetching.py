@@ -4,14 +4,13 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from src.models.adapter import Adapter
 from src.runs import fetch
 from src.verifier_core import VERIFIERS
-from src.weights import download
 from src.weights.files import WeightFile
 from tests.hub_server import HubServer, hub_server
 
@@ -49,7 +48,7 @@ def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServe
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         reset_sessions()
-        monkeypatch.setattr(download, "PAUSE_SECONDS", 0.0)
+        monkeypatch.setattr(fetch, "PAUSE_SECONDS", 0.0)
         # What is read of a chunk when the connection breaks is lost.
         monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 10_000)
         yield mirror
@@ -60,16 +59,9 @@ def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServe
 def fetched(mirror: HubServer, monkeypatch: pytest.MonkeyPatch) -> Fetch:
     """Runs --fetch for a verifier that needs these files; says whether it got them."""
 
-    def run(*needed: WeightFile, licence_: str = "MIT") -> bool:
-        class Small(Adapter):
-            files = needed
-            licence = licence_
-
-            def load(self, device: str, dtype: str = "float32") -> None: ...  # type: ignore[override]
-
-            def score(self, clips: object, prompts: object) -> None: ...  # type: ignore[override]
-
-        monkeypatch.setitem(VERIFIERS, "small", Small)
+    def run(*needed: WeightFile, licence: str = "MIT") -> bool:
+        small = SimpleNamespace(files=needed, licence=licence)
+        monkeypatch.setitem(VERIFIERS, "small", lambda _: small)
         return fetch.fetch(["small", "small"]) == 0
 
     return run

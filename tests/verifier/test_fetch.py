@@ -18,7 +18,6 @@ from src.data.files import ROOT
 from src.judges.passt import CHECKPOINT, PasstListener
 from src.runs import fetch
 from src.verifier_core import VERIFIERS, NotHosted
-from src.weights import download
 from src.weights.files import find, locate
 from tests.hub_server import HubServer
 from tests.verifier.fetching import CONTENT, LARGE, PLAIN, SMALL, Fetch, file, sha256
@@ -49,7 +48,7 @@ def test_a_licence_without_commercial_use_is_shown_before_anything_is_asked(
     mirror: HubServer, fetched: Fetch, caplog: Log
 ) -> None:
     mirror.refused[SMALL] = 404
-    fetched(file(SMALL), licence_="CC-BY-NC 4.0")
+    fetched(file(SMALL), licence="CC-BY-NC 4.0")
     first, second = caplog.records[:2]
     assert first.levelname == "WARNING"
     assert "small: NOT FOR COMMERCIAL USE; licence: CC-BY-NC 4.0" in first.getMessage()
@@ -90,7 +89,7 @@ def test_a_format_that_the_repository_lacks_is_replaced_by_the_one_it_has(
 def test_a_network_that_is_not_there_is_reported_soon_and_once_for_each_host(
     listening: bool, fetched: Fetch, monkeypatch: pytest.MonkeyPatch, caplog: Log
 ) -> None:
-    monkeypatch.setattr(download, "ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr(fetch, "ANSWER_SECONDS", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         plain = file(PLAIN)

@@ -16,7 +16,7 @@ import requests
 
 from src.server.settings import ServerSettings, SettingsError, configure_torch
 from src.verifier_core import VERIFIERS
-from src.weights.musicgen import TAGGERS
+from src.weights.files import TAGGERS
 from tests.verifier.server_process import REAL_MODELS, ROOT, ServerProcess, answer_to, values, wav
 
 NO_WEIGHTS = ("CURATOR_WEIGHTS", "HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME")

@@ -11,7 +11,7 @@ from src.models.adapter import PromptUnusable, ScoreError, finite_score
 from src.models.tagger import load_tagger
 from src.models.tags import TaggerVerifier
 from src.verifier_core import VERIFIERS, NotHosted, choose, shares_data_with
-from src.weights.musicgen import TAGGERS
+from src.weights.files import TAGGERS
 from tests.verifier.adapters import noisy_tones
 
 CASE = "tags"

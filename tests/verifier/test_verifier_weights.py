@@ -71,20 +71,22 @@ def in_hub_cache(cache: Path, data: bytes, blob: str) -> Path:
 
 
 def test_each_place_is_looked_into_and_the_more_particular_one_first(weights: Path) -> None:
-    assert find(HUB_FILE) is None
-    for make in (
-        lambda: in_hub_cache(hub.hub_cache(), b"1", digest(b"1")),
-        lambda: put(weights / "model.bin"),
-        lambda: in_hub_cache(weights, b"1", digest(b"1")),
-        lambda: put(weights / "owner--name" / "model.bin"),
-    ):
-        assert make() == find(HUB_FILE)
-
-
-def test_what_comes_from_no_hub_is_found_in_the_folder_or_the_users_cache(weights: Path) -> None:
-    assert find(PLAIN_FILE) is None
-    assert put(user_cache() / "weights" / "plain.pth") == find(PLAIN_FILE)
-    assert put(weights / "plain.pth") == find(PLAIN_FILE)
+    for file, places in {
+        HUB_FILE: (
+            lambda: in_hub_cache(hub.hub_cache(), b"1", digest(b"1")),
+            lambda: put(weights / "model.bin"),
+            lambda: in_hub_cache(weights, b"1", digest(b"1")),
+            lambda: put(weights / "owner--name" / "model.bin"),
+        ),
+        PLAIN_FILE: (
+            lambda: put(user_cache() / "weights" / "plain.pth"),
+            lambda: put(weights / "plain.pth"),
+        ),
+    }.items():
+        with pytest.raises(WeightsError, match=rf"{file.name} is missing.*{file.source}"):
+            locate(file)
+        for make in places:
+            assert make() == find(file)
 
 
 def test_a_file_in_another_format_stands_in_for_the_one_that_is_not_there(weights: Path) -> None:
@@ -92,11 +94,6 @@ def test_a_file_in_another_format_stands_in_for_the_one_that_is_not_there(weight
     assert put(weights / "owner--name" / "model.bin") == find(file)
     assert put(weights / "model.safetensors") == find(file)
     assert absent([file, HUB_FILE, PLAIN_FILE]) == [PLAIN_FILE]
-
-
-def test_a_missing_file_is_named_with_its_source() -> None:
-    with pytest.raises(WeightsError, match=r"model\.bin is missing.*huggingface\.co/owner/name"):
-        locate(HUB_FILE)
 
 
 def test_a_file_that_is_not_the_one_expected_is_refused_with_both_hashes(weights: Path) -> None:

@@ -2,7 +2,7 @@
 
     with Manifest(data_dir) as manifest:
         manifest.rows.get(ytid)          # the latest
-        manifest.append(row(clip, "failed", reason=.., message=..))
+        manifest.append(clip, "failed", reason=.., message=..)
 
 A row comes after its audio has its name. A lock keeps a second process out.
 """
@@ -20,11 +20,9 @@ from typing import Any, Literal, Self
 import soundfile
 
 from src.data.audio import Clip
-from src.data.downloads.failures import Reason
-from src.data.downloads.source import TOLERANCE
-from src.data.files import write_whole
-from src.data.journal import append_line, lock, open_to_append
-from src.data.prompt_table import Prompt
+from src.data.downloads.clip import TOLERANCE, Reason
+from src.data.files import append_line, lock, open_to_append, write_whole
+from src.data.prompts import Prompt
 
 MANIFEST = "manifest.jsonl"
 LOCK = ".download.lock"
@@ -68,10 +66,14 @@ class Manifest:
         os.close(self._file)
         os.close(self._lock)
 
-    def append(self, row: Row) -> None:
-        """row: JSON values with `ytid` and `status`. Raises OSError when it cannot be kept."""
+    def append(self, clip: Prompt, status: Status, **facts: Any) -> None:
+        """A row. facts: as `describe` has them, or reason and message. Raises OSError when it
+        cannot be kept."""
+        section = {"start_s": clip.start_s, "end_s": clip.end_s}
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        row = {"ytid": clip.id, "status": status, **section, **facts, "date": now}
         append_line(self._file, row)
-        self.rows[row["ytid"]] = row
+        self.rows[clip.id] = row
 
     def audio(self, clip: Prompt) -> Path:
         return self.data_dir / f"{clip.id}.wav"
@@ -88,13 +90,6 @@ class Manifest:
         if (row.get("start_s"), row.get("end_s")) != (clip.start_s, clip.end_s):
             return False
         return path.is_file() and path.stat().st_size == row.get("bytes")
-
-
-def row(clip: Prompt, status: Status, **facts: Any) -> Row:
-    """A line of the manifest. facts: as `describe` has them, or reason and message."""
-    section = {"start_s": clip.start_s, "end_s": clip.end_s}
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"ytid": clip.id, "status": status, **section, **facts, "date": now}
 
 
 def keep(path: Path, audio: Clip) -> Row:

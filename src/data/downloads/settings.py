@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from src.data.prompt_table import Subset
+from src.data.prompts import Subset
 
 YOUTUBE = "https://www.youtube.com/watch?v={ytid}"
 

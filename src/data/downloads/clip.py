@@ -8,30 +8,35 @@ copies packets, which begins up to a packet early; so ffmpeg is called here, wit
 headers and cookies that yt-dlp found: it seeks by range requests, so little more than the section
 is transferred, and decodes from before the cut, so that it is exact to the sample. ffmpeg and the
 JavaScript runtime are those of this environment; nothing is looked for on the PATH.
+
+A clip that cannot be had is a ClipError with one of three reasons. yt-dlp's exceptions say most of
+it: an HTTP status, a broken connection, or an error that its extractor expects (the video itself is
+the matter). Only where YouTube answers 200 and refuses in words are words looked at.
 """
 
+import contextlib
 import io
 import logging
 import math
 import optparse
 import os
+import re
 import subprocess
 import time
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import imageio_ffmpeg
-import numpy as np
-import soundfile
 from yt_dlp import YoutubeDL, parse_options
 from yt_dlp.cookies import CookieLoadError
-from yt_dlp.utils import DownloadError
+from yt_dlp.networking.exceptions import HTTPError, TransportError
+from yt_dlp.utils import DownloadError, ExtractorError
 
-from src.data.audio import Clip, resample
-from src.data.downloads.failures import ClipError, Reason, media_failure, one_line, page_failure
+from src.data.audio import AudioError, Clip, read_audio, resample
 from src.data.downloads.settings import DownloadSettings
-from src.data.prompt_table import Prompt
+from src.data.prompts import Prompt
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +49,41 @@ LONGEST_WAIT = 60.0  # seconds that a site may ask to wait between its answer an
 
 class CookiesError(ValueError):
     """Cookies that cannot be read, from a file or a browser."""
+
+
+class Reason(StrEnum):
+    GONE = "gone"  # asking again does not help: left alone until --retry
+    BLOCKED = "blocked"  # this machine is refused, or yt-dlp is too old: left to the next run
+    AGAIN = "again"  # the host is busy or the connection broke: tried again after a pause
+
+
+class ClipError(Exception):
+    """A clip that could not be had. retry_after: seconds that the host asked to wait, if it did."""
+
+    def __init__(self, reason: Reason, message: str, retry_after: float = 0.0) -> None:
+        super().__init__(one_line(message))
+        self.reason = reason
+        self.retry_after = retry_after
+
+
+# Words of pages, the first that fits: private videos and those for adults say "sign in" too.
+_PAGE = (
+    (Reason.GONE, r"private video|confirm your age|age.restricted"),
+    (Reason.AGAIN, r"try again later|rate.?limit|too many requests"),
+    (
+        Reason.BLOCKED,
+        r"not a bot|captcha|unusual traffic|blocked by youtube|sign in|log ?in|registered users|"
+        r"on this app|latest version of youtube|unsupported url|\bformats?\b",
+    ),
+)
+_STATUSES = {  # others are BLOCKED
+    **dict.fromkeys((404, 410, 451), Reason.GONE),
+    **dict.fromkeys((408, 425, 429, *range(500, 600)), Reason.AGAIN),
+}
+_BROKEN = (
+    r"timed? ?out|connection|unreachable|name or service|resol(ve|ution)|prematurely|"
+    r"input/output error|end of file|\bssl\b|\btls\b|http error (408|425|429|5\d\d)"
+)
 
 
 def open_ydl(settings: DownloadSettings) -> YoutubeDL:
@@ -122,10 +162,12 @@ def _decode(command: list[str], clip: Prompt, settings: DownloadSettings) -> Cli
     except subprocess.TimeoutExpired:
         late = f"not there after {settings.timeout:g} s (--timeout)"
         raise ClipError(Reason.AGAIN, late) from None
-    audio = _read(done.stdout)
-    seconds = audio.seconds if audio else 0.0
-    if done.returncode == 0 and audio and seconds >= clip.seconds - TOLERANCE:
-        return audio
+    seconds = 0.0
+    with contextlib.suppress(AudioError):  # not one sample came
+        audio = read_audio(io.BytesIO(done.stdout))
+        seconds = audio.seconds
+        if done.returncode == 0 and seconds >= clip.seconds - TOLERANCE:
+            return audio
     have = f"{seconds:.2f} s of the section's {clip.seconds:g} s"
     raise media_failure(done.stderr.decode("utf-8", "replace"), have)
 
@@ -158,10 +200,38 @@ def _command(
     return [*command, "-c:a", "pcm_f32be", "-f", "au", "pipe:1"]
 
 
-def _read(data: bytes) -> Clip | None:
-    """An AU file, cut short or not; None where there is no sample in it."""
-    try:
-        samples, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
-    except soundfile.SoundFileError:
-        return None
-    return Clip(np.ascontiguousarray(samples.T), rate) if samples.size else None
+def page_failure(error: Exception) -> ClipError:
+    """What an error of yt-dlp's says about the page that it read."""
+    inner = error.__context__ if isinstance(error.__context__, ExtractorError) else error
+    cause, expected = getattr(inner, "cause", None), getattr(inner, "expected", False)
+    message = getattr(inner, "orig_msg", None) or f"{type(inner).__name__}: {inner}"
+    if cause and not expected:
+        message = f"{message} ({cause!r})"
+    if isinstance(cause, HTTPError):
+        after = cause.response.headers.get("Retry-After") or ""
+        reason = _STATUSES.get(cause.status, Reason.BLOCKED)
+        return ClipError(reason, message, float(after) if after.isdigit() else 0.0)
+    if isinstance(cause or inner, TransportError | OSError):
+        return ClipError(Reason.AGAIN, message)
+    for reason, words in _PAGE:
+        if re.search(words, message, re.I):
+            return ClipError(reason, message)
+    # What no extractor expects is a page that this yt-dlp does not understand.
+    return ClipError(Reason.GONE if expected else Reason.BLOCKED, message)
+
+
+def media_failure(message: str, have: str) -> ClipError:
+    """What ffmpeg's messages say about the media behind a page; have: how much of it came."""
+    reason = Reason.GONE
+    if re.search(_BROKEN, message, re.I):
+        reason = Reason.AGAIN
+    elif re.search(r"http error", message, re.I):  # even 404: the page was there a moment ago
+        reason = Reason.BLOCKED
+    return ClipError(reason, f"{have}: {message}" if message.strip() else have)
+
+
+def one_line(message: str) -> str:
+    """A message in one line, without what is the same in all of them."""
+    text = re.sub(r"\[[^\]\s]+ @ 0x[0-9a-f]+\]", "", message)
+    text = " ".join(text.split()).removeprefix("ERROR: ")
+    return text.split("; please report this issue")[0][:500]

@@ -1,4 +1,5 @@
-"""verifier_experiment.py before it starts: settings that depend on an old pool or on the server."""
+"""What verifier_experiment.py does without torch: the settings that depend on an old pool or on the
+server, what it announces, and its report."""
 
 import logging
 from collections.abc import Sequence
@@ -7,10 +8,11 @@ from pathlib import Path
 
 from src.data.prompts import Prompt, PromptError, Selection, load_prompts
 from src.experiments.scaling_settings import GENERATING, ExperimentSettings
+from src.reports import pool as reports
+from src.reports.table import listing
 from src.runs import preflight
-from src.runs.pool import Pool, load_pool, prefix_key
-from src.runs.preflight import Ready
-from src.runs.preflight.verifiers import hosted_or_hostable
+from src.runs.pool import Pool, PoolError, load_pool, prefix_key
+from src.runs.preflight import Ready, hosted_or_hostable
 from src.runs.settings import NONE, Profile, UsageError
 from src.scoring import PERPLEXITY, known
 
@@ -45,13 +47,10 @@ def look(settings: ExperimentSettings) -> tuple[ExperimentSettings, Ready]:
             found = hosted_or_hostable(settings.server) or PROFILE_VERIFIERS[settings.profile]
             settings = replace(settings, verifiers=(*known(settings.guidance), *found))
         settings.check_parts([*known(settings.guidance), *(settings.verifiers or ())])
-    needs = settings.needs(
-        settings.scoring,
-        settings.judges,
-        known=None if prompts is None else tuple(prompts),
-        decodes=settings.pool is None or bool(settings.method),
+    decodes = settings.pool is None or bool(settings.method)
+    ready = preflight.look(
+        settings, settings.scoring, settings.judges, prompts=prompts, decodes=decodes
     )
-    ready = preflight.look(needs)
     return replace(settings, judges=ready.judges), ready
 
 
@@ -103,3 +102,38 @@ def prompts_of(pool: Pool, data_dir: Path) -> list[Prompt]:
         same = there.get(name)
         found.append(same if same and (same.text, same.key) == (own.text, own.key) else own)
     return found
+
+
+def announcement(settings: ExperimentSettings, known: Sequence[str]) -> list[str]:
+    """What this generates, and what a run for each number would. known: likelihood verifiers."""
+    lines = []
+    if settings.candidates and settings.pool is None:
+        verifiers = {*known, *(settings.verifiers or ())}
+        runs = len(verifiers) * sum(settings.budgets)
+        budgets = ", ".join(map(str, settings.budgets))
+        lines.append(
+            f"One run for each of {len(verifiers)} verifiers and N = {budgets} would generate "
+            f"{runs} clips a prompt; the pool has {settings.candidates}, which every verifier "
+            "scores."
+        )
+    if settings.method:
+        cells, left_out = settings.cells()
+        selecting = ", ".join(settings.selecting)
+        lines.append(f"Searches: {len(cells)} cells, selected by {selecting} in turn.")
+        names = dict.fromkeys(cell.name for cell in left_out)  # once for all steps and seeds
+        lines += [f"Left out: {name}: M does not divide N." for name in names]
+    return lines
+
+
+def report(settings: ExperimentSettings, folder: Path | None, sweeps: Sequence[Path]) -> str:
+    """Tables, CSV files and figures of the pool and of each sweep, in their folders; the text."""
+    try:
+        pool = load_pool(folder, settings.sums or ()) if folder else None
+    except PoolError as error:  # a part that no prompt has a score of, or that is constant
+        log.error("--sums are left out: %s", error)
+        pool = load_pool(folder) if folder else None
+    if pool and len(pool.prompts) < pool.asked:
+        log.warning("%s has %d of %d prompts so far", folder, len(pool.prompts), pool.asked)
+    text = reports.report(pool, sweeps, settings.budgets)
+    written = [*([folder] if folder else []), *sweeps]
+    return "\n\n".join([text, *map(listing, written)])
