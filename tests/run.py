@@ -2,8 +2,10 @@
 
     envs/generator/.venv/bin/python tests/run.py [pytest's options]
 
-All suites run, whatever fails; the exit code is 1 if anything did. The last line sums them up.
-With FAST=1 in the environment, tests that are marked slow are left out.
+As many suites run side by side as the machine has cores, each with its share of them; JOBS=1 in the
+environment runs one after the other, with pytest's output as it comes. All suites run, whatever
+fails; the exit code is 1 if anything did. The last line sums them up. With FAST=1 in the
+environment, tests that are marked slow are left out.
 """
 
 import os
@@ -14,17 +16,20 @@ import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-SUITES = {
+SUITES = {  # the longest first, so that the last to end is a short one
+    "tests/end_to_end": "generator",
     "tests/generator": "generator",
     "tests/verifier": "verifier",
     "tests/downloader": "downloader",
-    "tests/end_to_end": "generator",
     "tests/browser": "generator",
 }
 NOTHING_COLLECTED = 5
+CORES = os.cpu_count() or 1
+JOBS = min(len(SUITES), int(os.environ.get("JOBS") or CORES))
 
 
 def run_suite(folder: str, environment: str, options: list[str]) -> tuple[int, Counter[str]]:
@@ -33,11 +38,25 @@ def run_suite(folder: str, environment: str, options: list[str]) -> tuple[int, C
     with tempfile.TemporaryDirectory() as scratch:
         report = Path(scratch) / "report.xml"
         command = [str(python), "-m", "pytest", folder, f"--junitxml={report}", *options]
-        environ = {**os.environ, "HF_HUB_OFFLINE": "1"}
+        # Threads of two suites that wait for each other's cores cost more than they gain.
+        share = {"OMP_NUM_THREADS": str(max(1, CORES // JOBS))} if JOBS > 1 else {}
+        # Tests are written for a CPU: float32, exact, on every machine.
+        environ = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", **share}
         # Dozens of servers are started: with bytecode at hand each takes half the time.
         environ.pop("PYTHONDONTWRITEBYTECODE", None)
-        code = subprocess.run(command, cwd=ROOT, env=environ, check=False).returncode
+        code = follow(command, environ, Path(folder).name)
         return code, count(report) if report.exists() else Counter()
+
+
+def follow(command: list[str], environ: dict[str, str], name: str) -> int:
+    """Run `command`; its lines come as they are written, after its name when others run beside."""
+    output = subprocess.PIPE if JOBS > 1 else None
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environ, stdout=output, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        for line in process.stdout or ():
+            print(f"{name:10} | {line}", end="", flush=True)
+    return process.returncode
 
 
 def count(report: Path) -> Counter[str]:
@@ -58,12 +77,13 @@ def main() -> int:
     fast = os.environ.get("FAST", "") not in ("", "0")
     options = [*(("-m", "not slow") if fast else ()), *sys.argv[1:]]
     started, counts, broken = time.monotonic(), Counter[str](), []
-    for folder, environment in SUITES.items():
-        print(f"\n{folder}, in the {environment} environment", flush=True)
-        code, ended = run_suite(folder, environment, options)
-        counts += ended
-        if code not in (0, NOTHING_COLLECTED):
-            broken.append(folder)
+    with ThreadPoolExecutor(JOBS) as pool:
+        runs = {name: pool.submit(run_suite, name, env, options) for name, env in SUITES.items()}
+        for folder, run in runs.items():
+            code, ended = run.result()
+            counts += ended
+            if code not in (0, NOTHING_COLLECTED):
+                broken.append(folder)
     order = [name for name in ("failed", "passed", "skipped", "errors") if counts[name]]
     summary = ", ".join(f"{counts[name]} {name}" for name in order) or "no tests ran"
     if broken:
