@@ -111,9 +111,7 @@ def configure_torch(settings: ServerSettings, models: int) -> str:
     """
     import torch
 
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    cores = torch.get_num_threads()  # those that this process may use, or OMP_NUM_THREADS
     free = cores if settings.threads < 0 else cores - 1
     torch.set_num_threads(settings.threads if settings.threads > 0 else max(1, free // models))
     device = settings.device
