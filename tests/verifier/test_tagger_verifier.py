@@ -50,11 +50,6 @@ def test_a_prompt_that_names_no_tag_is_refused_with_the_vocabulary(name: str) ->
     verifier.check(f"some {caught.value.vocabulary[0]} music")
 
 
-def test_a_prompt_is_read_to_its_end(adapter: TaggerVerifier) -> None:
-    prompt = "la " * 600 + "violin"
-    assert set(adapter.score([clip(3, 1)], [prompt])[0].components) == {"violin"}
-
-
 def test_a_number_that_is_not_finite_is_no_score() -> None:
     with pytest.raises(ScoreError, match="piano"):
         finite_score(1.0, {"piano": float("nan")})
