@@ -15,8 +15,7 @@ from src.experiments.scaling_settings import ExperimentSettings
 from src.protocol import Checkpoint, Score, VerifierResult
 from src.runs.measures import Measure
 from src.runs.records import Run
-from tests.generator.fake_judges import FakeJudge
-from tests.generator.fake_search import FakeGenerator, value_of
+from tests.generator.fake_search import FakeGenerator, FakeJudge, value_of
 
 PROMPTS = [
     Prompt(id=name, text=f"a {name}", key=f"key {name}") for name in ("waltz", "jig", "reel")

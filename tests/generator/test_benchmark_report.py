@@ -19,13 +19,14 @@ from src.runs.measures import Measure
 from src.runs.records import Record, RunFolderError, records_digest
 from src.stats.frechet import distance
 from src.stats.intervals import Interval
-from tests.generator.first_release import COMMITTED, first_release
 from tests.generator.made_up_run import (
+    COMMITTED,
     MEASURES,
     METHODS,
     OWN,
     SET,
     change_records,
+    first_release,
     keep_measures,
     made_up_run,
 )

@@ -23,7 +23,7 @@ from src.runs.evaluation import (
 from src.runs.records import RECORDS, Run, read_records, search_key
 from src.runs.settings import SaveAudio
 from src.tree import SearchResult, Winner
-from tests.generator.fake_judges import FakeJudge, FakeSetJudge
+from tests.generator.fake_search import FakeJudge, FakeSetJudge
 from tests.generator.made_up_run import record
 
 PROMPT = Prompt(id="a", text="a slow piano", key="a")

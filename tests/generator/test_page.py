@@ -17,13 +17,13 @@ import pytest
 
 from src.reports.page import HERE
 from src.runs.records import RECORDS
-from tests.generator.first_release import first_release
 from tests.generator.made_up_run import (
     FAILED,
     HOSTILE,
     SET,
     UNJUDGED,
     change_records,
+    first_release,
     listening_run,
     made_up_run,
     page_of,

@@ -17,9 +17,8 @@ from src.runs.pool import load_pool
 from src.runs.records import RECORDS, Run, search_key
 from src.runs.settings import UsageError, parse
 from src.search import search
-from tests.generator.fake_judges import FakeJudge
 from tests.generator.fake_pool import PROMPTS, made_pool, settings_for, without_clock
-from tests.generator.fake_search import RATE, FakeGenerator, FakeVerifier
+from tests.generator.fake_search import RATE, FakeGenerator, FakeJudge, FakeVerifier
 
 
 def settings(*args: str) -> ExperimentSettings:

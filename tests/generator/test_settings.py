@@ -18,8 +18,7 @@ from src.protocol import Checkpoint
 from src.runs import build
 from src.runs.build import Parts, checkpoints_of, connect, identity, load
 from src.runs.settings import PROFILE_JUDGES, Settings, UsageError, parse, server_token
-from tests.generator.fake_judges import FakeJudge
-from tests.generator.fake_search import FakeGenerator, FakeVerifier
+from tests.generator.fake_search import FakeGenerator, FakeJudge, FakeVerifier
 
 SCRIPTS: dict[str, type[Settings]] = {
     "benchmark.py": BenchmarkSettings,
@@ -160,9 +159,9 @@ def test_the_servers_token_is_kept_out_of_the_settings(monkeypatch: pytest.Monke
     assert "secret" not in json.dumps(settings().as_record())
 
 
-def test_the_command_lines_need_no_torch() -> None:
+def test_command_lines_records_and_the_list_of_judges_need_no_torch() -> None:
     kinds = ", ".join(sorted({kind.__module__ for kind in SCRIPTS.values()}))
-    modules = f"{kinds}, src.data.prompts, src.runs.records"
+    modules = f"{kinds}, src.data.prompts, src.judges.registry, src.runs.records"
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
