@@ -24,15 +24,6 @@ from src.stats.intervals import (
 )
 
 
-def test_the_interval_is_that_of_all_resamples() -> None:
-    values = np.array([0.0, 1.0, 5.0, 2.0])
-    means = [np.mean(resample) for resample in itertools.product(values, repeat=4)]
-    interval = Bootstrap(4, resamples=200_000).interval(values)
-    assert interval.mean == 2.0
-    expected = np.quantile(means, [0.025, 0.975])
-    np.testing.assert_allclose([interval.low, interval.high], expected, atol=0.26)
-
-
 @pytest.mark.parametrize("prompts", [2, 64, 300, 3000])
 def test_means_by_products_and_in_parts_are_those_of_the_prompts_drawn(prompts: int) -> None:
     values = np.random.default_rng(prompts).normal(size=prompts)
