@@ -33,8 +33,7 @@ from src.data import hub
 from src.models.adapter import ScoreError
 from src.models.muq import MuqVerifier
 from src.weights.files import WeightsError
-from tests.verifier import adapters
-from tests.verifier.adapters import score, vacate
+from tests.verifier.adapters import noisy_tones, score, vacate
 from tests.verifier.clap_weights import Surprise
 
 MULAN, MUQ, ROBERTA = "OpenMuQ/MuQ-MuLan-large", "OpenMuQ/MuQ-large-msd-iter", "xlm-roberta-base"
@@ -131,7 +130,7 @@ def _save_mulan(place: Path, cache: Path) -> None:
 
 
 CASE = "muq"
-tones = partial(adapters.tones, rate=RATE)
+tones = partial(noisy_tones, rate=RATE)
 
 
 @pytest.fixture(scope="module")

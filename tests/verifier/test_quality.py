@@ -19,8 +19,7 @@ from src.models.adapter import ScoreError
 from src.models.quality import QualityVerifier
 from src.protocol import Score
 from src.weights.files import WeightsError
-from tests.verifier import adapters
-from tests.verifier.adapters import vacate
+from tests.verifier.adapters import noisy_tones, vacate
 
 RATE = 16_000
 SMALL_WAVLM = WavLMConfig(
@@ -74,7 +73,7 @@ def save_checkpoint(path: Path, **changes: Any) -> None:
 
 
 CASE = "quality"
-tones = partial(adapters.tones, rate=RATE)
+tones = partial(noisy_tones, rate=RATE)
 
 
 @pytest.fixture(scope="module")
