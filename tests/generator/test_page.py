@@ -71,9 +71,7 @@ def read(folder: Path) -> Reader:
     return Reader(page_of(folder))
 
 
-def test_hostile_text_comes_back_as_it_is_and_ends_no_element(
-    tmp_path: Path,
-) -> None:
+def test_hostile_text_comes_back_as_it_is_and_ends_no_element(tmp_path: Path) -> None:
     page = read(listening_run(tmp_path))
     assert [prompt["text"] for prompt in page.data["prompts"]][:3] == list(HOSTILE)
     assert page.clip("p1", "sbs")["unjudged"] == {"msd_kld": UNJUDGED}

@@ -11,14 +11,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from src.models.adapter import ScoreError
-from src.models.tagger import (
-    EPSILON,
-    TAGGERS,
-    TAGGERS_DIR,
-    WINDOW_SAMPLES,
-    Tagger,
-    load_tagger,
-)
+from src.models.tagger import EPSILON, TAGGERS, TAGGERS_DIR, WINDOW_SAMPLES, Tagger, load_tagger
 
 DATA = Path(__file__).parent / "data" / "tagger"
 SECONDS = {"choir": 7.5, "flute": 3.2, "guitar": 5.0, "piano": 10.0, "synth": 9.1}

@@ -7,16 +7,7 @@ from safetensors import safe_open
 
 from src.models.adapter import PromptUnusable
 from src.models.tagger import TAGGERS, TAGGERS_DIR
-from src.models.tags import (
-    NOT_TAGS,
-    OPPOSITES,
-    SYNONYMS,
-    TAGS,
-    Named,
-    _expand,
-    _words,
-    named_tags,
-)
+from src.models.tags import NOT_TAGS, OPPOSITES, SYNONYMS, TAGS, Named, _expand, _words, named_tags
 
 
 def wanted(prompt: str, tagger: str = "tags") -> set[str]:

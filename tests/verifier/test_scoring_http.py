@@ -128,9 +128,7 @@ def test_a_prompt_without_a_score_is_named_with_the_vocabulary(server: ServerPro
     assert refused[0]["vocabulary"] == ["piano", "guitar"]
 
 
-def test_a_score_that_is_not_finite_is_an_error_of_its_request_alone(
-    server: ServerProcess,
-) -> None:
+def test_a_score_that_is_not_finite_is_an_error_of_its_request_alone(server: ServerProcess) -> None:
     with ThreadPoolExecutor(4) as clients:
         blocked = clients.submit(server.post, [wav()], ["sleep 0.5"])
         time.sleep(0.2)

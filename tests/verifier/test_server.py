@@ -18,14 +18,7 @@ import pytest
 
 from perf.load_clients import MODELS, TOLERANCE, Crowd, good_requests
 from perf.server_load import probing, serial
-from tests.verifier.server_process import (
-    REAL_MODELS,
-    ROOT,
-    ServerProcess,
-    refusal,
-    values,
-    wav,
-)
+from tests.verifier.server_process import REAL_MODELS, ROOT, ServerProcess, refusal, values, wav
 
 
 def test_a_model_that_failed_is_shown_and_the_others_work(server: ServerProcess) -> None:
