@@ -42,6 +42,7 @@ HOSTILE = (
     "<img src=x onerror=window.hacked=2>",
 )
 REASON = "tags: names no tag"
+UNREAD = {"clap": {"captions": 12, "of": 64, "tokens": 240}}
 UNJUDGED = "no reference audio: <b>music_data</b>/p.wav is not there"
 FAILED = "the prompt names no tag that 'tags' knows; name one of: drums, violin"
 
