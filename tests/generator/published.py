@@ -10,18 +10,13 @@ and PaSST its weights in that of torch.hub: audiocraft's own way.
 The fixtures are imported by the tests of the judges; both share one such folder.
 """
 
-import atexit
 import contextlib
 import io
 import json
 import os
-import shutil
-import subprocess
 import sys
-import tempfile
 import warnings
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -90,15 +85,9 @@ def small_networks() -> Iterator[None]:
             yield
 
 
-@cache
 def shared_folder() -> Path:
-    """What `main` writes, in a folder that goes with this process."""
-    folder = Path(tempfile.mkdtemp(prefix="curator-published-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    command = [sys.executable, "-m", "tests.generator.published", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return folder
+    """What `main` writes."""
+    return clap_weights.written_by("tests.generator.published")
 
 
 @contextlib.contextmanager

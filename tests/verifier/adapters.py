@@ -4,12 +4,9 @@ A module of tests takes one by `CASE = "muq"`, or several by parametrising the f
 (`each`); then `adapter` is loaded once a process, and `own` is a folder of weights to be damaged.
 """
 
-import atexit
 import contextlib
 import io
-import shutil
 import socket
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
@@ -192,9 +189,7 @@ def each(*left_out: str) -> pytest.MarkDecorator:
 @cache
 def folder_of(name: str) -> Path:
     """The case's weights, in a folder that goes with this process."""
-    place = Path(tempfile.mkdtemp(prefix=f"curator-{name}-"))
-    atexit.register(shutil.rmtree, place, ignore_errors=True)
-    folder = place / "weights"
+    folder = clap_weights.folder_of_this_process(name) / "weights"
     if name != "clap":
         folder.mkdir()
     with pytest.MonkeyPatch.context() as patch:

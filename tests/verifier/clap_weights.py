@@ -154,20 +154,26 @@ def naive(library: Any, folder: Path) -> dict[str, Any]:
 
 
 @cache
-def shared_folder() -> Path:
-    """What `main` writes with --naive, in a folder that goes with this process."""
-    folder = Path(tempfile.mkdtemp(prefix="curator-clap-"))
+def folder_of_this_process(name: str) -> Path:
+    """A folder that goes with this process."""
+    folder = Path(tempfile.mkdtemp(prefix=f"curator-{name}-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    command = [sys.executable, "-m", "tests.verifier.clap_weights", str(folder), "--naive"]
+    return folder
+
+
+@cache
+def written_by(module: str, *options: str) -> Path:
+    """The folder that `python -m <module>` writes in a process of its own, once."""
+    folder = folder_of_this_process(module)
+    command = [sys.executable, "-m", module, str(folder), *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return folder
 
 
-@cache
-def shared_naive() -> dict[str, Any]:
-    """What the library said, by name."""
-    return json.loads((shared_folder() / "naive.json").read_text())
+def shared_folder() -> Path:
+    """What `main` writes with --naive."""
+    return written_by("tests.verifier.clap_weights", "--naive")
 
 
 def surroundings() -> dict[str, Any]:

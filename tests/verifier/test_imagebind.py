@@ -16,8 +16,7 @@ from torch.nn.functional import normalize
 from src.data.audio import Clip, write_wav
 from src.models import imagebind
 from src.models.imagebind import ImageBindVerifier, import_imagebind
-from tests.verifier import adapters
-from tests.verifier.adapters import score, vacate
+from tests.verifier.adapters import noisy_tones, score, vacate
 
 RATE = ImageBindVerifier.sample_rate
 FILE = "imagebind_huge.pth"
@@ -52,7 +51,7 @@ def write_imagebind_weights(folder: Path) -> None:
 
 CASE = "imagebind"
 REAL = imagebind.imagebind_huge  # before a fixture puts the small one in its place
-noisy_tones = partial(adapters.noisy_tones, rate=RATE)
+tones = partial(noisy_tones, rate=RATE)
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +99,7 @@ def test_the_score_is_the_cosine_of_upstreams_embeddings_of_the_clips_two_second
     seconds: float,
     starts: list[int],
 ) -> None:
-    clip = noisy_tones(seconds, 1)
+    clip = tones(seconds, 1)
     pieces = [clip[start * RATE : (start + 2) * RATE] for start in starts]
     embeddings = [upstream_audio(upstream, tmp_path, piece) for piece in pieces]
     audio = torch.stack([normalize(one, dim=0) for one in embeddings]).mean(dim=0)
@@ -112,7 +111,7 @@ def test_the_score_is_the_cosine_of_upstreams_embeddings_of_the_clips_two_second
 def test_the_models_patches_leave_out_the_last_25_ms_of_a_window(
     adapter: ImageBindVerifier,
 ) -> None:
-    clip = noisy_tones(2, 5)
+    clip = tones(2, 5)
     before = score(adapter, clip)
     for start, is_heard in ((31_600, False), (31_500, True)):
         changed = clip.copy()
@@ -135,7 +134,7 @@ def test_only_what_audio_and_text_need_is_kept_in_memory(
 def test_a_file_that_changes_after_it_was_loaded_does_not_change_the_model(own: Path) -> None:
     content, path = (own / FILE).read_bytes(), vacate(own / FILE)
     path.write_bytes(content)
-    verifier, clip = ImageBindVerifier("imagebind"), noisy_tones(2, 20)
+    verifier, clip = ImageBindVerifier("imagebind"), tones(2, 20)
     verifier.load("cpu")
     before = score(verifier, clip, "first prompt")
     with path.open("r+b") as file:  # in place: the memory of a mapped file would follow

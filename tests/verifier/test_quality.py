@@ -15,7 +15,6 @@ from audiobox_aesthetics.infer import AesPredictor
 from audiobox_aesthetics.model import aes
 from audiobox_aesthetics.model.wavlm import WavLMConfig
 
-from src.models.adapter import ScoreError
 from src.models.quality import QualityVerifier
 from src.protocol import Score
 from src.weights.files import WeightsError
@@ -101,11 +100,6 @@ def test_the_prompt_has_no_influence(adapter: QualityVerifier) -> None:
     scores = adapter.score([tones(2, 6)] * 3, ["piano", "", "no piano"])
     assert len({score.value for score in scores}) == 1
     assert not adapter.needs_text
-
-
-def test_samples_that_overflow_the_model_have_no_score(adapter: QualityVerifier) -> None:
-    with pytest.raises(ScoreError, match="no finite number"):
-        score(adapter, np.tile(np.float32([3e38, -3e38]), RATE))
 
 
 def test_a_forward_holds_a_bounded_number_of_windows(

@@ -19,14 +19,6 @@ RATE = 16_000
 clip = partial(noisy_tones, rate=RATE)
 
 
-@pytest.fixture
-def nothing_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """The one folder in which weights are looked for; it is empty."""
-    for name in ("CURATOR_WEIGHTS", "HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME"):
-        monkeypatch.setenv(name, str(tmp_path))
-    return tmp_path
-
-
 def test_score_is_mean_log_odds_of_wanted_tags_less_those_of_unwanted_ones(
     adapter: TaggerVerifier,
 ) -> None:
