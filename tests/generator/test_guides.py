@@ -64,11 +64,6 @@ def test_benchmarks_get_to_the_preflight_and_the_builtin_ones_lack_nothing(
         assert ready.prompts
 
 
-def test_there_are_benchmarks_of_every_method_and_kind_of_prompt() -> None:
-    for word in (*METHODS, ".csv", "facebook/", "*tags+"):
-        assert any(word in command for command in BENCHMARKS), word
-
-
 @pytest.mark.parametrize("command", commands(r"python benchmark\.py", GUIDES))
 def test_the_guides_to_musiccaps_run_the_paper_profile_on_referenced_prompts(command: str) -> None:
     settings = parse(BenchmarkSettings, shlex.split(command)[2:])
@@ -93,7 +88,9 @@ def test_server_commands_parse_and_name_verifiers_and_judges_that_there_are(comm
     assert {*(settings.fetch or ())} <= {*VERIFIERS, *JUDGES}
 
 
-def test_the_documents_start_the_server_and_fetch_weights() -> None:
+def test_there_are_commands_of_every_method_and_kind_of_prompt_and_for_the_server() -> None:
+    for word in (*METHODS, ".csv", "facebook/", "*tags+"):
+        assert any(word in command for command in BENCHMARKS), word
     for flag in ("--models", "--fetch"):
         assert any(flag in command for command in SERVERS), flag
 
