@@ -60,13 +60,8 @@ def made_up(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def served(real: Path) -> Iterator[str]:
     """The real page's address on a plain file server."""
     root = real.parents[2]
-    with serving(partial(QuietHandler, directory=str(root))) as url:
+    with serving(partial(SimpleHTTPRequestHandler, directory=str(root))) as url:
         yield f"{url}/{real.relative_to(root)}"
-
-
-class QuietHandler(SimpleHTTPRequestHandler):
-    def log_message(self, *args: object) -> None:
-        pass
 
 
 def play(page: Page, name: str) -> None:

@@ -1,10 +1,9 @@
-"""Fixtures that several test files of this folder share."""
+"""A fixture that several test files of this folder share."""
 
 from collections.abc import Iterator
 
 import pytest
 
-from src.client import ServerClient
 from tests.generator.stub_server import StubServer
 
 
@@ -13,8 +12,3 @@ def stub() -> Iterator[StubServer]:
     server = StubServer()
     yield server
     server.stop()
-
-
-@pytest.fixture
-def client(stub: StubServer) -> ServerClient:
-    return stub.client

@@ -15,8 +15,7 @@ from src.experiments.scaling_settings import ExperimentSettings
 from src.protocol import Checkpoint, Score, VerifierResult
 from src.runs.measures import Measure
 from src.runs.records import Run
-from tests.generator.fake_judges import FakeJudge
-from tests.generator.fake_search import FakeGenerator, value_of
+from tests.generator.fake_search import FakeGenerator, FakeJudge, value_of
 
 PROMPTS = [
     Prompt(id=name, text=f"a {name}", key=f"key {name}") for name in ("waltz", "jig", "reel")
@@ -48,29 +47,25 @@ class FakeClient:
         return dict.fromkeys(names, self.checkpoint)
 
     def score(self, names, prompts, clips, checkpoints=None) -> dict[str, VerifierResult]:
-        answers = {name: self._answer(name, prompts, clips) for name in names}
+        answers = self.score_each(names, prompts, clips)
         for answer in answers.values():
             if isinstance(answer, PromptRefused):
                 raise answer
-        self._note(names, prompts, clips)
         return answers  # type: ignore[return-value]
 
     def score_each(
         self, names, prompts, clips, checkpoints=None
     ) -> dict[str, VerifierResult | PromptRefused]:
-        self._note(names, prompts, clips)
-        return {name: self._answer(name, prompts, clips) for name in names}
-
-    def take_usage(self) -> Ledger:
-        usage, self.usage = self.usage, Ledger()
-        return usage
-
-    def _note(self, names: Sequence[str], prompts: Sequence[str], clips: Sequence[Clip]) -> None:
         self.lives -= 1
         if self.lives < 0:
             raise ServerUnreachable("the server is lost")
         self.usage.seconds["http"] += 4.0
         self.asked.append((tuple(names), prompts[0], clips[0].samples.shape[1]))
+        return {name: self._answer(name, prompts, clips) for name in names}
+
+    def take_usage(self) -> Ledger:
+        usage, self.usage = self.usage, Ledger()
+        return usage
 
     def _answer(
         self, name: str, prompts: Sequence[str], clips: Sequence[Clip]

@@ -1,6 +1,11 @@
-"""Runs of benchmark.py with made-up numbers, for tables (made_up_run) and pages (listening_run)."""
+"""Runs of benchmark.py with made-up numbers, for tables (made_up_run) and pages (listening_run).
+
+And the committed one as the first release would have written it (first_release).
+"""
 
 import json
+import lzma
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +18,10 @@ from src.reports.benchmark_study import study_benchmark
 from src.reports.page import write_page
 from src.runs import evaluation
 from src.runs.measures import Measure
-from src.runs.records import MANIFEST, RECORDS, Record, Run, search_key
+from src.runs.records import COMPRESSED, MANIFEST, RECORDS, Record, Run, search_key
 
+ROOT = Path(__file__).resolve().parents[2]
+(COMMITTED,) = (ROOT / "results" / "builtin").glob("benchmark-builtin-tags-n8-*")
 MEASURES = (
     Measure("tags", "selector"),
     Measure("msd_kld", "primary judge", higher_is_better=False),
@@ -35,6 +42,7 @@ HOSTILE = (
     "<img src=x onerror=window.hacked=2>",
 )
 REASON = "tags: names no tag"
+UNREAD = {"clap": {"captions": 12, "of": 64, "tokens": 240}}
 UNJUDGED = "no reference audio: <b>music_data</b>/p.wav is not there"
 FAILED = "the prompt names no tag that 'tags' knows; name one of: drums, violin"
 
@@ -205,3 +213,21 @@ def _audio(folder: Path, name: str, nodes: list[dict[str, Any]], save: str) -> d
 def tone(path: Path, seconds: float = 0.6) -> None:
     wave = np.sin(np.arange(int(8000 * seconds)) * 0.3, dtype=np.float32) * 0.1
     write_wav(path, Clip(wave[None], 8000))
+
+
+def first_release(output: Path) -> Path:
+    """A copy whose manifest knows neither kinds nor checkpoints of measures, and whose records name
+    audio that is not there."""
+    folder = Path(shutil.copytree(COMMITTED, output / "builtin"))
+    manifest = json.loads((folder / MANIFEST).read_text())
+    del manifest["unread"]
+    for measure in manifest["measures"]:
+        del measure["kind"], measure["checkpoint"]
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    lines = lzma.decompress((folder / COMPRESSED).read_bytes()).splitlines()
+    (folder / COMPRESSED).unlink()
+    records: list[Record] = list(map(json.loads, lines))
+    for record in records:
+        record["audio"] = f"audio/{record['method']}/{record['prompt_id']}.wav"
+    (folder / RECORDS).write_text("".join(json.dumps(record) + "\n" for record in records))
+    return folder

@@ -10,18 +10,13 @@ and PaSST its weights in that of torch.hub: audiocraft's own way.
 The fixtures are imported by the tests of the judges; both share one such folder.
 """
 
-import atexit
 import contextlib
 import io
 import json
 import os
-import shutil
-import subprocess
 import sys
-import tempfile
 import warnings
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -55,19 +50,10 @@ KLD_CASES = {
 
 
 def sound(seconds: float, rate: int, channels: int, seed: int = 0) -> Clip:
-    """Notes with overtones that come and go, other ones in each channel, in noise; not loud."""
-    generator = np.random.default_rng(seed)
-    time = np.arange(round(seconds * rate)) / rate
-    rows = []
-    for _ in range(channels):
-        notes = 110 * 2 ** (generator.integers(0, 36, 4) / 12)
-        beats = generator.uniform(0.5, 3, 4)
-        tones = [
-            np.sin(2 * np.pi * n * time + np.sin(np.pi * b * time)) * np.sin(np.pi * b * time)
-            for n, b in zip(notes, beats, strict=True)
-        ]
-        rows.append(0.05 * np.sum(tones, axis=0) + generator.normal(0, 0.01, time.size))
-    return Clip(np.stack(rows).astype(np.float32), rate)
+    """Another quiet chord in each channel."""
+    seeds = range(10 * seed, 10 * seed + channels)
+    chords = [0.3 * clap_weights.clip(seconds, seed, rate) for seed in seeds]
+    return Clip(np.stack(chords).astype(np.float32), rate)
 
 
 def reference(seconds: float, rate: int, channels: int) -> Clip:
@@ -99,15 +85,9 @@ def small_networks() -> Iterator[None]:
             yield
 
 
-@cache
 def shared_folder() -> Path:
-    """What `main` writes, in a folder that goes with this process."""
-    folder = Path(tempfile.mkdtemp(prefix="curator-published-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    command = [sys.executable, "-m", "tests.generator.published", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return folder
+    """What `main` writes."""
+    return clap_weights.written_by("tests.generator.published")
 
 
 @contextlib.contextmanager

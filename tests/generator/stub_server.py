@@ -70,9 +70,6 @@ class StubServer:
                 self.end_headers()
                 self.wfile.write(data)
 
-            def log_message(self, *_: object) -> None:
-                pass
-
         self._serving = ExitStack()
         self.url = self._serving.enter_context(serving(Handler))
         self.client = ServerClient(self.url, total_seconds=5)

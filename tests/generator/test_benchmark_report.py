@@ -7,32 +7,30 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from src.methods import METHODS as REGISTERED
 from src.reports.benchmark import benchmark_figure, benchmark_text, findings, report, tables
 from src.reports.benchmark_study import LOST, Study, study_benchmark
-from src.reports.figure import DIGEST_KEY
 from src.reports.table import write_tables
 from src.runs import evaluation
 from src.runs.measures import Measure
-from src.runs.records import Record, RunFolderError, records_digest
+from src.runs.records import Record, RunFolderError
 from src.stats.frechet import distance
 from src.stats.intervals import Interval
-from tests.generator.first_release import COMMITTED, first_release
 from tests.generator.made_up_run import (
+    COMMITTED,
     MEASURES,
     METHODS,
     OWN,
     SET,
+    UNREAD,
     change_records,
+    first_release,
     keep_measures,
     made_up_run,
 )
 
-SNAPSHOT = Path(__file__).parent / "snapshots" / "benchmark.txt"
 ALL = (*MEASURES, OWN, SET)
-UNREAD = {"clap": {"captions": 12, "of": 64, "tokens": 240}}
 
 
 def study_of(output: Path, **kind: Any) -> Study:
@@ -51,19 +49,6 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def sentences(folder: Path) -> str:
     return "\n".join(findings(study_benchmark(folder)))
-
-
-def test_the_text_is_that_of_the_snapshot_and_the_figure_repeats_itself(tmp_path: Path) -> None:
-    folder = made_up_run(tmp_path, more=(OWN, SET), failed=7, unread=UNREAD)
-    text, failed = report(folder)
-    assert failed
-    assert text + "\n" == SNAPSHOT.read_text()
-    assert max(map(len, text.splitlines())) <= 100
-    drawn = (folder / "benchmark.png").read_bytes()
-    report(folder)
-    assert (folder / "benchmark.png").read_bytes() == drawn
-    with Image.open(folder / "benchmark.png") as image:
-        assert image.text[DIGEST_KEY] == records_digest(folder)  # type: ignore[attr-defined]
 
 
 def test_differences_are_paired_by_prompt_with_intervals(tmp_path: Path) -> None:

@@ -137,8 +137,3 @@ def test_captions_name_the_lead_in_every_wording():
     assert all("harp" in text.lower() for text in texts)
     assert all("  " not in text and " ," not in text and ",," not in text for text in texts)
     assert set(STYLE_WORDS) >= {"air", "chorale"}
-
-
-def test_everything_built_in_stays_under_sixty_megabytes():
-    files = [p for p in BUILTIN_DIR.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
-    assert sum(p.stat().st_size for p in files) < 60e6

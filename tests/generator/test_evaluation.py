@@ -13,17 +13,11 @@ from src.client import VerifierError
 from src.data.audio import Clip, read_audio
 from src.data.prompts import Prompt
 from src.protocol import Checkpoint, Score
-from src.runs.evaluation import (
-    finish,
-    judge_again,
-    judge_clip,
-    measures,
-    unread_captions,
-)
+from src.runs.evaluation import finish, judge_again, judge_clip, measures, unread_captions
 from src.runs.records import RECORDS, Run, read_records, search_key
 from src.runs.settings import SaveAudio
 from src.tree import SearchResult, Winner
-from tests.generator.fake_judges import FakeJudge, FakeSetJudge
+from tests.generator.fake_search import FakeJudge, FakeSetJudge
 from tests.generator.made_up_run import record
 
 PROMPT = Prompt(id="a", text="a slow piano", key="a")

@@ -10,15 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tyro
 
 from src.data.downloads import settings as download_settings
 from src.experiments.calibration import CalibrationSettings
 from src.experiments.scaling_settings import ExperimentSettings
 from src.experiments.settings import BenchmarkSettings, LatencySettings
+from src.judges.registry import JUDGES
 from src.methods import METHODS
+from src.protocol import Limits
 from src.runs import preflight
 from src.runs.ending import Exit
 from src.runs.settings import Settings, parse
+from src.server.settings import BatchSettings, ServerSettings
+from src.verifier_core import VERIFIERS
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -59,11 +64,6 @@ def test_benchmarks_get_to_the_preflight_and_the_builtin_ones_lack_nothing(
         assert ready.prompts
 
 
-def test_there_are_benchmarks_of_every_method_and_kind_of_prompt() -> None:
-    for word in (*METHODS, ".csv", "facebook/", "*tags+"):
-        assert any(word in command for command in BENCHMARKS), word
-
-
 @pytest.mark.parametrize("command", commands(r"python benchmark\.py", GUIDES))
 def test_the_guides_to_musiccaps_run_the_paper_profile_on_referenced_prompts(command: str) -> None:
     settings = parse(BenchmarkSettings, shlex.split(command)[2:])
@@ -74,6 +74,25 @@ def test_the_guides_to_musiccaps_run_the_paper_profile_on_referenced_prompts(com
 @pytest.mark.parametrize("command", commands(r"\S*python download_data\.py"))
 def test_the_downloader_takes_the_documents_commands(command: str) -> None:
     download_settings.parse(shlex.split(command)[2:])
+
+
+SERVERS = commands(r"(?:\w+=\S+ )*\S*python verifier_server\.py")
+
+
+@pytest.mark.parametrize("command", SERVERS)
+def test_server_commands_parse_and_name_verifiers_and_judges_that_there_are(command: str) -> None:
+    arguments = shlex.split(command.split("verifier_server.py", 1)[1])
+    settings = tyro.cli(ServerSettings, args=arguments, use_underscores=True)
+    settings.check()
+    assert set(settings.models) <= set(VERIFIERS)
+    assert {*(settings.fetch or ())} <= {*VERIFIERS, *JUDGES}
+
+
+def test_there_are_commands_of_every_method_and_kind_of_prompt_and_for_the_server() -> None:
+    for word in (*METHODS, ".csv", "facebook/", "*tags+"):
+        assert any(word in command for command in BENCHMARKS), word
+    for flag in ("--models", "--fetch"):
+        assert any(flag in command for command in SERVERS), flag
 
 
 @functools.cache
@@ -99,8 +118,23 @@ def section(heading: str) -> str:
     return text.split(f"\n## {heading}\n")[1].split("\n## ")[0]
 
 
-def defaults(kind: type[Settings]) -> dict[str, Any]:
+def defaults(kind: type) -> dict[str, Any]:
     return {field.name: field.default for field in dataclasses.fields(kind)}
+
+
+def flags(text: str) -> dict[str, str]:
+    """A table's flags, with their defaults as they stand there."""
+    return dict(re.findall(r"^\| `--([\w.]+)`(?:, `--\w+`)* \| ([^|]+) \|", text, re.M))
+
+
+def expect_default(name: str, shown: str, default: Any) -> None:
+    """A default in italics is no value: it follows from something else."""
+    if shown.startswith("*"):
+        assert default in (None, (), tuple(METHODS)), name
+        return
+    values = default if isinstance(default, tuple) else (default,)
+    texts = (f"{v:.12g}" if isinstance(v, float) else str(v) for v in values)
+    assert shown.strip("`") == " ".join(texts), name
 
 
 SHARED = defaults(Settings)
@@ -119,23 +153,27 @@ SHARED = defaults(Settings)
 def test_tables_of_flags_have_the_scripts_flags_and_defaults(
     heading: str, kind: type[Settings]
 ) -> None:
-    """A default in italics is no value: it follows from something else. Another default of a
-    shared flag stands below the table."""
+    """Another default of a shared flag stands below the table."""
     text = section(heading)
-    rows = dict(re.findall(r"^\| `--(\w+)`(?:, `--\w+`)* \| ([^|]+) \|", text, re.M))
+    rows = flags(text)
     own = {name for name in defaults(kind) if kind is Settings or name not in SHARED}
     assert sorted(rows) == sorted(own)
     for name, shown in rows.items():
-        default = defaults(kind)[name]
-        if shown.startswith("*"):
-            assert default in (None, (), tuple(METHODS)), name
-            continue
-        values = default if isinstance(default, tuple) else (default,)
-        texts = (f"{v:g}" if isinstance(v, float) else str(v) for v in values)
-        assert shown.strip("`") == " ".join(texts), name
+        expect_default(name, shown, defaults(kind)[name])
     for name, default in defaults(kind).items():
         if SHARED.get(name, default) != default:
             assert f"`--{name} {default}`" in text, name
+
+
+def test_the_servers_table_has_its_flags_and_defaults() -> None:
+    own = defaults(ServerSettings)
+    del own["batch"], own["limits"]
+    own |= {f"batch.{name}": default for name, default in defaults(BatchSettings).items()}
+    own |= {f"limits.{name}": field.default for name, field in Limits.model_fields.items()}
+    rows = flags((DOCS / "server.md").read_text("utf-8"))
+    assert sorted(rows) == sorted(own)
+    for name, shown in rows.items():
+        expect_default(name, shown, own[name])
 
 
 def test_the_exit_codes_are_the_scripts() -> None:

@@ -1,8 +1,8 @@
-"""The judges, on clips and references that the taggers know well."""
+"""The judges, on clips and references that the taggers know well; and verifiers of the server as
+judges: one upload for all, reasons, and what ends a run."""
 
 import math
-import subprocess
-import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,17 +10,20 @@ import numpy as np
 import pytest
 import torch
 
+from src.client import ServerUnreachable
 from src.data.audio import Clip, read_audio, resample
 from src.data.prompts import Prompt
 from src.judges.base import ClipJudge, JudgeError
-from src.judges.registry import JUDGES
+from src.judges.registry import JUDGES, ServedJudge
 from src.judges.tags import FadMsd, bernoulli_kl
 from src.models.tagger import load_tagger
+from src.protocol import Checkpoint
 from src.runs.settings import PROFILE_JUDGES
 from src.stats.frechet import distance
+from tests.generator.fake_pool import WEIGHTS, FakeClient
+from tests.generator.stub_server import clip as level
 
 DATA = Path(__file__).parent / "data" / "tagger"
-REPOSITORY = Path(__file__).parents[2]
 
 
 def clip(name: str) -> Clip:
@@ -99,14 +102,6 @@ def test_tag_log_odds_are_the_mean_of_the_wanted_less_that_of_the_unwanted() -> 
     assert value == pytest.approx(wanted - (row["drums"] + row["guitar"]) / 2, abs=1e-4)
 
 
-def test_a_judge_is_deterministic_whatever_else_it_judged() -> None:
-    clips, prompts = [clip("synth"), clip("flute")], [prompt("synth"), prompt("flute")]
-    judge = judge_named("mtt_vgg")
-    together = judge.judge(clips, prompts)
-    apart = [judge.judge([c], [p])[0] for c, p in zip(clips, prompts, strict=True)]
-    assert together == apart
-
-
 @pytest.mark.parametrize(
     ("name", "asked", "message"),
     [
@@ -142,11 +137,6 @@ def test_bernoulli_kl_is_the_sum_over_tags_in_nats() -> None:
     assert bernoulli_kl(q, p) != pytest.approx(expected)
     certain = np.array([0.0, 1.0])
     assert bernoulli_kl(certain, 1 - certain) < 2 * math.log(1e6) + 1  # and finite
-
-
-def test_judges_are_listed_without_importing_torch() -> None:
-    code = "import sys; from src.judges.registry import JUDGES; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY).returncode == 0
 
 
 @pytest.mark.parametrize(("name", "width"), [("MSD_musicnn", 200), ("MTT_vgg", 256)])
@@ -191,3 +181,78 @@ def test_judges_of_sets_share_a_network_with_those_of_clips() -> None:
     assert judge.shares_data_with == JUDGES["msd_kld"].shares_data_with
     assert JUDGES["fad_clap"].listener_class is JUDGES["clap_score"].listener_class
     assert "biased upwards for few clips" in judge.note
+
+
+# Verifiers of the server as judges
+
+NAMES = ("clap", "muq", "tags")
+ASKED = prompt("slow piano")
+
+
+class Client(FakeClient):
+    """Notes to which checkpoints it is asked to hold the server."""
+
+    held: Mapping[str, Checkpoint] = {}
+
+    def score_each(self, names, prompts, clips, checkpoints=None):
+        self.held = checkpoints
+        return super().score_each(names, prompts, clips)
+
+
+def judges(client: FakeClient, *names: str) -> list[ServedJudge]:
+    return [ServedJudge(name, client, WEIGHTS) for name in names or NAMES]  # type: ignore[arg-type]
+
+
+def test_a_clip_is_sent_once_for_all_judges_and_the_server_held_to_their_weights() -> None:
+    client = Client()
+    all_judges = judges(client)
+    for heard in (level(1), level(2)):
+        values = [judge.judge([heard], [ASKED]) for judge in all_judges]
+        assert values == [client.values[name, "slow piano"][-1:] for name in NAMES]
+    assert client.asked == [(NAMES, "slow piano", 100)] * 2
+    assert client.held == dict.fromkeys(NAMES, WEIGHTS)
+
+
+def test_another_clip_or_prompt_is_another_question() -> None:
+    client = FakeClient()
+    (judge,) = judges(client, "clap")
+    same = level(1)
+    judge.judge([same, same, level(2)], [prompt("a"), prompt("b"), prompt("b")])
+    assert [text for _, text, _ in client.asked] == ["a", "b", "b"]
+
+
+def test_a_judge_that_joins_later_is_asked_for_too_and_one_of_another_server_is_not() -> None:
+    client, other, heard = FakeClient(), FakeClient(), level(1)
+    for server, name in ((client, "clap"), (other, "tags"), (client, "muq")):
+        judges(server, name)[0].judge([heard], [ASKED])
+    assert [names for names, *_ in client.asked] == [("clap",), ("clap", "muq")]
+    assert [names for names, *_ in other.asked] == [("tags",)]
+
+
+def test_what_one_verifier_refuses_the_others_still_judge_and_it_is_asked_once() -> None:
+    client = FakeClient(refuses=[("tags", "slow piano")])
+    clap, _, tags = judges(client)
+    heard = level(1)
+    for _ in range(2):
+        with pytest.raises(JudgeError, match="the clip of p-None: it names nothing"):
+            tags.judge([heard], [ASKED])
+    assert clap.judge([heard], [ASKED]) == client.values["clap", "slow piano"]
+    assert len(client.asked) == 1
+
+
+def test_a_lost_server_is_no_matter_of_one_clip() -> None:
+    client, heard = FakeClient(lives=0), level(1)
+    (clap,) = judges(client, "clap")
+    with pytest.raises(ServerUnreachable):
+        clap.judge([heard], [ASKED])
+    client.lives = 1
+    assert np.isfinite(clap.judge([heard], [ASKED])).all()
+
+
+def test_a_served_judge_says_whose_number_it_is() -> None:
+    clap, _, tags = judges(FakeClient())
+    assert (clap.name, clap.is_verifier, clap.shares_data_with) == ("clap", ("clap",), ())
+    assert (tags.is_verifier, tags.shares_data_with) == (("tags",), ("tags_vgg",))
+    assert clap.checkpoint == WEIGHTS
+    assert clap.higher_is_better
+    assert not clap.needs_reference

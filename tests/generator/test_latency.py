@@ -20,13 +20,7 @@ from src.budget import Cost
 from src.data.audio import Clip
 from src.data.prompts import Prompt
 from src.experiments import latency
-from src.experiments.latency import (
-    PeakMemory,
-    measure_all,
-    note_end,
-    visits,
-    warn_if_busy,
-)
+from src.experiments.latency import PeakMemory, measure_all, note_end, visits, warn_if_busy
 from src.experiments.settings import LatencySettings
 from src.methods import SearchCell
 from src.protocol import Score

@@ -6,18 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from src.budget import STAGES
 from src.methods import SearchCell
-from src.reports.figure import DIGEST_KEY
 from src.reports.latency import cost_figure, latency_figure, latency_text, report
 from src.reports.latency_study import TIMED, Study, study_latency
 from src.reports.table import Row
-from src.runs.records import Record, records_digest
+from src.runs.records import Record
 from tests.generator.made_up_latency import CELLS, made_up_latency, noisy, per_frame
 
-SNAPSHOT = Path(__file__).parent / "snapshots" / "latency.txt"
 BEST, SBS, AHEAD = "best_of_n N=8", "sbs N=8 M=4", "lookahead N=8 M=4 k=1"
 FAILS = {"status": "failed", "reason": "tags: names no tag"}
 ANOTHER = {"winner": {"tokens_sha256": "another"}}
@@ -42,34 +38,6 @@ def is_one(record: Record) -> bool:
     """Of one search: sbs with N = 8, its second repetition, p1."""
     key = record["method"], record["cell"]["candidates"], record["repetition"], record["prompt_id"]
     return key == ("sbs", 8, 2, "p1")
-
-
-def served_run(output: Path) -> Path:
-    """With all stages, uploads and a server's memory."""
-
-    def served(record: Record) -> Record:
-        record["ledger"]["uploaded_bytes"] = 123_400_000
-        seconds = record["wall_seconds"] / len(STAGES)
-        record["ledger"]["seconds"] = dict.fromkeys(STAGES, seconds) | {"wav": 6e-5}
-        record["memory"] = {"gpu": None, "resident": 2.1e10, "server": 2.1e10}
-        return record
-
-    return made_up_latency(output, lambda c, r, p: noisy(c, r, p) / 100, change=served)
-
-
-def test_the_text_is_that_of_the_snapshot_and_figures_repeat_themselves(tmp_path: Path) -> None:
-    folder = served_run(tmp_path)
-    text, failed = report(folder)
-    assert not failed
-    assert text + "\n" == SNAPSHOT.read_text()
-    assert max(map(len, text.splitlines())) <= 100
-    figures = [folder / "latency.png", folder / "cost.png"]
-    drawn = [path.read_bytes() for path in figures]
-    report(folder)
-    assert [path.read_bytes() for path in figures] == drawn
-    for path in figures:
-        with Image.open(path) as image:
-            assert image.text[DIGEST_KEY] == records_digest(folder)  # type: ignore[attr-defined]
 
 
 def test_costs_are_exact_in_frames_and_clips_and_ratios_of_medians_in_seconds(plain: Study) -> None:

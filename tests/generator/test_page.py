@@ -17,13 +17,13 @@ import pytest
 
 from src.reports.page import HERE
 from src.runs.records import RECORDS
-from tests.generator.first_release import first_release
 from tests.generator.made_up_run import (
     FAILED,
     HOSTILE,
     SET,
     UNJUDGED,
     change_records,
+    first_release,
     listening_run,
     made_up_run,
     page_of,
@@ -71,9 +71,7 @@ def read(folder: Path) -> Reader:
     return Reader(page_of(folder))
 
 
-def test_hostile_text_comes_back_as_it_is_and_ends_no_element(
-    tmp_path: Path,
-) -> None:
+def test_hostile_text_comes_back_as_it_is_and_ends_no_element(tmp_path: Path) -> None:
     page = read(listening_run(tmp_path))
     assert [prompt["text"] for prompt in page.data["prompts"]][:3] == list(HOSTILE)
     assert page.clip("p1", "sbs")["unjudged"] == {"msd_kld": UNJUDGED}

@@ -46,7 +46,7 @@ class TinyGenerator:
         pass
 
 
-def test_pausing_at_prefixes_gives_the_tokens_of_an_unpaused_run() -> None:
+def test_pausing_at_prefixes_gives_the_tokens_and_log_probabilities_of_an_unpaused_run() -> None:
     generator = TinyGenerator()
     paused, log_probs, ledgers = candidates(PROMPTS[:2], generator, 3, 0.4, (0.1, 0.2), 7)
     whole, unpaused, _ = candidates(PROMPTS[:2], generator, 3, 0.4, (), 7)
@@ -58,11 +58,6 @@ def test_pausing_at_prefixes_gives_the_tokens_of_an_unpaused_run() -> None:
         assert np.array_equal(found["whole"], unpaused[name]["whole"])
         assert list(found) == ["0.1", "0.2", "whole"]
     assert [ledger.frames for ledger in ledgers] == [60, 60]
-
-
-def test_a_prefixs_log_probability_is_that_of_a_search_paused_there() -> None:
-    generator = TinyGenerator()
-    _, log_probs, _ = candidates(PROMPTS[:2], generator, 3, 0.4, (0.1,), 7)
     texts, keys = [p.text for p in PROMPTS[:2]], [p.key for p in PROMPTS[:2]]
     search = generator.begin(texts, keys, 3, 20, 7)
     search.advance(5)

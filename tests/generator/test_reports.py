@@ -10,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from src.reports.__main__ import main
-from src.reports.figure import intervals, new_figure
+from src.budget import STAGES
+from src.reports.__main__ import REPORTS, main
+from src.reports.figure import DIGEST_KEY, intervals, new_figure
 from src.reports.pool_study import study_pool
 from src.reports.reproduction import compare
 from src.reports.reproduction import main as reproduce
@@ -28,13 +30,14 @@ from src.reports.table import (
 )
 from src.runs.ending import Exit
 from src.runs.pool import load_pool, token_file
-from src.runs.records import Run, search_key
+from src.runs.records import Record, Run, records_digest, search_key
 from src.stats.intervals import Interval
-from tests.generator.made_up_latency import made_up_latency
+from tests.generator.made_up_latency import made_up_latency, noisy
 from tests.generator.made_up_pool import made_up_pool
-from tests.generator.made_up_run import listening_run, made_up_run
+from tests.generator.made_up_run import OWN, SET, UNREAD, listening_run, made_up_run
 
 ROOT = Path(__file__).resolve().parents[2]
+SNAPSHOTS = Path(__file__).parent / "snapshots"
 ROWS = [
     {"name": "sbs", "value": 1.23456789, "count": 3, "known": True, "low": None},
     {"name": "baseline", "value": math.nan, "count": 30_000, "known": False, "low": -2.0},
@@ -84,6 +87,46 @@ def test_intervals_are_drawn_to_their_ends_and_never_backwards() -> None:
     drawn = [path.vertices[:, 1].tolist() for path in bars.get_paths()]
     assert drawn[:2] == [[0, 3], [2, 3]]
     assert len(ax.lines[0].get_xdata()) == 3  # type: ignore[arg-type]
+
+
+def failed_run(output: Path) -> Path:
+    return made_up_run(output, more=(OWN, SET), failed=7, unread=UNREAD)
+
+
+def served_run(output: Path) -> Path:
+    """With all stages, uploads and a server's memory."""
+
+    def served(record: Record) -> Record:
+        record["ledger"]["uploaded_bytes"] = 123_400_000
+        seconds = record["wall_seconds"] / len(STAGES)
+        record["ledger"]["seconds"] = dict.fromkeys(STAGES, seconds) | {"wav": 6e-5}
+        record["memory"] = {"gpu": None, "resident": 2.1e10, "server": 2.1e10}
+        return record
+
+    return made_up_latency(output, lambda c, r, p: noisy(c, r, p) / 100, change=served)
+
+
+@pytest.mark.parametrize(
+    ("kind", "make", "figures"),
+    [
+        ("benchmark", failed_run, ["benchmark.png"]),
+        ("latency", served_run, ["latency.png", "cost.png"]),
+    ],
+)
+def test_the_text_is_that_of_the_snapshot_and_figures_repeat_themselves(
+    tmp_path: Path, kind: str, make: Callable[[Path], Path], figures: list[str]
+) -> None:
+    folder = make(tmp_path)
+    text, failed = REPORTS[kind](folder)
+    assert failed == (kind == "benchmark")
+    assert text + "\n" == (SNAPSHOTS / f"{kind}.txt").read_text()
+    assert max(map(len, text.splitlines())) <= 100
+    drawn = [(folder / name).read_bytes() for name in figures]
+    REPORTS[kind](folder)
+    assert [(folder / name).read_bytes() for name in figures] == drawn
+    for name in figures:
+        with Image.open(folder / name) as image:
+            assert image.text[DIGEST_KEY] == records_digest(folder)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

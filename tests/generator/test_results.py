@@ -1,24 +1,48 @@
-"""The committed results: tables follow from the records beside them, figures show those records."""
+"""The committed results: tables follow from the records beside them, figures show those records.
+
+And a run that an earlier version began goes on in its folder, by the command in its manifest.
+"""
 
 import math
+import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 import pytest
 from PIL import Image
 
-from src.reports import benchmark, latency
+from src.data.prompts import load_prompts
+from src.experiments import benchmark, latency, pool_generation, scaling
+from src.experiments.pool_scoring import list_scorers
+from src.protocol import Checkpoint
+from src.reports import benchmark as benchmark_report
+from src.reports import latency as latency_report
 from src.reports.benchmark_study import study_benchmark
 from src.reports.figure import DIGEST_KEY, POOL_DIGEST_KEY
 from src.reports.latency_study import study_latency
 from src.reports.pool_study import study_pool
 from src.reports.sweep_study import study_sweep
 from src.reports.table import Row, write_tables
+from src.runs.build import Parts
 from src.runs.pool import Pool, load_pool
-from src.runs.records import MANIFEST, read_manifest, read_records, records_digest
+from src.runs.records import (
+    CANDIDATES,
+    MANIFEST,
+    Run,
+    read_manifest,
+    read_records,
+    records_digest,
+    scores_key,
+)
+from src.runs.settings import PROFILE_JUDGES, Settings, parse
+from tests.generator.fake_search import FakeGenerator, FakeJudge
+from tests.generator.test_settings import SCRIPTS
 
 RESULTS = Path(__file__).resolve().parents[2] / "results" / "builtin"
 RUNS = sorted(path.parent for path in RESULTS.glob(f"*/{MANIFEST}"))
@@ -54,8 +78,8 @@ def budgets(path: Path) -> list[int]:
 
 
 TABLES: dict[str, Callable[[Path], Mapping[str, Sequence[Row]]]] = {
-    "benchmark": lambda run: benchmark.tables(study_benchmark(run)),
-    "latency": lambda run: latency.tables(study_latency(run)),
+    "benchmark": lambda run: benchmark_report.tables(study_benchmark(run)),
+    "latency": lambda run: latency_report.tables(study_latency(run)),
     "pool": lambda run: study_pool(pool(), budgets(run / "scaling.csv")).tables,
     "sweep": lambda run: {"cost": study_sweep(run, pool(), budgets(run / "cost.csv")).rows},
 }
@@ -125,3 +149,91 @@ def test_the_committed_pool_has_all_candidates_and_the_searches_all_cells() -> N
         assert len(records) == len(cells) * len(prompts)
         searched.append((len(prompts), len(cells)))
     assert sorted(searched) == [(16, 3 * 18), (64, 2), (64, 2), (64, 2)]
+
+
+class Idle(FakeGenerator):
+    """For what is finished already."""
+
+    def begin(self, *_: Any, **__: Any) -> Any:
+        raise AssertionError("something is generated again")
+
+
+def settings_of(manifest: dict[str, Any]) -> Settings:
+    """Of the command that began a run, with the judges that the preflight adds."""
+    script, *args = manifest["starts"][0]["command"]
+    settings = parse(SCRIPTS[script], args, prog=script)
+    if getattr(settings, "judges", ()) is None:
+        settings = replace(settings, judges=PROFILE_JUDGES[settings.profile])  # type: ignore[call-arg]
+    return settings
+
+
+def parts_of(identity: dict[str, Any], settings: Any) -> Parts:
+    """Nothing that runs, with the weights that the run had."""
+    found = {name: Checkpoint(**one) for name, one in identity["checkpoints"].items()}
+    generator = Idle()
+    generator.checkpoint = found.pop("generator")
+    judges = []
+    for name in getattr(settings, "judges", ()):
+        if name in found:
+            judge = FakeJudge(name)
+            judge.checkpoint = found.pop(name)  # type: ignore[misc]
+            judge.unread = lambda prompt: 0  # type: ignore[method-assign]
+            judges.append(judge)
+    verifier = SimpleNamespace(
+        name=identity.get("verifier") or getattr(settings, "verifier", ""), checkpoints=found
+    )
+    return Parts(generator, verifier, judges)  # type: ignore[arg-type]
+
+
+# How a run of each script is opened and finished, from its settings, prompts and parts.
+OPEN: dict[str, Callable[..., Run]] = {
+    "benchmark": benchmark.open_run,
+    "latency": lambda s, prompts, parts: latency.open_run(s, prompts, parts, (0, 0, 0)),
+    "pool": lambda s, prompts, parts: pool_generation.open_pool(s, prompts, parts.generator),
+    "sweep": scaling.open_sweep,
+}
+FINISH: dict[str, Callable[..., Any]] = {
+    "benchmark": lambda run, s, prompts, parts: benchmark.search_methods(s, prompts, run, parts),
+    "latency": lambda run, s, prompts, parts: latency.measure_all(
+        s, prompts, run, parts, lambda _: None
+    ),
+    "pool": lambda run, s, prompts, parts: pool_generation.generate(
+        run, prompts, parts.generator, s
+    ),
+    "sweep": lambda run, s, prompts, parts: scaling.search_cells(
+        run, s.cells()[0], prompts, parts, s
+    ),
+}
+
+
+@each_run
+def test_the_same_command_finds_its_folder_and_does_nothing_again(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / run.name))
+    before, manifest = records_digest(copy), read_manifest(run)
+    identity, settings = manifest["identity"], settings_of(manifest)
+    machine = identity.get("machine", {})  # of latency runs: they go on where they were begun
+    monkeypatch.setattr(latency, "machine", lambda: machine)
+    prompts = load_prompts(str(settings.prompts), settings.selection(), settings.data_dir)
+    asked = (replace(settings, output=tmp_path), prompts, parts_of(identity, settings))
+    with OPEN[identity["script"]](*asked) as again:
+        assert (again.folder, again.resumed) == (copy, True)
+        FINISH[identity["script"]](again, *asked)
+    assert records_digest(copy) == before
+
+
+def test_the_committed_pools_scores_still_stand(tmp_path: Path) -> None:
+    committed = pool().folder
+    settings: Any = settings_of(read_manifest(committed))
+    with Run.reopen(Path(shutil.copytree(committed, tmp_path / "pool"))) as run:
+        records = [r for r in run.records if r["kind"] != CANDIDATES["kind"]]
+        weights = {r["measure"]: Checkpoint(**r["checkpoint"]) for r in records}
+        verifiers = [name for name in weights if name not in settings.judges]
+        ask = (verifiers, settings.judges, weights, settings.prefix_seconds)
+        scorers = list_scorers(*ask, "cpu")
+        assert {scorer.name for scorer in scorers} == weights.keys()
+        for record in records:
+            (scorer,) = (s for s in scorers if s.name == record["measure"])
+            latest = run.latest(scores_key(scorer.name), record["prompt_id"])
+            assert scorer.lacks(latest) == (record["status"] == "failed")

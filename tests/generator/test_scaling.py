@@ -16,9 +16,8 @@ from src.runs.pool import load_pool
 from src.runs.records import RECORDS, Run, search_key
 from src.runs.settings import UsageError, parse
 from src.search import search
-from tests.generator.fake_judges import FakeJudge
 from tests.generator.fake_pool import PROMPTS, made_pool, settings_for, without_clock
-from tests.generator.fake_search import RATE, FakeGenerator, FakeVerifier
+from tests.generator.fake_search import RATE, FakeGenerator, FakeJudge, FakeVerifier
 
 
 def settings(*args: str) -> ExperimentSettings:
@@ -79,15 +78,12 @@ def test_sums_are_of_what_the_pool_is_scored_by(tmp_path: Path) -> None:
 
 
 def test_by_default_all_that_a_server_on_this_machine_could_have_score(tmp_path: Path) -> None:
-    found, _ = look(settings("--server", "auto", "--output", str(tmp_path)))
-    assert found.verifiers is not None
-    assert {"perplexity", "pmi", "tags", "tags_msd"} <= set(found.verifiers)
+    """But for pmi, which nobody asks for without guidance."""
+    ask = ("--server", "auto", "--output", str(tmp_path))
+    found, _ = look(settings(*ask))
+    assert {"perplexity", "pmi", "tags", "tags_msd"} <= set(found.verifiers or ())
     assert found.judges == ("msd_kld", "mtt_vgg", "msd_vgg_kld")
-
-
-def test_without_guidance_nobody_asks_for_pmi(tmp_path: Path) -> None:
-    ask = ("--server", "auto", "--output", str(tmp_path), "--guidance", "1")
-    assert "pmi" not in (look(settings(*ask))[0].verifiers or ())
+    assert "pmi" not in (look(settings(*ask, "--guidance", "1"))[0].verifiers or ("pmi",))
 
 
 def test_without_a_server_the_preflight_says_that_it_is_missing(tmp_path: Path) -> None:
@@ -95,10 +91,14 @@ def test_without_a_server_the_preflight_says_that_it_is_missing(tmp_path: Path) 
     assert ["server" in missing.what for missing in ready.missing] == [True]
 
 
-def test_an_old_pools_settings_need_not_be_repeated_and_cannot_be_changed(tmp_path: Path) -> None:
+def test_an_old_pools_prompts_and_settings_need_not_be_repeated_and_cannot_be_changed(
+    tmp_path: Path,
+) -> None:
     made_pool(tmp_path, seed=5).close()
     (folder,) = tmp_path.iterdir()
     pool = load_pool(folder)
+    prompts = prompts_of(pool, tmp_path)
+    assert [(p.id, p.text, p.key) for p in prompts] == [(p.id, p.text, p.key) for p in PROMPTS]
     asked = settings_for(tmp_path, pool=folder, pool_size=None, duration=10.0, prefixes=None)
     found = of_pool(asked, pool)
     assert (found.duration, found.seed, found.seeds, found.candidates) == (0.4, 5, (5,), 4)
@@ -109,13 +109,6 @@ def test_an_old_pools_settings_need_not_be_repeated_and_cannot_be_changed(tmp_pa
         of_pool(settings_for(tmp_path, pool=folder, budgets=(8,), pool_size=None), pool)
     with pytest.raises(UsageError, match=r"0\.4 s is too long"):
         of_pool(settings_for(tmp_path, pool=folder, prefixes=("0.4",)), pool)
-
-
-def test_an_old_pools_prompts_are_those_it_was_made_for(tmp_path: Path) -> None:
-    made_pool(tmp_path).close()
-    (folder,) = tmp_path.iterdir()
-    found = prompts_of(load_pool(folder), tmp_path)
-    assert [(p.id, p.text, p.key) for p in found] == [(p.id, p.text, p.key) for p in PROMPTS]
 
 
 SBS = SearchCell("sbs", 4, {"beam_width": 2}, step_size=0.2, seed=42)

@@ -18,8 +18,7 @@ from src.protocol import Checkpoint
 from src.runs import build
 from src.runs.build import Parts, checkpoints_of, connect, identity, load
 from src.runs.settings import PROFILE_JUDGES, Settings, UsageError, parse, server_token
-from tests.generator.fake_judges import FakeJudge
-from tests.generator.fake_search import FakeGenerator, FakeVerifier
+from tests.generator.fake_search import FakeGenerator, FakeJudge, FakeVerifier
 
 SCRIPTS: dict[str, type[Settings]] = {
     "benchmark.py": BenchmarkSettings,
@@ -85,11 +84,11 @@ WRONG: list[tuple[type[Settings], str, str]] = [
     (LATENCY, "--repetitions 0", "--repetitions must be 1 or more"),
     (LATENCY, "--batch 0", "--batch must be 1 or more"),
     (LATENCY, "--beam_width 0", "beam_width must be 1 or more"),
-    (LATENCY, "--budgets 4 4", "--budgets names something twice: 4 4"),
     (LATENCY, "--budgets 0", "--budgets must be 1 or more, not 0"),
     (LATENCY, "--budgets", "--budgets needs at least one value"),
     (LATENCY, "--verifier pmi --guidance 1", "take a --guidance other than 1"),
     (LATENCY, "--lookahead_k -1", "lookahead_k must be 0 or more"),
+    (LATENCY, "--duration 0.015", "not a whole number of frames"),
     (LATENCY, "--duration 0.015", "not a whole number of frames"),
     (LATENCY, "--method sbs --budgets 6", "nothing to measure: sbs N=6 M=4 cannot run"),
     (LATENCY, "--method", "--method needs at least one value"),
@@ -109,6 +108,7 @@ WRONG: list[tuple[type[Settings], str, str]] = [
     (EXPERIMENT, "--step_sizes 0.01", "whole number of frames"),
     (EXPERIMENT, "--budgets 0", "--budgets must be 1 or more"),
     (EXPERIMENT, "--budgets 2 2", "names something twice"),
+    (EXPERIMENT, "--budgets 0", "--budgets must be 1 or more"),
     (EXPERIMENT, "--lookahead_ks -1", "--lookahead_ks must be 0 or more"),
     (EXPERIMENT, "--pool x --method sbs", "--sweep_verifiers"),
 ]
@@ -160,9 +160,9 @@ def test_the_servers_token_is_kept_out_of_the_settings(monkeypatch: pytest.Monke
     assert "secret" not in json.dumps(settings().as_record())
 
 
-def test_the_command_lines_need_no_torch() -> None:
+def test_command_lines_records_and_the_list_of_judges_need_no_torch() -> None:
     kinds = ", ".join(sorted({kind.__module__ for kind in SCRIPTS.values()}))
-    modules = f"{kinds}, src.data.prompts, src.runs.records"
+    modules = f"{kinds}, src.data.prompts, src.judges.registry, src.runs.records"
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 

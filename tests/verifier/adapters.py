@@ -4,12 +4,9 @@ A module of tests takes one by `CASE = "muq"`, or several by parametrising the f
 (`each`); then `adapter` is loaded once a process, and `own` is a folder of weights to be damaged.
 """
 
-import atexit
 import contextlib
 import io
-import shutil
 import socket
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
@@ -90,15 +87,6 @@ def _patch_imagebind(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("src.models.imagebind.imagebind_huge", small)
 
 
-def tones(seconds: float, seed: int, rate: int) -> np.ndarray:
-    """A few decaying tones."""
-    time = np.arange(round(seconds * rate)) / rate
-    tones = sum(
-        np.sin(2 * np.pi * f * time) for f in np.random.default_rng(seed).uniform(99, 4e3, 4)
-    )
-    return (0.1 * tones * np.exp(-(time % 0.5) * 6)).astype(np.float32)
-
-
 def noisy_tones(seconds: float, seed: int, rate: int) -> np.ndarray:
     """A tone that changes every half second, over noise."""
     random = np.random.default_rng(seed)
@@ -139,7 +127,7 @@ CASES = {
             lambda folder: _late("test_quality.save_checkpoint")(folder / "checkpoint.pt"),
             identity="facebook/audiobox-aesthetics",
             network=lambda adapter: adapter._model,
-            sound=partial(tones, rate=16_000),
+            sound=partial(noisy_tones, rate=16_000),
             file="checkpoint.pt",
             read=partial(_state, "model."),
             write=_save_quality,
@@ -151,7 +139,7 @@ CASES = {
             _late("test_muq.make_hub_cache"),
             identity="OpenMuQ/MuQ-MuLan-large",
             network=lambda adapter: adapter._model,
-            sound=partial(tones, rate=24_000),
+            sound=partial(noisy_tones, rate=24_000),
             file=f"{_MULAN}/model.safetensors",
             pickled=f"{_MULAN}/pytorch_model.bin",
             read=load_file,
@@ -201,9 +189,7 @@ def each(*left_out: str) -> pytest.MarkDecorator:
 @cache
 def folder_of(name: str) -> Path:
     """The case's weights, in a folder that goes with this process."""
-    place = Path(tempfile.mkdtemp(prefix=f"curator-{name}-"))
-    atexit.register(shutil.rmtree, place, ignore_errors=True)
-    folder = place / "weights"
+    folder = clap_weights.folder_of_this_process(name) / "weights"
     if name != "clap":
         folder.mkdir()
     with pytest.MonkeyPatch.context() as patch:

@@ -1,6 +1,7 @@
 """Servers for the tests of this folder, each started when the first test asks for it."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -29,3 +30,11 @@ def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     options += ["--limits.max_files", "4", "--limits.max_body_bytes", "100000"]
     with ServerProcess(log, *options, token="hunter2") as server:
         yield server
+
+
+@pytest.fixture
+def nothing_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The one folder in which weights are looked for; it is empty."""
+    for name in ("CURATOR_WEIGHTS", "HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, str(tmp_path))
+    return tmp_path

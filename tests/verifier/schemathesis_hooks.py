@@ -1,4 +1,4 @@
-"""What the OpenAPI document cannot say about requests, for tests/verifier/test_openapi.py.
+"""What the OpenAPI document cannot say about requests, for tests/verifier/test_server.py.
 
 That there are as many prompts as files, which verifiers are hosted, and what a WAV is. Requests
 that schemathesis meant to be wrong stay as they are.

@@ -207,6 +207,12 @@ def test_a_clip_that_is_not_finite_has_no_score(case: Case, adapter: Adapter, ba
         score(adapter, clip)
 
 
+@each("tags", "imagebind", "clap")
+def test_samples_that_overflow_the_model_have_no_score(adapter: Adapter) -> None:
+    with pytest.raises(ScoreError, match="no finite number"):
+        score(adapter, np.tile(np.float32([3e38, -3e38]), adapter.sample_rate))
+
+
 @each()
 def test_a_clip_without_a_single_frame_has_no_score(case: Case, adapter: Adapter) -> None:
     for samples in {0, 1, case.shortest - 1} - {case.shortest}:

@@ -15,12 +15,10 @@ from audiobox_aesthetics.infer import AesPredictor
 from audiobox_aesthetics.model import aes
 from audiobox_aesthetics.model.wavlm import WavLMConfig
 
-from src.models.adapter import ScoreError
 from src.models.quality import QualityVerifier
 from src.protocol import Score
 from src.weights.files import WeightsError
-from tests.verifier import adapters
-from tests.verifier.adapters import vacate
+from tests.verifier.adapters import noisy_tones, vacate
 
 RATE = 16_000
 SMALL_WAVLM = WavLMConfig(
@@ -73,13 +71,8 @@ def save_checkpoint(path: Path, **changes: Any) -> None:
     torch.save({**make_checkpoint(), **changes}, path)
 
 
-def axes(library: AesPredictor, *clips: np.ndarray) -> list[dict[str, float]]:
-    """The library's own scores."""
-    return library.forward([{"path": torch.tensor(c)[None], "sample_rate": RATE} for c in clips])
-
-
 CASE = "quality"
-tones = partial(adapters.tones, rate=RATE)
+tones = partial(noisy_tones, rate=RATE)
 
 
 @pytest.fixture(scope="module")
@@ -91,44 +84,26 @@ def score(verifier: QualityVerifier, audio: np.ndarray) -> Score:
     return verifier.score([audio], ["whatever"])[0]
 
 
-def values(scores: list[Score]) -> list[float]:
-    return [score.value for score in scores]
-
-
 @pytest.mark.parametrize("seconds", [0.001, 2, 10, 17, 30])
 def test_score_and_axes_are_the_librarys(
     adapter: QualityVerifier, library: AesPredictor, seconds: float
 ) -> None:
-    [expected] = axes(library, tones(seconds, 1))
-    found = score(adapter, tones(seconds, 1))
+    clip = tones(seconds, 1)
+    [expected] = library.forward([{"path": torch.tensor(clip)[None], "sample_rate": RATE}])
+    found = score(adapter, clip)
     assert found.components == pytest.approx(expected, abs=1e-5)
     assert list(found.components) == ["CE", "CU", "PC", "PQ"]
     assert found.value == pytest.approx((expected["PQ"] + expected["CE"]) / 20, abs=1e-6)
 
 
-def test_an_axis_is_the_mean_over_windows_weighted_by_their_length(
-    adapter: QualityVerifier,
-) -> None:
-    audio = tones(17, 3)
-    first, rest = score(adapter, audio[: 10 * RATE]), score(adapter, audio[10 * RATE :])
-    for axis, value in score(adapter, audio).components.items():
-        expected = (10 * first.components[axis] + 7 * rest.components[axis]) / 17
-        assert value == pytest.approx(expected, abs=1e-5)
-
-
 def test_the_prompt_has_no_influence(adapter: QualityVerifier) -> None:
     scores = adapter.score([tones(2, 6)] * 3, ["piano", "", "no piano"])
-    assert len(set(values(scores))) == 1
+    assert len({score.value for score in scores}) == 1
     assert not adapter.needs_text
 
 
-def test_samples_that_overflow_the_model_have_no_score(adapter: QualityVerifier) -> None:
-    with pytest.raises(ScoreError, match="no finite number"):
-        score(adapter, np.tile(np.float32([3e38, -3e38]), RATE))
-
-
-def test_a_forward_holds_a_bounded_number_of_windows_here_and_all_of_them_in_the_library(
-    adapter: QualityVerifier, library: AesPredictor, monkeypatch: pytest.MonkeyPatch
+def test_a_forward_holds_a_bounded_number_of_windows(
+    adapter: QualityVerifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
     forward = aes.AesMultiOutput.forward
@@ -138,23 +113,12 @@ def test_a_forward_holds_a_bounded_number_of_windows_here_and_all_of_them_in_the
         return forward(model, batch)
 
     monkeypatch.setattr(aes.AesMultiOutput, "forward", spy)
-    clips = [tones(30, i) for i in range(5)]
-    expected = [row["PQ"] for row in axes(library, *clips)]
-    assert sizes == [15]
-    sizes.clear()
-    found = adapter.score(clips, [""] * 5)
+    adapter.score([tones(30, i) for i in range(5)], [""] * 5)
     assert max(sizes) <= QualityVerifier.windows_at_once
     assert sum(sizes) == 15
-    np.testing.assert_allclose([s.components["PQ"] for s in found], expected, atol=1e-5)
 
 
 # Loading
-
-
-@pytest.fixture
-def absent(own: Path) -> Path:
-    """Where the checkpoint is looked for; nothing lies there yet."""
-    return vacate(own / "checkpoint.pt")
 
 
 def test_no_gpu_is_taken_unasked(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,16 +135,15 @@ def test_no_gpu_is_taken_unasked(weights: Path, monkeypatch: pytest.MonkeyPatch)
     assert taken == ["cpu"]
 
 
-def test_a_checkpoint_with_something_else_in_it_is_refused(absent: Path) -> None:
+def test_a_checkpoint_with_something_else_in_it_is_refused(own: Path) -> None:
     whole = make_checkpoint()
     statistics, settings = whole["target_transform"], whole["model_cfg"]
     changes: list[tuple[dict[str, Any], str]] = [
-        ({"state_dict": [1, 2]}, "no weights by name"),
         ({"model_cfg": {**settings, "nth_layer": 2}}, "size mismatch"),
         ({"model_cfg": {k: v for k, v in settings.items() if k != "proj_ln"}}, "proj_ln"),
         ({"target_transform": {k: v for k, v in statistics.items() if k != "PQ"}}, "PQ"),
     ]
     for change, reason in changes:
-        save_checkpoint(absent, **change)
+        save_checkpoint(vacate(own / "checkpoint.pt"), **change)
         with pytest.raises(WeightsError, match=rf"{reason}.*--fetch quality"):
             QualityVerifier("quality").load("cpu")

@@ -1,18 +1,22 @@
-"""What is scored, and how what cannot be scored is refused, over real sockets.
+"""POST /score and POST /texts: what is scored and counted, and how the rest is refused, over real
+sockets.
 
 Mutated WAVs too: a finite score or a 422 that names file and reason. CURATOR_FUZZ sets how many are
 sent (perf/server_load.py --fuzz writes their counts by answer).
 """
 
+import json
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from src.client import ServerClient, ServerError
 from tests.verifier.hostile_wavs import attack
 from tests.verifier.server_process import ServerProcess, refusal, values, wav
 
@@ -54,26 +58,58 @@ def test_a_bad_file_is_refused_by_position_and_reason(
 
 
 FILE = {"files": wav()}
-MILLION = '{"verifiers": ["fake"], "prompts": [' + "[]," * 1_000_000 + "0]}"
-MALFORMED: dict[str, dict[str, Any]] = {
-    "no form": {"data": b"x"},
-    "no files": {"data": {"request": "{}"}},
-    "broken JSON": {"data": {"request": '{"ver'}, "files": FILE},
-    "a million bad prompts": {"data": {"request": MILLION}, "files": FILE},
-    "broken multipart": {
-        "data": b"--x\r\nnonsense",
-        "headers": {"Content-Type": "multipart/form-data; boundary=x"},
-    },
-    "multipart without boundary": {
-        "data": b"--x\r\n",
-        "headers": {"Content-Type": "multipart/form-data"},
-    },
+MILLION = "[" + "[]," * 1_000_000 + "0]"
+JSON = {"Content-Type": "application/json"}
+ONE = b'{"verifiers": ["fake"], "prompts": ["one"]}'
+
+
+def texts(prompts: bytes) -> dict[str, Any]:
+    """A request to count tokens of what may not be a list of prompts."""
+    return {"data": b'{"verifiers": ["fake"], "prompts": ' + prompts + b"}", "headers": JSON}
+
+
+MALFORMED: dict[str, tuple[str, dict[str, Any]]] = {
+    "no form": ("/score", {"data": b"x"}),
+    "no files": ("/score", {"data": {"request": "{}"}}),
+    "broken JSON": ("/score", {"data": {"request": '{"ver'}, "files": FILE}),
+    "a million bad prompts": (
+        "/score",
+        {"data": {"request": f'{{"verifiers": ["fake"], "prompts": {MILLION}}}'}, "files": FILE},
+    ),
+    "broken multipart": (
+        "/score",
+        {
+            "data": b"--x\r\nnonsense",
+            "headers": {"Content-Type": "multipart/form-data; boundary=x"},
+        },
+    ),
+    "multipart without boundary": (
+        "/score",
+        {"data": b"--x\r\n", "headers": {"Content-Type": "multipart/form-data"}},
+    ),
+    "no JSON": ("/texts", {"data": b"verifiers=fake&prompts=one", "headers": JSON}),
+    "an empty list": ("/texts", texts(b"[]")),
+    "half a surrogate pair": ("/texts", texts(rb'["\ud83d"]')),
+    "bytes that are not UTF-8": ("/texts", texts(b'["\xff\xfe"]')),
+    "UTF-32": ("/texts", {"data": '{"prompts": 1}'.encode("utf-32"), "headers": JSON}),
+    "100,000 brackets": ("/texts", texts(b"[" * 100_000)),
+    "a number of 10,000 digits": ("/texts", texts(b"9" * 10_000)),
+    "a million empty lists": ("/texts", texts(MILLION.encode())),
+    "JSON as text": ("/texts", {"data": ONE, "headers": {"Content-Type": "text/plain"}}),
+    "JSON as a form": (
+        "/texts",
+        {"data": ONE, "headers": {"Content-Type": "multipart/form-data; boundary=x"}},
+    ),
+    "JSON as nothing": ("/texts", {"data": ONE, "headers": {"Content-Type": ""}}),
 }
 
 
 @pytest.mark.parametrize("case", MALFORMED)
-def test_a_malformed_request_is_told_what_is_wrong(server: ServerProcess, case: str) -> None:
-    response = server.post_to("/score", **MALFORMED[case])
+def test_a_malformed_request_is_told_in_short_what_is_wrong(
+    server: ServerProcess, case: str
+) -> None:
+    path, request = MALFORMED[case]
+    response = server.post_to(path, **request)
     assert refusal(response) == (400, "bad_request")
     assert len(response.content) < 1_000
 
@@ -92,9 +128,7 @@ def test_a_prompt_without_a_score_is_named_with_the_vocabulary(server: ServerPro
     assert refused[0]["vocabulary"] == ["piano", "guitar"]
 
 
-def test_a_score_that_is_not_finite_is_an_error_of_its_request_alone(
-    server: ServerProcess,
-) -> None:
+def test_a_score_that_is_not_finite_is_an_error_of_its_request_alone(server: ServerProcess) -> None:
     with ThreadPoolExecutor(4) as clients:
         blocked = clients.submit(server.post, [wav()], ["sleep 0.5"])
         time.sleep(0.2)
@@ -107,6 +141,84 @@ def test_a_score_that_is_not_finite_is_an_error_of_its_request_alone(
     assert bad.result().json()["index"] == 1
     assert refusal(crash.result()) == (500, "verifier_failed")
     assert "out of luck" in crash.result().json()["message"]
+
+
+def test_unread_tokens_are_counted_by_verifier_in_the_prompts_order(server: ServerProcess) -> None:
+    prompts = ["one two three four five", "one", "", "♫ two three four", "one"]
+    response = server.post_texts(prompts, ("fake48", "fake"))
+    assert response.status_code == 200
+    assert response.json() == {"unread": {"fake48": [0] * 5, "fake": [2, 0, 0, 1, 0]}}
+    assert response.headers["X-Request-ID"]
+
+
+@pytest.mark.parametrize(
+    ("model", "refused", "reason"),
+    [
+        ("broken", (503, "not_ready"), "the weights are torn"),
+        ("clap", (404, "unknown_verifier"), "fake48"),
+    ],
+)
+def test_a_verifier_that_cannot_count_is_named(
+    server: ServerProcess, model: str, refused: tuple[int, str], reason: str
+) -> None:
+    response = server.post_texts(["one"], ("fake", model))
+    assert refusal(response) == refused
+    assert reason in response.json()["message"]
+    assert response.json()["verifier"] == model
+    assert "Retry-After" not in response.headers
+    with pytest.raises(ServerError, match=reason):
+        ServerClient(server.url).unread([model], ["one"])
+
+
+def test_a_model_that_loads_is_asked_again_later(tmp_path: Path) -> None:
+    with ServerProcess(tmp_path / "log", "--models", "never_loaded") as server:
+        response = server.post_texts(["one"], ("never_loaded",))
+    assert refusal(response) == (503, "not_ready")
+    assert response.headers["Retry-After"] == "1"
+
+
+def test_limits_are_those_of_scoring(server: ServerProcess) -> None:
+    longest, most = ["x" * 2_000], ["♫"] * 256
+    assert server.post_texts(longest).status_code == server.post_texts(most).status_code == 200
+    for prompts, verifiers, reason in [
+        (["fine", "x" * 2_001], ("fake",), "prompt 1 has 2001 characters; at most 2000"),
+        ([""] * 257, ("fake",), "at most 256 prompts"),
+        (["x"], ("fake",) * 9, "at most 8 verifiers"),
+    ]:
+        response = server.post_texts(prompts, verifiers)
+        assert refusal(response) == (413, "too_large")
+        assert reason in response.json()["message"]
+
+
+def test_a_body_of_more_than_four_megabytes_is_refused(server: ServerProcess) -> None:
+    response = server.post_to("/texts", data=b" " * (2**22 + 1), headers=JSON)
+    assert refusal(response) == (413, "too_large")
+
+
+def test_a_tokenizer_that_fails_is_the_servers_error(server: ServerProcess) -> None:
+    assert refusal(server.post_texts(["fine", "crash"])) == (500, "internal")
+    assert "RuntimeError: out of luck" in server.log.read_text()
+    assert server.post_texts(["fine"]).status_code == 200
+
+
+def test_long_work_neither_holds_up_others_nor_goes_on_when_its_client_has_gone(
+    server: ServerProcess,
+) -> None:
+    gone = 'curator_request_seconds_count{path="/texts",status="499"}'
+    before = server.metric(gone)
+    slow = {"verifiers": ["fake"], "prompts": [f"sleep 0.1 {i}" for i in range(250)]}
+    body = json.dumps(slow).encode()
+    with ThreadPoolExecutor(2) as clients:
+        whole = server.raw("/texts", "application/json", len(body)) + body
+        connections = [server.connect(whole) for _ in range(4)]
+        time.sleep(0.3)
+        begin = time.monotonic()
+        answers = list(clients.map(lambda _: server.post_texts(["one"]), range(2)))
+        assert {answer.status_code for answer in answers} == {200}
+        assert time.monotonic() - begin < 2
+        for connection in connections:
+            connection.close()
+    server.wait_for(gone, before + 4)
 
 
 FILES = int(os.environ.get("CURATOR_FUZZ", "500"))

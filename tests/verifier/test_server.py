@@ -1,13 +1,24 @@
-"""The real server in a process of its own, over real sockets; only the model in it is a fake."""
+"""The real server in a process of its own, over real sockets; the models in it are fakes.
+
+Then the real taggers under a short load (perf/server_load.py is the same for longer, with figures),
+and the server against its own OpenAPI document: schemathesis asks what it allows, and what not.
+"""
 
 import json
+import os
 import re
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import numpy as np
 import pytest
 
-from tests.verifier.server_process import ServerProcess, refusal, values, wav
+from perf.load_clients import MODELS, TOLERANCE, Crowd, good_requests
+from perf.server_load import probing, serial
+from tests.verifier.server_process import REAL_MODELS, ROOT, ServerProcess, refusal, values, wav
 
 
 def test_a_model_that_failed_is_shown_and_the_others_work(server: ServerProcess) -> None:
@@ -98,3 +109,62 @@ def test_the_docs_page_needs_no_network(server: ServerProcess) -> None:
     for link in links:
         assert link.startswith("/")
         assert server.get(link).status_code == 200
+
+
+@pytest.mark.slow
+def test_everyone_gets_their_own_scores_and_health_answers_at_once(tmp_path: Path) -> None:
+    with ServerProcess(tmp_path / "log", "--models", *MODELS, server=REAL_MODELS) as server:
+        server.wait_until_ready()
+        asked = good_requests(10)
+        crowd = Crowd(server.url, asked, serial(server.url, asked))
+        with probing(server.url) as health:
+            crowd.run(clients=8, seconds=4)
+        assert crowd.wrong == []
+        assert crowd.deviation <= TOLERANCE
+        assert crowd.answers["good: 200"] >= 8
+        assert len(health) > 20
+        assert np.quantile(health, 0.99) < 0.25  # 50 ms where nothing else runs on the machine
+        assert np.median(health) < 0.05
+        assert server.metric("curator_requests_scoring") == 0
+    assert "Traceback" not in server.log.read_text()
+
+
+RUN = "from schemathesis.cli import schemathesis; schemathesis(prog_name='schemathesis')"
+
+
+def schemathesis_run(server: ServerProcess, folder: Path, *options: str) -> int:
+    """How many requests `schemathesis run` sends; every check that it has passes for all."""
+    command = [sys.executable, "-c", RUN, "run", f"{server.url}/openapi.json", "--checks", "all"]
+    command += ["--max-examples", "60", "--seed", "1", "--no-color", *options]
+    hooks = {"PYTHONPATH": str(ROOT), "SCHEMATHESIS_HOOKS": "tests.verifier.schemathesis_hooks"}
+    done = subprocess.run(
+        command, cwd=folder, env=os.environ | hooks, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "6 selected / 6 total" in done.stdout
+    found = re.search(r"(\d+) generated, (\d+) passed", done.stdout)
+    assert found, done.stdout
+    assert found[1] == found[2], done.stdout
+    return int(found[1])
+
+
+@pytest.mark.slow
+def test_schemathesis_finds_nothing(server: ServerProcess, tmp_path: Path) -> None:
+    counts = [
+        f'curator_request_seconds_count{{path="{path}",status="{status}"}}'
+        for path in ("/score", "/texts")
+        for status in (200, 400)
+    ]
+    before = [server.metric(count) for count in counts]
+    assert schemathesis_run(server, tmp_path) > 100
+    for count, earlier in zip(counts, before, strict=True):
+        assert server.metric(count) - earlier > 10, count
+
+
+@pytest.mark.slow
+def test_schemathesis_finds_nothing_where_a_token_is_asked_for(tmp_path: Path) -> None:
+    options = ("--models", "fake", "fake48")
+    with ServerProcess(tmp_path / "log", *options, token="hunter2") as server:
+        server.wait_until_ready()
+        assert schemathesis_run(server, tmp_path, "-H", "Authorization: Bearer hunter2")
+        assert server.metric('curator_rejects_total{model="",reason="unauthorized"}')

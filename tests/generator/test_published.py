@@ -1,10 +1,12 @@
-"""The judges kld_* against audiocraft's own metric, with a small PaSST, random weights.
+"""The judges of MusicGen's published figures against audiocraft's own metrics.
 
-What audiocraft says was asked in another process; see published.py.
+clap_score with a small CLAP, kld_* with a small PaSST, both of random weights. What audiocraft says
+was asked in another process; see published.py.
 """
 
 # ruff: noqa: F811 (fixtures are imported, then they are arguments)
 
+import shutil
 import socket
 from pathlib import Path
 from typing import Any
@@ -16,18 +18,22 @@ import torch
 from src.data.audio import Clip, resample, write_wav
 from src.data.prompts import Prompt
 from src.judges.base import ClipJudge, JudgeError
+from src.judges.clap_score import ClapListener, ClapScore
 from src.judges.passt import CHECKPOINT, PasstListener
 from src.judges.published import at_published_loudness
 from src.judges.registry import JUDGES
 from src.weights.files import WEIGHTS_VARIABLE, WeightsError, locate, sha256
 from tests.generator.published import (  # noqa: F401
+    CLAP_CASES,
     KLD_CASES,
+    PROMPT,
     nothing_left_behind,
     reference,
     said,
     sound,
     weights,
 )
+from tests.verifier import clap_weights
 
 pytestmark = pytest.mark.slow  # the libraries' imports and the weights take half a minute
 
@@ -36,8 +42,20 @@ SHORT = (1, 32_000, 1)
 
 
 @pytest.fixture(scope="module")
+def judge(weights: Path) -> ClapScore:
+    judge = ClapScore()
+    with nothing_left_behind():
+        assert judge.checkpoint.name == clap_weights.CHECKPOINT
+    return judge
+
+
+def score(judge: ClapScore, *clips: Clip) -> list[float]:
+    return judge.judge(clips, [Prompt(id="p", text=PROMPT, key="k")] * len(clips))
+
+
+@pytest.fixture(scope="module")
 def listener(weights: Path) -> PasstListener:
-    """What the judges of this module hear through."""
+    """What the judges kld_* of this module hear through."""
     listener = PasstListener.shared("cpu")
     with nothing_left_behind():
         assert listener.checkpoint.name == CHECKPOINT.name
@@ -80,6 +98,16 @@ def first(clip: Clip, seconds: float) -> Clip:
     return Clip(clip.samples[:, : round(seconds * clip.rate)].copy(), clip.rate)
 
 
+@pytest.mark.parametrize("case", CLAP_CASES)
+def test_clap_scores_are_those_of_audiocrafts_own_metric(
+    judge: ClapScore, said: dict[str, Any], case: str
+) -> None:
+    clip = sound(*CLAP_CASES[case])
+    assert score(judge, clip) == pytest.approx([said["clap"][case]], abs=1e-5)
+    others = [value for name, value in said["clap"].items() if name != case]
+    assert min(abs(value - said["clap"][case]) for value in others) > 1e-3
+
+
 @pytest.mark.parametrize("case", KLD_CASES)
 def test_divergences_are_those_of_audiocrafts_own_metric(
     listener: PasstListener, said: dict[str, Any], tmp_path: Path, case: str
@@ -95,12 +123,55 @@ def test_divergences_are_those_of_audiocrafts_own_metric(
 
 
 def test_judging_leaves_the_process_as_it_was_and_computes_in_float32(
-    listener: PasstListener, said: dict[str, Any], tmp_path: Path
+    judge: ClapScore, listener: PasstListener, said: dict[str, Any], tmp_path: Path
 ) -> None:
     prompt = asked(tmp_path, reference(*KLD_CASES["low"]))
+    judge.listener.embed_text.cache_clear()  # type: ignore[attr-defined]
     with nothing_left_behind():
-        found = values(sound(*KLD_CASES["low"]), prompt)
-    assert found == pytest.approx([said["kld"]["low"][name] for name in NAMES], abs=1e-5)
+        scores = score(judge, sound(*CLAP_CASES["mono"]))
+        divergences = values(sound(*KLD_CASES["low"]), prompt)
+    assert scores == pytest.approx([said["clap"]["mono"]], abs=1e-5)
+    assert divergences == pytest.approx([said["kld"]["low"][name] for name in NAMES], abs=1e-5)
+
+
+# What is heard, and how loud
+
+
+def test_a_long_clip_is_heard_in_fixed_windows_of_one_length_each(judge: ClapScore) -> None:
+    clip = sound(12, 48_000, 1)
+    windows = judge.listener.listen(clip)
+    assert (windows.shape, windows.dtype) == ((2, 512), np.float32)
+    assert np.linalg.norm(windows, axis=1) == pytest.approx([1, 1], abs=1e-5)
+    heard = judge.listener.hear(clip, "c").mean(0)
+    text = judge.listener.embed_text(PROMPT).numpy()  # type: ignore[attr-defined]
+    expected = heard @ text / np.linalg.norm(heard) / np.linalg.norm(text)
+    np.random.seed(1)
+    assert score(judge, Clip(clip.samples.copy(), 48_000)) == pytest.approx([expected], abs=1e-6)
+
+
+def test_a_clip_is_judged_at_one_loudness_and_stays_as_it_was(judge: ClapScore) -> None:
+    clip = sound(1, 32_000, 1)
+    quiet, loud = (Clip(clip.samples * np.float32(x), 32_000) for x in (0.25, 3))
+    assert score(judge, quiet, loud) == pytest.approx(score(judge, clip) * 2, abs=1e-4)
+    assert np.array_equal(loud.samples, clip.samples * np.float32(3))
+    heard = judge.listener.hear(quiet, "c")
+    assert np.array_equal(heard, judge.listener.listen(at_published_loudness(quiet)))
+    assert np.abs(heard - judge.listener.listen(quiet)).max() > 1e-3
+
+
+def test_a_click_in_silence_is_cut_off_in_a_copy() -> None:
+    samples = np.zeros((1, 2_000_000), np.float32)
+    samples[0, 9] = 1.5
+    clip = Clip(samples, 32_000)
+    assert at_published_loudness(clip).samples.max() == 1
+    assert clip.samples.max() == 1.5
+
+
+def test_a_reference_is_heard_as_loud_as_it_is(judge: ClapScore, tmp_path: Path) -> None:
+    clip = sound(1, 32_000, 1)
+    write_wav(tmp_path / "r.wav", clip)
+    heard = judge.listener.reference(Prompt(id="p", text="", key="k", reference=tmp_path / "r.wav"))
+    assert np.array_equal(heard, judge.listener.listen(clip))
 
 
 def test_a_clip_like_its_reference_is_near_zero_at_any_loudness_of_the_clip_alone(
@@ -160,8 +231,11 @@ def test_three_judges_hear_a_clip_once_and_all_clips_of_a_prompt_its_reference_o
     assert len(heard) == 5
 
 
-def test_silence_has_a_divergence(listener: PasstListener, tmp_path: Path) -> None:
-    silence = Clip(np.zeros((1, 32_000), np.float32), 32_000)
+def test_silence_is_judged(judge: ClapScore, listener: PasstListener, tmp_path: Path) -> None:
+    shortest, silence = (Clip(np.zeros((1, n), np.float32), 32_000) for n in (1, 32_000))
+    first, second = score(judge, shortest, silence)
+    assert np.isfinite(first)
+    assert first == pytest.approx(second, abs=1e-6)
     assert max(values(silence, asked(tmp_path, silence, "silence.wav"))) < 1e-4
     for clip, other in ((silence, reference(*SHORT)), (sound(*SHORT), silence)):
         found = values(clip, asked(tmp_path, other))
@@ -169,27 +243,39 @@ def test_silence_has_a_divergence(listener: PasstListener, tmp_path: Path) -> No
         assert min(found) > 0.01
 
 
+NAN = np.full((1, 32_000), np.nan)
+
+
 @pytest.mark.parametrize(
-    ("samples", "reason"),
+    ("name", "samples", "rate", "reason"),
     [
-        (np.full((1, 32_000), np.nan), "NaN"),
-        (np.zeros((1, 0)), "0 samples"),
-        (np.zeros((1, 4_800)), "0.15 s is too short"),
-        (0.5 * np.sin(np.arange(9_000))[None], "loudness .*0.28 s"),
+        ("clap_score", NAN, 32_000, "NaN"),
+        ("clap_score", np.full((2, 32_000), np.inf), 32_000, "infinite"),
+        ("clap_score", np.zeros((1, 0)), 32_000, "0 samples"),
+        ("clap_score", np.zeros((0, 5)), 32_000, "0 samples"),
+        ("clap_score", np.zeros((1, 1)), 96_000, "1 samples are nothing"),
+        ("clap_score", np.sin(np.arange(3_200))[None], 32_000, "loudness .*0.10 s"),
+        ("clap_score", 0.1 * np.sin(np.arange(32_000) / 5_000)[None], 32_000, "loudness"),  # 1 Hz
+        ("clap_score", np.ones((6, 32_000)), 32_000, "6 channels"),
+        ("clap_score", np.sin(np.arange(32_000))[None], 31_999, "31999 Hz .*resample"),
+        ("kld_pq", NAN, 32_000, "NaN"),
+        ("kld_pq", np.zeros((1, 0)), 32_000, "0 samples"),
+        ("kld_pq", np.zeros((1, 4_800)), 32_000, "0.15 s is too short"),
+        ("kld_pq", 0.5 * np.sin(np.arange(9_000))[None], 32_000, "loudness .*0.28 s"),
     ],
 )
 def test_a_clip_that_cannot_be_heard_is_an_error_that_names_it(
-    listener: PasstListener, tmp_path: Path, samples: np.ndarray, reason: str
+    weights: Path, tmp_path: Path, name: str, samples: np.ndarray, rate: int, reason: str
 ) -> None:
     prompt = asked(tmp_path, reference(*SHORT))
     with pytest.raises(JudgeError, match=f"the clip of p: .*{reason}"):
-        one().judge([Clip(samples.astype(np.float32), 32_000)], [prompt])
+        one(name).judge([Clip(samples.astype(np.float32), rate)], [prompt])
 
 
 def test_a_reference_that_is_missing_or_broken_is_an_error_that_names_it(
     listener: PasstListener, tmp_path: Path
 ) -> None:
-    nan = Clip(np.full((1, 32_000), np.nan, np.float32), 32_000)
+    nan = Clip(NAN.astype(np.float32), 32_000)
     (tmp_path / "text.wav").write_text("not audio")
     for prompt, reason in (
         (Prompt(id="p", text="x", key="k"), "prompt p has no reference audio"),
@@ -201,45 +287,38 @@ def test_a_reference_that_is_missing_or_broken_is_an_error_that_names_it(
             one().judge([sound(*SHORT)], [prompt])
 
 
-def test_judges_say_their_weights_and_what_they_depend_on(
-    listener: PasstListener, weights: Path
-) -> None:
-    for name in NAMES:
-        judge = one(name)
-        assert judge.listener is listener
-        assert judge.checkpoint.sha256 == sha256(weights / CHECKPOINT.name)
-        assert not judge.higher_is_better
-        assert "AudioSet" in judge.note
-        assert judge.licence == "Apache-2.0"
-
-
 # Weights
 
 
-def test_the_file_is_found_where_torch_hub_keeps_it(
+def test_judges_say_their_weights_and_what_they_depend_on(
+    judge: ClapScore, listener: PasstListener, weights: Path
+) -> None:
+    assert judge.checkpoint.sha256 == sha256(weights / clap_weights.CHECKPOINT)
+    assert JUDGES["clap_score"] is ClapScore
+    assert judge.is_verifier == ("clap",)
+    for name in NAMES:
+        assert one(name).listener is listener
+        assert one(name).checkpoint.sha256 == sha256(weights / CHECKPOINT.name)
+        assert one(name).licence == "Apache-2.0"
+    assert all("AudioSet" in one(name).note for name in ("clap_score", *NAMES))
+
+
+def test_the_file_is_found_where_torch_hub_keeps_it_and_not_downloaded(
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    tries: list[object] = []
+    monkeypatch.setattr(socket.socket, "connect", lambda self, address: tries.append(address))
     monkeypatch.delenv(WEIGHTS_VARIABLE)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(WeightsError, match=r"is missing.*github\.com/kkoutini"):
-        locate(CHECKPOINT)
+        _ = PasstListener().checkpoint
+    assert tries == []
     for home in (tmp_path / "torch", tmp_path / "own"):
         file = home / "hub" / "checkpoints" / CHECKPOINT.name
         file.parent.mkdir(parents=True)
         file.symlink_to(weights / CHECKPOINT.name)
         assert locate(CHECKPOINT) == file
         monkeypatch.setenv("TORCH_HOME", str(tmp_path / "own"))
-
-
-def test_a_missing_file_is_an_error_and_is_not_downloaded(
-    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tries: list[object] = []
-    monkeypatch.setattr(socket.socket, "connect", lambda self, address: tries.append(address))
-    monkeypatch.setenv(WEIGHTS_VARIABLE, str(tmp_path))
-    with pytest.raises(WeightsError, match=f"{CHECKPOINT.name} is missing"):
-        _ = PasstListener().checkpoint
-    assert tries == []
 
 
 def test_another_models_file_is_refused_with_the_command_that_gets_the_right_one(
@@ -252,3 +331,19 @@ def test_another_models_file_is_refused_with_the_command_that_gets_the_right_one
     torch.save(state, tmp_path / CHECKPOINT.name)
     with pytest.raises(WeightsError, match=r"time_new_pos_embed.*--fetch kld_pq"):
         _ = PasstListener().checkpoint
+
+
+def test_tokens_beyond_77_are_counted_without_the_checkpoint(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(weights / "roberta-base", tmp_path / "roberta-base")
+    monkeypatch.setenv(WEIGHTS_VARIABLE, str(tmp_path))
+    judge = ClapScore()
+    judge.listener = ClapListener()
+    with pytest.raises(
+        WeightsError, match=f"{clap_weights.CHECKPOINT} is missing.*lukewys/laion_clap"
+    ):
+        _ = judge.checkpoint
+    # A token is a byte here, and two of the 77 mark start and end.
+    unread = [judge.unread(Prompt(id="p", text="a" * n, key="k")) for n in (1, 75, 76, 100)]
+    assert unread == [0, 0, 1, 25]
