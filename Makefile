@@ -24,7 +24,7 @@ demo: setup ## search with the built-in stack: a table, a figure, clips to liste
 serve: setup ## the verifier server on port 8000
 	@$(verifier) verifier_server.py
 
-test: setup ## every test, each suite in its environment (FAST=1: no slow ones; PYTEST="-x -k wire")
+test: setup ## every test, each suite in its environment (FAST=1: no slow ones; JOBS=1: no two at once; PYTEST="-x -k wire")
 	@envs/setup.sh downloader
 	@envs/chromium.sh >/dev/null || true
 	@$(generator) tests/run.py $(PYTEST)
