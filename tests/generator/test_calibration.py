@@ -6,19 +6,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.data import scales as calibration
+from src import verifier as calibration
 from src.data.audio import Clip
 from src.data.prompts import Prompt
-from src.data.scales import (
+from src.experiments.calibration import CalibrationSettings, calibrate
+from src.protocol import Checkpoint
+from src.runs import build
+from src.verifier import (
     Calibration,
     CalibrationError,
     Constant,
     calibration_file,
     load_calibration,
 )
-from src.experiments.calibration import CalibrationSettings, calibrate
-from src.protocol import Checkpoint
-from src.runs import build
 from tests.generator.fake_pool import WEIGHTS, FakeClient
 from tests.generator.fake_search import FakeGenerator
 

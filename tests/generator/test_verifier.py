@@ -5,10 +5,9 @@ import math
 import pytest
 
 from src.client import PromptRefused, ServerClient, ServerError, VerifierError
-from src.data.scales import Calibration, CalibrationError, Constant
 from src.protocol import Checkpoint, Score
 from src.scoring import ExpressionError, ScoreInput, components, score_or_refuse
-from src.verifier import build_verifier
+from src.verifier import Calibration, CalibrationError, Constant, build_verifier
 from tests.generator.stub_server import GENERATOR, TAGS, found, inputs
 
 
