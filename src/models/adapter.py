@@ -36,12 +36,7 @@ class ScoreError(RuntimeError):
 
 
 class PromptUnusable(ValueError):
-    """A prompt that this verifier has no score for, whatever the clip."""
-
-    def __init__(self, reason: str, vocabulary: Sequence[str] = ()) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.vocabulary = tuple(vocabulary)
+    """A prompt that this verifier has no score for, whatever the clip; the message says why."""
 
 
 class Adapter(ABC):
@@ -56,6 +51,9 @@ class Adapter(ABC):
     needs_text: ClassVar[bool]
     files: ClassVar[tuple[WeightFile, ...]] = ()  # what `load` needs
     max_batch: ClassVar[int] = 32  # clips in one call of `score`
+    vocabulary: tuple[str, ...] = ()  # a prompt must name one of these; empty: any prompt will do
+    # Verifiers whose networks learnt from the same data and labels: none is independent.
+    shares_data_with: tuple[str, ...] = ()
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -71,14 +69,6 @@ class Adapter(ABC):
         dtype: "float32", "bfloat16" or "float16". Raises WeightsError for a file that is missing
         or is not what it should be.
         """
-
-    def vocabulary(self) -> tuple[str, ...]:
-        """The words of which a prompt must name one; empty when any prompt will do."""
-        return ()
-
-    def shares_data_with(self) -> tuple[str, ...]:
-        """Verifiers whose networks learnt from the same data and labels: none is independent."""
-        return ()
 
     def check(self, prompt: str) -> None:  # noqa: B027 (most verifiers take any prompt)
         """Raise PromptUnusable for a prompt that has no score. Quick, and needs no weights."""

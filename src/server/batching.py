@@ -116,7 +116,7 @@ class Worker:
             needs_text=adapter.needs_text,
             summary=adapter.summary,
             licence=adapter.licence,
-            vocabulary=list(adapter.vocabulary()),
+            vocabulary=list(adapter.vocabulary),
         )
 
     def _run(self) -> None:

@@ -135,10 +135,7 @@ def _check_prompts(prompts: Sequence[str], chosen: dict[str, Worker]) -> None:
             try:
                 worker.adapter.check(prompt)
             except PromptUnusable as error:
-                words = list(error.vocabulary)
-                refused.append(
-                    Refusal(index=index, verifier=name, reason=error.reason, vocabulary=words)
-                )
+                refused.append(Refusal(index=index, verifier=name, reason=str(error)))
     if refused:
         first = refused[0]
         text = f"prompt {first.index}: {first.reason}"
