@@ -1,9 +1,5 @@
-"""What a verifier's adapter is, and what helps every module of this package to keep to it.
-
-    Adapter          the class to fill in
-    CosineVerifier   one that embeds clip and prompt
-    computing, random_states_kept, undisturbed, exempt_from_autocast
-                     a library's code leaves no trace in its surroundings, nor they in its numbers
+"""What a verifier's adapter is, and what helps every module of this package to keep to it: a
+library's code leaves no trace in its surroundings, nor they in its numbers.
 
 torch is imported where it is used, so that a command line can ask adapters what they are.
 """
@@ -20,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from src.protocol import Checkpoint, Score
-from src.weights.files import WeightFile, missing_line
+from src.weights.files import WeightFile, absent, fetch_command
 
 if TYPE_CHECKING:
     import torch
@@ -60,7 +56,8 @@ class Adapter(ABC):
 
     def missing(self) -> str | None:
         """What is not there that `load` needs, and how to get it, in one line; None: all there."""
-        return missing_line(self.name, self.files)
+        lacking = ", ".join(file.described for file in absent(self.files))
+        return f"{lacking} not found; get it with: {fetch_command(self.name)}" if lacking else None
 
     @abstractmethod
     def load(self, device: str, dtype: str = "float32") -> Checkpoint:

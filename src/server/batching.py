@@ -47,10 +47,11 @@ class Queued:
     compute_seconds: float = 0.0
 
 
-class Worker:
+class Worker(threading.Thread):
     """A model, its queue and the thread that serves it. The model loads in that thread too."""
 
     def __init__(self, adapter: Adapter, settings: ServerSettings, metrics: Metrics) -> None:
+        super().__init__(name=f"model-{adapter.name}", daemon=True)
         self.adapter = adapter
         self.state: State = "loading"
         self.problem: str | None = None
@@ -61,12 +62,8 @@ class Worker:
         self._changed = threading.Condition()
         self._stopping = False
         self._seconds_per_clip = 0.1
-        self._thread = threading.Thread(target=self._run, name=f"model-{adapter.name}", daemon=True)
         metrics.ready.labels(adapter.name).set(0)
         metrics.queue_depth.labels(adapter.name).set_function(lambda: len(self._queue))
-
-    def start(self) -> None:
-        self._thread.start()
 
     def check_ready(self) -> None:
         """Raise ApiError when the model, and with it its tokenizer, is not loaded."""
@@ -102,8 +99,8 @@ class Worker:
         with self._changed:
             self._stopping = True
             self._changed.notify()
-        self._thread.join(timeout)
-        return not self._thread.is_alive()
+        self.join(timeout)
+        return not self.is_alive()
 
     def info(self) -> VerifierInfo:
         adapter = self.adapter
@@ -119,7 +116,7 @@ class Worker:
             vocabulary=list(adapter.vocabulary),
         )
 
-    def _run(self) -> None:
+    def run(self) -> None:
         name = self.adapter.name
         try:
             with _loading:

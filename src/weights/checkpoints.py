@@ -94,7 +94,8 @@ class CheckpointFile:
 
     def unusable(self, what: str) -> WeightsError:
         """The error for a file that is not what it should be."""
-        return files.unusable(self.fetched_as, self.path, what)
+        again = f"delete it and get it again with: {files.fetch_command(self.fetched_as)}"
+        return WeightsError(f"{self.path} {what}; {again}")
 
 
 def in_one_line(error: Exception) -> str:
