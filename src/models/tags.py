@@ -24,7 +24,6 @@ import numpy as np
 
 from src.models.adapter import Adapter, PromptUnusable, computing, finite_score
 from src.protocol import Checkpoint, Score
-from src.weights.files import TAGGERS, TAGGERS_DIR
 
 if TYPE_CHECKING:
     from src.models.tagger import Tagger
@@ -67,10 +66,6 @@ class TaggerVerifier(Adapter):
         self.vocabulary = TAGS[name]
         other = name.removesuffix("_vgg")  # of two architectures
         self.shares_data_with = (other if other != name else f"{name}_vgg",)
-
-    def missing(self) -> str | None:
-        path = TAGGERS_DIR / f"{TAGGERS[self.name]}.safetensors"
-        return None if path.is_file() else f"{path} is missing; it is part of the repository"
 
     def load(self, device: str, dtype: str = "float32") -> Checkpoint:
         from src.models.tagger import load_tagger
