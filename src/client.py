@@ -165,8 +165,7 @@ class ServerClient:
                 protocol.TextsResponse,
                 "POST",
                 protocol.TEXTS_PATH,
-                data=asked.model_dump_json().encode(),
-                headers={"Content-Type": "application/json"},
+                json=asked.model_dump(),
             ).unread
             self._check_counts(found, names, len(some))
             for name, of_name in found.items():

@@ -60,13 +60,11 @@ class Scorer:
         chosen = self._choose(request)
         for worker in chosen.values():
             worker.check_ready()
-
-        def count(prompt: str) -> list[int]:
-            return [worker.adapter.unread_tokens(prompt) for worker in chosen.values()]
-
         # One after the other, so that a request of long prompts does not hold up a short one.
-        counts = [await self._in_pool(count, prompt) for prompt in request.prompts]
-        return {name: [count[at] for count in counts] for at, name in enumerate(chosen)}
+        return {
+            name: [await self._in_pool(worker.adapter.unread_tokens, p) for p in request.prompts]
+            for name, worker in chosen.items()
+        }
 
     def _choose(self, request: VerifierRequest) -> dict[str, Worker]:
         """The workers that a request within the limits names. Raises ApiError."""
