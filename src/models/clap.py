@@ -92,27 +92,18 @@ def load_clap(device: str) -> tuple[Any, Checkpoint]:
     In float32, whatever torch's default. Raises WeightsError.
     """
     file = CheckpointFile.of(NAME, CHECKPOINT)
-    weights = read_weights(file)
+    found = file.read()
+    # Upstream's is a training checkpoint: beside the weights lies an optimizer, over half of the
+    # file, which is never read. A bare dictionary of weights is read too, as upstream does.
+    found = file.weights(found.get("state_dict", found) if isinstance(found, dict) else found)
+    weights = {name.removeprefix("module."): tensor for name, tensor in found.items()}
+    weights.pop(POSITION_IDS, None)
     with undisturbed(), from_this_machine():
         from laion_clap import CLAP_Module
 
         library = CLAP_Module(enable_fusion=False, amodel="HTSAT-base", device="cpu")
     file.fill(library.model, weights, "CLAP with HTSAT-base")
     return library.requires_grad_(False).eval().to(device), file.identity()
-
-
-def read_weights(file: CheckpointFile) -> "dict[str, torch.Tensor]":
-    """The weights in a CLAP checkpoint, by their names in the model.
-
-    Upstream's file is a training checkpoint: the weights of a wrapped model (`module.` before each
-    name) under "state_dict", beside an optimizer, over half of the file, which is never read. A
-    bare dictionary of weights is read too, as upstream does. Raises WeightsError.
-    """
-    found = file.read()
-    weights = file.weights(found.get("state_dict", found) if isinstance(found, dict) else found)
-    weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
-    weights.pop(POSITION_IDS, None)
-    return weights
 
 
 def unread_tokens(tokenizer: Any, text: str) -> int:

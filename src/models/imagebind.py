@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 MEL_BANDS, MEL_FRAMES = 128, 204
 MEL_MEAN, MEL_STD = -4.268, 9.138
 
-BRANCHES = ("audio", "text")
-
 
 def imagebind_huge() -> "nn.Module":
     """The one architecture that upstream publishes weights of."""
@@ -154,5 +152,5 @@ def _drop_other_branches(model: Any) -> None:
         model.modality_heads,
         model.modality_postprocessors,
     ):
-        for branch in set(parts) - set(BRANCHES):
+        for branch in set(parts) - {"audio", "text"}:
             del parts[branch]
