@@ -34,10 +34,6 @@ def local_server(
 
     Raises ServerUnreachable with the log's end when the server does not come up.
     """
-    if not PYTHON.exists():
-        raise ServerUnreachable(
-            f"no verifier server can be started: {PYTHON} is missing; run `make setup`"
-        )
     with tempfile.TemporaryDirectory(prefix="curator-server-") as scratch:
         log = Path(scratch) / "server.log"
         command = [str(PYTHON), *server, "--host", "127.0.0.1", "--port", "0"]

@@ -23,7 +23,6 @@ from src.client import ServerClient
 from src.data.files import ROOT
 from src.protocol import Checkpoint, Score
 from src.scoring import (
-    PMI,
     PromptRefused,
     ScoreInput,
     Verifier,
@@ -142,9 +141,7 @@ class SearchVerifier:
         local = self.checkpoints.keys() - self.remote.keys()
         parts = {part: _likelihoods(part, inputs) for part in local}
         if self.client is not None:
-            clips = [item.clip for item in inputs if item.clip is not None]
-            if len(clips) < len(inputs):
-                raise VerifierError(f"{self.name}: a candidate came without its audio")
+            clips = [item.clip for item in inputs if item.clip is not None]  # all: needs_audio
             prompts = [item.prompt for item in inputs]
             # The server's weights must be those that the run began with.
             answers = self.client.score(list(self.remote), prompts, clips, self.remote)
@@ -164,8 +161,6 @@ class SearchVerifier:
 
 def _likelihoods(name: str, inputs: Sequence[ScoreInput]) -> list[Score]:
     """What the generator says itself. name: of LIKELIHOODS."""
-    if name == PMI and any(item.unconditional is None for item in inputs):
-        raise VerifierError(f"{name} needs guidance, and decoding is not guided")
     scores: list[Score] = []
     unscored: dict[int, str] = {}
     for index, item in enumerate(inputs):

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from src.client import PromptRefused, ServerClient, ServerError, VerifierError
+from src.client import PromptRefused, ServerClient, ServerError
 from src.protocol import Checkpoint, Score
 from src.scoring import ExpressionError, ScoreInput, components, score_or_refuse
 from src.verifier import Calibration, CalibrationError, Constant, build_verifier
@@ -63,9 +63,9 @@ class TestLikelihood:
         assert score.components == {"log_prob": -2.0, "unconditional": -2.5}
         assert verifier.checkpoints == {"pmi": GENERATOR}
 
-    def test_pmi_without_guidance_ends_the_run_and_makes_no_number_up(self) -> None:
+    def test_pmi_without_guidance_makes_no_number_up(self) -> None:
         verifier = build_verifier("pmi", GENERATOR, None, None)
-        with pytest.raises(VerifierError, match="pmi needs guidance"):
+        with pytest.raises(PromptRefused, match="pmi: the log-probabilities are"):
             verifier.score([ScoreInput("a", None, -2.0)])
 
     def test_is_refused_where_the_log_probability_is_not_finite(self) -> None:
