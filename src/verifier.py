@@ -35,7 +35,6 @@ from src.scoring import (
 logger = logging.getLogger(__name__)
 
 BUILTIN_FILE = ROOT / "builtin" / "calibration.json"
-FOLDER = Path("results") / "calibration"
 
 
 class CalibrationError(ValueError):
@@ -98,7 +97,7 @@ def calibration_file(generator: Checkpoint, folder: Path) -> Path:
     return folder / f"{slug}-{generator.sha256[:8]}.json"
 
 
-def load_calibration(generator: Checkpoint, folder: Path = FOLDER) -> Calibration:
+def load_calibration(generator: Checkpoint, folder: Path) -> Calibration:
     """A generator's constants; none when they were never measured. Raises CalibrationError."""
     path = calibration_file(generator, folder)
     try:

@@ -14,7 +14,6 @@ product of its two outputs. What is done otherwise here, and why:
 """
 
 import sys
-import warnings
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,7 @@ from unittest.mock import patch
 
 import numpy as np
 
-from src.models.adapter import CosineVerifier
+from src.models.adapter import CosineVerifier, undisturbed
 from src.protocol import Checkpoint
 from src.weights.checkpoints import CheckpointFile
 from src.weights.files import WeightFile
@@ -130,8 +129,7 @@ def import_imagebind() -> None:
     from torchvision.transforms import _functional_tensor
 
     sys.modules.setdefault("torchvision.transforms.functional_tensor", _functional_tensor)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "pkg_resources is deprecated")
+    with undisturbed():  # it warns of its pkg_resources
         import imagebind.data  # noqa: F401
 
 
