@@ -86,7 +86,7 @@ class ServerClient:
                     raise ServerError(f"{name} did not load at {self.url}: {hosted[name].problem}")
             found = {name: hosted[name].checkpoint for name in names}
             loaded = {name: checkpoint for name, checkpoint in found.items() if checkpoint}
-            if len(loaded) == len(found):
+            if loaded == found:
                 return loaded
             if time.monotonic() > deadline:
                 raise ServerError(f"the models at {self.url} still load: {', '.join(names)}")
@@ -165,8 +165,7 @@ class ServerClient:
                 protocol.TextsResponse,
                 "POST",
                 protocol.TEXTS_PATH,
-                data=asked.model_dump_json().encode(),
-                headers={"Content-Type": "application/json"},
+                json=asked.model_dump(),
             ).unread
             self._check_counts(found, names, len(some))
             for name, of_name in found.items():

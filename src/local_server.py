@@ -28,25 +28,17 @@ START_SECONDS = 300.0
 
 @contextmanager
 def local_server(
-    models: Sequence[str],
-    *,
-    options: Sequence[str] = (),
-    server: Sequence[str] = ("verifier_server.py",),
+    models: Sequence[str], server: Sequence[str] = ("verifier_server.py",)
 ) -> Iterator[str]:
     """Yields the URL of a server whose `models` are loaded.
 
-    options: further flags. Raises ServerUnreachable with the log's end when the server does not
-    come up.
+    Raises ServerUnreachable with the log's end when the server does not come up.
     """
-    if not PYTHON.exists():
-        raise ServerUnreachable(
-            f"no verifier server can be started: {PYTHON} is missing; run `make setup`"
-        )
     with tempfile.TemporaryDirectory(prefix="curator-server-") as scratch:
         log = Path(scratch) / "server.log"
         command = [str(PYTHON), *server, "--host", "127.0.0.1", "--port", "0"]
         # This process waits while the server scores: the server may have every core.
-        command += ["--stop_with_stdin", "--threads", "-1", "--models", *models, *options]
+        command += ["--stop_with_stdin", "--threads", "-1", "--models", *models]
         with log.open("wb") as output:
             process = subprocess.Popen(
                 command, cwd=ROOT, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT

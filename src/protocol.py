@@ -122,7 +122,6 @@ class Refusal(BaseModel):
     index: int = Field(description="of the prompt in the request")
     verifier: str
     reason: str
-    vocabulary: list[str] = Field([], description="what it could have named")
 
 
 class ErrorBody(BaseModel):

@@ -16,7 +16,7 @@ Nothing heavy is imported: every command line begins here.
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -34,33 +34,22 @@ Array = NDArray[np.float64]
 _TERM = re.compile(r"\s*(?:(?P<weight>[^\s*+]+)\s*\*\s*)?(?P<name>[A-Za-z_]\w*)\s*")
 
 PERPLEXITY = "perplexity"
-PMI = "pmi"
+PMI = "pmi"  # known under guidance only
+LIKELIHOODS = (PERPLEXITY, PMI)
 
 
 def known(guidance: float) -> tuple[str, ...]:
     """Those of LIKELIHOODS that decoding with this guidance gives."""
-    return tuple(name for name in LIKELIHOODS if guidance != 1 or name not in NEEDS_GUIDANCE)
+    return LIKELIHOODS if guidance != 1 else (PERPLEXITY,)
 
 
-def inverse_perplexity(log_prob: ArrayLike, unconditional: ArrayLike | None) -> Array:  # noqa: ARG001
-    """exp of the mean conditional log-probability."""
-    return np.exp(np.asarray(log_prob, dtype=np.float64))
-
-
-def mutual_information(log_prob: ArrayLike, unconditional: ArrayLike | None) -> Array:
-    """The mean conditional log-probability less the unconditional one, which has to be known."""
-    assert unconditional is not None
-    return np.asarray(log_prob, dtype=np.float64) - np.asarray(unconditional, dtype=np.float64)
-
-
-# name -> its value, from mean log-probabilities in nats (of the same shape) with and without text
-LIKELIHOODS: dict[str, Callable[[ArrayLike, ArrayLike | None], Array]] = {
-    PERPLEXITY: inverse_perplexity,
-    PMI: mutual_information,
-}
-NEEDS_GUIDANCE = (PMI,)
-# pmi is made of what perplexity is made of: neither says anything independent of the other
-IN_COMMON = {name: tuple(LIKELIHOODS) for name in LIKELIHOODS}
+def likelihood(name: str, log_prob: ArrayLike, unconditional: ArrayLike | None) -> Array:
+    """One of LIKELIHOODS, from mean log-probabilities in nats, of the same shape, with the text and
+    without it; pmi needs both."""
+    conditional = np.asarray(log_prob, dtype=np.float64)
+    if name == PERPLEXITY:
+        return np.exp(conditional)
+    return conditional - np.asarray(unconditional, dtype=np.float64)
 
 
 class VerifierError(RuntimeError):

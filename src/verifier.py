@@ -1,25 +1,115 @@
-"""The verifiers that a search can have, built from what the user wrote; no torch here.
+"""The verifiers that a search can have, built from what the user wrote; and the constants of sums:
+how far a verifier's scores spread within a prompt. No torch here.
+
+    python -m src.experiments.calibration --profile builtin --server auto --verifiers tags pmi
+
+makes a pool of candidates per prompt, scores it, and writes each verifier's within-prompt standard
+deviation with where it came from. A sum divides by it, so that a weight means the same for every
+verifier. Constants belong to one generator's and one verifier's weights, told by their hashes.
 
 What a verifier is, and which there are, stands in src/scoring.py.
 """
 
+import logging
 import math
+import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 
 from src.budget import Ledger
 from src.client import ServerClient
-from src.data.scales import Calibration
+from src.data.files import ROOT
 from src.protocol import Checkpoint, Score
 from src.scoring import (
-    LIKELIHOODS,
-    NEEDS_GUIDANCE,
     PromptRefused,
     ScoreInput,
     Verifier,
     VerifierError,
     components,
+    likelihood,
     remote_parts,
 )
+
+logger = logging.getLogger(__name__)
+
+BUILTIN_FILE = ROOT / "builtin" / "calibration.json"
+
+
+class CalibrationError(ValueError):
+    """Constants that are absent or damaged; the message says how to make them."""
+
+
+class Constant(BaseModel, frozen=True):
+    """One verifier's spread, and where the figure came from."""
+
+    checkpoint: Checkpoint
+    deviation: FiniteFloat = Field(gt=0, description="within-prompt standard deviation")
+    mean: FiniteFloat
+    prompts: str = Field(description="the prompt set")
+    prompts_sha256: str
+    num_prompts: int = Field(description="those that had a score")
+    candidates: int = Field(description="per prompt")
+    duration: float = Field(description="seconds of a clip")
+    seed: int
+    temperature: float
+    top_k: int
+    guidance: float
+    dtype: str
+    commit: str | None
+    date: str = Field(description="UTC")
+
+
+class Calibration(BaseModel):
+    """All constants of one generator."""
+
+    generator: Checkpoint
+    constants: dict[str, Constant] = Field(default_factory=dict, description="by verifier")
+
+    def scales(self, generator: Checkpoint, verifiers: dict[str, Checkpoint]) -> dict[str, float]:
+        """Standard deviation by verifier. Raises CalibrationError for any that is absent."""
+        known = self.constants if self.generator.sha256 == generator.sha256 else {}
+        absent = [
+            name
+            for name, checkpoint in verifiers.items()
+            if name not in known or known[name].checkpoint.sha256 != checkpoint.sha256
+        ]
+        if absent:
+            source = (
+                "--profile builtin"
+                if generator.name == "builtin"
+                else f"--model {shlex.quote(generator.name)}"
+            )
+            raise CalibrationError(
+                f"a sum needs the spread of {', '.join(absent)} under {generator.name} "
+                f"({generator.sha256[:8]}), which was not measured with these weights. Measure it: "
+                f"python -m src.experiments.calibration {source} --verifiers {' '.join(verifiers)}"
+            )
+        return {name: known[name].deviation for name in verifiers}
+
+
+def calibration_file(generator: Checkpoint, folder: Path) -> Path:
+    """Where a generator's constants are kept: the built-in one's beside its weights."""
+    if generator.name == "builtin":
+        return BUILTIN_FILE
+    slug = "".join(c if c.isalnum() else "-" for c in Path(generator.name).name)
+    return folder / f"{slug}-{generator.sha256[:8]}.json"
+
+
+def load_calibration(generator: Checkpoint, folder: Path) -> Calibration:
+    """A generator's constants; none when they were never measured. Raises CalibrationError."""
+    path = calibration_file(generator, folder)
+    try:
+        found = Calibration.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return Calibration(generator=generator)
+    except (OSError, ValidationError) as error:
+        raise CalibrationError(f"{path} cannot be used: {error}") from error
+    if found.generator.sha256 != generator.sha256:
+        logger.warning("%s was measured with other weights of %s", path, generator.name)
+        return Calibration(generator=generator)
+    return found
 
 
 class SearchVerifier:
@@ -50,9 +140,7 @@ class SearchVerifier:
         local = self.checkpoints.keys() - self.remote.keys()
         parts = {part: _likelihoods(part, inputs) for part in local}
         if self.client is not None:
-            clips = [item.clip for item in inputs if item.clip is not None]
-            if len(clips) < len(inputs):
-                raise VerifierError(f"{self.name}: a candidate came without its audio")
+            clips = [item.clip for item in inputs if item.clip is not None]  # all: needs_audio
             prompts = [item.prompt for item in inputs]
             # The server's weights must be those that the run began with.
             answers = self.client.score(list(self.remote), prompts, clips, self.remote)
@@ -72,14 +160,12 @@ class SearchVerifier:
 
 def _likelihoods(name: str, inputs: Sequence[ScoreInput]) -> list[Score]:
     """What the generator says itself. name: of LIKELIHOODS."""
-    if name in NEEDS_GUIDANCE and any(item.unconditional is None for item in inputs):
-        raise VerifierError(f"{name} needs guidance, and decoding is not guided")
     scores: list[Score] = []
     unscored: dict[int, str] = {}
     for index, item in enumerate(inputs):
         known = {"log_prob": item.log_prob}
         known |= {} if item.unconditional is None else {"unconditional": item.unconditional}
-        value = float(LIKELIHOODS[name](item.log_prob, item.unconditional))
+        value = float(likelihood(name, item.log_prob, item.unconditional))
         if math.isfinite(value):
             scores.append(Score(value=value, components=known))
         else:

@@ -33,7 +33,7 @@ VERIFIERS: dict[str, Callable[[str], Adapter]] = {
 
 def shares_data_with(name: str) -> tuple[str, ...]:
     """Verifiers that `name` is not independent of; none for a name that is not known here."""
-    return VERIFIERS[name](name).shares_data_with() if name in VERIFIERS else ()
+    return VERIFIERS[name](name).shares_data_with if name in VERIFIERS else ()
 
 
 def choose(names: Sequence[str]) -> tuple[list[Adapter], dict[str, str]]:

@@ -19,19 +19,20 @@ import tyro
 
 from src.data.files import write_whole
 from src.data.prompts import Prompt, digest_of
-from src.data.scales import (
-    Calibration,
-    CalibrationError,
-    Constant,
-    calibration_file,
-    load_calibration,
-)
 from src.methods import BEST_OF_N, METHODS
 from src.runs import preflight
 from src.runs.ending import Exit, check_environment, ending
 from src.runs.provenance import commit
 from src.runs.settings import Settings, parse, start_logging
-from src.scoring import LIKELIHOODS, PERPLEXITY, PMI
+from src.scoring import LIKELIHOODS, PERPLEXITY, PMI, remote_parts
+from src.verifier import (
+    Calibration,
+    CalibrationError,
+    Constant,
+    SearchVerifier,
+    calibration_file,
+    load_calibration,
+)
 
 log = logging.getLogger(__name__)
 
@@ -81,11 +82,9 @@ def calibrate(settings: CalibrationSettings, prompts: Sequence[Prompt]) -> tuple
     from src.data.progress import bar
     from src.experiments.searching import groups
     from src.runs.build import connect, load
-    from src.scoring import remote_parts
     from src.search import search
     from src.stats.best_of_n import within_prompt_std
     from src.tree import Failure
-    from src.verifier import SearchVerifier
 
     with ExitStack() as stack:
         remote = remote_parts(settings.verifiers)

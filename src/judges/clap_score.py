@@ -39,7 +39,7 @@ class ClapListener(Listener):
     @cached_property
     def tokenizer(self) -> Any:
         """RoBERTa's; needs no checkpoint. Raises WeightsError."""
-        return clap.load_tokenizer()
+        return clap.load_roberta()[0]
 
     def listen_to_generated(self, clip: Clip) -> NDArray[np.float32]:
         return self.listen(at_published_loudness(clip))

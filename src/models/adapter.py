@@ -1,9 +1,5 @@
-"""What a verifier's adapter is, and what helps every module of this package to keep to it.
-
-    Adapter          the class to fill in
-    CosineVerifier   one that embeds clip and prompt
-    computing, random_states_kept, undisturbed, exempt_from_autocast
-                     a library's code leaves no trace in its surroundings, nor they in its numbers
+"""What a verifier's adapter is, and what helps every module of this package to keep to it: a
+library's code leaves no trace in its surroundings, nor they in its numbers.
 
 torch is imported where it is used, so that a command line can ask adapters what they are.
 """
@@ -20,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from src.protocol import Checkpoint, Score
-from src.weights.files import WeightFile, missing_line
+from src.weights.files import WeightFile, absent, fetch_command
 
 if TYPE_CHECKING:
     import torch
@@ -36,12 +32,7 @@ class ScoreError(RuntimeError):
 
 
 class PromptUnusable(ValueError):
-    """A prompt that this verifier has no score for, whatever the clip."""
-
-    def __init__(self, reason: str, vocabulary: Sequence[str] = ()) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.vocabulary = tuple(vocabulary)
+    """A prompt that this verifier has no score for, whatever the clip; the message says why."""
 
 
 class Adapter(ABC):
@@ -56,13 +47,17 @@ class Adapter(ABC):
     needs_text: ClassVar[bool]
     files: ClassVar[tuple[WeightFile, ...]] = ()  # what `load` needs
     max_batch: ClassVar[int] = 32  # clips in one call of `score`
+    vocabulary: tuple[str, ...] = ()  # a prompt must name one of these; empty: any prompt will do
+    # Verifiers whose networks learnt from the same data and labels: none is independent.
+    shares_data_with: tuple[str, ...] = ()
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     def missing(self) -> str | None:
         """What is not there that `load` needs, and how to get it, in one line; None: all there."""
-        return missing_line(self.name, self.files)
+        lacking = ", ".join(file.described for file in absent(self.files))
+        return f"{lacking} not found; get it with: {fetch_command(self.name)}" if lacking else None
 
     @abstractmethod
     def load(self, device: str, dtype: str = "float32") -> Checkpoint:
@@ -71,14 +66,6 @@ class Adapter(ABC):
         dtype: "float32", "bfloat16" or "float16". Raises WeightsError for a file that is missing
         or is not what it should be.
         """
-
-    def vocabulary(self) -> tuple[str, ...]:
-        """The words of which a prompt must name one; empty when any prompt will do."""
-        return ()
-
-    def shares_data_with(self) -> tuple[str, ...]:
-        """Verifiers whose networks learnt from the same data and labels: none is independent."""
-        return ()
 
     def check(self, prompt: str) -> None:  # noqa: B027 (most verifiers take any prompt)
         """Raise PromptUnusable for a prompt that has no score. Quick, and needs no weights."""

@@ -17,7 +17,7 @@ import numpy as np
 from src.models.adapter import CosineVerifier, exempt_from_autocast, undisturbed
 from src.protocol import Checkpoint
 from src.weights.checkpoints import CheckpointFile
-from src.weights.files import WeightFile, WeightsError, fetch_command, locate
+from src.weights.files import WeightFile, locate
 
 if TYPE_CHECKING:
     import torch
@@ -62,7 +62,7 @@ class ClapVerifier(CosineVerifier):
 
     def load(self, device: str, dtype: str = "float32") -> Checkpoint:
         self._library, checkpoint = load_clap(device)
-        self._tokenizer = load_tokenizer()  # not the library's, which another thread may be using
+        self._tokenizer, _ = load_roberta()  # not the library's, which another thread may be using
         # A spectrogram's power goes up to 2.6e5 at full scale.
         audio_branch = self._library.model.audio_branch
         exempt_from_autocast(audio_branch.spectrogram_extractor, "forward", device)
@@ -92,32 +92,18 @@ def load_clap(device: str) -> tuple[Any, Checkpoint]:
     In float32, whatever torch's default. Raises WeightsError.
     """
     file = CheckpointFile.of(NAME, CHECKPOINT)
-    weights = read_weights(file)
+    found = file.read()
+    # Upstream's is a training checkpoint: beside the weights lies an optimizer, over half of the
+    # file, which is never read. A bare dictionary of weights is read too, as upstream does.
+    found = file.weights(found.get("state_dict", found) if isinstance(found, dict) else found)
+    weights = {name.removeprefix("module."): tensor for name, tensor in found.items()}
+    weights.pop(POSITION_IDS, None)
     with undisturbed(), from_this_machine():
         from laion_clap import CLAP_Module
 
         library = CLAP_Module(enable_fusion=False, amodel="HTSAT-base", device="cpu")
     file.fill(library.model, weights, "CLAP with HTSAT-base")
     return library.requires_grad_(False).eval().to(device), file.identity()
-
-
-def read_weights(file: CheckpointFile) -> "dict[str, torch.Tensor]":
-    """The weights in a CLAP checkpoint, by their names in the model.
-
-    Upstream's file is a training checkpoint: the weights of a wrapped model (`module.` before each
-    name) under "state_dict", beside an optimizer, over half of the file, which is never read. A
-    bare dictionary of weights is read too, as upstream does. Raises WeightsError.
-    """
-    found = file.read()
-    weights = file.weights(found.get("state_dict", found) if isinstance(found, dict) else found)
-    weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
-    weights.pop(POSITION_IDS, None)
-    return weights
-
-
-def load_tokenizer() -> Any:
-    """RoBERTa's tokenizer. Raises WeightsError."""
-    return _roberta()[0]
 
 
 def unread_tokens(tokenizer: Any, text: str) -> int:
@@ -143,7 +129,7 @@ def from_this_machine() -> Iterator[None]:
     """
     from transformers import BartTokenizer, BertTokenizer, RobertaModel, RobertaTokenizer
 
-    tokenizer, config = _roberta()
+    tokenizer, config = load_roberta()
     stand_ins = {
         RobertaTokenizer: tokenizer,
         RobertaModel: RobertaModel(config),
@@ -158,23 +144,19 @@ def from_this_machine() -> Iterator[None]:
         yield
 
 
-def _roberta() -> tuple[Any, Any]:
+def load_roberta() -> tuple[Any, Any]:
     """RoBERTa's tokenizer and configuration. Raises WeightsError."""
     from transformers import RobertaConfig, RobertaTokenizer
 
-    vocabulary, merges, configuration = (str(locate(file)) for file in ROBERTA)
+    file = CheckpointFile.of(NAME, ROBERTA[0])
+    vocabulary, merges, configuration = (str(locate(each)) for each in ROBERTA)
     try:
         tokenizer = RobertaTokenizer(vocabulary, merges)
         config = RobertaConfig.from_json_file(configuration)
     except (ValueError, TypeError, KeyError, OSError) as error:
-        raise WeightsError(
-            f"RoBERTa's tokenizer cannot be read from {vocabulary}, {merges}, {configuration} "
-            f"({error}); delete them and get them again with: {fetch_command(NAME)}"
-        ) from error
+        raise file.unusable(f"or {merges} or {configuration} cannot be read ({error})") from error
     # Files of these names come with many models, whose other numbering would go unnoticed.
     special = [(t.pad_token_id, t.bos_token_id, t.eos_token_id) for t in (tokenizer, config)]
     if len(tokenizer) > config.vocab_size or special[0] != special[1]:
-        raise CheckpointFile.of(NAME, ROBERTA[0]).unusable(
-            f"is not of the same RoBERTa as {configuration}"
-        )
+        raise file.unusable(f"is not of the same RoBERTa as {configuration}")
     return tokenizer, config

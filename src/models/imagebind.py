@@ -14,7 +14,6 @@ product of its two outputs. What is done otherwise here, and why:
 """
 
 import sys
-import warnings
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,7 @@ from unittest.mock import patch
 
 import numpy as np
 
-from src.models.adapter import CosineVerifier
+from src.models.adapter import CosineVerifier, undisturbed
 from src.protocol import Checkpoint
 from src.weights.checkpoints import CheckpointFile
 from src.weights.files import WeightFile
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
 # As in imagebind.data.load_and_transform_audio_data.
 MEL_BANDS, MEL_FRAMES = 128, 204
 MEL_MEAN, MEL_STD = -4.268, 9.138
-
-BRANCHES = ("audio", "text")
 
 
 def imagebind_huge() -> "nn.Module":
@@ -132,8 +129,7 @@ def import_imagebind() -> None:
     from torchvision.transforms import _functional_tensor
 
     sys.modules.setdefault("torchvision.transforms.functional_tensor", _functional_tensor)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "pkg_resources is deprecated")
+    with undisturbed():  # it warns of its pkg_resources
         import imagebind.data  # noqa: F401
 
 
@@ -154,5 +150,5 @@ def _drop_other_branches(model: Any) -> None:
         model.modality_heads,
         model.modality_postprocessors,
     ):
-        for branch in set(parts) - set(BRANCHES):
+        for branch in set(parts) - {"audio", "text"}:
             del parts[branch]

@@ -12,7 +12,6 @@ from src.weights.checkpoints import CheckpointFile, in_one_line
 from src.weights.files import WeightFile
 
 _REPOSITORY = "facebook/audiobox-aesthetics"
-_STATISTICS = ("mean", "std")
 
 
 class QualityVerifier(Adapter):
@@ -100,7 +99,7 @@ def _read_model(file: CheckpointFile) -> Any:
     names = [field.name for field in fields(AesMultiOutput) if field.name not in ours]
     try:
         statistics = {
-            axis: {name: float(found["target_transform"][axis][name]) for name in _STATISTICS}
+            axis: {name: float(found["target_transform"][axis][name]) for name in ("mean", "std")}
             for axis in AXES_NAME
         }
         settings = {name: found["model_cfg"][name] for name in names}

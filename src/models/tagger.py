@@ -16,6 +16,7 @@ here one more window covers the tail, and a short clip is repeated until it fill
 import json
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -108,9 +109,7 @@ class Block(nn.Module):
         return F.relu(peak * scale.sign()) * scale + shift
 
 
-def over_bands(x: Tensor) -> Tensor:
-    """[W, C, bands, T] -> [W, C, T]."""
-    return x.amax(2)
+over_bands = partial(torch.amax, dim=2)  # [W, C, bands, T] -> [W, C, T]
 
 
 class Network(nn.Module):

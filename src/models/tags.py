@@ -24,7 +24,6 @@ import numpy as np
 
 from src.models.adapter import Adapter, PromptUnusable, computing, finite_score
 from src.protocol import Checkpoint, Score
-from src.weights.files import TAGGERS, TAGGERS_DIR
 
 if TYPE_CHECKING:
     from src.models.tagger import Tagger
@@ -62,9 +61,11 @@ class TaggerVerifier(Adapter):
     needs_text = True
     tagger: "Tagger"
 
-    def missing(self) -> str | None:
-        path = TAGGERS_DIR / f"{TAGGERS[self.name]}.safetensors"
-        return None if path.is_file() else f"{path} is missing; it is part of the repository"
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.vocabulary = TAGS[name]
+        other = name.removesuffix("_vgg")  # of two architectures
+        self.shares_data_with = (other if other != name else f"{name}_vgg",)
 
     def load(self, device: str, dtype: str = "float32") -> Checkpoint:
         from src.models.tagger import load_tagger
@@ -72,14 +73,6 @@ class TaggerVerifier(Adapter):
         self.tagger = load_tagger(self.name).to(device)
         self.device, self.dtype = device, dtype
         return self.tagger.checkpoint
-
-    def vocabulary(self) -> tuple[str, ...]:
-        return TAGS[self.name]
-
-    def shares_data_with(self) -> tuple[str, ...]:
-        """The network of the other architecture."""
-        other = self.name.removesuffix("_vgg")
-        return (other if other != self.name else f"{self.name}_vgg",)
 
     def check(self, prompt: str) -> None:
         named_tags(prompt, self.name)
@@ -133,7 +126,7 @@ def named_tags(prompt: str, tagger: str) -> Named:
     """What `prompt` names in the vocabulary of `tagger`, a key of TAGS.
 
     A tag that is named in one place and negated in another is wanted. Raises PromptUnusable,
-    which lists the tags.
+    whose message lists the tags.
     """
     words = _words(prompt)
     phrases = list(_phrases(words, tagger))
@@ -152,8 +145,7 @@ def named_tags(prompt: str, tagger: str) -> Named:
     if named == Named((), ()):
         raise PromptUnusable(
             f"the prompt {prompt!r} names no tag that {tagger!r} knows; name one of: "
-            f"{', '.join(TAGS[tagger])} (or a synonym, such as violinist or adagio)",
-            TAGS[tagger],
+            f"{', '.join(TAGS[tagger])} (or a synonym, such as violinist or adagio)"
         )
     return named
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from src.client import ServerClient
 from src.data.prompts import Prompt, digest_of
-from src.data.scales import load_calibration
 from src.decoding.sampling import Sampling
 from src.decoding.transformer import UnsupportedModel
 from src.generator import Generator, load_generator
@@ -18,7 +17,7 @@ from src.local_server import local_server
 from src.protocol import Checkpoint
 from src.runs.settings import Settings, UsageError, server_token
 from src.scoring import Verifier, components, remote_parts
-from src.verifier import build_verifier
+from src.verifier import build_verifier, load_calibration
 
 log = logging.getLogger(__name__)
 

@@ -77,9 +77,9 @@ def ending(script: str) -> Iterator[Ending]:
 
 def _ends() -> dict[type[BaseException], Exit]:
     from src.client import VerifierError
-    from src.data.scales import CalibrationError
     from src.runs.records import RunFolderError
     from src.runs.settings import UsageError
+    from src.verifier import CalibrationError
     from src.weights.files import WeightsError
 
     ends: dict[type[BaseException], Exit] = {

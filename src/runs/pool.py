@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from src.runs.measures import Measure, in_short
 from src.runs.records import Record, RunFolderError, read_manifest, read_records
-from src.scoring import IN_COMMON, LIKELIHOODS, NEEDS_GUIDANCE, ExpressionError, components
+from src.scoring import LIKELIHOODS, PMI, ExpressionError, components, likelihood
 from src.stats.best_of_n import within_prompt_std
 
 LOG_PROBS = "log_probs"  # mean log-probabilities of a prompt's candidates, with their text
@@ -190,17 +190,18 @@ class Pool:
 
     def _take_likelihood(self, name: str, generator: str) -> None:
         """A verifier whose numbers came with the tokens."""
-        guided, known = name in NEEDS_GUIDANCE, False
+        guided, known = name == PMI, False
         for prompt, record in self.candidates.items():
             without = record.get(UNCONDITIONAL, {})
             for key, log_prob in record[LOG_PROBS].items():
                 if key in without or not guided:
-                    values = LIKELIHOODS[name](log_prob, without.get(key))
+                    values = likelihood(name, log_prob, without.get(key))
                     self._values[name, key][prompt] = values
                     known = True
         if known or not guided:
-            common = IN_COMMON[name]
-            self.measures[name] = Measure(name, "verifier", True, generator, is_verifier=common)
+            # both are made of the same log-probabilities: neither is evidence for the other
+            same = LIKELIHOODS
+            self.measures[name] = Measure(name, "verifier", True, generator, is_verifier=same)
             self._seconds[name] = 0.0
 
     def _take_scores(self, name: str, records: Mapping[str, Record]) -> None:

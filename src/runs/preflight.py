@@ -175,11 +175,7 @@ def _not_hostable(names: Sequence[str]) -> list[Missing]:
             found.append(Missing(what, "nowhere", f"there are {', '.join(VERIFIERS)}"))
             continue
         adapter = VERIFIERS[name](name)
-        part = Part(what, adapter.files, fetch_command(name), adapter.licence)
-        if files := part.missing():
-            found += files
-        elif problem := adapter.missing():
-            found.append(Missing(what, "this repository", problem))
+        found += Part(what, adapter.files, fetch_command(name), adapter.licence).missing()
     return found
 
 

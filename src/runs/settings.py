@@ -23,7 +23,7 @@ import tyro
 from src.budget import PlanError
 from src.data.prompts import Pick, Prompt, Selection, Subset
 from src.methods import BEAM_WIDTH, LOOKAHEAD_K, METHODS, PARAMETERS, parameters_of
-from src.scoring import NEEDS_GUIDANCE
+from src.scoring import PMI
 
 Profile = Literal["paper", "builtin"]
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -151,11 +151,10 @@ class Settings:
             raise UsageError(f"--server must be 'auto' or begin with http://, not {self.server!r}")
         selecting = ("verifier", "verifiers", "sums", "sweep_verifiers")
         asked = re.findall(r"\w+", " ".join(str(getattr(self, flag, "")) for flag in selecting))
-        needing = [name for name in NEEDS_GUIDANCE if name in asked]
-        if needing and self.guidance == 1:
+        if PMI in asked and self.guidance == 1:
             raise UsageError(
-                f"{', '.join(needing)}: how likely a clip is without its text is known under "
-                "guidance only; take a --guidance other than 1"
+                f"{PMI}: how likely a clip is without its text is known under guidance only; "
+                "take a --guidance other than 1"
             )
 
     def check_least(self, **least: float) -> None:

@@ -7,7 +7,6 @@ thread each (batching.py), so the event loop answers /health at once whatever th
 """
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -30,8 +29,6 @@ from src.server.middleware import MAX_JSON_BYTES, IntakeMiddleware
 from src.server.outcomes import Metrics
 from src.server.requests import Scorer, unless_gone
 from src.server.settings import ServerSettings
-
-logger = logging.getLogger(__name__)
 
 # A stop has waited for the requests by then: what is left is at most one model call.
 MODEL_STOP_SECONDS = 5.0
@@ -133,9 +130,6 @@ def create_app(adapters: Sequence[Adapter], settings: ServerSettings) -> FastAPI
     ) -> protocol.ScoreResponse:
         """Every verifier named scores every file against its prompt."""
         results = await unless_gone(http, scorer.score(request, files, http.state.upload))
-        logger.info(
-            "%s %d clips by %s", http.state.request_id, len(files), ", ".join(request.verifiers)
-        )
         return protocol.ScoreResponse(request_id=http.state.request_id, results=results)
 
     @app.post(

@@ -47,10 +47,11 @@ class Queued:
     compute_seconds: float = 0.0
 
 
-class Worker:
+class Worker(threading.Thread):
     """A model, its queue and the thread that serves it. The model loads in that thread too."""
 
     def __init__(self, adapter: Adapter, settings: ServerSettings, metrics: Metrics) -> None:
+        super().__init__(name=f"model-{adapter.name}", daemon=True)
         self.adapter = adapter
         self.state: State = "loading"
         self.problem: str | None = None
@@ -61,17 +62,14 @@ class Worker:
         self._changed = threading.Condition()
         self._stopping = False
         self._seconds_per_clip = 0.1
-        self._thread = threading.Thread(target=self._run, name=f"model-{adapter.name}", daemon=True)
         metrics.ready.labels(adapter.name).set(0)
         metrics.queue_depth.labels(adapter.name).set_function(lambda: len(self._queue))
-
-    def start(self) -> None:
-        self._thread.start()
 
     def check_ready(self) -> None:
         """Raise ApiError when the model, and with it its tokenizer, is not loaded."""
         if self.state == "failed":
-            raise self._not_loaded()
+            text = f"{self.adapter.name} did not load: {self.problem}"
+            raise self._error(503, "not_ready", text)
         if self.state == "loading":
             text = f"{self.adapter.name} is still loading"
             raise self._error(503, "not_ready", text, retry_after=1)
@@ -79,13 +77,11 @@ class Worker:
     def submit(self, clips: Sequence[np.ndarray], prompts: Sequence[str]) -> list[Queued]:
         """Queue a request's clips, float32 [T] each. Cancel a score to drop its clip.
 
-        Raises ApiError when the queue is full, the model did not load or the server stops. So does
-        the score of a clip that has none.
+        Raises ApiError when the queue is full or the server stops. So does the score of a clip that
+        has none, as when the model did not load.
         """
         queued = [Queued(*one) for one in zip(clips, prompts, range(len(clips)), strict=True)]
         with self._changed:
-            if self.state == "failed":
-                raise self._not_loaded()
             if self._stopping:
                 raise self._error(503, "not_ready", "the server is stopping")
             waiting = sum(not clip.score.cancelled() for clip in self._queue)
@@ -102,8 +98,8 @@ class Worker:
         with self._changed:
             self._stopping = True
             self._changed.notify()
-        self._thread.join(timeout)
-        return not self._thread.is_alive()
+        self.join(timeout)
+        return not self.is_alive()
 
     def info(self) -> VerifierInfo:
         adapter = self.adapter
@@ -116,10 +112,10 @@ class Worker:
             needs_text=adapter.needs_text,
             summary=adapter.summary,
             licence=adapter.licence,
-            vocabulary=list(adapter.vocabulary()),
+            vocabulary=list(adapter.vocabulary),
         )
 
-    def _run(self) -> None:
+    def run(self) -> None:
         name = self.adapter.name
         try:
             with _loading:
@@ -129,25 +125,16 @@ class Worker:
         except BaseException as error:  # even SystemExit of a library: the other models go on
             trace = None if isinstance(error, WeightsError) else error
             logger.error("%s: did not load: %s", name, why_not_loaded(error), exc_info=trace)
-            with self._changed:
-                self.state, self.problem = "failed", why_not_loaded(error)
-                for clip in self._queue:
-                    if clip.score.set_running_or_notify_cancel():
-                        clip.score.set_exception(self._not_loaded())
-                self._queue.clear()
-            return
-        self.state = "ready"
-        self._metrics.ready.labels(name).set(1)
+            self.problem, self.state = why_not_loaded(error), "failed"
+        else:
+            self.state = "ready"
+            self._metrics.ready.labels(name).set(1)
         while batch := self._next_batch():
             self._score(batch)
             del batch  # its clips need not stay until the next one comes
 
     def _error(self, status: int, error: str, message: str, **more: Any) -> ApiError:
         return ApiError(status, error, message, verifier=self.adapter.name, **more)
-
-    def _not_loaded(self) -> ApiError:
-        text = f"{self.adapter.name} did not load: {self.problem}"
-        return self._error(503, "not_ready", text)
 
     def _next_batch(self) -> list[Queued]:
         """Wait for clips and take up to `max_clips` of them; empty when the server stops."""
@@ -174,6 +161,7 @@ class Worker:
         name = self.adapter.name
         begin = time.monotonic()
         try:
+            self.check_ready()
             scores = self.adapter.score([c.samples for c in batch], [c.prompt for c in batch])
             if len(scores) != len(batch):
                 raise RuntimeError(f"{len(scores)} scores for {len(batch)} clips")
@@ -182,10 +170,12 @@ class Worker:
                 for clip in batch:
                     self._score([clip])
                 return
-            logger.error("%s: no score: %s", name, error, exc_info=error)
-            what = (422, "no_score") if isinstance(error, ScoreError) else (500, "verifier_failed")
-            failure = self._error(*what, f"{name}: {error}", index=batch[0].index)
-            batch[0].score.set_exception(failure)
+            if not isinstance(error, ApiError):
+                logger.error("%s: no score: %s", name, error, exc_info=error)
+                is_own = isinstance(error, ScoreError)
+                what = (422, "no_score") if is_own else (500, "verifier_failed")
+                error = self._error(*what, f"{name}: {error}", index=batch[0].index)
+            batch[0].score.set_exception(error)
             return
         seconds = (time.monotonic() - begin) / len(batch)
         self._seconds_per_clip += 0.2 * (seconds - self._seconds_per_clip)

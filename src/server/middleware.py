@@ -223,7 +223,9 @@ class IntakeMiddleware:
         """The answer to a request that ended in an error, counted and logged."""
         api_error = as_api_error(error)
         body, status = api_error.body, api_error.status_code
-        self.metrics.reject(body.error, body.verifier)
+        # A name that is not hosted is the client's own word, and no label.
+        model = "" if body.error == "unknown_verifier" else body.verifier or ""
+        self.metrics.rejects.labels(body.error, model).inc()
         level, trace = (logging.ERROR, error) if body.error == "internal" else (logging.INFO, None)
         logger.log(level, "%s %s: %s", request_id, body.error, body.message, exc_info=trace)
         answer = body.model_copy(update={"request_id": request_id})

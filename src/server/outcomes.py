@@ -76,8 +76,3 @@ class Metrics:
         self.uploading = gauge("requests_uploading", "scoring requests whose body still comes in")
         self.scoring = gauge("requests_scoring", "scoring requests that are complete, not answered")
         self.held_bytes = gauge("held_bytes", "uploads and decoded audio in memory")
-
-    def reject(self, reason: str, model: str | None) -> None:
-        """Count a refusal. A name that is not hosted is the client's own word, and no label."""
-        label = "" if model is None or reason == "unknown_verifier" else model
-        self.rejects.labels(reason, label).inc()

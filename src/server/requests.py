@@ -60,13 +60,11 @@ class Scorer:
         chosen = self._choose(request)
         for worker in chosen.values():
             worker.check_ready()
-
-        def count(prompt: str) -> list[int]:
-            return [worker.adapter.unread_tokens(prompt) for worker in chosen.values()]
-
         # One after the other, so that a request of long prompts does not hold up a short one.
-        counts = [await self._in_pool(count, prompt) for prompt in request.prompts]
-        return {name: [count[at] for count in counts] for at, name in enumerate(chosen)}
+        return {
+            name: [await self._in_pool(worker.adapter.unread_tokens, p) for p in request.prompts]
+            for name, worker in chosen.items()
+        }
 
     def _choose(self, request: VerifierRequest) -> dict[str, Worker]:
         """The workers that a request within the limits names. Raises ApiError."""
@@ -89,9 +87,9 @@ class Scorer:
         for index, file in enumerate(files):
             name = _name(index, file)
             try:
-                total += wav_seconds(file.file, self.limits, name)
+                total += wav_seconds(file.file, self.limits)
             except AudioError as error:
-                raise ApiError(422, "bad_audio", str(error), index=index) from error
+                raise ApiError(422, "bad_audio", f"{name}: {error}", index=index) from error
             if total > most:
                 text = f"up to here {total:.1f} s; all files of a request last at most {most:g} s"
                 raise ApiError(413, "too_large", f"{name}: {text}", index=index)
@@ -103,18 +101,18 @@ class Scorer:
         """The uploads as float32 [T] mono, by sample rate. Raises ApiError."""
 
         def decode(index: int) -> dict[int, np.ndarray]:
-            name = _name(index, files[index])
             with files[index].file as file:  # closed afterwards: its bytes are not needed twice
                 file.seek(0)
                 data = file.read()
             try:
-                clip = to_mono(decode_wav(data, self.limits, name))
+                clip = to_mono(decode_wav(data, self.limits))
                 clips = {rate: resample(clip, rate).samples[0] for rate in rates}
                 if not all(len(samples) for samples in clips.values()):
                     length = clip.samples.shape[1]
-                    raise AudioError(f"{name}: {length} samples are too short to score")
+                    raise AudioError(f"{length} samples are too short to score")
             except AudioError as error:
-                raise ApiError(422, "bad_audio", str(error), index=index) from error
+                text = f"{_name(index, files[index])}: {error}"
+                raise ApiError(422, "bad_audio", text, index=index) from error
             return clips
 
         decoded: list[dict[int, np.ndarray]] = []
@@ -135,10 +133,7 @@ def _check_prompts(prompts: Sequence[str], chosen: dict[str, Worker]) -> None:
             try:
                 worker.adapter.check(prompt)
             except PromptUnusable as error:
-                words = list(error.vocabulary)
-                refused.append(
-                    Refusal(index=index, verifier=name, reason=error.reason, vocabulary=words)
-                )
+                refused.append(Refusal(index=index, verifier=name, reason=str(error)))
     if refused:
         first = refused[0]
         text = f"prompt {first.index}: {first.reason}"

@@ -68,13 +68,10 @@ class CheckpointFile:
         """`found`, if it is tensors by name. Raises WeightsError."""
         import torch
 
-        if (
-            not isinstance(found, dict)
-            or not found
-            or not all(map(torch.is_tensor, found.values()))
-        ):
+        tensors = found if isinstance(found, dict) else {}
+        if not tensors or not all(map(torch.is_tensor, tensors.values())):
             raise self.unusable("holds no weights by name")
-        return {str(name): tensor for name, tensor in found.items()}
+        return {str(name): tensor for name, tensor in tensors.items()}
 
     def fill(
         self,
@@ -94,7 +91,8 @@ class CheckpointFile:
 
     def unusable(self, what: str) -> WeightsError:
         """The error for a file that is not what it should be."""
-        return files.unusable(self.fetched_as, self.path, what)
+        again = f"delete it and get it again with: {files.fetch_command(self.fetched_as)}"
+        return WeightsError(f"{self.path} {what}; {again}")
 
 
 def in_one_line(error: Exception) -> str:
@@ -102,24 +100,20 @@ def in_one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split()):.200}"
 
 
-class _Unpickler(pickle.Unpickler):
-    """Finds no function and no class but those that make tensors, containers and numbers."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        allowed = _allowed()
-        if (module, name) not in allowed:
-            raise pickle.UnpicklingError(f"the file asks for the global {module}.{name}")
-        return allowed[module, name]
-
-
 class _Restricted:
     """What `torch.load` needs of a pickle module."""
 
-    Unpickler = _Unpickler
+    class Unpickler(pickle.Unpickler):
+        """Finds no function and no class but those that make tensors, containers and numbers."""
 
-    @staticmethod
-    def load(file: Any, **options: Any) -> object:
-        return _Unpickler(file, **options).load()
+        def find_class(self, module: str, name: str) -> Any:
+            if (module, name) not in _allowed():
+                raise pickle.UnpicklingError(f"the file asks for the global {module}.{name}")
+            return _allowed()[module, name]
+
+    @classmethod
+    def load(cls, file: Any, **options: Any) -> object:
+        return cls.Unpickler(file, **options).load()
 
 
 @cache

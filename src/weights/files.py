@@ -141,24 +141,11 @@ def absent(files: Sequence[WeightFile]) -> list[WeightFile]:
     return [file for file in files if find(file) is None]
 
 
-def missing_line(verifier: str, files: Sequence[WeightFile]) -> str | None:
-    """What of a verifier's files is not here, and how to get it; None when all are."""
-    lacking = ", ".join(file.described for file in absent(files))
-    return f"{lacking} not found; get it with: {fetch_command(verifier)}" if lacking else None
-
-
 def fetch_command(user: str) -> str:
     """The command line that downloads what a verifier or judge needs to where it is looked for."""
     own = weights_dir()
     folder = f" --weights_dir {shlex.quote(str(own))}" if own else ""
     return f"{PYTHON} verifier_server.py --fetch {user}{folder}"
-
-
-def unusable(verifier: str, path: Path, what: str) -> WeightsError:
-    """The error for a file of a verifier or judge that is there and is not what it should be."""
-    return WeightsError(
-        f"{path} {what}; delete it and get it again with: {fetch_command(verifier)}"
-    )
 
 
 def why_not_loaded(error: BaseException) -> str:

@@ -34,7 +34,6 @@ TINY = (
 )
 # One thread each: on a busy machine, threads that wait for one another cost more than they give.
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
-ONE_THREAD = ("--threads", "1")
 BOTH = (*TINY, "--method", "sbs", "--sweep_verifiers", "tags")
 
 
@@ -63,7 +62,7 @@ def pool_of(output: Path) -> Pool:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    with local_server(["tags", "tags_msd"], options=ONE_THREAD) as url:
+    with local_server(["tags", "tags_msd"]) as url:
         yield url
 
 
@@ -139,7 +138,7 @@ def test_a_killed_experiment_that_then_lost_its_server_ends_as_if_nothing_had_ha
         file.write('{"kind":"candidates","prompt_id":"half a li')
 
     with ExitStack() as stack:
-        doomed = stack.enter_context(local_server(["tags"], options=ONE_THREAD))
+        doomed = stack.enter_context(local_server(["tags"]))
         process = start(tmp_path, *BOTH, "--server", doomed)
         until_written(process, tmp_path, PROMPTS + 1, "pool")
         stack.close()

@@ -9,7 +9,6 @@ import pytest
 import soundfile
 
 from src.data.audio import AudioError, Clip, encode_wav, read_audio, resample, to_mono, write_wav
-from src.protocol import Limits
 from src.server.wav import decode_wav
 
 
@@ -63,10 +62,10 @@ REFUSED = {
     "cut off in the samples": (GOOD[:-1000], "cut off"),
     "data chunk claims 4 GB": (with_field(GOOD, DATA, "<I", 2**32 - 1), "claims 4294967295"),
     "zero length": (with_field(GOOD, DATA, "<I", 0), "has no samples"),
-    "0 Hz": (with_field(GOOD, 24, "<I", 0), "file.wav"),
+    "0 Hz": (with_field(GOOD, 24, "<I", 0), "not a readable WAV"),
     "1 MHz": (with_field(GOOD, 24, "<I", 1_000_000), "rate 1000000 Hz"),
     "64 channels": (wav_bytes(np.zeros((10, 64)), 16_000, format="WAV"), "64 channels"),
-    "no channels": (with_field(GOOD, 22, "<H", 0), "file.wav"),
+    "no channels": (with_field(GOOD, 22, "<H", 0), "not a readable WAV"),
     "8 bits": (wav_bytes(np.zeros(10), 16_000, format="WAV", subtype="PCM_U8"), "not accepted"),
     "ADPCM": (wav_bytes(np.zeros(10), 16_000, format="WAV", subtype="IMA_ADPCM"), "not accepted"),
     "RF64": (b"RF64" + GOOD[4:], "no RIFF/WAVE header"),
@@ -79,11 +78,10 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_bad_wav_is_refused_with_the_file_and_the_reason(case: str) -> None:
+def test_bad_wav_is_refused_with_the_reason(case: str) -> None:
     data, reason = REFUSED[case]
-    with pytest.raises(AudioError, match=reason) as caught:
-        decode_wav(data, Limits(), "file.wav")
-    assert str(caught.value).startswith("file.wav: ")
+    with pytest.raises(AudioError, match=reason):
+        decode_wav(data)
 
 
 def test_header_is_checked_before_samples_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:

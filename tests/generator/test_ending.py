@@ -9,12 +9,12 @@ import torch
 
 from src.budget import BudgetError
 from src.client import ServerError, ServerUnreachable, VerifierError
-from src.data.scales import CalibrationError
 from src.decoding.transformer import UnsupportedModel
 from src.generator import GeneratorError
 from src.runs.ending import Ending, Exit, ending
 from src.runs.records import RunFolderError
 from src.runs.settings import UsageError
+from src.verifier import CalibrationError
 from src.weights.files import WeightsError
 
 ROOT = Path(__file__).parents[2]

@@ -97,11 +97,6 @@ def test_the_token_is_sent(stub: StubServer) -> None:
     assert stub.token == "Bearer hunter2"
 
 
-def test_a_candidate_without_audio_is_an_error(stub: StubServer) -> None:
-    with pytest.raises(Exception, match="without its audio"):
-        tags(stub.client).score([ScoreInput("a", None, 0.0)])
-
-
 def score_each(stub: StubServer, *names: str) -> dict[str, list[float] | dict[int, str]]:
     answers = stub.client.score_each(names, ["a", "b"], [clip(0.25), clip(0.5)])
     return {

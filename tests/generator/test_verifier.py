@@ -10,22 +10,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.client import PromptRefused, ServerError, VerifierError
-from src.data import scales
+from src import verifier as verifiers
+from src.client import PromptRefused, ServerError
 from src.data.audio import Clip
 from src.data.prompts import Prompt
-from src.data.scales import (
-    Calibration,
-    CalibrationError,
-    Constant,
-    calibration_file,
-    load_calibration,
-)
 from src.experiments.calibration import CalibrationSettings, calibrate
 from src.protocol import Checkpoint, Score
 from src.runs import build
 from src.scoring import ExpressionError, ScoreInput, components, score_or_refuse
-from src.verifier import build_verifier
+from src.verifier import (
+    Calibration,
+    CalibrationError,
+    Constant,
+    build_verifier,
+    calibration_file,
+    load_calibration,
+)
 from tests.generator.fake_pool import WEIGHTS, FakeClient
 from tests.generator.fake_search import FakeGenerator
 from tests.generator.stub_server import GENERATOR, TAGS, StubServer, found, inputs
@@ -83,9 +83,9 @@ class TestLikelihood:
         assert score.components == {"log_prob": -2.0, "unconditional": -2.5}
         assert verifier.checkpoints == {"pmi": GENERATOR}
 
-    def test_pmi_without_guidance_ends_the_run_and_makes_no_number_up(self) -> None:
+    def test_pmi_without_guidance_makes_no_number_up(self) -> None:
         verifier = build_verifier("pmi", GENERATOR, None, None)
-        with pytest.raises(VerifierError, match="pmi needs guidance"):
+        with pytest.raises(PromptRefused, match="pmi: the log-probabilities are"):
             verifier.score([ScoreInput("a", None, -2.0)])
 
     def test_is_refused_where_the_log_probability_is_not_finite(self) -> None:
@@ -217,7 +217,7 @@ def test_a_verifier_that_never_varies_is_an_error(
 def test_each_generator_has_its_file_and_the_built_in_one_beside_its_weights(
     tmp_path: Path,
 ) -> None:
-    assert calibration_file(GENERATOR, tmp_path) == scales.BUILTIN_FILE
+    assert calibration_file(GENERATOR, tmp_path) == verifiers.BUILTIN_FILE
     assert calibration_file(MUSICGEN, tmp_path) == tmp_path / "musicgen-small-abababab.json"
 
 

@@ -29,6 +29,7 @@ class Fake(Adapter):
     licence = "none"
     sample_rate = 16_000
     needs_text = True
+    vocabulary = ("piano", "guitar")
 
     def load(self, device: str, dtype: str = "float32") -> Checkpoint:
         if self.name == "broken":
@@ -36,12 +37,9 @@ class Fake(Adapter):
         time.sleep({"slow_to_load": 1, "never_loaded": 3600}.get(self.name, 0))
         return Checkpoint(name=self.name, sha256="00")
 
-    def vocabulary(self) -> tuple[str, ...]:
-        return ("piano", "guitar")
-
     def check(self, prompt: str) -> None:
         if prompt == "nothing":
-            raise PromptUnusable("names no tag", self.vocabulary())
+            raise PromptUnusable("names no tag")
 
     def unread_tokens(self, prompt: str) -> int:
         _obey(prompt)

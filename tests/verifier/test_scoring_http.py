@@ -120,12 +120,12 @@ def test_counts_that_differ_are_refused(server: ServerProcess) -> None:
     assert "2 files and 1 prompts" in response.json()["message"]
 
 
-def test_a_prompt_without_a_score_is_named_with_the_vocabulary(server: ServerProcess) -> None:
+def test_every_prompt_without_a_score_is_named_with_the_reason(server: ServerProcess) -> None:
     response = server.post([wav()] * 3, ["fine", "nothing", "nothing"])
     assert refusal(response) == (422, "prompt_refused")
     refused = response.json()["refused"]
     assert [r["index"] for r in refused] == [1, 2]
-    assert refused[0]["vocabulary"] == ["piano", "guitar"]
+    assert refused[0]["reason"] == "names no tag"
 
 
 def test_a_score_that_is_not_finite_is_an_error_of_its_request_alone(server: ServerProcess) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from src.data import hub
+from src.models.clap import ClapVerifier
 from src.weights.files import (
     PYTHON,
     REMEMBER_FROM,
@@ -17,7 +18,6 @@ from src.weights.files import (
     find,
     is_non_commercial,
     locate,
-    missing_line,
     sha256,
     user_cache,
     why_not_loaded,
@@ -152,13 +152,14 @@ def test_a_broken_memory_is_made_anew_and_none_costs_time_only(
 def test_what_is_missing_is_one_line_with_the_command_that_gets_it(
     weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert missing_line("clap", [HUB_FILE, PLAIN_FILE]) == (
+    monkeypatch.setattr(ClapVerifier, "files", (HUB_FILE, PLAIN_FILE))
+    assert ClapVerifier("clap").missing() == (
         "model.bin (2 GB, owner/name), plain.pth (https://example.org/plain.pth) not found; get it "
         f"with: {PYTHON} verifier_server.py --fetch clap --weights_dir {weights}"
     )
     put(weights / "model.bin")
     put(weights / "plain.pth")
-    assert missing_line("clap", [HUB_FILE, PLAIN_FILE]) is None
+    assert ClapVerifier("clap").missing() is None
     monkeypatch.setenv("CURATOR_WEIGHTS", "/my weights")
     assert fetch_command("muq").endswith("--fetch muq --weights_dir '/my weights'")
     monkeypatch.delenv("CURATOR_WEIGHTS")

@@ -105,9 +105,8 @@ def open_ydl(settings: DownloadSettings) -> YoutubeDL:
         "ffmpeg_location": imageio_ffmpeg.get_ffmpeg_exe(),
         "enable_file_urls": settings.url_template.startswith("file:"),
         "sleep_interval_requests": 0.75 if settings.rate_limit else 0,
+        "proxy": settings.proxy or None,
     }
-    if settings.proxy:
-        options["proxy"] = settings.proxy
     try:
         if settings.cookies:
             options["cookiefile"] = io.StringIO(settings.cookies.read_text(encoding="utf-8"))

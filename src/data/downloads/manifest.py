@@ -27,8 +27,6 @@ from src.data.prompts import Prompt
 MANIFEST = "manifest.jsonl"
 LOCK = ".download.lock"
 Row = dict[str, Any]
-# damaged: the file is no longer what was written, so that the next run fetches it again.
-Status = Literal["ok", "failed", "damaged"]
 
 # Reasons of earlier versions that are GONE today; their others are AGAIN.
 _EARLIER_GONE = (
@@ -66,9 +64,11 @@ class Manifest:
         os.close(self._file)
         os.close(self._lock)
 
-    def append(self, clip: Prompt, status: Status, **facts: Any) -> None:
-        """A row. facts: as `describe` has them, or reason and message. Raises OSError when it
-        cannot be kept."""
+    def append(
+        self, clip: Prompt, status: Literal["ok", "failed", "damaged"], **facts: Any
+    ) -> None:
+        """A row. damaged: the file is no longer what was written. facts: as `describe` has them, or
+        reason and message. Raises OSError when it cannot be kept."""
         section = {"start_s": clip.start_s, "end_s": clip.end_s}
         now = datetime.now(UTC).isoformat(timespec="seconds")
         row = {"ytid": clip.id, "status": status, **section, **facts, "date": now}
