@@ -133,7 +133,7 @@ class Judge(ABC):
     def __init__(self, device: str = "cpu") -> None:
         self.listener = self.listener_class.shared(device)
 
-    @property
+    @cached_property
     def checkpoint(self) -> Checkpoint:
         """The weights that it judges with; loads them. Raises WeightsError."""
         return self.listener.checkpoint

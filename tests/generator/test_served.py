@@ -1,6 +1,7 @@
 """Verifiers of the server as judges: one upload for all, reasons, and what ends a run."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from src.client import ServerUnreachable
 from src.data.audio import Clip
 from src.data.prompts import Prompt
 from src.judges.base import JudgeError
-from src.judges.registry import ServedJudge
+from src.judges.registry import build_judges
 from src.protocol import Checkpoint
 from tests.generator.fake_pool import WEIGHTS, FakeClient
 
@@ -26,8 +27,8 @@ class Client(FakeClient):
         return super().score_each(names, prompts, clips)
 
 
-def judges(client: FakeClient, *names: str) -> list[ServedJudge]:
-    return [ServedJudge(name, client, WEIGHTS) for name in names or NAMES]  # type: ignore[arg-type]
+def judges(client: FakeClient, *names: str) -> list[Any]:
+    return build_judges(names or NAMES, "cpu", client)  # type: ignore[arg-type]
 
 
 def clip(level: float) -> Clip:
@@ -55,14 +56,6 @@ def test_another_clip_or_prompt_is_another_question() -> None:
     same = clip(1)
     judge.judge([same, same, clip(2)], [prompt("a"), prompt("b"), prompt("b")])
     assert [text for _, text, _ in client.asked] == ["a", "b", "b"]
-
-
-def test_a_judge_that_joins_later_is_asked_for_too_and_one_of_another_server_is_not() -> None:
-    client, other, heard = FakeClient(), FakeClient(), clip(1)
-    for server, name in ((client, "clap"), (other, "tags"), (client, "muq")):
-        judges(server, name)[0].judge([heard], [prompt()])
-    assert [names for names, *_ in client.asked] == [("clap",), ("clap", "muq")]
-    assert [names for names, *_ in other.asked] == [("tags",)]
 
 
 def test_what_one_verifier_refuses_the_others_still_judge_and_it_is_asked_once() -> None:
