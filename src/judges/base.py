@@ -49,8 +49,9 @@ class Listener(ABC):
 
     def __init__(self, device: str = "cpu") -> None:
         self.device = device
-        self._heard = lru_cache(maxsize=CLIPS_KEPT)(self.listen_to_generated)
-        self._references = cache(self._listen_to_file)
+        # What is heard is kept for the judge that asks next.
+        self.hear = lru_cache(maxsize=CLIPS_KEPT)(self.listen_to_generated)
+        self.hear_file = cache(lambda path: self.listen(read_audio(path)))
 
     @classmethod
     @cache
@@ -85,25 +86,6 @@ class Listener(ABC):
         Raises JudgeError or ScoreError.
         """
         return self.listen(clip)
-
-    def hear(self, clip: Clip, name: str) -> NDArray[np.float32]:
-        """`listen_to_generated`, kept for the judge that asks next. Raises JudgeError.
-
-        name: what errors call the clip.
-        """
-        with speaking_of(name):
-            return self._heard(clip)
-
-    def reference(self, prompt: Prompt) -> NDArray[np.float32]:
-        """What is heard in the prompt's whole reference. Raises JudgeError."""
-        path = reference_path(prompt)
-        with speaking_of(f"reference of {prompt.id}"):
-            return self._references(path)
-
-    def _listen_to_file(self, path: Path) -> NDArray[np.float32]:
-        clip = read_audio(path)
-        with speaking_of(str(path)):
-            return self.listen(clip)
 
 
 def reference_path(prompt: Prompt) -> Path:
@@ -140,11 +122,14 @@ class Judge(ABC):
 
     def hear(self, clip: Clip, prompt: Prompt) -> NDArray[np.float32]:
         """What the listener hears in a clip of the prompt. Raises JudgeError."""
-        return self.listener.hear(clip, f"the clip of {prompt.id}")
+        with speaking_of(f"the clip of {prompt.id}"):
+            return self.listener.hear(clip)
 
     def hear_reference(self, prompt: Prompt) -> NDArray[np.float32]:
-        """What the listener hears in the prompt's reference. Raises JudgeError."""
-        return self.listener.reference(prompt)
+        """What the listener hears in the prompt's whole reference. Raises JudgeError."""
+        path = reference_path(prompt)
+        with speaking_of(f"reference of {prompt.id}: {path}"):
+            return self.listener.hear_file(path)
 
     def unread(self, prompt: Prompt) -> int:  # noqa: ARG002 (most judges read all or nothing)
         """How many tokens at the end of the caption it does not read."""

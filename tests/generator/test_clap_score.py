@@ -73,7 +73,7 @@ def test_a_long_clip_is_heard_in_fixed_windows_that_cover_it(judge: ClapScore) -
     last = judge.listener.listen(Clip(clip.samples[:, -480_000:], 48_000))
     assert windows[1] == pytest.approx(last[0], abs=1e-6)
     assert np.linalg.norm(windows, axis=1) == pytest.approx([1, 1], abs=1e-5)
-    heard = judge.listener.hear(clip, "c").mean(0)
+    heard = judge.listener.hear(clip).mean(0)
     text = judge.listener.embed_text(PROMPT).numpy()  # type: ignore[attr-defined]
     expected = heard @ text / np.linalg.norm(heard) / np.linalg.norm(text)
     np.random.seed(1)
@@ -85,7 +85,7 @@ def test_a_clip_is_judged_at_one_loudness_and_stays_as_it_was(judge: ClapScore) 
     quiet, loud = (Clip(clip.samples * np.float32(x), 32_000) for x in (0.25, 3))
     assert score(judge, quiet, loud) == pytest.approx(score(judge, clip) * 2, abs=1e-4)
     assert np.array_equal(loud.samples, clip.samples * np.float32(3))
-    heard = judge.listener.hear(quiet, "c")
+    heard = judge.listener.hear(quiet)
     assert np.array_equal(heard, judge.listener.listen(at_published_loudness(quiet)))
     assert np.abs(heard - judge.listener.listen(quiet)).max() > 1e-3
 
@@ -101,7 +101,7 @@ def test_a_click_in_silence_is_cut_off_in_a_copy() -> None:
 def test_a_reference_is_heard_as_loud_as_it_is(judge: ClapScore, tmp_path: Path) -> None:
     clip = sound(1, 32_000, 1)
     write_wav(tmp_path / "r.wav", clip)
-    heard = judge.listener.reference(Prompt(id="p", text="", key="k", reference=tmp_path / "r.wav"))
+    heard = judge.hear_reference(Prompt(id="p", text="", key="k", reference=tmp_path / "r.wav"))
     assert np.array_equal(heard, judge.listener.listen(clip))
 
 
