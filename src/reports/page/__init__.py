@@ -12,7 +12,7 @@ markup, and the page's own policy lets no script run but the page's.
 import base64
 import hashlib
 import os.path
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +56,6 @@ def write_page(folder: Path, study: Study, findings: Sequence[str]) -> Path:
         difference_text=difference_text,
         shown=shown,
         findings=findings,
-        settings={k: _words(v) for k, v in study.manifest["identity"]["settings"].items()},
-        starts=[_start(start) for start in study.manifest["starts"]],
         files=[name for name in FILES if (folder / name).is_file()],
         has_audio=bool(saved),
         clips=clips,
@@ -178,24 +176,3 @@ def _notes(study: Study, saved: int) -> Iterable[str]:
         yield "The audio is not in this folder: there is nothing to play."
     elif saved < expected:
         yield f"The audio of {saved} of {done} finished clips is in this folder."
-
-
-def _words(value: Any) -> str:
-    if value is None:
-        return "by profile"
-    if isinstance(value, list):
-        return " ".join(map(str, value)) or "none"
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _start(start: Mapping[str, Any]) -> dict[str, str]:
-    """When, from which commit, with what and by which command this start was made."""
-    commit = (start.get("commit") or "")[:10] or "no checkout"
-    versions = [f"{name} {version}" for name, version in start["versions"].items() if version]
-    return {
-        "time": start["time"],
-        "commit": commit + (", with changes" if start.get("dirty") else ""),
-        "versions": ", ".join(versions),
-        "machine": ", ".join(start.get("gpus") or [start.get("cpu", "")]),
-        "command": " ".join(start.get("command", [])),
-    }
