@@ -33,7 +33,9 @@ log = logging.getLogger(__name__)
 
 def run(settings: ExperimentSettings, prompts: Sequence[Prompt], end: Ending) -> tuple[str, Exit]:
     """Do what is left of an experiment. Returns its report, and the exit code."""
-    cells, _ = settings.cells()
+    cells, left_out = settings.cells()
+    for name in dict.fromkeys(cell.name for cell in left_out):  # once for all steps and seeds
+        log.info("left out: %s: M does not divide N", name)
     end.kept = lambda: f"What is finished is kept in {settings.pool or settings.output}"
     with ExitStack() as stack:
         scoring = [part for name in settings.scoring for part in components(name)]

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from src.data.prompts import load_prompts
+from src.data.prompts import Selection, load_prompts
 from src.experiments import benchmark, latency, pool_generation, scaling
-from src.experiments.pool_scoring import list_scorers
+from src.experiments.pool_scoring import Outcome, list_scorers
 from src.protocol import Checkpoint
 from src.runs.build import Parts
 from src.runs.records import CANDIDATES, MANIFEST, Run, read_manifest, records_digest, scores_key
@@ -111,7 +111,9 @@ def test_the_committed_pools_scores_still_stand(tmp_path: Path) -> None:
         ask = (verifiers, settings.judges, weights, settings.prefix_seconds)
         scorers = list_scorers(*ask, "cpu")
         assert {scorer.name for scorer in scorers} == weights.keys()
+        prompts = {p.id: p for p in load_prompts("builtin", Selection(limit=None), Path())}
         for record in records:
             (scorer,) = (s for s in scorers if s.name == record["measure"])
             latest = run.latest(scores_key(scorer.name), record["prompt_id"])
-            assert scorer.lacks(latest) == (record["status"] == "failed")
+            outcome = Outcome(scorer, prompts[record["prompt_id"]], latest)
+            assert outcome.is_lacking == (record["status"] == "failed")

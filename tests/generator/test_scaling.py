@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from src.experiments.scaling import open_sweep, search_cells
-from src.experiments.scaling_offline import announcement, look, of_pool, prompts_of
+from src.experiments.scaling_offline import look, of_pool, prompts_of
 from src.experiments.scaling_settings import ExperimentSettings
 from src.methods import SearchCell
 from src.runs.build import Parts
@@ -48,11 +48,6 @@ def test_cells_whose_width_does_not_divide_the_budget_are_left_out_and_listed_on
     assert list(dict.fromkeys(c.label for c in cells)) == labels
     assert {(c.step_size, c.seed) for c in cells} == {(0.5, 1), (0.5, 2), (1.0, 1), (1.0, 2)}
     assert {c.name for c in left_out} == {"sbs N=2 M=4", "sbs N=6 M=4"}
-    said = announcement(settings("--pool_size", "0", "--duration", "2", *grid), ())
-    assert said[1:] == [
-        "Left out: sbs N=2 M=4: M does not divide N.",
-        "Left out: sbs N=6 M=4: M does not divide N.",
-    ]
 
 
 def test_what_is_the_same_search_by_definition_runs_once() -> None:
