@@ -21,14 +21,13 @@ from src.client import PromptRefused, ServerClient, ServerError
 from src.data.audio import Clip
 from src.data.progress import bar
 from src.data.prompts import Prompt
-from src.experiments.pool_generation import short
 from src.generator import Renderer
 from src.judges.base import ClipJudge, JudgeError
 from src.judges.registry import JUDGES
 from src.protocol import Checkpoint, VerifierResult
 from src.runs.evaluation import measure_of
 from src.runs.measures import Measure, Role
-from src.runs.pool import FACTS, WHOLE, load_tokens, prefix_key
+from src.runs.pool import FACTS, WHOLE, load_tokens, prefix_key, short
 from src.runs.records import CANDIDATES, Record, Run, scores_key
 from src.verifier_core import shares_data_with
 

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from src.runs.measures import Measure, in_short
 from src.runs.records import Record, RunFolderError, read_manifest, read_records
@@ -241,6 +241,11 @@ def load_tokens(folder: Path, prompt_id: str) -> NDArray[np.int16]:
 
 def token_file(folder: Path, prompt_id: str) -> Path:
     return folder / "tokens" / f"{prompt_id}.npy"
+
+
+def short(values: ArrayLike) -> list[float]:
+    """As float32, in as few digits as tell it from its neighbours: pools hold many numbers."""
+    return [float(str(value)) for value in np.asarray(values, dtype=np.float32).ravel()]
 
 
 def prefix_key(seconds: float | None) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from src.data.prompts import Selection, load_prompts
-from src.experiments import benchmark, latency, pool_generation, scaling
+from src.experiments import benchmark, latency, scaling
 from src.experiments.pool_scoring import Outcome, list_scorers
 from src.protocol import Checkpoint
 from src.runs.build import Parts
@@ -68,7 +68,7 @@ def committed(request: pytest.FixtureRequest) -> Path:
 OPEN: dict[str, Callable[..., Run]] = {
     "benchmark": benchmark.open_run,
     "latency": lambda s, prompts, parts: latency.open_run(s, prompts, parts, (0, 0, 0)),
-    "pool": lambda s, prompts, parts: pool_generation.open_pool(s, prompts, parts.generator),
+    "pool": lambda s, prompts, parts: scaling.open_pool(s, prompts, parts.generator),
     "sweep": scaling.open_sweep,
 }
 FINISH: dict[str, Callable[..., Any]] = {
@@ -76,9 +76,7 @@ FINISH: dict[str, Callable[..., Any]] = {
     "latency": lambda run, s, prompts, parts: latency.measure_all(
         s, prompts, run, parts, lambda _: None
     ),
-    "pool": lambda run, s, prompts, parts: pool_generation.generate(
-        run, prompts, parts.generator, s
-    ),
+    "pool": lambda run, s, prompts, parts: scaling.generate(run, prompts, parts.generator, s),
     "sweep": lambda run, s, prompts, parts: scaling.search_cells(
         run, s.cells()[0], prompts, parts, s
     ),
