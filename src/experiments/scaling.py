@@ -33,6 +33,7 @@ from src.protocol import Checkpoint
 from src.runs.build import Parts, assemble, checkpoints_of, connect, identity, load, where
 from src.runs.ending import Ending, Exit
 from src.runs.evaluation import measures, write_array
+from src.runs.measures import in_short
 from src.runs.pool import LOG_PROBS, UNCONDITIONAL, prefix_key, short, token_file
 from src.runs.records import CANDIDATES, Run, search_key
 from src.scoring import components, remote_parts
@@ -88,7 +89,12 @@ def make_pool(
     with run:
         if settings.pool is None and generator is not None:
             generate(run, prompts, generator, settings)
-        _check_codec(run, renderer.checkpoint)
+        made_by = Checkpoint(**run.manifest["identity"]["checkpoints"]["generator"])
+        if made_by.sha256 != renderer.checkpoint.sha256:
+            raise GeneratorError(
+                f"the tokens in {run.folder} are those of {in_short(made_by)}; the weights are now "
+                f"{in_short(renderer.checkpoint)}"
+            )
         verifiers, judges = remote_parts(settings.verifiers or ()), settings.judges or ()
         scorers = list_scorers(
             verifiers,
@@ -234,13 +240,3 @@ def search_cells(
         for cell in cells
     ]
     return search_what_is_left(run, searches, prompts, parts, settings.max_rows)
-
-
-def _check_codec(run: Run, checkpoint: Checkpoint) -> None:
-    made_by = run.manifest["identity"]["checkpoints"]["generator"]
-    if made_by["sha256"] != checkpoint.sha256:
-        raise GeneratorError(
-            f"the tokens in {run.folder} are those of {made_by['name']} "
-            f"({made_by['sha256'][:8]}); {checkpoint.name} has other weights now "
-            f"({checkpoint.sha256[:8]})"
-        )

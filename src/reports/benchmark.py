@@ -1,8 +1,6 @@
 """What benchmark.py leaves in a run's folder besides records: tables, a figure, a listening page.
 
-    text, failed = report(Path("results/benchmark-builtin-tags-n8-1a2b3c4d"))
-
-writes summary.csv, per_clip.csv, benchmark.png and index.html anew, from the records alone.
+summary.csv, per_clip.csv, benchmark.png and index.html are written anew, from the records alone.
 """
 
 import math

@@ -1,8 +1,6 @@
 """What latency_experiment.py leaves in a run's folder besides records: tables and figures.
 
-    text, failed = report(Path("results/latency-builtin-perplexity-1a2b3c4d"))
-
-writes summary.csv, costs.csv, lines.csv, latency.png and cost.png anew, from the records alone.
+summary.csv, costs.csv, lines.csv, latency.png and cost.png are made anew, from the records alone.
 """
 
 from collections import defaultdict

@@ -225,15 +225,12 @@ def load_pool(folder: Path | str, sums: Sequence[str] = ()) -> Pool:
 def load_tokens(folder: Path, prompt_id: str) -> NDArray[np.int16]:
     """A prompt's candidates, int16 [m, codebooks, frames]. Raises RunFolderError."""
     path = token_file(folder, prompt_id)
-    packed = path.with_suffix(".npz")
-    tokens: NDArray[np.int16]
+    if not path.exists() and (packed := path.with_suffix(".npz")).exists():
+        path = packed
     try:
-        if path.exists() or not packed.exists():
-            tokens = np.load(path, allow_pickle=False)
-        else:
-            path = packed
-            with np.load(packed, allow_pickle=False) as file:
-                tokens = file["tokens"]
+        with path.open("rb") as file:
+            found = np.load(file, allow_pickle=False)
+            tokens: NDArray[np.int16] = found["tokens"] if path.suffix == ".npz" else found
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise RunFolderError(f"{path} cannot be read: {error}") from error
     return tokens
