@@ -14,9 +14,8 @@ import pytest
 
 from src.data.audio import Clip, write_wav
 from src.data.prompts import Prompt
-from src.judges.base import JudgeError
+from src.judges.base import JudgeError, at_published_loudness
 from src.judges.clap_score import ClapListener, ClapScore
-from src.judges.published import at_published_loudness
 from src.judges.registry import JUDGES
 from src.weights.files import WEIGHTS_VARIABLE, WeightsError, sha256
 from tests.generator.published import (  # noqa: F401
