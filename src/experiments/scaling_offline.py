@@ -81,7 +81,6 @@ def of_pool(settings: ExperimentSettings, pool: Pool) -> ExperimentSettings:
         **kept,
         pool_size=pool.size,
         budgets=budgets,
-        seeds=settings.seeds if settings.seeds != (settings.seed,) else (kept["seed"],),
         prefixes=prefixes or (NONE,),
     )
     adopted.check_prefixes()
