@@ -207,12 +207,12 @@ class Outcome:
             return
         begin = time.perf_counter()
         try:
-            heard = self.scorer.judge.judge([clip], [self.prompt])
+            heard = self.scorer.judge.judge(clip, self.prompt)
         except JudgeError as error:
             self.reasons[WHOLE] = f"candidate {index}: {error}"
             self.values.pop(WHOLE, None)
             return
-        self.values.setdefault(WHOLE, []).extend(short(heard))
+        self.values.setdefault(WHOLE, []).extend(short([heard]))
         spent = self.seconds.get(WHOLE, 0.0) * index + time.perf_counter() - begin
         self.seconds[WHOLE] = spent / (index + 1)
 

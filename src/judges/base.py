@@ -6,7 +6,7 @@ and hears a clip once, whoever asks, and each prompt's reference once in a run. 
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache, cached_property, lru_cache
 from importlib import import_module
@@ -146,15 +146,12 @@ class Judge(ABC):
 class ClipJudge(Judge):
     """A judge with a number for each clip."""
 
-    def judge(self, clips: Sequence[Clip], prompts: Sequence[Prompt]) -> list[float]:
-        """Finite numbers for clips and their prompts, one each, in order. Raises JudgeError."""
-        numbers = []
-        for clip, prompt in zip(clips, prompts, strict=True):
-            number = self.number(clip, prompt)
-            if not math.isfinite(number):
-                raise JudgeError(f"the clip of {prompt.id}: {self.name} gave no finite number")
-            numbers.append(number)
-        return numbers
+    def judge(self, clip: Clip, prompt: Prompt) -> float:
+        """A finite number for a clip of the prompt. Raises JudgeError."""
+        number = self.number(clip, prompt)
+        if not math.isfinite(number):
+            raise JudgeError(f"the clip of {prompt.id}: {self.name} gave no finite number")
+        return number
 
     @abstractmethod
     def number(self, clip: Clip, prompt: Prompt) -> float:

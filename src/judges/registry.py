@@ -1,7 +1,7 @@
 """Judges: measures of final clips that no search saw.
 
     (judge,) = build_judges(["msd_kld"], "cpu", None)
-    judge.judge([clip], [prompt])   # one float per clip; judge.higher_is_better tells the direction
+    judge.judge(clip, prompt)   # a float; judge.higher_is_better tells the direction
 
 The registry; what a judge is stands in src/judges/base.py. Besides these, every verifier of the
 server can judge under its own name (`ServedJudge`), all with one upload of a clip.

@@ -42,7 +42,7 @@ def judge(weights: Path) -> ClapScore:
 
 
 def score(judge: ClapScore, *clips: Clip) -> list[float]:
-    return judge.judge(clips, [ASKED] * len(clips))
+    return [judge.judge(clip, ASKED) for clip in clips]
 
 
 @pytest.mark.parametrize("case", CLAP_CASES)

@@ -68,8 +68,8 @@ def test_built_in_judges_have_their_weights_and_say_what_they_depend_on() -> Non
 @pytest.mark.parametrize("name", ["msd_kld", "msd_vgg_kld"])
 def test_a_divergence_is_zero_from_itself_and_larger_from_other_music(name: str) -> None:
     judge = judge_named(name)
-    prompts = [prompt("choir", "choir")] * 3
-    same, guitar, synth = judge.judge([clip("choir"), clip("guitar"), clip("synth")], prompts)
+    asked = prompt("choir", "choir")
+    same, guitar, synth = (judge.judge(clip(n), asked) for n in ("choir", "guitar", "synth"))
     assert same == 0
     assert min(guitar, synth) > 0.3
 
@@ -78,15 +78,15 @@ def test_a_divergence_hears_channels_as_mono_and_any_rate() -> None:
     judge = judge_named("msd_kld")
     mono = clip("guitar")
     stereo = resample(Clip(np.concatenate([mono.samples, mono.samples]), mono.rate), 44_100)
-    (value,) = judge.judge([stereo], [prompt("guitar", "guitar")])
+    value = judge.judge(stereo, prompt("guitar", "guitar"))
     assert 0 < value < 0.05
 
 
 def test_a_reference_is_heard_once(monkeypatch: pytest.MonkeyPatch) -> None:
     judge = judge_named("msd_kld")
-    judge.judge([clip("guitar")], [prompt("guitar", "choir")])
+    judge.judge(clip("guitar"), prompt("guitar", "choir"))
     monkeypatch.setattr("src.judges.base.read_audio", lambda path: pytest.fail("read again"))
-    judge.judge([clip("violin")], [prompt("violin", "choir")])
+    judge.judge(clip("violin"), prompt("violin", "choir"))
 
 
 def test_tag_log_odds_are_the_mean_of_the_wanted_less_that_of_the_unwanted() -> None:
@@ -94,17 +94,17 @@ def test_tag_log_odds_are_the_mean_of_the_wanted_less_that_of_the_unwanted() -> 
     tagger = load_tagger("MTT_vgg")
     samples = torch.from_numpy(clip("piano").samples[0])
     row = dict(zip(tagger.tags, tagger.logits([samples])[0].tolist(), strict=True))
-    (value,) = judge.judge([clip("piano")], [prompt("slow piano, no drums or vocals or guitar")])
+    value = judge.judge(clip("piano"), prompt("slow piano, no drums or vocals or guitar"))
     wanted = (row["slow"] + row["piano"] + row["no vocals"]) / 3
     assert value == pytest.approx(wanted - (row["drums"] + row["guitar"]) / 2, abs=1e-4)
 
 
 def test_a_judge_is_deterministic_whatever_else_it_judged() -> None:
-    clips, prompts = [clip("synth"), clip("flute")], [prompt("synth"), prompt("flute")]
     judge = judge_named("mtt_vgg")
-    together = judge.judge(clips, prompts)
-    apart = [judge.judge([c], [p])[0] for c, p in zip(clips, prompts, strict=True)]
-    assert together == apart
+    first = judge.judge(clip("synth"), prompt("synth"))
+    judge.judge(clip("flute"), prompt("flute"))
+    judge.listener.hear.cache_clear()
+    assert judge.judge(clip("synth"), prompt("synth")) == first
 
 
 @pytest.mark.parametrize(
@@ -117,21 +117,21 @@ def test_a_judge_is_deterministic_whatever_else_it_judged() -> None:
 )
 def test_a_prompt_that_cannot_be_judged_is_an_error(name: str, asked: Prompt, message: str) -> None:
     with pytest.raises(JudgeError, match=message):
-        judge_named(name).judge([clip("guitar")], [asked])
+        judge_named(name).judge(clip("guitar"), asked)
 
 
 @pytest.mark.parametrize("samples", [np.zeros((1, 0)), np.full((1, 16000), np.nan)])
 def test_a_clip_that_cannot_be_heard_is_an_error(samples: np.ndarray) -> None:
     broken = Clip(samples.astype(np.float32), 16000)
     with pytest.raises(JudgeError, match="clip of p-None"):
-        judge_named("mtt_vgg").judge([broken], [prompt("guitar")])
+        judge_named("mtt_vgg").judge(broken, prompt("guitar"))
 
 
 def test_a_number_that_is_not_finite_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     judge = judge_named("mtt_vgg")
     monkeypatch.setattr(judge, "number", lambda clip, prompt: math.nan)
     with pytest.raises(JudgeError, match="the clip of p-None: mtt_vgg gave no finite number"):
-        judge.judge([clip("guitar")], [prompt("guitar")])
+        judge.judge(clip("guitar"), prompt("guitar"))
 
 
 def test_bernoulli_kl_is_the_sum_over_tags_in_nats() -> None:

@@ -66,7 +66,7 @@ def asked(folder: Path, clip: Clip | None, name: str = "r.wav") -> Prompt:
 
 def values(clip: Clip, prompt: Prompt) -> list[float]:
     """kld_pq, kld_qp, kld_both."""
-    return [one(name).judge([clip], [prompt])[0] for name in NAMES]
+    return [one(name).judge(clip, prompt) for name in NAMES]
 
 
 def one(name: str = "kld_pq") -> ClipJudge:
@@ -182,7 +182,7 @@ def test_a_clip_that_cannot_be_heard_is_an_error_that_names_it(
 ) -> None:
     prompt = asked(tmp_path, reference(*SHORT))
     with pytest.raises(JudgeError, match=f"the clip of p: .*{reason}"):
-        one().judge([Clip(samples.astype(np.float32), 32_000)], [prompt])
+        one().judge(Clip(samples.astype(np.float32), 32_000), prompt)
 
 
 def test_a_reference_that_is_missing_or_broken_is_an_error_that_names_it(
@@ -197,7 +197,7 @@ def test_a_reference_that_is_missing_or_broken_is_an_error_that_names_it(
         (asked(tmp_path, nan, "nan.wav"), "reference of p: .*nan.wav: .*holds NaN"),
     ):
         with pytest.raises(JudgeError, match=reason):
-            one().judge([sound(*SHORT)], [prompt])
+            one().judge(sound(*SHORT), prompt)
 
 
 def test_judges_say_their_weights_and_what_they_depend_on(

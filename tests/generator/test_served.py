@@ -44,8 +44,8 @@ def test_a_clip_is_sent_once_for_all_judges_and_the_server_held_to_their_weights
     all_judges = judges(client)
     for level in (1, 2):
         heard = clip(level)
-        values = [judge.judge([heard], [prompt()]) for judge in all_judges]
-        assert values == [client.values[name, "slow piano"][-1:] for name in NAMES]
+        values = [judge.judge(heard, prompt()) for judge in all_judges]
+        assert values == [client.values[name, "slow piano"][-1] for name in NAMES]
     assert client.asked == [(NAMES, "slow piano", 100)] * 2
     assert client.held == dict.fromkeys(NAMES, WEIGHTS)
 
@@ -54,7 +54,8 @@ def test_another_clip_or_prompt_is_another_question() -> None:
     client = FakeClient()
     (judge,) = judges(client, "clap")
     same = clip(1)
-    judge.judge([same, same, clip(2)], [prompt("a"), prompt("b"), prompt("b")])
+    for heard, text in ((same, "a"), (same, "b"), (clip(2), "b")):
+        judge.judge(heard, prompt(text))
     assert [text for _, text, _ in client.asked] == ["a", "b", "b"]
 
 
@@ -64,8 +65,8 @@ def test_what_one_verifier_refuses_the_others_still_judge_and_it_is_asked_once()
     heard = clip(1)
     for _ in range(2):
         with pytest.raises(JudgeError, match="the clip of p: it names nothing"):
-            tags.judge([heard], [prompt()])
-    assert clap.judge([heard], [prompt()]) == client.values["clap", "slow piano"]
+            tags.judge(heard, prompt())
+    assert clap.judge(heard, prompt()) == client.values["clap", "slow piano"][0]
     assert len(client.asked) == 1
 
 
@@ -73,9 +74,9 @@ def test_a_lost_server_is_no_matter_of_one_clip() -> None:
     client, heard = FakeClient(lives=0), clip(1)
     (clap,) = judges(client, "clap")
     with pytest.raises(ServerUnreachable):
-        clap.judge([heard], [prompt()])
+        clap.judge(heard, prompt())
     client.lives = 1
-    assert np.isfinite(clap.judge([heard], [prompt()])).all()
+    assert np.isfinite(clap.judge(heard, prompt()))
 
 
 def test_a_served_judge_says_whose_number_it_is() -> None:

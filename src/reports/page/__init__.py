@@ -69,13 +69,10 @@ def write_page(folder: Path, study: Study, findings: Sequence[str]) -> Path:
 
 def _policy(style: str, script: str) -> str:
     """The page's Content-Security-Policy: its own style and script, audio beside it, no more."""
-
-    def digest(text: str) -> str:
-        return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
+    sums = [hashlib.sha256(text.encode()).digest() for text in (style, script)]
+    of_style, of_script = (base64.b64encode(digest).decode() for digest in sums)
     return (
-        f"default-src 'none'; style-src 'sha256-{digest(style)}'; "
-        f"script-src 'sha256-{digest(script)}'; "
+        f"default-src 'none'; style-src 'sha256-{of_style}'; script-src 'sha256-{of_script}'; "
         "media-src 'self' file:; base-uri 'none'; form-action 'none'"
     )
 
