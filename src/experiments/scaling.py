@@ -25,7 +25,7 @@ from src.data.prompts import Prompt
 from src.experiments.pool_scoring import list_scorers, score
 from src.experiments.scaling_offline import report
 from src.experiments.scaling_settings import GENERATING, ExperimentSettings
-from src.experiments.searching import Search, groups, search_what_is_left
+from src.experiments.searching import groups, search_what_is_left
 from src.generator import Generator, GeneratorError, Renderer, load_renderer
 from src.judges.registry import served
 from src.methods import SearchCell
@@ -232,7 +232,7 @@ def search_cells(
     """
     rate = parts.generator.frame_rate
     searches = [
-        Search(
+        (
             search_key(cell.method, cell),
             cell.plan(settings.duration, settings.step_size, rate),
             settings.seed if cell.seed is None else cell.seed,
