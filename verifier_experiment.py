@@ -24,9 +24,8 @@ def main(args: Sequence[str] | None = None) -> int:
 
         settings = parse(ExperimentSettings, args, prog="verifier_experiment.py")
         start_logging(settings.log_level)
-        from src.experiments.scaling_offline import announcement, look, report
+        from src.experiments.scaling_offline import look, report
         from src.runs import preflight
-        from src.scoring import known
 
         settings, ready = look(settings)
         if ready.missing:
@@ -35,8 +34,6 @@ def main(args: Sequence[str] | None = None) -> int:
         if settings.replays:
             print(report(settings, settings.pool, ()))
             return Exit.DONE
-        for line in announcement(settings, known(settings.guidance)):
-            print(line, flush=True)
         from src.experiments import scaling
 
         text, code = scaling.run(settings, ready.prompts, end)

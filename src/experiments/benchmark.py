@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from src.data.prompts import Prompt
-from src.experiments.searching import Search, search_what_is_left
+from src.experiments.searching import search_what_is_left
 from src.experiments.settings import BenchmarkSettings
 from src.reports import benchmark as reports
 from src.reports.table import listing
@@ -60,7 +60,7 @@ def search_methods(
     """Every method on every prompt that is not done."""
     rate = parts.generator.frame_rate
     searches = [
-        Search(search_key(name), plan, settings.seed)
+        (search_key(name), plan, settings.seed)
         for name, plan in zip(settings.method, settings.plans(rate), strict=True)
     ]
     search_what_is_left(run, searches, prompts, parts, settings.max_rows, settings.save_audio)

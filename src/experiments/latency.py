@@ -14,10 +14,9 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -54,7 +53,6 @@ def run(
     with ExitStack() as stack:
         parts = build(settings, settings.verifier, (), stack)
         opened = stack.enter_context(open_run(settings, prompts, parts, load))
-        stack.callback(note_end, opened)
         end.kept = lambda: (
             f"{opened.done} of {total} searches are measured and kept in {opened.folder}"
         )
@@ -124,7 +122,6 @@ def measure_all(
     VerifierError and what `search` raises.
     """
     known: set[SearchCell] = set()
-    memory = PeakMemory(parts.generator.device)
     cells, _ = settings.cells()
     for repetition, cell in visits(cells, settings.repetitions, settings.seed):
         key = search_key(cell.method, cell, repetition)
@@ -137,20 +134,14 @@ def measure_all(
         warm_up(plan if cell not in known else first_step(plan, settings), left, parts)
         known.add(cell)
         for group in left:
-            for record in measure(plan, group, parts, settings.seed, memory):
+            for record in measure(plan, group, parts, settings.seed):
                 if record["status"] == "failed":
                     log.warning("%s %s: %s", cell.name, record["prompt_id"], record["reason"])
                 run.append(record | key)
             advance(len(group))
 
 
-def measure(
-    plan: Plan,
-    group: Sequence[Prompt],
-    parts: Parts,
-    seed: int,
-    memory: "PeakMemory",
-) -> list[Record]:
+def measure(plan: Plan, group: Sequence[Prompt], parts: Parts, seed: int) -> list[Record]:
     """Search one group of prompts; a record for each.
 
     wall_seconds: of the whole group, from its texts to its winners' audio. ledger: the prompt's
@@ -161,13 +152,13 @@ def measure(
     generator.forget_conditions()
     gc.collect()
     generator.synchronize()
-    memory.reset()
+    forget_peaks()
     start = time.perf_counter()
     results = search(plan, group, generator, parts.verifier, seed)
     generator.synchronize()
     wall = time.perf_counter() - start
     load = os.getloadavg()[0]
-    shared = {"group": len(group), "wall_seconds": wall, "memory": memory.read(), "load": load}
+    shared = {"group": len(group), "wall_seconds": wall, "memory": peaks(), "load": load}
     records = [result.as_record() | shared for result in results]
     for record in records:
         record.pop("tree", None)
@@ -190,42 +181,31 @@ def first_step(plan: Plan, settings: LatencySettings) -> Plan:
     return replace(plan, steps=(frames,))
 
 
-class PeakMemory:
-    """The most memory held since `reset`: of the GPU, of this process, of those it has started.
+def forget_peaks() -> None:
+    """Set back the peaks of memory: of the GPUs, of this process, of those that it has started.
 
-    The system keeps a process's peak and lets it be set back (proc(5): clear_refs, VmHWM). Where
-    it does not, the memory held when `read` is called stands for the peak, and is said to be none.
+    A process's peak is that since it began where the system does not let it be set back (proc(5):
+    clear_refs, VmHWM).
     """
+    for gpu in _gpus():
+        torch.cuda.reset_peak_memory_stats(gpu)
+    for pid in ("self", *_started()):
+        with suppress(OSError):
+            (PROCESS / pid / "clear_refs").write_text("5")
 
-    def __init__(self, device: str) -> None:
-        self.gpus = range(torch.cuda.device_count()) if device == "cuda" else None
 
-    def reset(self) -> None:
-        """Forget the peaks."""
-        for gpu in self.gpus or ():
-            torch.cuda.reset_peak_memory_stats(gpu)
-        self.is_peak = True
-        for pid in ("self", *_started()):
-            try:
-                (PROCESS / pid / "clear_refs").write_text("5")
-            except OSError:
-                self.is_peak = False
+def peaks() -> dict[str, int | None]:
+    """The most memory held since `forget_peaks`, in bytes, None where unknown.
 
-    def read(self) -> dict[str, Any]:
-        """Bytes, None where unknown: gpu (allocated by torch, all of them), resident, server.
-
-        server: the resident sets of processes that this one has started: with --server auto, the
-        server's. resident_is_peak: whether both are peaks.
-        """
-        field = "VmHWM" if self.is_peak else "VmRSS"
-        servers = [size for pid in _started() if (size := _status_bytes(pid, field)) is not None]
-        gpu = None if self.gpus is None else sum(map(torch.cuda.max_memory_allocated, self.gpus))
-        return {
-            "gpu": gpu,
-            "resident": _status_bytes("self", field),
-            "server": sum(servers) if servers else None,
-            "resident_is_peak": self.is_peak,
-        }
+    gpu: allocated by torch, on all of them. resident: of this process. server: of the processes
+    that it has started: with --server auto, the server's.
+    """
+    servers = [size for pid in _started() if (size := _peak(pid)) is not None]
+    return {
+        "gpu": sum(map(torch.cuda.max_memory_allocated, _gpus())) or None,
+        "resident": _peak("self"),
+        "server": sum(servers) or None,
+    }
 
 
 def warn_if_busy(load: Sequence[float]) -> None:
@@ -238,11 +218,8 @@ def warn_if_busy(load: Sequence[float]) -> None:
         )
 
 
-def note_end(run: Run, load: Callable[[], Sequence[float]] = os.getloadavg) -> None:
-    """Add to the manifest, for this start, the load averages with which it ended."""
-    manifest = run.manifest
-    manifest["starts"][-1]["load_average_at_end"] = list(load())
-    run.write_manifest(manifest)
+def _gpus() -> range:
+    return range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
 
 
 def _started() -> list[str]:
@@ -254,10 +231,10 @@ def _started() -> list[str]:
         return []
 
 
-def _status_bytes(pid: str, field: str) -> int | None:
-    """A size of /proc/<pid>/status; None where there is no such thing."""
+def _peak(pid: str) -> int | None:
+    """A process's largest resident set in bytes; None where the system does not say."""
     try:
         lines = (PROCESS / pid / "status").read_text().splitlines()
     except OSError:
         return None
-    return next((int(s.split()[1]) * 1024 for s in lines if s.startswith(f"{field}:")), None)
+    return next((int(s.split()[1]) * 1024 for s in lines if s.startswith("VmHWM:")), None)

@@ -11,6 +11,8 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
 
 import torch
 
@@ -19,14 +21,13 @@ from src.client import PromptRefused, ServerClient, ServerError
 from src.data.audio import Clip
 from src.data.progress import bar
 from src.data.prompts import Prompt
-from src.experiments.pool_generation import short
 from src.generator import Renderer
 from src.judges.base import ClipJudge, JudgeError
 from src.judges.registry import JUDGES
 from src.protocol import Checkpoint, VerifierResult
 from src.runs.evaluation import measure_of
 from src.runs.measures import Measure, Role
-from src.runs.pool import FACTS, WHOLE, load_tokens, prefix_key
+from src.runs.pool import FACTS, WHOLE, load_tokens, prefix_key, short
 from src.runs.records import CANDIDATES, Record, Run, scores_key
 from src.verifier_core import shares_data_with
 
@@ -51,26 +52,6 @@ class Scorer:
     @property
     def name(self) -> str:
         return self.measure.name
-
-    @property
-    def keys(self) -> dict[str, float | None]:
-        """What it scores: seconds (None: the whole clip) by the records' names for them.
-
-        The whole clip comes first: who refuses it is not asked about its beginnings.
-        """
-        return {prefix_key(at): at for at in (None, *self.prefixes)}
-
-    def scored(self, record: Record | None) -> dict[str, list[float]]:
-        """What a record of one prompt holds that still stands; nothing when weights changed."""
-        if record is None or record["checkpoint"] != self.checkpoint.model_dump():
-            return {}
-        return dict(record["values"]) if record["status"] == "ok" else {}
-
-    def lacks(self, record: Record | None) -> bool:
-        """Whether anything is left to do after this record."""
-        scored = self.scored(record)
-        promoted = record is not None and record.get("role") == "judge" != self.measure.role
-        return promoted or not scored.keys() >= self.keys.keys()
 
 
 def list_scorers(
@@ -111,17 +92,18 @@ def score(
     if not scorers:
         return 0
     known = [prompt for prompt in prompts if run.is_done(CANDIDATES, prompt.id)]
-    lacking = {
-        prompt.id: [s for s in scorers if s.lacks(run.latest(scores_key(s.name), prompt.id))]
-        for prompt in known
-    }
+    lacking: dict[str, list[Outcome]] = {prompt.id: [] for prompt in known}
+    for prompt, scorer in product(known, scorers):
+        outcome = Outcome(scorer, prompt, run.latest(scores_key(scorer.name), prompt.id))
+        if outcome.is_lacking:
+            lacking[prompt.id].append(outcome)
     total, left = len(known) * len(scorers), sum(map(len, lacking.values()))
     failed = 0
     with bar("score", total, total - left, "prompt x measure") as progress:
         for prompt in known:
-            for record in score_prompt(run, prompt, lacking[prompt.id], renderer, client):
-                before = run.latest(scores_key(record["measure"]), prompt.id) or {}
-                if any(record[name] != before.get(name) for name in TOLD):
+            for outcome in score_prompt(run.folder, lacking[prompt.id], renderer, client):
+                record = outcome.as_record()
+                if any(record[name] != outcome.before.get(name) for name in TOLD):
                     run.append(record)
                 progress.update()
                 if record["reason"]:
@@ -131,25 +113,25 @@ def score(
 
 
 def score_prompt(
-    run: Run,
-    prompt: Prompt,
-    lacking: Sequence[Scorer],
+    folder: Path,
+    lacking: Sequence["Outcome"],
     renderer: Renderer,
     client: ServerClient | None,
-) -> Iterator[Record]:
-    """Records of one prompt's candidates by each scorer that lacks it, verifiers first.
+) -> Iterator["Outcome"]:
+    """Outcomes of one prompt once they lack nothing, verifiers' first.
 
     Clips are rendered once a prefix and sent once for all verifiers; a prefix is rendered from its
     own frames alone, as a search at that point renders it. Raises VerifierError.
     """
     if not lacking:
         return
-    outcomes = {s.name: Outcome(s, run.latest(scores_key(s.name), prompt.id)) for s in lacking}
-    remote = [s for s in lacking if s.judge is None]
-    tokens = torch.from_numpy(load_tokens(run.folder, prompt.id)).long()
+    prompt = lacking[0].prompt
+    remote = [o for o in lacking if o.scorer.judge is None]
+    judging = [o for o in lacking if o.scorer.judge is not None]
+    tokens = torch.from_numpy(load_tokens(folder, prompt.id)).long()
     whole: list[Clip] = []
-    for key, seconds in {key: at for s in remote for key, at in s.keys.items()}.items():
-        asked = [s.name for s in remote if outcomes[s.name].wants(key)]
+    for key, seconds in {key: at for o in remote for key, at in o.keys.items()}.items():
+        asked = {o.scorer.name: o for o in remote if o.wants(key)}
         if not asked:
             continue
         assert client is not None
@@ -158,37 +140,47 @@ def score_prompt(
         clips = renderer.render(tokens[:, :, :frames])
         rendering = time.perf_counter() - begin
         client.take_usage()  # of what came before
-        answers = client.score_each(asked, [prompt.text] * len(clips), clips)
+        answers = client.score_each(list(asked), [prompt.text] * len(clips), clips)
         usage = client.take_usage()
         for name, answer in answers.items():
-            outcomes[name].take(key, answer, usage, rendering)
+            asked[name].take(key, answer, usage, rendering)
         whole = clips if seconds is None else whole
-    yield from (outcomes[s.name].as_record(prompt) for s in remote if s.measure.role == "verifier")
-    judging = [outcomes[s.name] for s in lacking if s.judge is not None]
+    yield from (o for o in remote if o.scorer.measure.role == "verifier")
     whole = whole or (renderer.render(tokens) if judging else [])
     # Clip by clip: judges that share a network hear through it once.
     for index, clip in enumerate(whole):
         for outcome in judging:
-            outcome.judge(index, clip, prompt)
-    yield from (outcomes[s.name].as_record(prompt) for s in lacking if s.measure.role == "judge")
+            outcome.judge(index, clip)
+    yield from (o for o in lacking if o.scorer.measure.role == "judge")
 
 
 class Outcome:
     """What is becoming one measure's record of one prompt.
 
-    values: by key, one per candidate; seconds: wall seconds a clip; reasons: why a key has none.
+    before: the record that is there; nothing of it stands when weights changed. values: by key, one
+    per candidate; seconds: wall seconds a clip; reasons: why a key has none. keys: what is scored:
+    seconds (None: the whole clip) by the records' names for them. The whole clip comes first: who
+    refuses it is not asked about its beginnings.
     """
 
-    def __init__(self, scorer: Scorer, before: Record | None) -> None:
-        self.scorer = scorer
-        self.values = scorer.scored(before)
-        self.seconds: dict[str, float] = dict(before["seconds"]) if before and self.values else {}
+    def __init__(self, scorer: Scorer, prompt: Prompt, before: Record | None) -> None:
+        self.scorer, self.prompt, self.before = scorer, prompt, before or {}
+        known = {"status": "ok", "checkpoint": scorer.checkpoint.model_dump()}
+        stands = known.items() <= self.before.items()
+        self.values: dict[str, list[float]] = dict(self.before["values"]) if stands else {}
+        self.seconds: dict[str, float] = dict(self.before["seconds"]) if stands else {}
         self.reasons: dict[str, str] = {}
+        self.keys = {prefix_key(at): at for at in (None, *scorer.prefixes)}
+
+    @property
+    def is_lacking(self) -> bool:
+        """Whether anything is left to do."""
+        promoted = self.before.get("role") == "judge" != self.scorer.measure.role
+        return promoted or not self.values.keys() >= self.keys.keys()
 
     def wants(self, key: str) -> bool:
         """Whether the verifier is to be asked for this key."""
-        refused = WHOLE in self.reasons
-        return key in self.scorer.keys and key not in self.values and not refused
+        return key in self.keys and key not in self.values and WHOLE not in self.reasons
 
     def take(
         self, key: str, answer: VerifierResult | PromptRefused, usage: Ledger, rendering: float
@@ -208,23 +200,23 @@ class Outcome:
         self.values[key] = short([score.value for score in answer.scores])
         self.seconds[key] = (own + shared) / len(answer.scores)
 
-    def judge(self, index: int, clip: Clip, prompt: Prompt) -> None:
+    def judge(self, index: int, clip: Clip) -> None:
         """Let the judge hear a candidate. One without a number leaves the prompt without one."""
         assert self.scorer.judge is not None
         if WHOLE in self.reasons:
             return
         begin = time.perf_counter()
         try:
-            heard = self.scorer.judge.judge([clip], [prompt])
+            heard = self.scorer.judge.judge(clip, self.prompt)
         except JudgeError as error:
             self.reasons[WHOLE] = f"candidate {index}: {error}"
             self.values.pop(WHOLE, None)
             return
-        self.values.setdefault(WHOLE, []).extend(short(heard))
+        self.values.setdefault(WHOLE, []).extend(short([heard]))
         spent = self.seconds.get(WHOLE, 0.0) * index + time.perf_counter() - begin
         self.seconds[WHOLE] = spent / (index + 1)
 
-    def as_record(self, prompt: Prompt) -> Record:
+    def as_record(self) -> Record:
         """Failed when the whole clips have no number; a prefix without one is left out."""
         reasons = [
             reason if key == WHOLE else f"of the first {key} s: {reason}"
@@ -233,7 +225,7 @@ class Outcome:
         measure = self.scorer.measure
         return {
             **scores_key(measure.name),
-            "prompt_id": prompt.id,
+            "prompt_id": self.prompt.id,
             "status": "ok" if WHOLE in self.values else "failed",
             "checkpoint": self.scorer.checkpoint.model_dump(),
             **{name: value for name, value in measure.as_record().items() if name in FACTS},

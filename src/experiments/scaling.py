@@ -1,5 +1,9 @@
 """What verifier_experiment.py does once nothing is missing: pool, scores, sweeps, report.
 
+A pool has the candidates of each prompt, generated once. Its folder is a run's, whose name follows
+from what decides the candidates and not from who scores them (pool_scoring.py). A prompt's tokens
+are written whole before their record, so that a pool may be killed anywhere and goes on there.
+
 What best-of-n gives follows from a pool; what a tree search gives does not, so it has to run for
 each cell of a grid: a sweep. Its folder holds one record per cell and prompt; the cells are no part
 of the folder's name, and a larger grid adds to what is there.
@@ -8,32 +12,40 @@ of the folder's name, and a larger grid adds to what is there.
 import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
+from src.budget import Ledger, timed
 from src.client import ServerClient
+from src.data.progress import bar
 from src.data.prompts import Prompt
-from src.experiments.pool_generation import generate, open_pool
 from src.experiments.pool_scoring import list_scorers, score
 from src.experiments.scaling_offline import report
 from src.experiments.scaling_settings import GENERATING, ExperimentSettings
-from src.experiments.searching import Search, search_what_is_left
+from src.experiments.searching import groups, search_what_is_left
 from src.generator import Generator, GeneratorError, Renderer, load_renderer
 from src.judges.registry import served
 from src.methods import SearchCell
 from src.protocol import Checkpoint
 from src.runs.build import Parts, assemble, checkpoints_of, connect, identity, load, where
 from src.runs.ending import Ending, Exit
-from src.runs.evaluation import measures
-from src.runs.pool import LOG_PROBS, prefix_key
+from src.runs.evaluation import measures, write_array
+from src.runs.measures import in_short
+from src.runs.pool import LOG_PROBS, UNCONDITIONAL, prefix_key, short, token_file
 from src.runs.records import CANDIDATES, Run, search_key
-from src.scoring import LIKELIHOODS, components, remote_parts
+from src.scoring import components, remote_parts
 
 log = logging.getLogger(__name__)
 
 
 def run(settings: ExperimentSettings, prompts: Sequence[Prompt], end: Ending) -> tuple[str, Exit]:
     """Do what is left of an experiment. Returns its report, and the exit code."""
-    cells, _ = settings.cells()
+    cells, left_out = settings.cells()
+    for name in dict.fromkeys(cell.name for cell in left_out):  # once for all steps and seeds
+        log.info("left out: %s: M does not divide N", name)
     end.kept = lambda: f"What is finished is kept in {settings.pool or settings.output}"
     with ExitStack() as stack:
         scoring = [part for name in settings.scoring for part in components(name)]
@@ -77,8 +89,12 @@ def make_pool(
     with run:
         if settings.pool is None and generator is not None:
             generate(run, prompts, generator, settings)
-        _check_codec(run, renderer.checkpoint)
-        _warn_of_unknown_prefixes(run, settings.prefix_seconds)
+        made_by = Checkpoint(**run.manifest["identity"]["checkpoints"]["generator"])
+        if made_by.sha256 != renderer.checkpoint.sha256:
+            raise GeneratorError(
+                f"the tokens in {run.folder} are those of {in_short(made_by)}; the weights are now "
+                f"{in_short(renderer.checkpoint)}"
+            )
         verifiers, judges = remote_parts(settings.verifiers or ()), settings.judges or ()
         scorers = list_scorers(
             verifiers,
@@ -89,6 +105,98 @@ def make_pool(
         )
         failed = score(run, prompts, scorers, renderer, client)
     return run.folder, failed
+
+
+def open_pool(settings: ExperimentSettings, prompts: Sequence[Prompt], generator: Generator) -> Run:
+    """The pool's folder, new or begun before. Raises RunFolderError."""
+    title = settings.title(prompts, f"pool of {settings.candidates}, seed {settings.seed}")
+    decides = {
+        "candidates": settings.candidates,
+        "frames": round(settings.duration * generator.frame_rate),
+        **{name: getattr(settings, name) for name in GENERATING},
+        **where(generator),
+    }
+    return Run(
+        settings.output,
+        f"pool-{settings.profile}-m{settings.candidates}",
+        identity("pool", decides, prompts, {"generator": generator.checkpoint}),
+        {
+            "title": title,
+            "source": {n: getattr(settings, n) for n in ("profile", "model", "prompts")},
+        },
+    )
+
+
+def generate(
+    run: Run, prompts: Sequence[Prompt], generator: Generator, settings: ExperimentSettings
+) -> None:
+    """The candidates of every prompt that has none."""
+    todo = {prompt.id for prompt in prompts if not run.is_done(CANDIDATES, prompt.id)}
+    done = len(prompts) - len(todo)
+    log.info("%s: %d of %d prompts have their candidates", run.folder, done, len(prompts))
+    with bar("generate", len(prompts), done, "prompt") as progress:
+        for group in groups(prompts, settings.candidates, settings.max_rows, todo):
+            tokens, likely, ledgers = candidates(
+                *(group, generator, settings.candidates, settings.duration),
+                *(settings.prefix_seconds, settings.seed),
+            )
+            for index, prompt in enumerate(group):
+                if prompt.id not in todo:
+                    continue
+                write_array(token_file(run.folder, prompt.id), tokens[index])
+                means = {
+                    name: {key: short(p[index]) for key, p in found.items()}
+                    for name, found in likely.items()
+                }
+                run.append(
+                    {
+                        **CANDIDATES,
+                        "prompt_id": prompt.id,
+                        "status": "ok",
+                        "prompt": prompt.text,
+                        "key": prompt.key,
+                        **means,
+                        "ledger": asdict(ledgers[index]),
+                    }
+                )
+                progress.update()
+
+
+def candidates(
+    prompts: Sequence[Prompt],
+    generator: Generator,
+    count: int,
+    duration: float,
+    prefixes: Sequence[float],
+    seed: int,
+) -> tuple[NDArray[np.int16], dict[str, dict[str, NDArray[np.float32]]], list[Ledger]]:
+    """Whole clips of several prompts, and how likely they and their beginnings are.
+
+    Decoding pauses at each of `prefixes` (seconds); tokens are those of an unpaused run. Returns
+    tokens int16 [prompts, count, codebooks, frames]; mean log-probabilities in nats with the text
+    (LOG_PROBS) and, if guided, without it (UNCONDITIONAL), by prefix, float32 [prompts, count]
+    each; and every prompt's ledger.
+    """
+    rate = generator.frame_rate
+    frames = round(duration * rate)
+    ledgers = {index: Ledger(frames=count * frames) for index in range(len(prompts))}
+    with timed(ledgers, "conditions"):
+        texts, keys = [p.text for p in prompts], [p.key for p in prompts]
+        batch = generator.begin(texts, keys, count, frames, seed)
+        generator.synchronize()
+    likely: dict[str, dict[str, NDArray[np.float32]]] = {LOG_PROBS: {}}
+    if batch.guided:
+        likely[UNCONDITIONAL] = {}
+    with timed(ledgers, "decode"):
+        for seconds in (*sorted(prefixes), None):
+            end = frames if seconds is None else round(seconds * rate)
+            batch.advance(end - batch.finished)
+            for name, found in likely.items():
+                mean = batch.mean_log_prob(conditional=name == LOG_PROBS).tolist()
+                found[prefix_key(seconds)] = np.array(mean, np.float32).reshape(-1, count)
+        generator.synchronize()
+    tokens = np.asarray(batch.tokens().cpu(), dtype=np.int16)
+    return tokens.reshape(len(prompts), count, *tokens.shape[1:]), likely, list(ledgers.values())
 
 
 def open_sweep(settings: ExperimentSettings, prompts: Sequence[Prompt], parts: Parts) -> Run:
@@ -124,7 +232,7 @@ def search_cells(
     """
     rate = parts.generator.frame_rate
     searches = [
-        Search(
+        (
             search_key(cell.method, cell),
             cell.plan(settings.duration, settings.step_size, rate),
             settings.seed if cell.seed is None else cell.seed,
@@ -132,23 +240,3 @@ def search_cells(
         for cell in cells
     ]
     return search_what_is_left(run, searches, prompts, parts, settings.max_rows)
-
-
-def _warn_of_unknown_prefixes(run: Run, prefixes: Sequence[float]) -> None:
-    made = [r[LOG_PROBS] for r in run.records if r["kind"] == CANDIDATES["kind"]]
-    if lost := [at for at in prefixes if any(prefix_key(at) not in kept for kept in made)]:
-        log.warning(
-            "%s at %s s is not known: only generating the candidates gives it",
-            " or ".join(LIKELIHOODS),
-            ", ".join(map(prefix_key, lost)),
-        )
-
-
-def _check_codec(run: Run, checkpoint: Checkpoint) -> None:
-    made_by = run.manifest["identity"]["checkpoints"]["generator"]
-    if made_by["sha256"] != checkpoint.sha256:
-        raise GeneratorError(
-            f"the tokens in {run.folder} are those of {made_by['name']} "
-            f"({made_by['sha256'][:8]}); {checkpoint.name} has other weights now "
-            f"({checkpoint.sha256[:8]})"
-        )

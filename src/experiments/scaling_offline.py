@@ -1,5 +1,5 @@
 """What verifier_experiment.py does without torch: the settings that depend on an old pool or on the
-server, what it announces, and its report."""
+server, and its report."""
 
 import logging
 from collections.abc import Sequence
@@ -81,7 +81,6 @@ def of_pool(settings: ExperimentSettings, pool: Pool) -> ExperimentSettings:
         **kept,
         pool_size=pool.size,
         budgets=budgets,
-        seeds=settings.seeds if settings.seeds != (settings.seed,) else (kept["seed"],),
         prefixes=prefixes or (NONE,),
     )
     adopted.check_prefixes()
@@ -102,27 +101,6 @@ def prompts_of(pool: Pool, data_dir: Path) -> list[Prompt]:
         same = there.get(name)
         found.append(same if same and (same.text, same.key) == (own.text, own.key) else own)
     return found
-
-
-def announcement(settings: ExperimentSettings, known: Sequence[str]) -> list[str]:
-    """What this generates, and what a run for each number would. known: likelihood verifiers."""
-    lines = []
-    if settings.candidates and settings.pool is None:
-        verifiers = {*known, *(settings.verifiers or ())}
-        runs = len(verifiers) * sum(settings.budgets)
-        budgets = ", ".join(map(str, settings.budgets))
-        lines.append(
-            f"One run for each of {len(verifiers)} verifiers and N = {budgets} would generate "
-            f"{runs} clips a prompt; the pool has {settings.candidates}, which every verifier "
-            "scores."
-        )
-    if settings.method:
-        cells, left_out = settings.cells()
-        selecting = ", ".join(settings.selecting)
-        lines.append(f"Searches: {len(cells)} cells, selected by {selecting} in turn.")
-        names = dict.fromkeys(cell.name for cell in left_out)  # once for all steps and seeds
-        lines += [f"Left out: {name}: M does not divide N." for name in names]
-    return lines
 
 
 def report(settings: ExperimentSettings, folder: Path | None, sweeps: Sequence[Path]) -> str:

@@ -1,10 +1,10 @@
 """The settings of verifier_experiment.py: pools, and the grid of tree searches."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated
 
 import tyro
 
@@ -126,22 +126,14 @@ class ExperimentSettings(Settings):
                 f"--prefixes are seconds, or 'none', not {' '.join(self.prefixes)}"
             ) from None
 
-    def resolved(self) -> Self:
-        return replace(
-            super().resolved(),
-            step_sizes=self.step_sizes or (self.step_size,),
-            seeds=self.seeds or (self.seed,),
-        )
-
     def check(self) -> None:
         super().check()
         self.check_least(budgets=1, **{p.plural: p.least for p in PARAMETERS})
-        if self.pool_size == 0 and not self.method:
-            raise UsageError("--pool_size 0 makes no pool: name searches with --method")
-        if self.pool_size == 0 and self.sums:
-            raise UsageError("--sums are of a pool's scores, and --pool_size 0 makes none")
-        if self.pool_size == 0 and self.pool is not None:
-            raise UsageError("--pool_size 0 asks for no pool, and --pool for an old one")
+        if self.pool_size == 0 and (self.sums or self.pool or not self.method):
+            raise UsageError(
+                "--pool_size 0 makes no pool: name searches with --method, and neither --sums nor "
+                "--pool"
+            )
         if 0 < self.candidates < max(self.budgets):
             raise UsageError(
                 f"--pool_size {self.candidates} is less than the largest of --budgets, "

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from src.budget import Plan
@@ -33,18 +32,9 @@ def groups(
             yield group
 
 
-@dataclass(frozen=True)
-class Search:
-    """A plan to be searched by, and its records' key (src/runs/records.py)."""
-
-    key: dict[str, Any]
-    plan: Plan
-    seed: int
-
-
 def search_what_is_left(
     run: Run,
-    searches: Sequence[Search],
+    searches: Sequence[tuple[dict[str, Any], Plan, int]],
     prompts: Sequence[Prompt],
     parts: Parts,
     max_rows: int,
@@ -52,18 +42,19 @@ def search_what_is_left(
 ) -> int:
     """Every search on every prompt that is not done, judged and recorded. Returns how many failed.
 
+    searches: of each its records' key (src/runs/records.py), its plan and its seed.
     Raises BudgetError, and VerifierError when the verifier is lost.
     """
-    todo = [{p.id for p in prompts if not run.is_done(s.key, p.id)} for s in searches]
+    todo = [{p.id for p in prompts if not run.is_done(key, p.id)} for key, *_ in searches]
     total = len(searches) * len(prompts)
     done = total - sum(map(len, todo))
     failed = 0
     log.info("%s: %d of %d searches are finished", run.folder, done, total)
     with bar(parts.verifier.name, total, done, "search") as progress:
-        for one, left in zip(searches, todo, strict=True):
-            progress.set_description(one.plan.method.name)
-            for group in groups(prompts, one.plan.candidates, max_rows, left):
-                ask = (one.plan, group, parts.generator, parts.verifier, one.seed)
+        for (key, plan, seed), left in zip(searches, todo, strict=True):
+            progress.set_description(plan.method.name)
+            for group in groups(prompts, plan.candidates, max_rows, left):
+                ask = (plan, group, parts.generator, parts.verifier, seed)
                 for result in search(*ask, keep_leaves=save_audio == "all"):
                     if result.prompt.id not in left:
                         continue
@@ -73,6 +64,6 @@ def search_what_is_left(
                         failed += 1
                     else:
                         record = finish(result, parts.judges, run.folder, save_audio)
-                    run.append(record | one.key)
+                    run.append(record | key)
                     progress.update()
     return failed

@@ -6,23 +6,30 @@ and hears a clip once, whoever asks, and each prompt's reference once in a run. 
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache, cached_property, lru_cache
+from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from src.data.audio import AudioError, Clip, read_audio
 from src.data.prompts import Prompt
-from src.models.adapter import ScoreError
+from src.models.adapter import ScoreError, must_be_audible, undisturbed
 from src.protocol import Checkpoint
 from src.weights.files import WeightFile
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 # What is heard of a clip is kept for the judges that come next; a clip is judged by all in turn.
 CLIPS_KEPT = 4
+HEADROOM = 14.0  # dB below full scale, LKFS by ITU-R BS.1770-4
+# audiocraft's resampler holds a filter for each phase: gigabytes for rates with no common factor.
+LARGEST_FILTERS = 2**26  # numbers
 
 
 class JudgeError(ValueError):
@@ -49,8 +56,9 @@ class Listener(ABC):
 
     def __init__(self, device: str = "cpu") -> None:
         self.device = device
-        self._heard = lru_cache(maxsize=CLIPS_KEPT)(self.listen_to_generated)
-        self._references = cache(self._listen_to_file)
+        # What is heard is kept for the judge that asks next.
+        self.hear = lru_cache(maxsize=CLIPS_KEPT)(self.listen_to_generated)
+        self.hear_file = cache(lambda path: self.listen(read_audio(path)))
 
     @classmethod
     @cache
@@ -86,25 +94,6 @@ class Listener(ABC):
         """
         return self.listen(clip)
 
-    def hear(self, clip: Clip, name: str) -> NDArray[np.float32]:
-        """`listen_to_generated`, kept for the judge that asks next. Raises JudgeError.
-
-        name: what errors call the clip.
-        """
-        with speaking_of(name):
-            return self._heard(clip)
-
-    def reference(self, prompt: Prompt) -> NDArray[np.float32]:
-        """What is heard in the prompt's whole reference. Raises JudgeError."""
-        path = reference_path(prompt)
-        with speaking_of(f"reference of {prompt.id}"):
-            return self._references(path)
-
-    def _listen_to_file(self, path: Path) -> NDArray[np.float32]:
-        clip = read_audio(path)
-        with speaking_of(str(path)):
-            return self.listen(clip)
-
 
 def reference_path(prompt: Prompt) -> Path:
     """Where the prompt's reference audio lies. Raises JudgeError for a prompt without one."""
@@ -133,18 +122,21 @@ class Judge(ABC):
     def __init__(self, device: str = "cpu") -> None:
         self.listener = self.listener_class.shared(device)
 
-    @property
+    @cached_property
     def checkpoint(self) -> Checkpoint:
         """The weights that it judges with; loads them. Raises WeightsError."""
         return self.listener.checkpoint
 
     def hear(self, clip: Clip, prompt: Prompt) -> NDArray[np.float32]:
         """What the listener hears in a clip of the prompt. Raises JudgeError."""
-        return self.listener.hear(clip, f"the clip of {prompt.id}")
+        with speaking_of(f"the clip of {prompt.id}"):
+            return self.listener.hear(clip)
 
     def hear_reference(self, prompt: Prompt) -> NDArray[np.float32]:
-        """What the listener hears in the prompt's reference. Raises JudgeError."""
-        return self.listener.reference(prompt)
+        """What the listener hears in the prompt's whole reference. Raises JudgeError."""
+        path = reference_path(prompt)
+        with speaking_of(f"reference of {prompt.id}: {path}"):
+            return self.listener.hear_file(path)
 
     def unread(self, prompt: Prompt) -> int:  # noqa: ARG002 (most judges read all or nothing)
         """How many tokens at the end of the caption it does not read."""
@@ -154,15 +146,12 @@ class Judge(ABC):
 class ClipJudge(Judge):
     """A judge with a number for each clip."""
 
-    def judge(self, clips: Sequence[Clip], prompts: Sequence[Prompt]) -> list[float]:
-        """Finite numbers for clips and their prompts, one each, in order. Raises JudgeError."""
-        numbers = []
-        for clip, prompt in zip(clips, prompts, strict=True):
-            number = self.number(clip, prompt)
-            if not math.isfinite(number):
-                raise JudgeError(f"the clip of {prompt.id}: {self.name} gave no finite number")
-            numbers.append(number)
-        return numbers
+    def judge(self, clip: Clip, prompt: Prompt) -> float:
+        """A finite number for a clip of the prompt. Raises JudgeError."""
+        number = self.number(clip, prompt)
+        if not math.isfinite(number):
+            raise JudgeError(f"the clip of {prompt.id}: {self.name} gave no finite number")
+        return number
 
     @abstractmethod
     def number(self, clip: Clip, prompt: Prompt) -> float:
@@ -186,3 +175,69 @@ class SetJudge(Judge):
         "biased upwards for few clips: compare equal numbers of them only, and not with the "
         "published VGGish FAD"
     )
+
+
+def audiocrafts(module: str) -> Any:
+    """audiocraft's module of that name, which is imported without laion_clap."""
+    from src.generator import audiocraft_without_clap
+
+    with audiocraft_without_clap():
+        return import_module(f"audiocraft.{module}")
+
+
+def at_published_loudness(clip: Clip) -> Clip:
+    """The clip at -14 LKFS, cut off at full scale, as audiocraft evaluates it.
+
+    What is quieter than an RMS of 0.002 stays as it is, silence with it. Raises ScoreError for
+    samples that are not finite and JudgeError for a clip whose loudness has no value: one under
+    0.4 s, or one that moves only below what is heard.
+    """
+    import torch
+
+    normalize_audio = audiocrafts("data.audio_utils").normalize_audio
+    must_be_audible(clip.samples.ravel())
+    samples = torch.from_numpy(clip.samples.copy())  # it cuts off in place
+    try:
+        with computing_as_published("cpu"):
+            samples = normalize_audio(
+                samples, strategy="loudness", sample_rate=clip.rate, loudness_headroom_db=HEADROOM
+            )
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise JudgeError(
+            f"its loudness cannot be measured ({clip.seconds:.2f} s, {clip.channels} channels): "
+            "it takes 0.4 s of audible sound and at most 5 channels"
+        ) from error
+    return Clip(samples.numpy(), clip.rate)
+
+
+def at_rate(clip: Clip, rate: int) -> "Tensor":
+    """The clip as audiocraft converts it: float32 [T] at `rate` Hz, resampled, then mixed to mono.
+
+    Raises ScoreError for samples that are not finite, JudgeError for rates that it cannot resample.
+    """
+    import torch
+
+    convert_audio = audiocrafts("data.audio_utils").convert_audio
+    must_be_audible(clip.samples.ravel())
+    common = math.gcd(clip.rate, rate)
+    if (clip.rate // common) * (rate // common) > LARGEST_FILTERS:
+        raise JudgeError(f"its rate of {clip.rate} Hz does not fit: resample it to {rate} Hz")
+    samples = torch.from_numpy(clip.samples)
+    with computing_as_published("cpu"):
+        converted = convert_audio(samples, from_rate=clip.rate, to_rate=rate, to_channels=1)[0]
+    if not converted.numel():
+        raise JudgeError(f"{clip.samples.shape[1]} samples are nothing at {rate} Hz")
+    return converted
+
+
+@contextmanager
+def computing_as_published(device: str) -> Iterator[None]:
+    """Without gradients, in float32, whatever the defaults are; leaving the random states alone.
+
+    PaSST warns of every clip that is not 20 s long, and of its own use of torch: not here.
+    """
+    import torch
+
+    kind = torch.device(device).type
+    with torch.inference_mode(), torch.autocast(kind, enabled=False), undisturbed():
+        yield

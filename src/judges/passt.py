@@ -20,14 +20,12 @@ from src.judges.base import (
     ClipJudge,
     JudgeError,
     Listener,
-    reference_path,
-    speaking_of,
-)
-from src.judges.published import (
     at_published_loudness,
     at_rate,
     audiocrafts,
     computing_as_published,
+    reference_path,
+    speaking_of,
 )
 from src.models.adapter import undisturbed
 from src.protocol import Checkpoint

@@ -1,7 +1,7 @@
 """Judges: measures of final clips that no search saw.
 
     (judge,) = build_judges(["msd_kld"], "cpu", None)
-    judge.judge([clip], [prompt])   # one float per clip; judge.higher_is_better tells the direction
+    judge.judge(clip, prompt)   # a float; judge.higher_is_better tells the direction
 
 The registry; what a judge is stands in src/judges/base.py. Besides these, every verifier of the
 server can judge under its own name (`ServedJudge`), all with one upload of a clip.
@@ -11,8 +11,8 @@ data set than the verifier's, and it compares with reference audio instead of re
 torch is imported until a judge is used.
 """
 
-from collections.abc import Iterable, Sequence
-from functools import cache, lru_cache
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 
 from src.client import PromptRefused, ServerClient
 from src.data.audio import Clip
@@ -32,6 +32,8 @@ JUDGES: dict[str, type[Judge]] = {
     )
 }
 
+Answers = dict[str, VerifierResult | PromptRefused]  # by verifier
+
 
 def served(names: Iterable[str]) -> list[str]:
     """Those judges that are verifiers of the server."""
@@ -47,54 +49,37 @@ def build_judges(names: Sequence[str], device: str, client: ServerClient | None)
     """
     remote: dict[str, Judge] = {}
     if client is not None:
-        for name, checkpoint in client.checkpoints(served(names)).items():
-            remote[name] = ServedJudge(name, client, checkpoint)
+        hosted = client.checkpoints(served(names))
+
+        @lru_cache(maxsize=CLIPS_KEPT)
+        def ask(clip: Clip, text: str) -> Answers:
+            return client.score_each(tuple(hosted), [text], [clip], hosted)
+
+        remote = {name: ServedJudge(name, weights, ask) for name, weights in hosted.items()}
     return [remote.get(name) or JUDGES[name](device) for name in names]
 
 
 class ServedJudge(ClipJudge):
     """A verifier of the server, judging. checkpoint: what the server hosts under that name.
 
-    The server's weights are held to it: a server that changes them ends the run. `judge` raises
-    VerifierError, besides JudgeError, when the server is lost.
+    ask: what each verifier that judges says of a clip and a text, or why it has no score; all are
+    asked at once, and the answer is kept for the judge that asks next. The server is held to the
+    weights: one that changes them ends the run. `judge` raises VerifierError, besides JudgeError,
+    when the server is lost.
     """
 
-    name: str  # type: ignore[misc]  # one class, many judges
     higher_is_better = True
     needs_reference = False
-    is_verifier: tuple[str, ...]  # type: ignore[misc]
-    shares_data_with: tuple[str, ...]  # type: ignore[misc]
 
-    def __init__(self, name: str, client: ServerClient, checkpoint: Checkpoint) -> None:
-        self.name = name
-        self.is_verifier = (name,)
-        self.shares_data_with = shares_data_with(name)
-        self.client = client
-        _judging(client)[name] = checkpoint
-
-    @property
-    def checkpoint(self) -> Checkpoint:
-        return _judging(self.client)[self.name]
+    def __init__(
+        self, name: str, checkpoint: Checkpoint, ask: Callable[[Clip, str], Answers]
+    ) -> None:
+        self.name, self.checkpoint, self.ask = name, checkpoint, ask  # type: ignore[misc]
+        self.is_verifier = (name,)  # type: ignore[misc]
+        self.shares_data_with = shares_data_with(name)  # type: ignore[misc]
 
     def number(self, clip: Clip, prompt: Prompt) -> float:
-        answer = _ask(self.client, clip, prompt.text, tuple(_judging(self.client)))[self.name]
+        answer = self.ask(clip, prompt.text)[self.name]
         if isinstance(answer, PromptRefused):
             raise JudgeError(f"the clip of {prompt.id}: {answer.reason}") from answer
         return answer.scores[0].value
-
-
-@cache
-def _judging(client: ServerClient) -> dict[str, Checkpoint]:  # noqa: ARG001 (its key)
-    """All verifiers that judge by this client: they are asked at once."""
-    return {}
-
-
-@lru_cache(maxsize=CLIPS_KEPT)
-def _ask(
-    client: ServerClient, clip: Clip, text: str, names: tuple[str, ...]
-) -> dict[str, VerifierResult | PromptRefused]:
-    """What each verifier says of a clip, or why it has no score; kept for the judge that asks next.
-
-    Raises ServerUnreachable, or ServerError if the server now has other weights.
-    """
-    return client.score_each(names, [text], [clip], _judging(client))

@@ -49,16 +49,11 @@ class MttVggTagger(TagListener):
     tagger_name = "tags_vgg"
 
 
-class MsdEmbedding(Listener):
+class MsdEmbedding(MsdMusicnn):
     """MSD_musicnn's layer before its tags, for each window of 3 s: float32 [windows, 200]."""
 
-    @property
-    def checkpoint(self) -> Checkpoint:
-        return MsdMusicnn.shared(self.device).checkpoint
-
     def listen(self, clip: Clip) -> NDArray[np.float32]:
-        tagger = MsdMusicnn.shared(self.device).tagger
-        return tagger.embeddings(tagger_samples(clip)).numpy()
+        return self.tagger.embeddings(tagger_samples(clip)).numpy()
 
 
 class TagDivergence(ClipJudge):

@@ -1,8 +1,6 @@
 """What benchmark.py leaves in a run's folder besides records: tables, a figure, a listening page.
 
-    text, failed = report(Path("results/benchmark-builtin-tags-n8-1a2b3c4d"))
-
-writes summary.csv, per_clip.csv, benchmark.png and index.html anew, from the records alone.
+summary.csv, per_clip.csv, benchmark.png and index.html are written anew, from the records alone.
 """
 
 import math
@@ -77,15 +75,12 @@ def tables(study: Study) -> dict[str, list[Row]]:
     measures = [m for m in study.measures if m.kind == "clip"]
     clips: list[Row] = []
     for record in (*study.done, *study.failed):
+        ok = record["status"] == "ok"
         row = {name: record[name] for name in ("method", "prompt_id", "status")}
-        row |= dict.fromkeys((m.name for m in measures), None)
-        if record["status"] == "ok":
-            values = {m.name: value_of(record, m) for m in measures}
-            row |= {name: None if x is None else repr(x) for name, x in values.items()}
-            reasons = [f"{name}: {reason}" for name, reason in record["unjudged"].items()]
-            clips.append(row | {"unjudged": "; ".join(reasons)})
-        else:
-            clips.append(row | {"unjudged": record["reason"]})
+        values = {m.name: value_of(record, m) if ok else None for m in measures}
+        row |= {name: None if x is None else repr(x) for name, x in values.items()}
+        reasons = [f"{k}: {v}" for k, v in record["unjudged"].items()] if ok else [record["reason"]]
+        clips.append(row | {"unjudged": "; ".join(reasons)})
     rows = [study.rows[method, m.name] for method in study.methods for m in study.measures]
     return {"summary": rows, "per_clip": clips}
 

@@ -1,10 +1,8 @@
 """What verifier_experiment.py leaves beside a pool and sweeps: tables, figures, and a text.
 
-    text = report(load_pool(folder), [sweep_folder], budgets=(1, 2, 4, 8, 16))
-
-writes scaling.csv, matrix.csv and the other tables of src/reports/pool_study.py with their figures
-into the pool's folder, and those of src/reports/sweep.py, with the pool's best-of-n beside them,
-into each sweep's, anew from the records alone.
+scaling.csv, matrix.csv and the other tables of src/reports/pool_study.py with their figures go into
+the pool's folder, and those of src/reports/sweep.py, with the pool's best-of-n beside them, into
+each sweep's, anew from the records alone.
 """
 
 from collections import defaultdict

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from src.reports.table import Row, layout
+from src.reports.table import Row
 from src.runs.ending import Exit
 from src.runs.pool import load_pool
 from src.runs.records import MANIFEST, RunFolderError, read_manifest, read_records
@@ -86,17 +86,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 found.append(compare(run, asked.other / run.name))
     except RunFolderError as error:
         parser.exit(Exit.FOLDER, f"{error}\n")
-    texts = [
-        {
-            "run": row["run"],
-            "same tokens": f"{row['same']} of {row['clips']}",
-            "tables apart by at most": f"{row['furthest']:.2g}",
-            "where": row["where"],
-        }
-        for row in found
-    ]
-    table = layout({"": texts}, left=("where",)) if texts else []
-    sys.stdout.write("\n".join([*table, *lacking]) + "\n")
+    for row in found:
+        sys.stdout.write(
+            f"{row['run']}: {row['same']} of {row['clips']} clips have the same tokens; tables are "
+            f"apart by at most {row['furthest']:.2g} {row['where']}\n"
+        )
+    sys.stdout.writelines(f"{line}\n" for line in lacking)
     return Exit.DONE
 
 

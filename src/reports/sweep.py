@@ -1,8 +1,6 @@
 """What verifier_experiment.py leaves beside a sweep of tree searches: cost.csv, cost.png, a text.
 
-    text = report(sweep_folder, load_pool(pool_folder), budgets=(1, 2, 4, 8, 16))
-
-makes them anew, from the records alone; the pool's best-of-n stands beside the sweep's searches.
+They are made anew, from the records alone; the pool's best-of-n stands beside the sweep's searches.
 """
 
 import math

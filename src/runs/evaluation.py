@@ -143,7 +143,7 @@ def judge_clip(
                 write_array(embedding_file(folder, judge.name, method, prompt.id), embedding)
             else:
                 assert isinstance(judge, ClipJudge)
-                (values[judge.name],) = judge.judge([clip], [prompt])
+                values[judge.name] = judge.judge(clip, prompt)
         except JudgeError as error:
             unjudged[judge.name] = str(error)
     return {"judges": values, "unjudged": unjudged}

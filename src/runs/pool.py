@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from src.runs.measures import Measure, in_short
 from src.runs.records import Record, RunFolderError, read_manifest, read_records
@@ -226,15 +226,12 @@ def load_pool(folder: Path | str, sums: Sequence[str] = ()) -> Pool:
 def load_tokens(folder: Path, prompt_id: str) -> NDArray[np.int16]:
     """A prompt's candidates, int16 [m, codebooks, frames]. Raises RunFolderError."""
     path = token_file(folder, prompt_id)
-    packed = path.with_suffix(".npz")
-    tokens: NDArray[np.int16]
+    if not path.exists() and (packed := path.with_suffix(".npz")).exists():
+        path = packed
     try:
-        if path.exists() or not packed.exists():
-            tokens = np.load(path, allow_pickle=False)
-        else:
-            path = packed
-            with np.load(packed, allow_pickle=False) as file:
-                tokens = file["tokens"]
+        with path.open("rb") as file:
+            found = np.load(file, allow_pickle=False)
+            tokens: NDArray[np.int16] = found["tokens"] if path.suffix == ".npz" else found
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise RunFolderError(f"{path} cannot be read: {error}") from error
     return tokens
@@ -242,6 +239,11 @@ def load_tokens(folder: Path, prompt_id: str) -> NDArray[np.int16]:
 
 def token_file(folder: Path, prompt_id: str) -> Path:
     return folder / "tokens" / f"{prompt_id}.npy"
+
+
+def short(values: ArrayLike) -> list[float]:
+    """As float32, in as few digits as tell it from its neighbours: pools hold many numbers."""
+    return [float(str(value)) for value in np.asarray(values, dtype=np.float32).ravel()]
 
 
 def prefix_key(seconds: float | None) -> str:

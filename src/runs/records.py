@@ -108,10 +108,10 @@ class Run(AbstractContextManager["Run"]):
                 {"hash": digest, "identity": dict(identity), **facts, "starts": []}, here or {}
             )
             self._records = read_records(self.folder)
-            self._file: int | None = None
-            if not (self.folder / COMPRESSED).exists():  # else the first record expands it
-                self._open_to_append(opened)
             self._opened = opened.pop_all()
+        self._file: int | None = None
+        if not (self.folder / COMPRESSED).exists():  # else the first record expands it
+            self._open_to_append()
 
     @classmethod
     def reopen(cls, folder: Path) -> Self:
@@ -131,14 +131,14 @@ class Run(AbstractContextManager["Run"]):
     def close(self) -> None:
         self._opened.close()
 
-    def _open_to_append(self, opened: ExitStack) -> int:
+    def _open_to_append(self) -> int:
         """Compressed records become such as can be appended to."""
         records, packed = self.folder / RECORDS, self.folder / COMPRESSED
         if packed.exists() and not records.exists():
             write_whole(records, _lines(self.folder).decode())
             packed.unlink()
         self._file = open_to_append(self.folder / RECORDS)
-        opened.callback(os.close, self._file)
+        self._opened.callback(os.close, self._file)
         return self._file
 
     @property
@@ -172,7 +172,7 @@ class Run(AbstractContextManager["Run"]):
         """
         record = {**record, "start": self._start, "time": _now()}
         try:
-            append_line(self._file or self._open_to_append(self._opened), record)
+            append_line(self._file or self._open_to_append(), record)
         except OSError as error:
             raise RunFolderError(f"{self.folder / RECORDS} cannot be written: {error}") from error
         self._records[key_of(record)] = record
@@ -193,12 +193,9 @@ class Run(AbstractContextManager["Run"]):
                 start["commit"],
             )
         starts.append(start)
-        self.write_manifest(manifest)
-        return len(starts) - 1
-
-    def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         text = json.dumps(manifest, indent=2, allow_nan=False)
         write_whole(self.folder / MANIFEST, text + "\n")
+        return len(starts) - 1
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

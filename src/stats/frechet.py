@@ -54,7 +54,6 @@ def p_of_difference(
     method: Sequence[ArrayLike],
     baseline: Sequence[ArrayLike],
     references: References,
-    seed: int = 0,
     permutations: int = PERMUTATIONS,
 ) -> float:
     """Whether a method's distance differs from the baseline's: p of a paired permutation test.
@@ -70,7 +69,7 @@ def p_of_difference(
         second = np.concatenate([pair[1 - int(s)] for pair, s in zip(pairs, swapped, strict=True)])
         return references.distance(first) - references.distance(second)
 
-    return permutation_p(difference, len(pairs), seed, permutations)
+    return permutation_p(difference, len(pairs), permutations=permutations)
 
 
 def _gaussian(vectors: ArrayLike) -> tuple[Array, Array]:

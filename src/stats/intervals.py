@@ -13,6 +13,7 @@ Arrays are float64.
 import functools
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +24,6 @@ Array = NDArray[np.float64]
 RESAMPLES = 10_000
 LEVEL = 0.95
 TIMING_RESAMPLES = 2_000
-MIN_REPETITIONS = 2  # fewer have no spread
 RESAMPLED_AT_ONCE = 4_000_000  # counts: bounds the memory of a bootstrap
 PERMUTATIONS = 200  # p down to 0.005; a Frechet distance of thousands of clips takes 0.1 s
 
@@ -102,7 +102,7 @@ def resampled_medians(seconds: Array) -> Array:
     Applied Statistics 1(2), 2007.
     """
     repetitions, prompts = seconds.shape
-    if repetitions < MIN_REPETITIONS:
+    if repetitions < 2:
         return np.empty(0)
     random = np.random.default_rng(0)
     rows = random.integers(repetitions, size=(TIMING_RESAMPLES, repetitions, 1))
@@ -113,11 +113,9 @@ def resampled_medians(seconds: Array) -> Array:
 def crossing(y: float, xs: Sequence[float], ys: Sequence[float]) -> float:
     """The x at which the line through the points is y; NaN where there is none, or several."""
     found = set()
-    for left, right in zip(range(len(xs) - 1), range(1, len(xs)), strict=True):
-        low, high = sorted((ys[left], ys[right]))
-        if low <= y <= high and low < high:
-            part = (y - ys[left]) / (ys[right] - ys[left])
-            found.add(round(xs[left] + part * (xs[right] - xs[left]), 12))
+    for (x0, y0), (x1, y1) in pairwise(zip(xs, ys, strict=True)):
+        if min(y0, y1) <= y <= max(y0, y1) and y0 != y1:
+            found.add(round(x0 + (y - y0) / (y1 - y0) * (x1 - x0), 12))
     return found.pop() if len(found) == 1 else float("nan")
 
 

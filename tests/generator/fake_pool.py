@@ -9,8 +9,8 @@ from src.budget import Ledger
 from src.client import PromptRefused, ServerUnreachable
 from src.data.audio import Clip
 from src.data.prompts import Prompt
-from src.experiments.pool_generation import generate, open_pool
 from src.experiments.pool_scoring import Scorer, score
+from src.experiments.scaling import generate, open_pool
 from src.experiments.scaling_settings import ExperimentSettings
 from src.protocol import Checkpoint, Score, VerifierResult
 from src.runs.measures import Measure

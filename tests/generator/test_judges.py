@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from src.client import ServerUnreachable
 from src.data.audio import Clip, read_audio, resample
 from src.data.prompts import Prompt
 from src.judges.base import ClipJudge, JudgeError
-from src.judges.registry import JUDGES, ServedJudge
+from src.judges.registry import JUDGES, build_judges
 from src.judges.tags import FadMsd, bernoulli_kl
 from src.models.tagger import load_tagger
 from src.protocol import Checkpoint
@@ -71,8 +72,8 @@ def test_built_in_judges_have_their_weights_and_say_what_they_depend_on() -> Non
 @pytest.mark.parametrize("name", ["msd_kld", "msd_vgg_kld"])
 def test_a_divergence_is_zero_from_itself_and_larger_from_other_music(name: str) -> None:
     judge = judge_named(name)
-    prompts = [prompt("choir", "choir")] * 3
-    same, guitar, synth = judge.judge([clip("choir"), clip("guitar"), clip("synth")], prompts)
+    asked = prompt("choir", "choir")
+    same, guitar, synth = (judge.judge(clip(n), asked) for n in ("choir", "guitar", "synth"))
     assert same == 0
     assert min(guitar, synth) > 0.3
 
@@ -81,15 +82,15 @@ def test_a_divergence_hears_channels_as_mono_and_any_rate() -> None:
     judge = judge_named("msd_kld")
     mono = clip("guitar")
     stereo = resample(Clip(np.concatenate([mono.samples, mono.samples]), mono.rate), 44_100)
-    (value,) = judge.judge([stereo], [prompt("guitar", "guitar")])
+    value = judge.judge(stereo, prompt("guitar", "guitar"))
     assert 0 < value < 0.05
 
 
 def test_a_reference_is_heard_once(monkeypatch: pytest.MonkeyPatch) -> None:
     judge = judge_named("msd_kld")
-    judge.judge([clip("guitar")], [prompt("guitar", "choir")])
+    judge.judge(clip("guitar"), prompt("guitar", "choir"))
     monkeypatch.setattr("src.judges.base.read_audio", lambda path: pytest.fail("read again"))
-    judge.judge([clip("violin")], [prompt("violin", "choir")])
+    judge.judge(clip("violin"), prompt("violin", "choir"))
 
 
 def test_tag_log_odds_are_the_mean_of_the_wanted_less_that_of_the_unwanted() -> None:
@@ -97,7 +98,7 @@ def test_tag_log_odds_are_the_mean_of_the_wanted_less_that_of_the_unwanted() -> 
     tagger = load_tagger("MTT_vgg")
     samples = torch.from_numpy(clip("piano").samples[0])
     row = dict(zip(tagger.tags, tagger.logits([samples])[0].tolist(), strict=True))
-    (value,) = judge.judge([clip("piano")], [prompt("slow piano, no drums or vocals or guitar")])
+    value = judge.judge(clip("piano"), prompt("slow piano, no drums or vocals or guitar"))
     wanted = (row["slow"] + row["piano"] + row["no vocals"]) / 3
     assert value == pytest.approx(wanted - (row["drums"] + row["guitar"]) / 2, abs=1e-4)
 
@@ -112,21 +113,21 @@ def test_tag_log_odds_are_the_mean_of_the_wanted_less_that_of_the_unwanted() -> 
 )
 def test_a_prompt_that_cannot_be_judged_is_an_error(name: str, asked: Prompt, message: str) -> None:
     with pytest.raises(JudgeError, match=message):
-        judge_named(name).judge([clip("guitar")], [asked])
+        judge_named(name).judge(clip("guitar"), asked)
 
 
 @pytest.mark.parametrize("samples", [np.zeros((1, 0)), np.full((1, 16000), np.nan)])
 def test_a_clip_that_cannot_be_heard_is_an_error(samples: np.ndarray) -> None:
     broken = Clip(samples.astype(np.float32), 16000)
     with pytest.raises(JudgeError, match="clip of p-None"):
-        judge_named("mtt_vgg").judge([broken], [prompt("guitar")])
+        judge_named("mtt_vgg").judge(broken, prompt("guitar"))
 
 
 def test_a_number_that_is_not_finite_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     judge = judge_named("mtt_vgg")
     monkeypatch.setattr(judge, "number", lambda clip, prompt: math.nan)
     with pytest.raises(JudgeError, match="the clip of p-None: mtt_vgg gave no finite number"):
-        judge.judge([clip("guitar")], [prompt("guitar")])
+        judge.judge(clip("guitar"), prompt("guitar"))
 
 
 def test_bernoulli_kl_is_the_sum_over_tags_in_nats() -> None:
@@ -199,16 +200,16 @@ class Client(FakeClient):
         return super().score_each(names, prompts, clips)
 
 
-def judges(client: FakeClient, *names: str) -> list[ServedJudge]:
-    return [ServedJudge(name, client, WEIGHTS) for name in names or NAMES]  # type: ignore[arg-type]
+def judges(client: FakeClient, *names: str) -> list[Any]:
+    return build_judges(names or NAMES, "cpu", client)  # type: ignore[arg-type]
 
 
 def test_a_clip_is_sent_once_for_all_judges_and_the_server_held_to_their_weights() -> None:
     client = Client()
     all_judges = judges(client)
     for heard in (level(1), level(2)):
-        values = [judge.judge([heard], [ASKED]) for judge in all_judges]
-        assert values == [client.values[name, "slow piano"][-1:] for name in NAMES]
+        values = [judge.judge(heard, ASKED) for judge in all_judges]
+        assert values == [client.values[name, "slow piano"][-1] for name in NAMES]
     assert client.asked == [(NAMES, "slow piano", 100)] * 2
     assert client.held == dict.fromkeys(NAMES, WEIGHTS)
 
@@ -217,16 +218,9 @@ def test_another_clip_or_prompt_is_another_question() -> None:
     client = FakeClient()
     (judge,) = judges(client, "clap")
     same = level(1)
-    judge.judge([same, same, level(2)], [prompt("a"), prompt("b"), prompt("b")])
+    for heard, text in ((same, "a"), (same, "b"), (level(2), "b")):
+        judge.judge(heard, prompt(text))
     assert [text for _, text, _ in client.asked] == ["a", "b", "b"]
-
-
-def test_a_judge_that_joins_later_is_asked_for_too_and_one_of_another_server_is_not() -> None:
-    client, other, heard = FakeClient(), FakeClient(), level(1)
-    for server, name in ((client, "clap"), (other, "tags"), (client, "muq")):
-        judges(server, name)[0].judge([heard], [ASKED])
-    assert [names for names, *_ in client.asked] == [("clap",), ("clap", "muq")]
-    assert [names for names, *_ in other.asked] == [("tags",)]
 
 
 def test_what_one_verifier_refuses_the_others_still_judge_and_it_is_asked_once() -> None:
@@ -235,8 +229,8 @@ def test_what_one_verifier_refuses_the_others_still_judge_and_it_is_asked_once()
     heard = level(1)
     for _ in range(2):
         with pytest.raises(JudgeError, match="the clip of p-None: it names nothing"):
-            tags.judge([heard], [ASKED])
-    assert clap.judge([heard], [ASKED]) == client.values["clap", "slow piano"]
+            tags.judge(heard, ASKED)
+    assert clap.judge(heard, ASKED) == client.values["clap", "slow piano"][0]
     assert len(client.asked) == 1
 
 
@@ -244,9 +238,9 @@ def test_a_lost_server_is_no_matter_of_one_clip() -> None:
     client, heard = FakeClient(lives=0), level(1)
     (clap,) = judges(client, "clap")
     with pytest.raises(ServerUnreachable):
-        clap.judge([heard], [ASKED])
+        clap.judge(heard, ASKED)
     client.lives = 1
-    assert np.isfinite(clap.judge([heard], [ASKED])).all()
+    assert np.isfinite(clap.judge(heard, ASKED))
 
 
 def test_a_served_judge_says_whose_number_it_is() -> None:

@@ -20,12 +20,12 @@ from src.budget import Cost
 from src.data.audio import Clip
 from src.data.prompts import Prompt
 from src.experiments import latency
-from src.experiments.latency import PeakMemory, measure_all, note_end, visits, warn_if_busy
+from src.experiments.latency import forget_peaks, measure_all, peaks, visits, warn_if_busy
 from src.experiments.settings import LatencySettings
 from src.methods import SearchCell
 from src.protocol import Score
 from src.runs.build import Parts
-from src.runs.records import RECORDS, Run, key_of, read_manifest
+from src.runs.records import RECORDS, Run, key_of
 from src.scoring import ScoreInput
 from tests.generator.fake_pool import without_clock
 from tests.generator.fake_search import FakeCandidates, FakeGenerator, FakeVerifier
@@ -209,30 +209,27 @@ def test_prompts_side_by_side_share_their_groups_time(bench: Bench) -> None:
 
 
 def test_the_peak_of_memory_is_that_since_the_reset() -> None:
-    memory = PeakMemory("cpu")
-    memory.reset()
-    if not memory.is_peak:
-        pytest.skip("this system does not let a process forget its peak")
-    before = memory.read()["resident"]
+    forget_peaks()
+    before = peaks()["resident"] or 0
     block = np.ones(20_000_000)  # 160 MB
     del block
-    assert memory.read()["resident"] - before > 100e6
-    memory.reset()
-    assert memory.read()["resident"] - before < 100e6
-    assert memory.read()["gpu"] is None
+    assert (peaks()["resident"] or 0) - before > 100e6
+    forget_peaks()
+    if (peaks()["resident"] or 0) - before > 100e6:
+        pytest.skip("this system does not let a process forget its peak")
+    assert peaks()["gpu"] is None
 
 
 def test_the_memory_of_a_started_process_is_told_apart() -> None:
-    memory = PeakMemory("cpu")
-    memory.reset()
-    alone = memory.read()["server"] or 0
+    forget_peaks()
+    alone = peaks()["server"] or 0
     code = "x = bytearray(60_000_000); print(flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        assert memory.read()["server"] - alone > 50e6
+        assert (peaks()["server"] or 0) - alone > 50e6
         process.communicate(b"\n")
 
 
@@ -242,12 +239,3 @@ def test_a_busy_machine_is_warned_of_before_the_run(caplog: pytest.LogCaptureFix
         assert caplog.text == ""
         warn_if_busy((0.9, 0.1, 0.1))
     assert "load average 0.90 before this run did anything" in caplog.text
-
-
-def test_the_manifest_has_the_load_at_the_end_of_each_start(tmp_path: Path) -> None:
-    for load in (1.0, 2.0):
-        with Run(tmp_path, "latency", {}, {}, {"load_average": [0.5, 0, 0]}) as run:
-            note_end(run, lambda: (load, 0.0, 0.0))  # noqa: B023
-    starts = read_manifest(run.folder)["starts"]
-    assert [s["load_average_at_end"][0] for s in starts] == [1, 2]
-    assert [s["load_average"][0] for s in starts] == [0.5, 0.5]

@@ -149,15 +149,9 @@ def test_only_whole_repetitions_and_prompts_that_failed_nowhere_count(tmp_path: 
     assert report(folder)[1]
 
 
-def one_frame_more(record: Record) -> Record:
-    record["ledger"]["frames"] += is_one(record)
-    return record
-
-
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        ({"change": one_frame_more}, "sbs N=8 M=4 on p1: a defect"),
         ({"change": lambda r: r | FAILS if is_one(r) else r}, "they failed: p1. The first: tags"),
         ({"change": lambda r: None if is_one(r) else r}, "unfinished: repetition 2"),
         ({"change": lambda r: r | ANOTHER if is_one(r) else r}, "same clip: sbs N=8 M=4 on p1."),

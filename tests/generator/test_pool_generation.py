@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from src.decoding.decoder import Decoder
-from src.experiments.pool_generation import candidates, generate, short
+from src.experiments.scaling import candidates, generate
 from src.runs.compact import compact, main
 from src.runs.ending import Exit
-from src.runs.pool import LOG_PROBS, UNCONDITIONAL, load_pool, load_tokens
+from src.runs.pool import LOG_PROBS, UNCONDITIONAL, load_pool, load_tokens, short
 from src.runs.records import COMPRESSED, RECORDS, Run, RunFolderError, read_records
 from tests.generator.fake_pool import (
     PROMPTS,

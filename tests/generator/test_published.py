@@ -17,10 +17,9 @@ import torch
 
 from src.data.audio import Clip, resample, write_wav
 from src.data.prompts import Prompt
-from src.judges.base import ClipJudge, JudgeError
+from src.judges.base import ClipJudge, JudgeError, at_published_loudness
 from src.judges.clap_score import ClapListener, ClapScore
 from src.judges.passt import CHECKPOINT, PasstListener
-from src.judges.published import at_published_loudness
 from src.judges.registry import JUDGES
 from src.weights.files import WEIGHTS_VARIABLE, WeightsError, locate, sha256
 from tests.generator.published import (  # noqa: F401
@@ -50,7 +49,8 @@ def judge(weights: Path) -> ClapScore:
 
 
 def score(judge: ClapScore, *clips: Clip) -> list[float]:
-    return judge.judge(clips, [Prompt(id="p", text=PROMPT, key="k")] * len(clips))
+    prompt = Prompt(id="p", text=PROMPT, key="k")
+    return [judge.judge(clip, prompt) for clip in clips]
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def asked(folder: Path, clip: Clip | None, name: str = "r.wav") -> Prompt:
 
 def values(clip: Clip, prompt: Prompt) -> list[float]:
     """kld_pq, kld_qp, kld_both."""
-    return [one(name).judge([clip], [prompt])[0] for name in NAMES]
+    return [one(name).judge(clip, prompt) for name in NAMES]
 
 
 def one(name: str = "kld_pq") -> ClipJudge:
@@ -142,7 +142,7 @@ def test_a_long_clip_is_heard_in_fixed_windows_of_one_length_each(judge: ClapSco
     windows = judge.listener.listen(clip)
     assert (windows.shape, windows.dtype) == ((2, 512), np.float32)
     assert np.linalg.norm(windows, axis=1) == pytest.approx([1, 1], abs=1e-5)
-    heard = judge.listener.hear(clip, "c").mean(0)
+    heard = judge.listener.hear(clip).mean(0)
     text = judge.listener.embed_text(PROMPT).numpy()  # type: ignore[attr-defined]
     expected = heard @ text / np.linalg.norm(heard) / np.linalg.norm(text)
     np.random.seed(1)
@@ -154,7 +154,7 @@ def test_a_clip_is_judged_at_one_loudness_and_stays_as_it_was(judge: ClapScore) 
     quiet, loud = (Clip(clip.samples * np.float32(x), 32_000) for x in (0.25, 3))
     assert score(judge, quiet, loud) == pytest.approx(score(judge, clip) * 2, abs=1e-4)
     assert np.array_equal(loud.samples, clip.samples * np.float32(3))
-    heard = judge.listener.hear(quiet, "c")
+    heard = judge.listener.hear(quiet)
     assert np.array_equal(heard, judge.listener.listen(at_published_loudness(quiet)))
     assert np.abs(heard - judge.listener.listen(quiet)).max() > 1e-3
 
@@ -170,7 +170,7 @@ def test_a_click_in_silence_is_cut_off_in_a_copy() -> None:
 def test_a_reference_is_heard_as_loud_as_it_is(judge: ClapScore, tmp_path: Path) -> None:
     clip = sound(1, 32_000, 1)
     write_wav(tmp_path / "r.wav", clip)
-    heard = judge.listener.reference(Prompt(id="p", text="", key="k", reference=tmp_path / "r.wav"))
+    heard = judge.hear_reference(Prompt(id="p", text="", key="k", reference=tmp_path / "r.wav"))
     assert np.array_equal(heard, judge.listener.listen(clip))
 
 
@@ -269,7 +269,7 @@ def test_a_clip_that_cannot_be_heard_is_an_error_that_names_it(
 ) -> None:
     prompt = asked(tmp_path, reference(*SHORT))
     with pytest.raises(JudgeError, match=f"the clip of p: .*{reason}"):
-        one(name).judge([Clip(samples.astype(np.float32), rate)], [prompt])
+        one(name).judge(Clip(samples.astype(np.float32), rate), prompt)
 
 
 def test_a_reference_that_is_missing_or_broken_is_an_error_that_names_it(
@@ -284,7 +284,7 @@ def test_a_reference_that_is_missing_or_broken_is_an_error_that_names_it(
         (asked(tmp_path, nan, "nan.wav"), "reference of p: .*nan.wav: .*holds NaN"),
     ):
         with pytest.raises(JudgeError, match=reason):
-            one().judge([sound(*SHORT)], [prompt])
+            one().judge(sound(*SHORT), prompt)
 
 
 # Weights

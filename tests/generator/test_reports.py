@@ -223,5 +223,5 @@ def test_the_command_prints_a_line_a_run_and_what_it_has_nothing_to_hold_against
     shutil.copytree(folder, folder.parent / "another run")
     assert reproduce([str(folder.parent), str(other.parent)]) == Exit.DONE
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1].split()[:4] == [folder.name, "12", "of", "12"]
-    assert lines[2] == f"another run: {other.parent} has no run of the same settings."
+    assert lines[0].startswith(f"{folder.name}: 12 of 12 clips have the same tokens")
+    assert lines[1] == f"another run: {other.parent} has no run of the same settings."

@@ -17,9 +17,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from src.data.prompts import load_prompts
-from src.experiments import benchmark, latency, pool_generation, scaling
-from src.experiments.pool_scoring import list_scorers
+from src.data.prompts import Selection, load_prompts
+from src.experiments import benchmark, latency, scaling
+from src.experiments.pool_scoring import Outcome, list_scorers
 from src.protocol import Checkpoint
 from src.reports import benchmark as benchmark_report
 from src.reports import latency as latency_report
@@ -189,7 +189,7 @@ def parts_of(identity: dict[str, Any], settings: Any) -> Parts:
 OPEN: dict[str, Callable[..., Run]] = {
     "benchmark": benchmark.open_run,
     "latency": lambda s, prompts, parts: latency.open_run(s, prompts, parts, (0, 0, 0)),
-    "pool": lambda s, prompts, parts: pool_generation.open_pool(s, prompts, parts.generator),
+    "pool": lambda s, prompts, parts: scaling.open_pool(s, prompts, parts.generator),
     "sweep": scaling.open_sweep,
 }
 FINISH: dict[str, Callable[..., Any]] = {
@@ -197,9 +197,7 @@ FINISH: dict[str, Callable[..., Any]] = {
     "latency": lambda run, s, prompts, parts: latency.measure_all(
         s, prompts, run, parts, lambda _: None
     ),
-    "pool": lambda run, s, prompts, parts: pool_generation.generate(
-        run, prompts, parts.generator, s
-    ),
+    "pool": lambda run, s, prompts, parts: scaling.generate(run, prompts, parts.generator, s),
     "sweep": lambda run, s, prompts, parts: scaling.search_cells(
         run, s.cells()[0], prompts, parts, s
     ),
@@ -233,7 +231,9 @@ def test_the_committed_pools_scores_still_stand(tmp_path: Path) -> None:
         ask = (verifiers, settings.judges, weights, settings.prefix_seconds)
         scorers = list_scorers(*ask, "cpu")
         assert {scorer.name for scorer in scorers} == weights.keys()
+        prompts = {p.id: p for p in load_prompts("builtin", Selection(limit=None), Path())}
         for record in records:
             (scorer,) = (s for s in scorers if s.name == record["measure"])
             latest = run.latest(scores_key(scorer.name), record["prompt_id"])
-            assert scorer.lacks(latest) == (record["status"] == "failed")
+            outcome = Outcome(scorer, prompts[record["prompt_id"]], latest)
+            assert outcome.is_lacking == (record["status"] == "failed")

@@ -12,7 +12,7 @@ markup, and the page's own policy lets no script run but the page's.
 import base64
 import hashlib
 import os.path
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,16 +50,13 @@ def write_page(folder: Path, study: Study, findings: Sequence[str]) -> Path:
     saved = sum(bool(clip.get("audio")) for p in clips["prompts"] for clip in p["clips"].values())
     page = environment.get_template("page.html").render(
         title=study.manifest["title"],
-        notes=list(_notes(study, saved)),
         study=study,
         describe=describe,
         difference_text=difference_text,
         shown=shown,
         findings=findings,
-        settings={k: _words(v) for k, v in study.manifest["identity"]["settings"].items()},
-        starts=[_start(start) for start in study.manifest["starts"]],
         files=[name for name in FILES if (folder / name).is_file()],
-        has_audio=bool(saved),
+        saved=saved,
         clips=clips,
         style=style,
         script=code,
@@ -72,13 +69,10 @@ def write_page(folder: Path, study: Study, findings: Sequence[str]) -> Path:
 
 def _policy(style: str, script: str) -> str:
     """The page's Content-Security-Policy: its own style and script, audio beside it, no more."""
-
-    def digest(text: str) -> str:
-        return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
+    sums = [hashlib.sha256(text.encode()).digest() for text in (style, script)]
+    of_style, of_script = (base64.b64encode(digest).decode() for digest in sums)
     return (
-        f"default-src 'none'; style-src 'sha256-{digest(style)}'; "
-        f"script-src 'sha256-{digest(script)}'; "
+        f"default-src 'none'; style-src 'sha256-{of_style}'; script-src 'sha256-{of_script}'; "
         "media-src 'self' file:; base-uri 'none'; form-action 'none'"
     )
 
@@ -158,44 +152,3 @@ def _clip(folder: Path, record: Record, measures: Sequence[Measure]) -> dict[str
 def _short(value: float | None) -> float | None:
     """Six digits: enough to read, a third of the bytes."""
     return None if value is None else float(f"{value:.6g}")
-
-
-def _notes(study: Study, saved: int) -> Iterable[str]:
-    """What to know before listening: how much is finished, and what cannot be heard.
-
-    saved: clips whose audio is in the folder.
-    """
-    identity, done, failed = study.manifest["identity"], len(study.done), len(study.failed)
-    if count := identity.get("prompts", {}).get("count"):
-        total = count * len(identity["settings"]["method"])
-        if done < total:
-            finished = f"{done} of {total} clips are finished" + f", {failed} failed" * bool(failed)
-            yield f"{finished}; the same command goes on from there."
-    expected = sum("audio" in record for record in study.done)
-    if done and not expected:
-        yield "The run saved no audio (--save_audio none): there is nothing to play."
-    elif expected and not saved:
-        yield "The audio is not in this folder: there is nothing to play."
-    elif saved < expected:
-        yield f"The audio of {saved} of {done} finished clips is in this folder."
-
-
-def _words(value: Any) -> str:
-    if value is None:
-        return "by profile"
-    if isinstance(value, list):
-        return " ".join(map(str, value)) or "none"
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _start(start: Mapping[str, Any]) -> dict[str, str]:
-    """When, from which commit, with what and by which command this start was made."""
-    commit = (start.get("commit") or "")[:10] or "no checkout"
-    versions = [f"{name} {version}" for name, version in start["versions"].items() if version]
-    return {
-        "time": start["time"],
-        "commit": commit + (", with changes" if start.get("dirty") else ""),
-        "versions": ", ".join(versions),
-        "machine": ", ".join(start.get("gpus") or [start.get("cpu", "")]),
-        "command": " ".join(start.get("command", [])),
-    }
