@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from src.decoding.layers import AbsorbedText, Text
+from src.decoding.past import Ancestors, Past, branch
 from src.decoding.sampling import NoiseKey, Sampling, sample, uniforms
 from src.decoding.transformer import Transformer, UnsupportedModel, delays_of
 
@@ -113,7 +114,7 @@ class _Part:
     """Rows that go through the transformer together, equally many of each of their prompts.
 
     transformer: the decoder's, arranged for this many rows
-    caches: a layer's keys and values, [2, rows or twice as many, heads, steps, head dim]
+    past: keys and values of the positions that were fed
     sequence: int64 [rows, steps, codebooks]
     log_probs: float32 [halves, rows, steps, codebooks], of the tokens of the sequence: with the
     text, and, if guided, without it
@@ -122,7 +123,7 @@ class _Part:
 
     transformer: Transformer
     texts: list[Text | AbsorbedText]
-    caches: list[Tensor]
+    past: Past
     sequence: Tensor
     log_probs: Tensor
     noise: Tensor
@@ -140,6 +141,7 @@ class Decoding:
         self.finished = 0
         self._position = 0  # the sequence step that the transformer takes next
         self._parts: list[_Part] = []
+        self._ancestors: list[Ancestors] = []  # of each prune, the oldest first
         transformer = decoder.transformer
         self._steps = 1 + frames + max(decoder.delays)
         self._positions = transformer.positions(self._steps)
@@ -158,6 +160,7 @@ class Decoding:
         self.finished += frames
         end = self.finished + max(self.decoder.delays)
         for part in self._parts:
+            part.past.reserve(end)
             for position in range(self._position, end):
                 self._step(part, position, greedy)
         self._position = max(self._position, end)
@@ -168,8 +171,7 @@ class Decoding:
         hidden = part.transformer.hidden(
             part.sequence[:, position : position + 1],
             self._positions[position : position + 1],
-            position,
-            part.caches,
+            part.past,
             part.texts,
             self.guided,
         )
@@ -200,13 +202,9 @@ class Decoding:
         _reorder([part.sequence for part in self._parts], index)
         for of_parts in zip(*(part.log_probs for part in self._parts), strict=True):
             _reorder(of_parts, index)
-        for caches in zip(*(part.caches for part in self._parts), strict=True):
-            halves = [
-                cache.unflatten(1, (-1, len(part.sequence)))[..., : self._position, :]
-                for cache, part in zip(caches, self._parts, strict=True)
-            ]
-            for at in itertools.product(range(2), range(halves[0].shape[1])):
-                _reorder([half[at] for half in halves], index)
+        self._ancestors = [Ancestors(end, [of[r] for r in rows]) for end, of in self._ancestors]
+        self._ancestors.append(Ancestors(self._position, list(rows)))
+        branch([part.past for part in self._parts], rows, self._ancestors)
 
     def mark(self) -> Mark:
         """Here and now, to rewind to."""
@@ -215,6 +213,17 @@ class Decoding:
     def rewind(self, mark: Mark) -> None:
         """Forget what was decoded since the mark was made."""
         self._position, self.finished = mark
+        for part in self._parts:
+            part.past.rewind(self._position)
+        # Of those that branched later, the oldest say the most: they share all that is left.
+        later = [of for of in self._ancestors if of.end > self._position]
+        self._ancestors = [of for of in self._ancestors if of.end <= self._position]
+        self._ancestors += [Ancestors(self._position, of.rows) for of in later[:1]]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all rows' keys and values."""
+        return sum(part.past.nbytes for part in self._parts)
 
     @torch.inference_mode()
     def tokens(self) -> Tensor:
@@ -258,7 +267,7 @@ class Decoding:
             _Part(
                 transformer=self.decoder.pack(rows, self.guided),
                 texts=transformer.side_by_side(texts),
-                caches=transformer.caches(rows, self._steps, self.guided),
+                past=Past(transformer, len(texts), rows // len(texts), self.guided),
                 sequence=torch.full(shape, transformer.cardinality, device=device),
                 log_probs=torch.zeros((2 if self.guided else 1, *shape), device=device),
                 noise=uniforms(noise, *shape[1:], device),
@@ -275,11 +284,11 @@ class Decoding:
         for part, part_tokens in zip(self._parts, of_parts, strict=True):
             for codebook, delay in enumerate(self.decoder.delays):
                 part.sequence[:, 1 + delay : 1 + delay + given, codebook] = part_tokens[:, codebook]
+            part.past.reserve(given)
             hidden = transformer.hidden(
                 part.sequence[:, :given],
                 self._positions[:given],
-                0,
-                part.caches,
+                part.past,
                 part.texts,
                 self.guided,
             )

@@ -6,11 +6,14 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from src.decoding.past import Past
 
 CORE_CACHE = 2_000_000  # bytes that a core keeps near
 
@@ -163,24 +166,20 @@ class Layer:
             ff_down=self.ff_down.pack(rows),
         )
 
-    def attend_to_past(self, x: Tensor, cache: Tensor, position: int, times: int) -> Tensor:
-        """x [rows * times, dim]: `times` positions from `position` on, which the cache takes.
-
-        cache: [2 (keys, values), rows, heads, positions, head dim], filled before `position`.
-        """
-        x = self.self_norm(x)
-        rows, head_dim = cache.shape[1], cache.shape[-1]
-        qkv = self.qkv(x).view(rows, times, 3, self.heads, head_dim).permute(2, 0, 3, 1, 4)
-        cache[:, :, :, position : position + times] = qkv[1:]
+    def attend_to_past(self, x: Tensor, past: Past, layer: int, times: int) -> Tensor:
+        """x [rows * times, dim]: the next `times` positions, which the layer's past takes."""
+        qkv = self.qkv(self.self_norm(x))
+        qkv = qkv.view(-1, past.prompts, past.slots, times, 3, self.heads, past.head_dim)
+        qkv = qkv.permute(4, 0, 1, 5, 2, 3, 6)  # 3, halves, prompts, heads, slots, times, head dim
+        past.write(layer, qkv[1:])
         if times == 1:
-            keys, values = cache[:, :, :, : position + 1].flatten(1, 2)
-            y = attention(qkv[0].reshape(-1, 1, head_dim), keys, values)
+            y = past.attend(layer, qkv[0].squeeze(4)).unsqueeze(4)
         else:
-            assert position == 0, "several positions at once are for the first ones only"
-            keys, values = cache[:, :, :, :times]
-            y = F.scaled_dot_product_attention(qkv[0].contiguous(), keys, values, is_causal=True)
-            y = y.transpose(1, 2)
-        return self.self_out(y.reshape(x.shape))
+            assert past.own.end == 0, "several positions at once are for the first ones only"
+            queries, keys, values = qkv.flatten(1, 3)
+            y = F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
+            y = y.view(qkv.shape[1:])
+        return self.self_out(y.permute(0, 1, 3, 4, 2, 5).reshape(x.shape))
 
     def attend_to_text(self, x: Tensor, text: Text | AbsorbedText) -> Tensor:
         """x [rows, dim]: each prompt's rows attend to its keys and values as one batch."""

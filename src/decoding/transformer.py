@@ -1,10 +1,10 @@
 """An audiocraft `LMModel`'s transformer, arranged for decoding: many rows, one position at a time.
 
 The arithmetic is audiocraft's; what is left out is what it does again at every position. Keys and
-values are written into caches allocated once, a prompt's text is projected once and not repeated
-for its rows (a short one is absorbed into the weights around it), and the rows without a text
-(classifier-free guidance) skip cross-attention: their keys and values would be zero, so all that it
-adds to them is its biases.
+values are kept (`past`), a prompt's text is projected once and not repeated for its rows (a short
+one is absorbed into the weights around it), and the rows without a text (classifier-free guidance)
+skip cross-attention: their keys and values would be zero, so all that it adds to them is its
+biases.
 
 Weights are the LMModel's own tensors where dtype and device allow, not copies; on a CPU a packed
 copy stands beside them (`Transformer.pack`).
@@ -13,11 +13,9 @@ copy stands beside them (`Transformer.pack`).
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -26,6 +24,8 @@ from src.decoding.layers import AbsorbedText, Layer, Linear, Norm, Text
 
 if TYPE_CHECKING:
     from audiocraft.models import LMModel
+
+    from src.decoding.past import Past
 
 
 PACKED_AT_MOST = 2_000_000_000  # bytes of weights: larger models are not kept a second time
@@ -87,19 +87,6 @@ class Transformer:
         embeddings = create_sin_embedding(at, self.dim, max_period=self.max_period)[0]
         return (self.positional_scale * embeddings).to(self.dtype)
 
-    def caches(self, rows: int, positions: int, guided: bool) -> list[Tensor]:
-        """Each layer's keys and values, [2, rows, heads, positions, head dim].
-
-        Guided, rows are there twice: with their text, then without. Not in the first layer's
-        self-attention, which comes before the text and is the same for both.
-        """
-        head_dim = self.dim // self.heads
-        later = 2 * rows if guided else rows
-        return [
-            empty((2, count, self.heads, positions, head_dim), self.dtype, self.device)
-            for count in [rows, *[later] * (len(self.layers) - 1)]
-        ]
-
     def texts(self, source: Tensor) -> list[Text]:
         """Each layer's keys and values of one prompt's cross-attention source, [length, dim]."""
         source = source.to(self.device, self.dtype)
@@ -117,21 +104,20 @@ class Transformer:
         self,
         tokens: Tensor,
         positions: Tensor,
-        first: int,
-        caches: Sequence[Tensor],
+        past: Past,
         texts: Sequence[Text | AbsorbedText],
         guided: bool,
     ) -> Tensor:
-        """Run the positions from `first` on; the caches take their keys and values.
+        """Run the next positions, which become the past's.
 
         tokens: int64 [rows, times, codebooks]; positions: their embeddings, [times, dim].
         Returns [halves, rows, times, dim]: with the text, and, if guided, without it.
         """
         rows, times, _ = tokens.shape
-        x = F.embedding(tokens + self.first_rows, self.embeddings).sum(2) + positions
-        x = x.flatten(0, 1)
-        for number, (layer, cache, text) in enumerate(zip(self.layers, caches, texts, strict=True)):
-            x += layer.attend_to_past(x, cache, first, times)
+        tokens = tokens.index_select(0, past.order) + self.first_rows
+        x = (F.embedding(tokens, self.embeddings).sum(2) + positions).flatten(0, 1)
+        for number, (layer, text) in enumerate(zip(self.layers, texts, strict=True)):
+            x += layer.attend_to_past(x, past, number, times)
             if guided and number == 0:
                 x = x.repeat(2, 1)
             conditional, unconditional = x[: rows * times], x[rows * times :]
@@ -139,22 +125,13 @@ class Transformer:
             if layer.without_text is not None:
                 unconditional += layer.without_text
             x += layer.feed_forward(x)
-        return self.out_norm(x).view(-1, rows, times, self.dim)
+        past.own.length += times
+        hidden = self.out_norm(x).view(-1, rows, times, self.dim)
+        return hidden.index_select(1, past.places)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[rows, dim] -> float32 [rows, codebooks, cardinality]."""
         return self.output(hidden).float().view(-1, self.codebooks, self.cardinality)
-
-
-def empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Uninitialised memory; on a CPU numpy's, which asks Linux for huge pages, as torch does not.
-
-    The caches are read in pieces that small pages scatter: attention takes a tenth less time.
-    """
-    if device.type != "cpu":
-        return torch.empty(shape, dtype=dtype, device=device)
-    data = np.empty(math.prod(shape) * dtype.itemsize, dtype=np.uint8)
-    return torch.from_numpy(data).view(dtype).view(shape)
 
 
 def refuse_unsupported(lm: LMModel) -> None:

@@ -173,6 +173,46 @@ def test_a_branch_carries_its_parents_whole_past(name, max_rows, request):
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["lm", "narrow_heads"])
+@pytest.mark.parametrize("max_rows", [2, 64])
+@torch.inference_mode()
+def test_what_relatives_share_is_kept_once_and_is_the_past_of_each(name, max_rows, request):
+    """Two prompts of four; families of two, whose grandparents are two, then one."""
+    lm = request.getfixturevalue(name)
+    decoding = begin(lm, prompts=PROMPTS[:2], frames=40, max_rows=max_rows)
+    families = [[0, 0, 1, 1, 7, 7, 5, 5], [3, 2, 3, 2, 4, 7, 7, 4], [1, 1, 3, 3, 5, 6, 6, 5]]
+    for rows in families:
+        decoding.advance(8)
+        mark = decoding.mark()
+        decoding.advance(3, greedy=True)
+        decoding.rewind(mark)
+        decoding.select(rows)
+    decoding.advance(16)
+    if max_rows == 64:
+        (part,) = decoding._parts
+        trunk, of_families = part.past.shared
+        assert (trunk.groups, trunk.first, trunk.end) == (1, 0, 16 + 3)
+        assert (of_families.groups, of_families.end) == (2, 24 + 3)
+    texts = [prompt for prompt in PROMPTS[:2] for _ in range(4)]
+    for conditional, prompts in ((True, texts), (False, [None] * len(texts))):
+        expected = second_pass(lm, decoding.tokens(), prompts)
+        found = decoding.mean_log_prob(conditional=conditional)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_search_tree_holds_less_than_a_pool_of_as_many(lm):
+    sizes = []
+    for steps in ([48], [12, 12, 12, 12]):
+        decoding = begin(lm, prompts=PROMPTS[:1], candidates=16, frames=48)
+        for frames in steps[:-1]:
+            decoding.advance(frames)
+            decoding.select([slot for slot in range(0, 16, 4) for _ in range(4)])
+        decoding.advance(steps[-1])
+        sizes.append(decoding.nbytes)
+    positions = [16 * (48 + 3), 4 * (36 + 3) + 16 * (12 + 3)]  # the first step's caches stay
+    assert sizes[1] / sizes[0] == positions[1] / positions[0]
+
+
 @torch.inference_mode()
 def test_log_probability_of_a_prefix_covers_its_finished_frames_only(lm):
     decoding = begin(lm, frames=24)

@@ -1,0 +1,219 @@
+"""The past that rows attend to: keys and values, kept once for all rows that share them.
+
+After a prune the children of a candidate share its past, and attend to it together: its keys and
+values are read once for all of them. A prompt's rows form a tree, kept in stretches of positions:
+
+    trunk      what all of a prompt's rows share, once a prompt
+    families   what siblings share, once a family
+    own        what came since the last prune, once a row
+
+Scores of all stretches go through one softmax: nothing but rounding tells the result from that of a
+row with a past of its own. (Shared prefixes are attended to in this way by Hydragen, Juravsky et
+al., arXiv 2402.05099.)
+
+Siblings lie side by side here, whatever their slots: `order` says which row lies where.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from src.decoding.transformer import Transformer
+
+
+class Ancestors(NamedTuple):
+    """Rows of one ancestor share every position before `end`. rows: each row's ancestor."""
+
+    end: int
+    rows: Sequence[int]
+
+
+@dataclass
+class Stretch:
+    """Keys and values of positions from `first` on, for `groups` groups of each prompt's rows.
+
+    caches: by layer, [2 (keys, values), halves, prompts, heads, groups, positions, head dim].
+    """
+
+    first: int
+    length: int
+    groups: int
+    caches: list[Tensor]
+
+    @property
+    def end(self) -> int:
+        return self.first + self.length
+
+
+class Past:
+    """Of the rows that go through the transformer together: `slots` rows of each of its prompts.
+
+    order: int64 [rows], which row lies at each place; places: int64 [rows], where each row lies.
+    """
+
+    def __init__(self, transformer: Transformer, prompts: int, slots: int, guided: bool) -> None:
+        self.prompts, self.slots = prompts, slots
+        self.heads, self.head_dim = transformer.heads, transformer.dim // transformer.heads
+        self.dtype, self.device = transformer.dtype, transformer.device
+        # Guided, rows are there twice: with their text, then without. Not in the first layer's
+        # self-attention, which comes before the text and is the same for both.
+        halves = [1, *[2 if guided else 1] * (len(transformer.layers) - 1)]
+        self.order = self.places = torch.arange(self.rows, device=self.device)
+        self.shared: list[Stretch] = []
+        self.own = Stretch(0, 0, slots, [self._empty(n, slots, 0) for n in halves])
+
+    @property
+    def rows(self) -> int:
+        return self.prompts * self.slots
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all keys and values, those still to be filled included."""
+        return sum(cache.nbytes for s in (*self.shared, self.own) for cache in s.caches)
+
+    def reserve(self, end: int) -> None:
+        """Make room for the positions before `end`."""
+        own, wanted = self.own, end - self.own.first
+        for layer, old in enumerate(own.caches):
+            if old.shape[-2] < wanted:
+                own.caches[layer] = self._empty(old.shape[1], self.slots, wanted)
+                own.caches[layer][..., : own.length, :] = old[..., : own.length, :]
+
+    def rewind(self, position: int) -> None:
+        """Forget that position and all later ones."""
+        for stretch in (*self.shared, self.own):
+            stretch.length = max(0, min(stretch.length, position - stretch.first))
+        self.shared = [stretch for stretch in self.shared if stretch.length]
+        self.own.first = min(self.own.first, position)
+
+    def write(self, layer: int, keys_values: Tensor) -> None:
+        """[2, halves, prompts, heads, slots, positions, head dim], of the next positions."""
+        first, positions = self.own.length, keys_values.shape[-2]
+        self.own.caches[layer][..., first : first + positions, :] = keys_values
+
+    def attend(self, layer: int, queries: Tensor) -> Tensor:
+        """One query a row, [halves, prompts, heads, slots, head dim] -> the same shape.
+
+        To all positions up to the one written last. Two plain batched products are faster on a CPU
+        than `scaled_dot_product_attention` for so few queries.
+        """
+        batch, shape = queries.shape[:3].numel(), queries.shape
+        queries = queries.contiguous().view(batch, self.slots, self.head_dim)
+        stretches = [(s.groups, s.caches[layer][..., : s.length, :]) for s in self.shared]
+        stretches.append((self.slots, self.own.caches[layer][..., : self.own.length + 1, :]))
+        nothing = queries.new_empty(1, 1, 1)  # beta 0: it is not read
+        scores = [
+            torch.baddbmm(
+                nothing,
+                queries.view(batch * groups, -1, self.head_dim),
+                keys.flatten(0, 3).transpose(1, 2),
+                beta=0,
+                alpha=self.head_dim**-0.5,
+            ).view(batch, self.slots, -1)
+            for groups, (keys, _) in stretches
+        ]
+        weights = torch.softmax(torch.cat(scores, -1) if self.shared else scores[0], -1)
+        result = None
+        of_stretches = weights.split([s.shape[-1] for s in scores], -1)
+        for (groups, (_, values)), of_stretch in zip(stretches, of_stretches, strict=True):
+            of_groups = of_stretch.unflatten(1, (groups, -1)).flatten(0, 1)
+            values = values.flatten(0, 3)
+            if result is None:
+                result = torch.bmm(of_groups, values)
+            else:
+                result = result.view(batch * groups, -1, self.head_dim)
+                result = result.baddbmm_(of_groups, values)
+        assert result is not None
+        return result.view(shape)
+
+    def _empty(self, halves: int, groups: int, positions: int) -> Tensor:
+        shape = (2, halves, self.prompts, self.heads, groups, positions, self.head_dim)
+        return empty(shape, self.dtype, self.device)
+
+    def _copy(self, layer: int, place: int, first: int, to: Tensor) -> None:
+        """The past of the row at a place, from `first` on: [2, halves, heads, positions, dim]."""
+        prompt, slot = divmod(place, self.slots)
+        for stretch in (*self.shared, self.own):
+            start, end = max(first, stretch.first), min(first + to.shape[-2], stretch.end)
+            if start < end:
+                group = slot * stretch.groups // self.slots
+                cache = stretch.caches[layer][:, :, prompt, :, group]
+                to[..., start - first : end - first, :] = cache[
+                    ..., start - stretch.first : end - stretch.first, :
+                ]
+
+
+def branch(pasts: Sequence[Past], rows: Sequence[int], ancestors: Sequence[Ancestors]) -> None:
+    """Row i takes over the past of row rows[i], of the same prompt; rows count through all pasts.
+
+    ancestors: of the rows as they become; the last are those that they branch from.
+    """
+    where = [(past, place) for past in pasts for place in past.places.tolist()]
+    firsts = itertools.accumulate((past.rows for past in pasts), initial=0)
+    layouts = [_layout(past, at, rows, ancestors) for past, at in zip(pasts, firsts, strict=False)]
+    for layer in range(len(pasts[0].own.caches)):
+        made = []
+        for past, (_, stretches) in zip(pasts, layouts, strict=True):
+            for stretch, sources in stretches:
+                halves = past.own.caches[layer].shape[1]
+                cache = past._empty(halves, stretch.groups, stretch.length)
+                for number, source in enumerate(sources):
+                    prompt, group = divmod(number, stretch.groups)
+                    owner, place = where[source]
+                    owner._copy(layer, place, stretch.first, cache[:, :, prompt, :, group])
+                made.append((stretch, cache))
+        for past in pasts:  # two layers' old caches beside the new ones are one too many
+            for stretch in past.shared:
+                stretch.caches[layer] = stretch.caches[layer].new_empty(0)
+        for stretch, cache in made:
+            stretch.caches.append(cache)
+    for past, (order, stretches) in zip(pasts, layouts, strict=True):
+        past.order = torch.tensor(order, device=past.device)
+        past.places = past.order.argsort()
+        past.shared = [stretch for stretch, _ in stretches]
+        past.own.first, past.own.length = ancestors[-1].end, 0
+
+
+def _layout(
+    past: Past, first: int, rows: Sequence[int], ancestors: Sequence[Ancestors]
+) -> tuple[list[int], list[tuple[Stretch, list[int]]]]:
+    """A past's rows in their new order, and its stretches, still empty, each with its old rows.
+
+    first: the past's first row. A family that is larger than others is kept several times: groups
+    are equally large, so that one product serves all.
+    """
+    prompts = [range(at, at + past.slots) for at in range(first, first + past.rows, past.slots)]
+    in_order = [row for prompt in prompts for row in sorted(prompt, key=rows.__getitem__)]
+    sources = [rows[row] for row in in_order]
+    size = math.gcd(*(n for prompt in prompts for n in Counter(rows[r] for r in prompt).values()))
+    end = ancestors[-1].end
+    trunk = max(
+        (a.end for a in ancestors if all(len({a.rows[r] for r in p}) == 1 for p in prompts)),
+        default=0,
+    )
+    kept = [(Stretch(0, trunk, 1, []), sources[:: past.slots])] if trunk else []
+    if trunk < end:
+        families = Stretch(trunk, end - trunk, past.slots // size, [])
+        kept.append((families, sources[::size]))
+    return [row - first for row in in_order], kept
+
+
+def empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Uninitialised memory; on a CPU numpy's, which asks Linux for huge pages, as torch does not.
+
+    The caches are read in pieces that small pages scatter: attention takes a tenth less time.
+    """
+    if device.type != "cpu" or 0 in shape:
+        return torch.empty(shape, dtype=dtype, device=device)
+    data = np.empty(math.prod(shape) * dtype.itemsize, dtype=np.uint8)
+    return torch.from_numpy(data).view(dtype).view(shape)
