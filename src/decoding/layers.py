@@ -51,14 +51,15 @@ class Linear(NamedTuple):
 
 
 class Norm(NamedTuple):
-    """Layer norm over the last dimension."""
+    """Layer norm over the last dimension, in float32; the result is rounded to `dtype`."""
 
     weight: Tensor
     bias: Tensor
     eps: float
+    dtype: torch.dtype = torch.float32
 
     def __call__(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps).to(self.dtype)
 
 
 class Text(NamedTuple):
@@ -132,7 +133,10 @@ def attention(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None
 
 @dataclass(frozen=True)
 class Layer:
-    """Self-attention, cross-attention on the text, feed-forward; norms come first."""
+    """Self-attention, cross-attention on the text, feed-forward; norms come first.
+
+    What each adds to the residual stream x, which is float32, is computed in the weights' dtype.
+    """
 
     heads: int
     self_norm: Norm

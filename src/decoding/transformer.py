@@ -46,13 +46,13 @@ class Transformer:
         self.cardinality: int = lm.card
         self.heads: int = lm.transformer.layers[0].self_attn.num_heads
         self.layers = [_layer(layer, dtype) for layer in lm.transformer.layers]
-        self.out_norm = _norm(lm.out_norm, dtype)
-        self.embeddings = torch.cat([table.weight.detach() for table in lm.emb]).to(dtype)
+        self.out_norm = _norm(lm.out_norm, torch.float32)
+        self.embeddings = torch.cat([table.weight.detach() for table in lm.emb]).float()
         self.device = self.embeddings.device
         # Codebook k's rows of the table start at k * (cardinality + 1): its last is the special.
         rows = self.cardinality + 1
         self.first_rows = torch.arange(0, self.codebooks * rows, rows, device=self.device)
-        self.output = _concatenated(list(lm.linears), dtype)
+        self.output = _concatenated(list(lm.linears), torch.float32)
         self.max_period: float = lm.transformer.max_period
         self.positional_scale: float = lm.transformer.positional_scale
         size = sum(weight.numel() * dtype.itemsize for weight in lm.transformer.parameters())
@@ -85,7 +85,7 @@ class Transformer:
 
         at = torch.arange(count, device=self.device)[None, :, None]
         embeddings = create_sin_embedding(at, self.dim, max_period=self.max_period)[0]
-        return (self.positional_scale * embeddings).to(self.dtype)
+        return (self.positional_scale * embeddings).float()
 
     def texts(self, source: Tensor) -> list[Text]:
         """Each layer's keys and values of one prompt's cross-attention source, [length, dim]."""
@@ -131,7 +131,7 @@ class Transformer:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[rows, dim] -> float32 [rows, codebooks, cardinality]."""
-        return self.output(hidden).float().view(-1, self.codebooks, self.cardinality)
+        return self.output(hidden).view(-1, self.codebooks, self.cardinality)
 
 
 def refuse_unsupported(lm: LMModel) -> None:
@@ -219,4 +219,4 @@ def _concatenated(linears: Sequence[nn.Linear], dtype: torch.dtype) -> Linear:
 
 
 def _norm(norm: Any, dtype: torch.dtype) -> Norm:
-    return Norm(norm.weight.detach().to(dtype), norm.bias.detach().to(dtype), norm.eps)
+    return Norm(norm.weight.detach().float(), norm.bias.detach().float(), norm.eps, dtype)
