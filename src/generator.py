@@ -18,6 +18,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ from torch import Tensor
 from src.data import hub
 from src.data.audio import Clip
 from src.decoding.decoder import Decoder, Decoding, Sampling
+from src.decoding.device import OutOfMemory, memory_for, usable_device
 from src.protocol import Checkpoint
 from src.weights.files import CODEC_FILE, LM_FILE, sha256
 
@@ -37,7 +39,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-RENDERED_AT_ONCE = 16  # clips a codec batch: more saves nothing, and ten seconds each take memory
+RENDERED_AT_ONCE = 160.0  # seconds of audio a codec batch: more saves nothing, and takes memory
+TEXTS_KEPT = 1024
+SMALLER = "take a smaller --model, or half precision (--dtype)"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -64,9 +68,12 @@ class Renderer:
     def render(self, tokens: Tensor) -> list[Clip]:
         """int64 [B, codebooks, frames] -> B clips of float32 [channels, frames / frame_rate s]."""
         clips, device = [], next(self.codec.parameters()).device
-        for batch in tokens.to(device).split(RENDERED_AT_ONCE):
-            for audio in self.codec.decode(batch, None).float().cpu():
-                clips.append(Clip(audio.numpy(), self.sample_rate))
+        seconds = tokens.shape[-1] / self.frame_rate
+        at_once = max(1, int(RENDERED_AT_ONCE / max(seconds, 1.0)))
+        with memory_for(f"rendering {at_once} clips of {seconds:g} s", "lower --duration"):
+            for batch in tokens.to(device).split(at_once):
+                for audio in self.codec.decode(batch, None).float().cpu():
+                    clips.append(Clip(audio.numpy(), self.sample_rate))
         return clips
 
 
@@ -86,7 +93,7 @@ class Generator(Renderer):
         self.lm = lm.eval()
         self.decoder = Decoder(lm, sampling, dtype, max_rows)
         self.dtype = str(dtype).removeprefix("torch.")
-        self._conditions: dict[str, Tensor] = {}
+        self.condition = lru_cache(maxsize=TEXTS_KEPT)(self._condition)
 
     def begin(
         self,
@@ -105,24 +112,22 @@ class Generator(Renderer):
         return self.decoder.begin(conditions, candidates, frames, keys, seed)
 
     @torch.inference_mode()
-    def condition(self, prompt: str) -> Tensor:
-        """The cross-attention source of one prompt, [text tokens, dim], kept for the next time.
+    def _condition(self, prompt: str) -> Tensor:
+        """The cross-attention source of one prompt, [text tokens, dim], in the CPU's memory.
 
         Each prompt is encoded alone: cross-attention has no text mask, so that padding to the
         length of others would change what is generated.
         """
-        if prompt not in self._conditions:
-            from audiocraft.modules.conditioners import ConditioningAttributes
+        from audiocraft.modules.conditioners import ConditioningAttributes
 
-            attributes = ConditioningAttributes(text={"description": prompt})
-            provider = self.lm.condition_provider
-            embedding, _mask = provider(provider.tokenize([attributes]))["description"]
-            self._conditions[prompt] = embedding[0]
-        return self._conditions[prompt]
+        attributes = ConditioningAttributes(text={"description": prompt})
+        provider = self.lm.condition_provider
+        embedding, _mask = provider(provider.tokenize([attributes]))["description"]
+        return embedding[0].cpu()
 
     def forget_conditions(self) -> None:
         """Encode texts anew from here on, as a first run does."""
-        self._conditions.clear()
+        self.condition.cache_clear()
 
     def synchronize(self) -> None:
         """Wait for the device, so that a stage's seconds are its own."""
@@ -141,11 +146,10 @@ def load_generator(
 
     device: "auto" is the GPU where there is one. dtype: float32 on a CPU and float16 on a GPU
     unless given. Raises GeneratorError, UnsupportedModel for checkpoints that cannot be decoded
-    here, ValueError for a dtype that the device has not.
+    here, OutOfMemory, ValueError for a device that is not here or a dtype that it has not.
     """
-    device = _chosen(device)
-    kind = torch.device(device).type
-    chosen = DTYPES[dtype or ("float16" if kind == "cuda" else "float32")]
+    device = usable_device(device)
+    chosen = DTYPES[dtype or ("float16" if device == "cuda" else "float32")]
     with _loading(model):
         if model == "builtin":
             from src.decoding.builtin import as_compression_model, load_codec, load_lm
@@ -156,12 +160,13 @@ def load_generator(
 
             musicgen = MusicGen.get_pretrained(model, device=device)
             lm, codec = musicgen.lm, musicgen.compression_model
-    return Generator(lm, codec, checkpoint_of(model), chosen, sampling, max_rows)
+    with memory_for(f"loading {model}", SMALLER):
+        return Generator(lm, codec, checkpoint_of(model), chosen, sampling, max_rows)
 
 
 def load_renderer(model: str, device: str = "auto") -> Renderer:
-    """The codec of `model`, for which no language model is loaded. Raises GeneratorError."""
-    device = _chosen(device)
+    """The codec of `model`, for which no language model is loaded. Raises as load_generator."""
+    device = usable_device(device)
     with _loading(f"the codec of {model}"):
         if model == "builtin":
             from src.decoding.builtin import as_compression_model, load_codec
@@ -180,12 +185,6 @@ def load_renderer(model: str, device: str = "auto") -> Renderer:
     return Renderer(codec, checkpoint_of(model))
 
 
-def _chosen(device: str) -> str:
-    if device != "auto":
-        return device
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 @contextmanager
 def _loading(what: str) -> Iterator[None]:
     """Inside, audiocraft loads models. Raises GeneratorError for whatever goes wrong there."""
@@ -194,7 +193,12 @@ def _loading(what: str) -> Iterator[None]:
             import audiocraft.models  # noqa: F401
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.nn.utils.weight_norm is deprecated")
-            yield
+            with memory_for(
+                f"loading {what}", "take a smaller --model, or --dtype float16 on a GPU"
+            ):
+                yield
+    except OutOfMemory:
+        raise
     except Exception as error:  # the hub, torch and omegaconf raise many types
         raise GeneratorError(
             f"{what} cannot be loaded ({type(error).__name__}: {error}). It should be a MusicGen "

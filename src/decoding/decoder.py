@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from src.decoding.device import memory_for
 from src.decoding.layers import AbsorbedText, Text
 from src.decoding.past import Ancestors, Past, branch
 from src.decoding.sampling import NoiseKey, Sampling, sample, uniforms
@@ -36,6 +37,8 @@ from src.decoding.transformer import Transformer, UnsupportedModel, delays_of
 
 if TYPE_CHECKING:
     from audiocraft.models import LMModel
+
+LESS = "lower --max_rows, --candidates or --duration"
 
 __all__ = ["Decoder", "Decoding", "Mark", "Sampling", "UnsupportedModel"]
 
@@ -159,10 +162,11 @@ class Decoding:
             )
         self.finished += frames
         end = self.finished + max(self.decoder.delays)
-        for part in self._parts:
-            part.past.reserve(end)
-            for position in range(self._position, end):
-                self._step(part, position, greedy)
+        with memory_for(f"decoding {self.rows} candidates of {self.frames} frames", LESS):
+            for part in self._parts:
+                part.past.reserve(end)
+                for position in range(self._position, end):
+                    self._step(part, position, greedy)
         self._position = max(self._position, end)
 
     def _step(self, part: _Part, position: int, greedy: bool) -> None:

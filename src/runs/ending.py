@@ -93,12 +93,14 @@ def _ends() -> dict[type[BaseException], Exit]:
     if "torch" in sys.modules:  # else none of these can have been raised
         import torch
 
+        from src.decoding.device import OutOfMemory
         from src.decoding.transformer import UnsupportedModel
         from src.generator import GeneratorError
 
         ends |= {
             UnsupportedModel: Exit.USAGE,
             FloatingPointError: Exit.USAGE,  # the model overflowed in this --dtype
+            OutOfMemory: Exit.USAGE,
             torch.cuda.OutOfMemoryError: Exit.USAGE,
             GeneratorError: Exit.MISSING,
         }
