@@ -144,6 +144,7 @@ class Decoding:
         self.finished = 0
         self._position = 0  # the sequence step that the transformer takes next
         self._parts: list[_Part] = []
+        self._marked = False
         self._ancestors: list[Ancestors] = []  # of each prune, the oldest first
         transformer = decoder.transformer
         self._steps = 1 + frames + max(decoder.delays)
@@ -167,6 +168,8 @@ class Decoding:
                 part.past.reserve(end)
                 for position in range(self._position, end):
                     self._step(part, position, greedy)
+                if self._is_over:
+                    part.past.free()
         self._position = max(self._position, end)
 
     def _step(self, part: _Part, position: int, greedy: bool) -> None:
@@ -206,17 +209,28 @@ class Decoding:
         _reorder([part.sequence for part in self._parts], index)
         for of_parts in zip(*(part.log_probs for part in self._parts), strict=True):
             _reorder(of_parts, index)
+        if self._is_over:
+            return
         self._ancestors = [Ancestors(end, [of[r] for r in rows]) for end, of in self._ancestors]
         self._ancestors.append(Ancestors(self._position, list(rows)))
         branch([part.past for part in self._parts], rows, self._ancestors)
 
+    @property
+    def _is_over(self) -> bool:
+        """Nothing will be fed any more: parts can let go of their pasts one after the other."""
+        return self.finished == self.frames and not self._marked
+
     def mark(self) -> Mark:
-        """Here and now, to rewind to."""
+        """Here and now, to rewind to, once."""
+        self._marked = True
         return Mark(self._position, self.finished)
 
     def rewind(self, mark: Mark) -> None:
         """Forget what was decoded since the mark was made."""
+        if self._is_over:
+            raise ValueError("all frames are finished and their past is gone: mark before")
         self._position, self.finished = mark
+        self._marked = False
         for part in self._parts:
             part.past.rewind(self._position)
         # Of those that branched later, the oldest say the most: they share all that is left.

@@ -96,6 +96,11 @@ class Past:
         self.shared = [stretch for stretch in self.shared if stretch.length]
         self.own.first = min(self.own.first, position)
 
+    def free(self) -> None:
+        """Let go of all keys and values, where no position comes any more."""
+        self.shared, self.own.length = [], 0
+        self.own.caches = [cache.new_empty(0) for cache in self.own.caches]
+
     def write(self, layer: int, keys_values: Tensor) -> None:
         """[2, halves, prompts, heads, slots, positions, head dim], of the next positions."""
         first, positions = self.own.length, keys_values.shape[-2]

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from src.decoding.decoder import Decoder, Decoding, Sampling, UnsupportedModel
+from src.decoding.decoder import Decoder, Decoding, Mark, Sampling, UnsupportedModel
 from src.decoding.layers import Linear
 from src.generator import load_generator
 from tests.generator.random_models import attributes, condition, random_lm
@@ -187,6 +187,7 @@ def test_what_relatives_share_is_kept_once_and_is_the_past_of_each(name, max_row
         decoding.advance(3, greedy=True)
         decoding.rewind(mark)
         decoding.select(rows)
+    decoding.mark()  # else the past is let go of when all is decoded
     decoding.advance(16)
     if max_rows == 64:
         (part,) = decoding._parts
@@ -207,10 +208,36 @@ def test_a_search_tree_holds_less_than_a_pool_of_as_many(lm):
         for frames in steps[:-1]:
             decoding.advance(frames)
             decoding.select([slot for slot in range(0, 16, 4) for _ in range(4)])
+        decoding.mark()
         decoding.advance(steps[-1])
         sizes.append(decoding.nbytes)
     positions = [16 * (48 + 3), 4 * (36 + 3) + 16 * (12 + 3)]  # the first step's caches stay
     assert sizes[1] / sizes[0] == positions[1] / positions[0]
+
+
+def test_parts_of_a_pool_let_go_of_their_pasts_one_after_the_other(lm):
+    """So that max_rows bounds memory below N too, where nothing branches."""
+    held = []
+
+    class Watched(Decoding):
+        def _step(self, part, position, greedy):
+            super()._step(part, position, greedy)
+            held.append(self.nbytes)
+
+    decoder = Decoder(lm, max_rows=4)
+    sources = [condition(lm, PROMPTS[0])]
+    one = decoder.begin(sources, 4, 24, ["k"], 1)
+    one.mark()
+    one.advance(24)
+    many = decoder.begin(sources, 16, 24, ["k"], 1)
+    many.__class__ = Watched
+    many.advance(24)
+    assert max(held) == one.nbytes
+    assert many.nbytes == 0
+    many.select([3, *range(1, 16)])
+    assert torch.equal(many.tokens()[0], many.tokens()[3])
+    with pytest.raises(ValueError, match="mark before"):
+        many.rewind(Mark(3, 0))
 
 
 @torch.inference_mode()
