@@ -31,13 +31,12 @@ from tqdm import tqdm
 from src.client import ServerClient
 from src.data.audio import Clip
 from src.data.prompts import Selection, load_prompts
-from src.data.scales import load_calibration
 from src.generator import Generator, load_generator
 from src.local_server import local_server
 from src.methods import METHODS
 from src.scoring import ScoreInput, Verifier
 from src.search import search
-from src.verifier import build_verifier
+from src.verifier import build_verifier, load_calibration
 
 
 class Plain:
