@@ -177,7 +177,7 @@ def branch(pasts: Sequence[Past], rows: Sequence[int], ancestors: Sequence[Ances
                     owner, place = where[source]
                     owner._copy(layer, place, stretch.first, cache[:, :, prompt, :, group])
                 made.append((stretch, cache))
-        for past in pasts:  # two layers' old caches beside the new ones are one too many
+        for past in pasts:  # of one layer at a time both the old and the new are held
             for stretch in past.shared:
                 stretch.caches[layer] = stretch.caches[layer].new_empty(0)
         for stretch, cache in made:
