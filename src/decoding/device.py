@@ -22,9 +22,11 @@ class OutOfMemory(RuntimeError):
 def usable_device(name: str) -> str:
     """The type, "cpu" or "cuda", of a device that is here; "auto" is the GPU where there is one.
 
-    "cuda:1" becomes the current GPU: audiocraft's text encoder and the judges know no index.
-    Raises ValueError, saying what there is.
+    "cuda:1" becomes the current GPU: audiocraft's text encoder and the judges know no index. From
+    here on convolutions are exact on a GPU (no TF32), as judges need them. Raises ValueError,
+    saying what there is.
     """
+    torch.backends.cudnn.allow_tf32 = False
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -250,9 +250,7 @@ class Tagger(nn.Module):
 
 def _few_at_once(network: Callable[[Tensor], Tensor], windows: Tensor) -> Tensor:
     at_once = WINDOWS_AT_ONCE if windows.is_cuda else WINDOWS_AT_ONCE_CPU
-    # TF32, which convolutions take on CUDA unless told not to, moves outputs as float16 does.
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        return torch.cat([network(part) for part in windows.split(at_once)])
+    return torch.cat([network(part) for part in windows.split(at_once)])
 
 
 def load_tagger(name: str) -> Tagger:

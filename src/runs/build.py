@@ -75,7 +75,7 @@ def connect(settings: Settings, names: Iterable[str], stack: ExitStack) -> Serve
     url = settings.server
     if url == "auto":
         log.info("starting a verifier server for %s", ", ".join(remote))
-        url = stack.enter_context(local_server(remote))
+        url = stack.enter_context(local_server(remote, settings.device))
     return ServerClient(url, server_token())
 
 

@@ -8,6 +8,7 @@ clips are tried alone, so that only the request with the bad clip fails.
 
 import logging
 import math
+import sys
 import threading
 import time
 from collections import deque
@@ -29,6 +30,12 @@ logger = logging.getLogger(__name__)
 # Loading saves and restores what is one for the whole process (random states, names that a library
 # looks up while it is imported): models load one after the other.
 _loading = threading.Lock()
+
+
+def forget_unused_memory() -> None:
+    """Give back what torch keeps of a GPU's memory, where a GPU is used."""
+    if (torch := sys.modules.get("torch")) and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 @dataclass(eq=False)
@@ -136,6 +143,15 @@ class Worker(threading.Thread):
     def _error(self, status: int, error: str, message: str, **more: Any) -> ApiError:
         return ApiError(status, error, message, verifier=self.adapter.name, **more)
 
+    def _failure(self, error: BaseException, clip: Queued) -> ApiError:
+        """What the client is told of a clip that has no score; whose fault it is."""
+        if isinstance(error, ApiError):
+            return error
+        name = self.adapter.name
+        logger.error("%s: no score: %s", name, error, exc_info=error)
+        what = (422, "no_score") if isinstance(error, ScoreError) else (500, "verifier_failed")
+        return self._error(*what, f"{name}: {error}", index=clip.index)
+
     def _next_batch(self) -> list[Queued]:
         """Wait for clips and take up to `max_clips` of them; empty when the server stops."""
         limit = min(self._settings.batch.max_clips, self.adapter.max_batch)
@@ -166,16 +182,16 @@ class Worker(threading.Thread):
             if len(scores) != len(batch):
                 raise RuntimeError(f"{len(scores)} scores for {len(batch)} clips")
         except BaseException as error:  # even SystemExit, which would end this thread in silence
-            if len(batch) > 1:
-                for clip in batch:
-                    self._score([clip])
+            if len(batch) == 1:
+                batch[0].score.set_exception(self._failure(error, batch[0]))
                 return
-            if not isinstance(error, ApiError):
-                logger.error("%s: no score: %s", name, error, exc_info=error)
-                is_own = isinstance(error, ScoreError)
-                what = (422, "no_score") if is_own else (500, "verifier_failed")
-                error = self._error(*what, f"{name}: {error}", index=batch[0].index)
-            batch[0].score.set_exception(error)
+            scores = None
+        if scores is None:
+            # After the handler, when nothing holds on to what the error's traceback held: a batch
+            # that was too large for the GPU's memory must be gone before its clips are tried.
+            forget_unused_memory()
+            for clip in batch:
+                self._score([clip])
             return
         seconds = (time.monotonic() - begin) / len(batch)
         self._seconds_per_clip += 0.2 * (seconds - self._seconds_per_clip)

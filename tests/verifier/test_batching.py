@@ -2,6 +2,7 @@
 
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -144,6 +145,30 @@ def test_queue_and_compute_seconds_are_a_clips_own(worker: Recorded) -> None:
     assert scores([clip]) == [1]
     assert clip.queue_seconds >= 0.2
     assert 0 < clip.compute_seconds < 0.1
+
+
+def test_what_a_failed_batch_held_is_gone_before_its_clips_are_tried_alone(
+    worker: Recorded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch too large for a GPU's memory would leave too little for each of its clips too."""
+    held: list[weakref.ref[np.ndarray]] = []
+    left: list[bool] = []
+
+    def score(clips: Sequence[np.ndarray], prompts: Sequence[str]) -> list[Score]:
+        left.append(any(array() is not None for array in held))
+        activations = np.zeros(1000)
+        held.append(weakref.ref(activations))
+        if len(clips) > 1:
+            raise MemoryError("CUDA out of memory")
+        return [finite_score(float(clip[0]), {}) for clip in clips]
+
+    occupied = occupy(worker)
+    monkeypatch.setattr(worker.recorder, "score", score)
+    clips = submit(worker, 1, 2, 3)
+    worker.recorder.go.set()
+    assert scores(occupied) == [0]
+    assert scores(clips) == [1, 2, 3]
+    assert left == [False] * 4
 
 
 def test_a_library_that_exits_fails_its_clip_and_not_the_thread(worker: Recorded) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import requests
+import torch
 
 from src.server.settings import ServerSettings, SettingsError, configure_torch
 from src.verifier_core import VERIFIERS
@@ -70,6 +71,12 @@ def test_a_cpu_that_auto_comes_to_computes_in_all_but_float16(
     with pytest.raises(SettingsError, match="a CPU computes in float32 or bfloat16"):
         configured("auto", "float16")
     assert configured("auto") == configured("auto", "bfloat16") == "cpu"
+
+
+def test_convolutions_are_exact_on_a_gpu_for_all_models_of_the_process() -> None:
+    torch.backends.cudnn.allow_tf32 = True
+    configured("cpu")
+    assert not torch.backends.cudnn.allow_tf32
 
 
 def test_gpus_that_are_there_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
