@@ -161,7 +161,7 @@ def main() -> int:
             print(f"    {name:24}{median(taken):8.1f}{spread:>24}")
             lowest = min(lowest, median(ratios))
     if options.output:
-        known = {k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items()}
+        known = {k: v for k, v in vars(options).items() if k != "output"}
         record = {"settings": known, "torch": torch.__version__, "cells": rows}
         (options.output / "decoding.json").write_text(json.dumps(record, indent=1) + "\n")
     return int(options.require is not None and lowest < options.require)

@@ -164,7 +164,7 @@ def main() -> None:
             f"  {median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
         )
     if options.output:
-        settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items()}
+        settings = {k: v for k, v in vars(options).items() if k != "output"}
         record = {"settings": settings, "threads": torch.get_num_threads(), "searches": rows}
         (options.output / "search.json").write_text(json.dumps(record, indent=1) + "\n")
 
