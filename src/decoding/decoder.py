@@ -285,7 +285,7 @@ class Decoding:
             _Part(
                 transformer=self.decoder.pack(rows, self.guided),
                 texts=transformer.side_by_side(texts),
-                past=Past(transformer, len(texts), rows // len(texts), self.guided),
+                past=transformer.past(len(texts), rows // len(texts), self.guided),
                 sequence=torch.full(shape, transformer.cardinality, device=device),
                 log_probs=torch.zeros((2 if self.guided else 1, *shape), device=device),
                 noise=uniforms(noise, *shape[1:], device),

@@ -21,14 +21,11 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from src.decoding.transformer import Transformer
 
 
 class Ancestors(NamedTuple):
@@ -58,16 +55,22 @@ class Stretch:
 class Past:
     """Of the rows that go through the transformer together: `slots` rows of each of its prompts.
 
-    order: int64 [rows], which row lies at each place; places: int64 [rows], where each row lies.
+    halves: of each layer, how often a row is there (Transformer.past). order: int64 [rows], which
+    row lies at each place; places: int64 [rows], where each row lies.
     """
 
-    def __init__(self, transformer: Transformer, prompts: int, slots: int, guided: bool) -> None:
-        self.prompts, self.slots = prompts, slots
-        self.heads, self.head_dim = transformer.heads, transformer.dim // transformer.heads
-        self.dtype, self.device = transformer.dtype, transformer.device
-        # Guided, rows are there twice: with their text, then without. Not in the first layer's
-        # self-attention, which comes before the text and is the same for both.
-        halves = [1, *[2 if guided else 1] * (len(transformer.layers) - 1)]
+    def __init__(
+        self,
+        prompts: int,
+        slots: int,
+        halves: Sequence[int],
+        heads: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.prompts, self.slots, self.heads, self.head_dim = prompts, slots, heads, head_dim
+        self.dtype, self.device = dtype, device
         self.order = self.places = torch.arange(self.rows, device=self.device)
         self.shared: list[Stretch] = []
         self.own = Stretch(0, 0, slots, [self._empty(n, slots, 0) for n in halves])

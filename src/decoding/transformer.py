@@ -21,11 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from src.decoding.layers import AbsorbedText, Layer, Linear, Norm, Text
+from src.decoding.past import Past
 
 if TYPE_CHECKING:
     from audiocraft.models import LMModel
-
-    from src.decoding.past import Past
 
 
 PACKED_AT_MOST = 2_000_000_000  # bytes of weights: larger models are not kept a second time
@@ -88,6 +87,16 @@ class Transformer:
         at = torch.arange(count, device=self.device)[None, :, None]
         embeddings = create_sin_embedding(at, self.dim, max_period=self.max_period)[0]
         return (self.positional_scale * embeddings).float()
+
+    def past(self, prompts: int, slots: int, guided: bool) -> Past:
+        """An empty past of that many rows of each prompt.
+
+        Guided, rows are there twice: with their text, then without. Not in the first layer's
+        self-attention, which comes before the text and is the same for both.
+        """
+        halves = [1, *[2 if guided else 1] * (len(self.layers) - 1)]
+        head_dim = self.dim // self.heads
+        return Past(prompts, slots, halves, self.heads, head_dim, self.dtype, self.device)
 
     def texts(self, source: Tensor) -> list[Text]:
         """Each layer's keys and values of one prompt's cross-attention source, [length, dim]."""
