@@ -32,8 +32,8 @@ from src.client import ServerClient
 from src.data.audio import Clip
 from src.data.prompts import Selection, load_prompts
 from src.generator import Generator, load_generator
-from src.local_server import local_server
 from src.methods import METHODS
+from src.runs.local_server import local_server
 from src.scoring import ScoreInput, Verifier
 from src.search import search
 from src.verifier import build_verifier, load_calibration

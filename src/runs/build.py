@@ -13,8 +13,8 @@ from src.decoding.transformer import UnsupportedModel
 from src.generator import Generator, load_generator
 from src.judges.base import Judge
 from src.judges.registry import build_judges, served
-from src.local_server import local_server
 from src.protocol import Checkpoint
+from src.runs.local_server import local_server
 from src.runs.settings import Settings, UsageError, server_token
 from src.scoring import Verifier, components, remote_parts
 from src.verifier import build_verifier, load_calibration

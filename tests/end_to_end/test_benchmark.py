@@ -13,9 +13,9 @@ import pytest
 
 from src.budget import Cost
 from src.data.audio import read_audio
-from src.local_server import local_server
 from src.methods import METHODS
 from src.runs.ending import Exit
+from src.runs.local_server import local_server
 from src.runs.records import RECORDS, key_of, read_manifest
 from tests.end_to_end import scripts
 from tests.end_to_end.scripts import end, folder_of, lines, until_written, winners

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from src.data.audio import read_audio
-from src.local_server import local_server
 from src.methods import METHODS
 from src.runs.ending import Exit
+from src.runs.local_server import local_server
 from src.runs.records import read_manifest
 from tests.end_to_end import scripts
 from tests.end_to_end.paper_stack import (

@@ -14,9 +14,9 @@ import torch
 
 from src.client import ServerClient, ServerUnreachable
 from src.data.audio import Clip, resample
-from src.local_server import local_server
 from src.models.tagger import load_tagger
 from src.protocol import Score
+from src.runs.local_server import local_server
 from src.scoring import PromptRefused, ScoreInput, score_or_refuse
 from src.verifier import build_verifier
 
@@ -92,7 +92,7 @@ def test_the_server_ends_with_the_block_even_when_it_raises() -> None:
 
 def test_the_server_ends_with_the_process_that_started_it_however_that_ends() -> None:
     code = (
-        "import time; from src.local_server import local_server\n"
+        "import time; from src.runs.local_server import local_server\n"
         f"with local_server(['fake'], server={FAKE_MODELS!r}) as url:\n"
         "    print(url, flush=True); time.sleep(60)"
     )

@@ -17,9 +17,9 @@ import pytest
 import torch
 
 import verifier_experiment
-from src.local_server import local_server
 from src.methods import SearchCell
 from src.runs.ending import Exit
+from src.runs.local_server import local_server
 from src.runs.pool import Pool, load_pool
 from src.runs.records import RECORDS, key_of, read_records, scores_key
 from tests.end_to_end import scripts
