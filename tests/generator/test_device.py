@@ -1,8 +1,5 @@
 """Devices that are not here, and memory that is not enough: a user is told what to do."""
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-
 import pytest
 import torch
 
@@ -10,8 +7,6 @@ from src.decoding.decoder import Decoder
 from src.decoding.device import OutOfMemory, memory_for, usable_device
 from src.decoding.transformer import Transformer
 from src.generator import GeneratorError, load_generator, load_renderer
-from src.runs import build
-from src.runs.settings import Settings
 from tests.generator.random_models import condition, random_lm
 
 SAID = [
@@ -39,21 +34,6 @@ def test_a_device_by_name_is_a_type_and_its_index_the_current_gpu(two_gpus) -> N
     assert two_gpus == [torch.device("cuda:1")]
     with pytest.raises(ValueError, match=r"no cuda:2: torch finds 2 GPU\(s\)"):
         usable_device("cuda:2")
-
-
-def test_a_server_for_the_run_computes_where_the_run_does(monkeypatch) -> None:
-    asked = []
-
-    @contextmanager
-    def server(models: list[str], device: str) -> Iterator[str]:
-        asked.append((models, device))
-        yield "http://127.0.0.1:1"
-
-    monkeypatch.setattr(build, "local_server", server)
-    settings = Settings(profile="builtin", server="auto", device="cuda:1")
-    with ExitStack() as stack:
-        build.connect(settings, ["tags"], stack)
-    assert asked == [(["tags"], "cuda:1")]
 
 
 def test_judges_convolve_exactly_once_a_device_is_chosen() -> None:

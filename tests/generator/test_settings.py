@@ -226,23 +226,23 @@ def test_a_device_that_this_machine_has_not_is_wrong_usage(monkeypatch: pytest.M
         load(SETTINGS)
 
 
-def test_a_server_is_started_only_where_something_is_asked_of_it(
+def test_a_server_is_started_on_the_runs_device_only_where_something_is_asked_of_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    started: list[list[str]] = []
+    started: list[tuple[list[str], str]] = []
 
-    def server(names: list[str]) -> ExitStack:
-        started.append(names)
+    def server(names: list[str], device: str) -> ExitStack:
+        started.append((names, device))
         return ExitStack()
 
     monkeypatch.setattr(build, "local_server", server)
     monkeypatch.setattr(build, "ServerClient", lambda url, token: SimpleNamespace(url=url))
     with ExitStack() as stack:
-        auto = replace(SETTINGS, server="auto")
+        auto = replace(SETTINGS, server="auto", device="cuda:1")
         assert connect(auto, [], stack) is None
         assert started == []
         connect(auto, ["tags", "clap", "tags"], stack)
-        assert started == [["tags", "clap"]]
+        assert started == [(["tags", "clap"], "cuda:1")]
         there = connect(SETTINGS, ["tags"], stack)
         assert there is not None
         assert there.url == SETTINGS.server
