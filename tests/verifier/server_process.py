@@ -71,6 +71,12 @@ class ServerProcess:
         while not self.get("/ready").json()["ready"]:
             time.sleep(0.05)
 
+    def wait_for_log(self, text: str) -> None:
+        deadline = time.monotonic() + 5
+        while text not in (log := self.log.read_text()):
+            assert time.monotonic() < deadline, f"{text} is not in {log}"
+            time.sleep(0.02)
+
     def wait_for(self, metric: str, value: float) -> None:
         deadline = time.monotonic() + 5
         while self.metric(metric) != value:
