@@ -21,18 +21,18 @@ split into parts that advance one after the other, which nobody outside sees.
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from src.decoding.device import memory_for
-from src.decoding.layers import AbsorbedText, Text
-from src.decoding.past import Ancestors, Past, branch
-from src.decoding.sampling import NoiseKey, Sampling, sample, uniforms
+from src.decoding.graphs import GraphedPart, Lanes
+from src.decoding.layers import Text
+from src.decoding.part import Part
+from src.decoding.past import Ancestors, branch
+from src.decoding.sampling import NoiseKey, Sampling, uniforms
 from src.decoding.transformer import Transformer, UnsupportedModel, delays_of
 
 if TYPE_CHECKING:
@@ -44,7 +44,11 @@ __all__ = ["Decoder", "Decoding", "Mark", "Sampling", "UnsupportedModel"]
 
 
 class Decoder:
-    """Begins decodings. dtype: float32, bfloat16, or, on a GPU, float16."""
+    """Begins decodings.
+
+    dtype: float32, bfloat16, or, on a GPU, float16. graphs: whether steps are captured once as CUDA
+    graphs and replayed; None: where there is a GPU.
+    """
 
     def __init__(
         self,
@@ -52,14 +56,16 @@ class Decoder:
         sampling: Sampling | None = None,
         dtype: torch.dtype = torch.float32,
         max_rows: int = 64,
+        graphs: bool | None = None,
     ) -> None:
         self.transformer = Transformer(lm, dtype)
         self.sampling = sampling or Sampling()
-        self.guided = self.sampling.guidance != 1
         # two: a batch's last part may have fewer rows than the others
         self.pack = functools.lru_cache(maxsize=2)(self.transformer.pack)
         self.max_rows = max_rows
         self.delays = delays_of(lm)
+        graphed = self.transformer.device.type == "cuda" if graphs is None else graphs
+        self.lanes = Lanes() if graphed else None
         if dtype == torch.float16 and self.transformer.device.type == "cpu":
             raise ValueError("float16 needs a GPU; on a CPU take float32 or bfloat16")
         if max_rows < 1:
@@ -90,20 +96,6 @@ class Decoder:
             decoding.give(prompt_tokens.to(self.transformer.device))
         return decoding
 
-    def predict(self, transformer: Transformer, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """hidden [halves, rows, dim] -> log-probabilities and logits to sample from.
-
-        float32 [halves, rows, codebooks, cardinality] and [rows, codebooks, cardinality]. The
-        log-probabilities are those before guidance, at temperature 1: with the text, and, if
-        guided, without it.
-        """
-        logits = transformer.logits(hidden.flatten(0, 1)).unflatten(0, hidden.shape[:2])
-        if not self.guided:
-            return logits.log_softmax(-1), logits[0]
-        conditional, unconditional = logits
-        guided = torch.lerp(unconditional, conditional, self.sampling.guidance)
-        return logits.log_softmax(-1), guided
-
 
 class Mark(NamedTuple):
     """A place to rewind to."""
@@ -112,38 +104,19 @@ class Mark(NamedTuple):
     finished: int
 
 
-@dataclass
-class _Part:
-    """Rows that go through the transformer together, equally many of each of their prompts.
-
-    transformer: the decoder's, arranged for this many rows
-    past: keys and values of the positions that were fed
-    sequence: int64 [rows, steps, codebooks]
-    log_probs: float32 [halves, rows, steps, codebooks], of the tokens of the sequence: with the
-    text, and, if guided, without it
-    noise: float64 [rows, steps, codebooks]; a slot's own, whatever row is copied there
-    """
-
-    transformer: Transformer
-    texts: list[Text | AbsorbedText]
-    past: Past
-    sequence: Tensor
-    log_probs: Tensor
-    noise: Tensor
-
-
 class Decoding:
     """Rows being decoded: row = prompt * candidates + slot."""
 
     def __init__(self, decoder: Decoder, prompts: int, candidates: int, frames: int) -> None:
         self.decoder = decoder
-        self.guided = decoder.guided  # whether the tokens' probability without the text is known
+        # Whether the tokens' probability without the text is known.
+        self.guided = decoder.sampling.guided
         self.candidates = candidates
         self.frames = frames
         self.rows = prompts * candidates
         self.finished = 0
         self._position = 0  # the sequence step that the transformer takes next
-        self._parts: list[_Part] = []
+        self._parts: list[Part] = []
         self._marked = False
         self._ancestors: list[Ancestors] = []  # of each prune, the oldest first
         transformer = decoder.transformer
@@ -165,32 +138,10 @@ class Decoding:
         end = self.finished + max(self.decoder.delays)
         with memory_for(f"decoding {self.rows} candidates of {self.frames} frames", LESS):
             for part in self._parts:
-                part.past.reserve(end)
-                for position in range(self._position, end):
-                    self._step(part, position, greedy)
+                part.advance(self._position, end, greedy)
                 if self._is_over:
-                    part.past.free()
+                    part.finish()
         self._position = max(self._position, end)
-
-    def _step(self, part: _Part, position: int, greedy: bool) -> None:
-        """Feed one sequence step, sample the next."""
-        decoder = self.decoder
-        hidden = part.transformer.hidden(
-            part.sequence[:, position : position + 1],
-            self._positions[position : position + 1],
-            part.past,
-            part.texts,
-            self.guided,
-        )
-        log_probs, logits = decoder.predict(part.transformer, hidden[:, :, 0])
-        step = position + 1
-        if greedy:
-            tokens = logits.argmax(-1)
-        else:
-            tokens = sample(logits, part.noise[:, step], decoder.sampling)
-        tokens = torch.where(self._open[step], tokens, part.sequence[:, step])
-        part.sequence[:, step] = tokens
-        part.log_probs[:, :, step] = _taken(log_probs, tokens.expand_as(log_probs[..., 0]))
 
     @torch.inference_mode()
     def select(self, rows: Sequence[int]) -> None:
@@ -225,6 +176,7 @@ class Decoding:
         self._marked = True
         return Mark(self._position, self.finished)
 
+    @torch.inference_mode()
     def rewind(self, mark: Mark) -> None:
         """Forget what was decoded since the mark was made."""
         if self._is_over:
@@ -278,42 +230,34 @@ class Decoding:
 
     def add_part(self, texts: Sequence[Sequence[Text]], noise: Sequence[NoiseKey]) -> None:
         """Rows to decode: their prompts' texts, by layer, and their noise keys."""
-        transformer = self.decoder.transformer
+        decoder, transformer = self.decoder, self.decoder.transformer
         rows, device = len(noise), transformer.device
         shape = (rows, self._steps, transformer.codebooks)
-        self._parts.append(
-            _Part(
-                transformer=self.decoder.pack(rows, self.guided),
-                texts=transformer.side_by_side(texts),
-                past=transformer.past(len(texts), rows // len(texts), self.guided),
-                sequence=torch.full(shape, transformer.cardinality, device=device),
-                log_probs=torch.zeros((2 if self.guided else 1, *shape), device=device),
-                noise=uniforms(noise, *shape[1:], device),
-            )
-        )
+        common: dict[str, Any] = {
+            "sampling": decoder.sampling,
+            "past": transformer.past(len(texts), rows // len(texts), self.guided),
+            "positions": self._positions,
+            "open": self._open,
+            "sequence": torch.full(shape, transformer.cardinality, device=device),
+            "log_probs": torch.zeros((2 if self.guided else 1, *shape), device=device),
+            "noise": uniforms(noise, *shape[1:], device),
+        }
+        if decoder.lanes is None:
+            own = decoder.pack(rows, self.guided)
+            self._parts.append(Part(own, texts=transformer.side_by_side(texts), **common))
+        else:
+            stacked = [Text.stack(of_layer) for of_layer in zip(*texts, strict=True)]
+            lanes = decoder.lanes
+            self._parts.append(GraphedPart(transformer, texts=stacked, lanes=lanes, **common))
 
     def give(self, tokens: Tensor) -> None:
-        """Start from these frames, int64 [rows, codebooks, frames given]: one pass for all."""
-        transformer = self.decoder.transformer
+        """Start from these frames, int64 [rows, codebooks, frames given]."""
         given = tokens.shape[-1]
         self._open &= self._frame >= given
         self.finished = self._position = given
-        of_parts = tokens.split([len(part.sequence) for part in self._parts])
+        of_parts = tokens.split([part.rows for part in self._parts])
         for part, part_tokens in zip(self._parts, of_parts, strict=True):
-            for codebook, delay in enumerate(self.decoder.delays):
-                part.sequence[:, 1 + delay : 1 + delay + given, codebook] = part_tokens[:, codebook]
-            part.past.reserve(given)
-            hidden = transformer.hidden(
-                part.sequence[:, :given],
-                self._positions[:given],
-                part.past,
-                part.texts,
-                self.guided,
-            )
-            steps = slice(1, 1 + given)
-            for half, row in itertools.product(*map(range, hidden.shape[:2])):
-                log_probs = transformer.logits(hidden[half, row]).log_softmax(-1)
-                part.log_probs[half, row, steps] = _taken(log_probs, part.sequence[row, steps])
+            part.give(part_tokens, self.decoder.delays)
 
 
 def _reorder(tensors: Sequence[Tensor], rows: Tensor) -> None:
@@ -321,12 +265,6 @@ def _reorder(tensors: Sequence[Tensor], rows: Tensor) -> None:
     old = torch.cat(list(tensors)) if len(tensors) > 1 else tensors[0]
     for tensor, sources in zip(tensors, rows.split([len(t) for t in tensors]), strict=True):
         tensor.copy_(old.index_select(0, sources))
-
-
-def _taken(log_probs: Tensor, tokens: Tensor) -> Tensor:
-    """The tokens' own, [..., cardinality] and [...] -> [...]; arbitrary for special tokens."""
-    index = tokens.clamp(max=log_probs.shape[-1] - 1)[..., None]
-    return log_probs.gather(-1, index).squeeze(-1)
 
 
 def split(prompts: int, candidates: int, max_rows: int) -> Iterator[tuple[range, range]]:

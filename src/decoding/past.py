@@ -92,6 +92,10 @@ class Past:
                 own.caches[layer] = self._empty(old.shape[1], self.slots, wanted)
                 own.caches[layer][..., : own.length, :] = old[..., : own.length, :]
 
+    def grow(self, positions: int) -> None:
+        """So many positions have been written in every layer."""
+        self.own.length += positions
+
     def rewind(self, position: int) -> None:
         """Forget that position and all later ones."""
         for stretch in (*self.shared, self.own):
@@ -109,6 +113,12 @@ class Past:
         first, positions = self.own.length, keys_values.shape[-2]
         self.own.caches[layer][..., first : first + positions, :] = keys_values
 
+    def stretches(self, layer: int) -> list[tuple[int, Tensor, Tensor | None]]:
+        """What one query a row attends to: groups, keys and values, and a bias of the scores."""
+        own = self.own.caches[layer][..., : self.own.length + 1, :]
+        shared = [(s.groups, s.caches[layer][..., : s.length, :], None) for s in self.shared]
+        return [*shared, (self.slots, own, None)]
+
     def attend(self, layer: int, queries: Tensor) -> Tensor:
         """One query a row, [halves, prompts, heads, slots, head dim] -> the same shape.
 
@@ -117,23 +127,22 @@ class Past:
         """
         batch, shape = queries.shape[:3].numel(), queries.shape
         queries = queries.contiguous().view(batch, self.slots, self.head_dim)
-        stretches = [(s.groups, s.caches[layer][..., : s.length, :]) for s in self.shared]
-        stretches.append((self.slots, self.own.caches[layer][..., : self.own.length + 1, :]))
+        stretches = self.stretches(layer)
         nothing = queries.new_empty(1, 1, 1)  # beta 0: it is not read
         scores = [
             torch.baddbmm(
-                nothing,
+                nothing if bias is None else bias,
                 queries.view(batch * groups, -1, self.head_dim),
                 keys.flatten(0, 3).transpose(1, 2),
-                beta=0,
+                beta=0 if bias is None else 1,
                 alpha=self.head_dim**-0.5,
             ).view(batch, self.slots, -1)
-            for groups, (keys, _) in stretches
+            for groups, (keys, _), bias in stretches
         ]
         weights = torch.softmax(torch.cat(scores, -1) if self.shared else scores[0], -1)
         result = None
         of_stretches = weights.split([s.shape[-1] for s in scores], -1)
-        for (groups, (_, values)), of_stretch in zip(stretches, of_stretches, strict=True):
+        for (groups, (_, values), _), of_stretch in zip(stretches, of_stretches, strict=True):
             of_groups = of_stretch.unflatten(1, (groups, -1)).flatten(0, 1)
             values = values.flatten(0, 3)
             if result is None:
@@ -143,6 +152,18 @@ class Past:
                 result = result.baddbmm_(of_groups, values)
         assert result is not None
         return result.view(shape)
+
+    def keep(self, layer: int, made: Sequence[tuple[Stretch, Tensor]]) -> None:  # noqa: ARG002
+        """Take over one layer's new caches of the stretches that are to be shared."""
+        for stretch, cache in made:
+            stretch.caches.append(cache)
+
+    def arrange(self, order: Sequence[int], shared: Sequence[Stretch], end: int) -> None:
+        """From here on rows lie in this order, and share these stretches up to `end`."""
+        self.order = torch.tensor(order, device=self.device)
+        self.places = self.order.argsort()
+        self.shared = list(shared)
+        self.own.first, self.own.length = end, 0
 
     def _empty(self, halves: int, groups: int, positions: int) -> Tensor:
         shape = (2, halves, self.prompts, self.heads, groups, positions, self.head_dim)
@@ -170,8 +191,9 @@ def branch(pasts: Sequence[Past], rows: Sequence[int], ancestors: Sequence[Ances
     firsts = itertools.accumulate((past.rows for past in pasts), initial=0)
     layouts = [_layout(past, at, rows, ancestors) for past, at in zip(pasts, firsts, strict=False)]
     for layer in range(len(pasts[0].own.caches)):
-        made = []
+        made: list[list[tuple[Stretch, Tensor]]] = []
         for past, (_, stretches) in zip(pasts, layouts, strict=True):
+            made.append([])
             for stretch, sources in stretches:
                 halves = past.own.caches[layer].shape[1]
                 cache = past._empty(halves, stretch.groups, stretch.length)
@@ -179,17 +201,14 @@ def branch(pasts: Sequence[Past], rows: Sequence[int], ancestors: Sequence[Ances
                     prompt, group = divmod(number, stretch.groups)
                     owner, place = where[source]
                     owner._copy(layer, place, stretch.first, cache[:, :, prompt, :, group])
-                made.append((stretch, cache))
+                made[-1].append((stretch, cache))
         for past in pasts:  # of one layer at a time both the old and the new are held
             for stretch in past.shared:
                 stretch.caches[layer] = stretch.caches[layer].new_empty(0)
-        for stretch, cache in made:
-            stretch.caches.append(cache)
+        for past, of_past in zip(pasts, made, strict=True):
+            past.keep(layer, of_past)
     for past, (order, stretches) in zip(pasts, layouts, strict=True):
-        past.order = torch.tensor(order, device=past.device)
-        past.places = past.order.argsort()
-        past.shared = [stretch for stretch, _ in stretches]
-        past.own.first, past.own.length = ancestors[-1].end, 0
+        past.arrange(order, [stretch for stretch, _ in stretches], ancestors[-1].end)
 
 
 def _layout(

@@ -37,6 +37,10 @@ class Sampling:
     top_k: int = 250
     guidance: float = 3.0
 
+    @property
+    def guided(self) -> bool:
+        return self.guidance != 1
+
     def __post_init__(self) -> None:
         if not self.temperature > 0:
             raise ValueError(f"temperature must be above 0, not {self.temperature}")

@@ -119,7 +119,7 @@ class Transformer:
         texts: Sequence[Text | AbsorbedText],
         guided: bool,
     ) -> Tensor:
-        """Run the next positions, which become the past's.
+        """Run the next positions, whose keys and values are written into the past.
 
         tokens: int64 [rows, times, codebooks]; positions: their embeddings, [times, dim].
         Returns [halves, rows, times, dim]: with the text, and, if guided, without it.
@@ -136,7 +136,6 @@ class Transformer:
             if layer.without_text is not None:
                 unconditional += layer.without_text
             x += layer.feed_forward(x)
-        past.own.length += times
         hidden = self.out_norm(x).view(-1, rows, times, self.dim)
         return hidden.index_select(1, past.places)
 

@@ -1,0 +1,126 @@
+"""Rows that go through the transformer together: what is kept of them, and their next step."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from src.decoding.layers import AbsorbedText, Text
+from src.decoding.past import Past
+from src.decoding.sampling import Sampling, sample
+from src.decoding.transformer import Transformer
+
+
+@dataclass(eq=False)
+class Part:
+    """Equally many rows of each of some prompts.
+
+    transformer: arranged for this many rows
+    texts: by layer
+    past: keys and values of the positions that were fed
+    positions: float32 [steps, dim], the positions' embeddings
+    open: bool [steps, codebooks], where tokens are to be predicted, not special or given
+    sequence: int64 [rows, steps, codebooks]
+    log_probs: float32 [halves, rows, steps, codebooks], of the tokens of the sequence: with the
+    text, and, if guided, without it
+    noise: float64 [rows, steps, codebooks]; a slot's own, whatever row is copied there
+    """
+
+    transformer: Transformer
+    sampling: Sampling
+    texts: Sequence[Text | AbsorbedText]
+    past: Past
+    positions: Tensor
+    open: Tensor
+    sequence: Tensor
+    log_probs: Tensor
+    noise: Tensor
+
+    def __post_init__(self) -> None:
+        # The sequence step that the transformer takes next: int64 [1], read on the device alone.
+        self.at = torch.zeros(1, dtype=torch.int64, device=self.sequence.device)
+
+    @property
+    def rows(self) -> int:
+        return len(self.sequence)
+
+    def advance(self, start: int, end: int, greedy: bool) -> None:
+        """Feed the sequence steps from `start` up to `end`."""
+        self.past.reserve(end)
+        self.at.fill_(start)
+        for _ in range(start, end):
+            self.step(greedy)
+            self.past.grow(1)
+
+    def step(self, greedy: bool) -> None:
+        """Feed one sequence step and sample the next.
+
+        A GPU need not be waited for, and the same operations do the next step: the position is read
+        from `at` (and by the past).
+        """
+        at, guided = self.at, self.sampling.guided
+        hidden = self.transformer.hidden(
+            self.sequence.index_select(1, at),
+            self.positions.index_select(0, at),
+            self.past,
+            self.texts,
+            guided,
+        )
+        log_probs, logits = self.predict(hidden[:, :, 0])
+        at += 1  # the step that is written
+        if greedy:
+            tokens = logits.argmax(-1)
+        else:
+            tokens = sample(logits, self.noise.index_select(1, at)[:, 0], self.sampling)
+        held = self.sequence.index_select(1, at)[:, 0]
+        tokens = torch.where(self.open.index_select(0, at), tokens, held)
+        self.sequence.index_copy_(1, at, tokens[:, None])
+        taken = _taken(log_probs, tokens.expand_as(log_probs[..., 0]))
+        self.log_probs.index_copy_(2, at, taken[:, :, None])
+
+    def predict(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """hidden [halves, rows, dim] -> log-probabilities and logits to sample from.
+
+        float32 [halves, rows, codebooks, cardinality] and [rows, codebooks, cardinality]. The
+        log-probabilities are those before guidance, at temperature 1: with the text, and, if
+        guided, without it.
+        """
+        logits = self.transformer.logits(hidden.flatten(0, 1)).unflatten(0, hidden.shape[:2])
+        if not self.sampling.guided:
+            return logits.log_softmax(-1), logits[0]
+        conditional, unconditional = logits
+        guided = torch.lerp(unconditional, conditional, self.sampling.guidance)
+        return logits.log_softmax(-1), guided
+
+    def give(self, tokens: Tensor, delays: Sequence[int]) -> None:
+        """Start from these frames, int64 [rows, codebooks, frames given]: one pass for all."""
+        given = tokens.shape[-1]
+        for codebook, delay in enumerate(delays):
+            self.sequence[:, 1 + delay : 1 + delay + given, codebook] = tokens[:, codebook]
+        self.past.reserve(given)
+        hidden = self.transformer.hidden(
+            self.sequence[:, :given],
+            self.positions[:given],
+            self.past,
+            self.texts,
+            self.sampling.guided,
+        )
+        self.past.grow(given)
+        steps = slice(1, 1 + given)
+        for half, row in itertools.product(*map(range, hidden.shape[:2])):
+            log_probs = self.transformer.logits(hidden[half, row]).log_softmax(-1)
+            self.log_probs[half, row, steps] = _taken(log_probs, self.sequence[row, steps])
+
+    def finish(self) -> None:
+        """Let go of the past, where no position comes any more."""
+        self.past.free()
+
+
+def _taken(log_probs: Tensor, tokens: Tensor) -> Tensor:
+    """The tokens' own, [..., cardinality] and [...] -> [...]; arbitrary for special tokens."""
+    index = tokens.clamp(max=log_probs.shape[-1] - 1)[..., None]
+    return log_probs.gather(-1, index).squeeze(-1)

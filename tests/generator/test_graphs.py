@@ -1,0 +1,204 @@
+"""Steps that are captured once and replayed, against steps that are run.
+
+There is no CUDA graph without a GPU. Here a step is traced to the list of its operators, which is
+then replayed blindly: what depends on Python, or is read by the host, is frozen or fails.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from src.decoding import graphs, past
+from src.decoding.decoder import Decoder, Decoding, Sampling
+from src.decoding.past import empty
+from tests.generator.random_models import condition, random_lm
+
+PROMPTS = ("a slow harp of old", "fast loud drums with a guitar")
+FRAMES = 48
+# Each prompt's eight rows: children of one, families of four, families of two.
+PRUNES = (
+    [2, 2, 2, 2, 2, 2, 2, 2, 8, 8, 8, 8, 8, 8, 8, 8],
+    [4, 4, 4, 4, 1, 1, 1, 1, 15, 15, 15, 15, 9, 9, 9, 9],
+    [0, 0, 3, 3, 5, 5, 7, 7, 8, 8, 9, 9, 10, 10, 8, 8],
+)
+
+
+class Captured(list[tuple[int, ...]]):
+    """The padded lengths of every step that was captured."""
+
+    def __call__(self, step: partial[None], at: Tensor, pool: object) -> Callable[[], None]:
+        self.append(step.func.__self__.past.padded)
+        traced = make_fx(lambda _: step())(at)
+        at.sub_(1)
+        return lambda: traced(at)
+
+
+@pytest.fixture
+def captured(monkeypatch: pytest.MonkeyPatch) -> Captured:
+    """Traces in place of CUDA graphs, with small buckets, so that many lengths occur."""
+    found = Captured()
+    monkeypatch.setattr(graphs, "capture", found)
+    # Fresh memory may hold anything: what is not there yet must weigh nothing, NaN or not.
+    monkeypatch.setattr(past, "empty", lambda shape, *of: empty(shape, *of).fill_(torch.nan))
+    for bucket in ("BUCKET", "SHARED_BUCKET", "TEXT_BUCKET"):
+        monkeypatch.setattr(graphs, bucket, 16)
+    return found
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return random_lm()
+
+
+def decoder(lm, graphed: bool, max_rows: int = 64, **sampling) -> Decoder:
+    made = Decoder(lm, Sampling(**{"top_k": 20} | sampling), max_rows=max_rows, graphs=graphed)
+    made.transformer.packable = False
+    return made
+
+
+def begin(on: Decoder, lm, candidates: int = 8, frames: int = FRAMES, seed: int = 5) -> Decoding:
+    texts = [condition(lm, prompt) for prompt in PROMPTS]
+    return on.begin(texts, candidates, frames, PROMPTS, seed)
+
+
+def tree_search(decoding: Decoding, greedy: bool = False) -> list[Tensor]:
+    """Steps, rollouts and prunes; all that can be seen on the way."""
+    seen = []
+    for rows in PRUNES:
+        decoding.advance(12, greedy=greedy)
+        mark = decoding.mark()
+        decoding.advance(5, greedy=True)
+        seen += [decoding.tokens(), decoding.mean_log_prob()]
+        decoding.rewind(mark)
+        decoding.select(rows)
+    decoding.advance(12, greedy=greedy)
+    seen += [decoding.tokens(), decoding.mean_log_prob()]
+    return [*seen, decoding.mean_log_prob(conditional=False)] if decoding.guided else seen
+
+
+def assert_equal(found: list[Tensor], expected: list[Tensor]) -> None:
+    for one, other in zip(found, expected, strict=True):
+        if one.is_floating_point():
+            torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+        else:
+            assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("max_rows", "greedy", "sampling"),
+    [
+        (64, False, {}),
+        (64, True, {}),
+        (64, False, {"guidance": 1.0, "top_k": 0}),
+        (8, False, {"temperature": 0.7}),
+        (5, False, {}),
+    ],
+)
+def test_replayed_steps_are_the_steps_that_are_run(lm, captured, max_rows, greedy, sampling):
+    expected = tree_search(begin(decoder(lm, False, max_rows, **sampling), lm), greedy)
+    assert not captured
+    found = tree_search(begin(decoder(lm, True, max_rows, **sampling), lm), greedy)
+    assert_equal(found, expected)
+    # Steps without what is shared, with one stretch of it, and with two, were replayed.
+    assert {len(padded) for padded in captured} == {1, 3, 5}
+
+
+def test_given_tokens_are_gone_on_from(lm, captured):
+    given = torch.randint(0, lm.card, (16, 4, 9), generator=torch.manual_seed(3))
+    results = []
+    for graphed in (False, True):
+        texts = [condition(lm, prompt) for prompt in PROMPTS]
+        decoding = decoder(lm, graphed).begin(texts, 8, 30, PROMPTS, 1, given)
+        decoding.advance(10)
+        decoding.select(PRUNES[0])
+        decoding.advance(11)
+        results.append([decoding.tokens(), decoding.mean_log_prob()])
+    assert_equal(*results)
+    assert captured
+
+
+def test_later_groups_are_replayed_in_the_memory_of_the_first(lm, captured):
+    """Whatever their texts, noise and families; shorter clips too."""
+    graphed = decoder(lm, True)
+    tree_search(begin(graphed, lm))
+    tree_search(begin(graphed, lm))  # once more what was captured before the memory had its size
+    begin(graphed, lm).advance(20)
+    once = len(captured)
+    for seed in (6, 7):
+        found = tree_search(begin(graphed, lm, seed=seed))
+        assert_equal(found, tree_search(begin(decoder(lm, False), lm, seed=seed)))
+    short = [begin(on, lm, frames=20) for on in (graphed, decoder(lm, False))]
+    for decoding in short:
+        decoding.advance(20)
+    assert torch.equal(short[0].tokens(), short[1].tokens())
+    assert len(captured) == once
+
+
+def test_two_decodings_at_once_do_not_meet(lm, captured):
+    graphed = decoder(lm, True)
+    expected = [tree_search(begin(decoder(lm, False), lm, seed=seed)) for seed in (1, 2)]
+    first, second = begin(graphed, lm, seed=1), begin(graphed, lm, seed=2)
+    first.mark()
+    first.advance(6)
+    assert_equal(tree_search(second), expected[1])
+    first.rewind(first.mark()._replace(position=0, finished=0))
+    assert_equal(tree_search(first), expected[0])
+
+
+def test_parts_that_end_one_after_the_other_share_one_lane(lm, captured):
+    graphed = decoder(lm, True, max_rows=4)
+    pool = begin(graphed, lm)
+    pool.advance(FRAMES)
+    assert graphed.lanes is not None
+    assert len(graphed.lanes._free) == 1
+    assert len(captured) == len(set(captured)) == 4  # 48 + 3 positions in sixteens
+    plain = begin(decoder(lm, False), lm)
+    plain.advance(FRAMES)
+    assert torch.equal(pool.tokens(), plain.tokens())
+
+
+def test_a_decoding_that_is_dropped_leaves_its_lanes(lm, captured):
+    graphed = decoder(lm, True, max_rows=8)
+    assert graphed.lanes is not None
+    gc.disable()  # memory of a GPU must not wait for the collector
+    try:
+        decoding = begin(graphed, lm)
+        decoding.advance(5)
+        assert not graphed.lanes._free
+        del decoding
+        assert len(graphed.lanes._free) == 2
+    finally:
+        gc.enable()
+
+
+def test_lanes_of_other_shapes_make_room_when_memory_is_short(lm, captured, monkeypatch):
+    graphed = decoder(lm, True)
+    assert graphed.lanes is not None
+    begin(graphed, lm, candidates=4).advance(FRAMES)
+    assert len(graphed.lanes._free) == 1
+    reserve, short = graphs.StaticPast.reserve, [True]
+
+    def full_once(of: graphs.StaticPast, end: int) -> None:
+        if short.pop() if short else False:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        reserve(of, end)
+
+    monkeypatch.setattr(graphs.StaticPast, "reserve", full_once)
+    decoding = begin(graphed, lm)
+    decoding.advance(FRAMES)
+    plain = begin(decoder(lm, False), lm)
+    plain.advance(FRAMES)
+    assert torch.equal(decoding.tokens(), plain.tokens())
+    assert [lane.past.slots for lane in graphed.lanes._free] == [8]
+
+
+def test_graphs_are_for_gpus_unless_asked_for(lm):
+    assert Decoder(lm).lanes is None
+    assert Decoder(lm, graphs=True).lanes is not None
