@@ -28,8 +28,8 @@ from torch import Tensor
 
 from src.data import hub
 from src.data.audio import Clip
-from src.decoding.decoder import Decoder, Decoding, Sampling
-from src.decoding.device import OutOfMemory, memory_for, usable_device
+from src.decoding.decoder import MAX_ROWS, Decoder, Decoding, Sampling
+from src.decoding.device import OutOfMemory, free_memory, memory_for, usable_device
 from src.protocol import Checkpoint
 from src.weights.files import CODEC_FILE, LM_FILE, sha256
 
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RENDERED_AT_ONCE = 160.0  # seconds of audio a codec batch: more saves nothing, and takes memory
+RENDERED_BYTES = 30e6  # that EnCodec takes for a second of audio
 TEXTS_KEPT = 1024
 SMALLER = "take a smaller --model, or half precision (--dtype)"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -87,13 +88,50 @@ class Generator(Renderer):
         checkpoint: Checkpoint,
         dtype: torch.dtype = torch.float32,
         sampling: Sampling | None = None,
-        max_rows: int = 64,
+        max_rows: int = MAX_ROWS,
+        graphs: bool = True,
     ) -> None:
         super().__init__(codec, checkpoint)
         self.lm = lm.eval()
-        self.decoder = Decoder(lm, sampling, dtype, max_rows)
+        self.decoder = Decoder(lm, sampling, dtype, max_rows, None if graphs else False)
+        if dtype != next(lm.transformer.parameters()).dtype:
+            lm.transformer.to("meta")  # the decoder has its own, converted
+        self._may_halve = False
         self.dtype = str(dtype).removeprefix("torch.")
         self.condition = lru_cache(maxsize=TEXTS_KEPT)(self._condition)
+
+    @property
+    def max_rows(self) -> int:
+        """Candidates decoded side by side."""
+        return self.decoder.max_rows
+
+    def fit_rows(self, frames: int) -> None:
+        """Decode as many candidates of so many frames side by side as the GPU's memory is for.
+
+        A CPU gains nothing from more than MAX_ROWS.
+        """
+        self._may_halve = True
+        if self.device != "cuda":
+            return
+        free = free_memory()
+        rendering = min(RENDERED_AT_ONCE * RENDERED_BYTES, free / 4)
+        size = self.decoder.row_bytes(frames)
+        self.decoder.max_rows = max(1, int((0.9 * free - rendering) // size))
+        log.info(
+            "--max_rows %d: %.1f GB are free, a candidate may take %.2f GB",
+            *(self.max_rows, free / 1e9, size / 1e9),
+        )
+
+    def halve_rows(self) -> bool:
+        """When memory was not enough: whether it is to be tried once more, with half the rows.
+
+        Once, and where their number was chosen here.
+        """
+        if not self._may_halve or self.max_rows < 2:
+            return False
+        self._may_halve = False
+        self.decoder.max_rows //= 2
+        return True
 
     def begin(
         self,
@@ -140,13 +178,15 @@ def load_generator(
     device: str = "auto",
     dtype: str | None = None,
     sampling: Sampling | None = None,
-    max_rows: int = 64,
+    max_rows: int = MAX_ROWS,
+    graphs: bool = True,
 ) -> Generator:
     """Load `model`: "builtin", a hub name such as facebook/musicgen-small, or a folder.
 
     device: "auto" is the GPU where there is one. dtype: float32 on a CPU and float16 on a GPU
-    unless given. Raises GeneratorError, UnsupportedModel for checkpoints that cannot be decoded
-    here, OutOfMemory, ValueError for a device that is not here or a dtype that it has not.
+    unless given. graphs: whether a GPU's decoding steps are captured once and replayed. Raises
+    GeneratorError, UnsupportedModel for checkpoints that cannot be decoded here, OutOfMemory,
+    ValueError for a device that is not here or a dtype that it has not.
     """
     device = usable_device(device)
     chosen = DTYPES[dtype or ("float16" if device == "cuda" else "float32")]
@@ -161,7 +201,7 @@ def load_generator(
             musicgen = MusicGen.get_pretrained(model, device=device)
             lm, codec = musicgen.lm, musicgen.compression_model
     with memory_for(f"loading {model}", SMALLER):
-        return Generator(lm, codec, checkpoint_of(model), chosen, sampling, max_rows)
+        return Generator(lm, codec, checkpoint_of(model), chosen, sampling, max_rows, graphs)
 
 
 def load_renderer(model: str, device: str = "auto") -> Renderer:

@@ -38,6 +38,7 @@ from src.decoding.transformer import Transformer, UnsupportedModel, delays_of
 if TYPE_CHECKING:
     from audiocraft.models import LMModel
 
+MAX_ROWS = 64  # unless another number is asked for
 LESS = "lower --max_rows, --candidates or --duration"
 
 __all__ = ["Decoder", "Decoding", "Mark", "Sampling", "UnsupportedModel"]
@@ -55,7 +56,7 @@ class Decoder:
         lm: LMModel,
         sampling: Sampling | None = None,
         dtype: torch.dtype = torch.float32,
-        max_rows: int = 64,
+        max_rows: int = MAX_ROWS,
         graphs: bool | None = None,
     ) -> None:
         self.transformer = Transformer(lm, dtype)
@@ -70,6 +71,18 @@ class Decoder:
             raise ValueError("float16 needs a GPU; on a CPU take float32 or bfloat16")
         if max_rows < 1:
             raise ValueError(f"max_rows must be 1 or more, not {max_rows}")
+
+    def row_bytes(self, frames: int) -> int:
+        """Memory that decoding takes for each row of a clip of so many frames.
+
+        Keys and values of all positions: no method keeps more of a row (those of tree searches
+        share much of it). And what a step computes of the vocabulary, some ten times over.
+        """
+        transformer = self.transformer
+        positions = frames + max(self.delays) + 1
+        guided = self.sampling.guided
+        vocabulary = transformer.codebooks * transformer.cardinality * (2 if guided else 1)
+        return positions * transformer.position_bytes(guided) + 10 * 4 * vocabulary
 
     @torch.inference_mode()
     def begin(

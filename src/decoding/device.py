@@ -51,6 +51,12 @@ def usable_device(name: str) -> str:
     return device.type
 
 
+def free_memory() -> int:
+    """Bytes of the current GPU that can still be had."""
+    free, _ = torch.cuda.mem_get_info()
+    return int(free) + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says, in whatever words, that memory is not enough."""
     if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):

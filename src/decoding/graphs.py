@@ -73,7 +73,7 @@ class StaticPast(Past):
         super().__init__(*shape, like.dtype, like.device)
         self.at, self.places = at, self.order.clone()
         self.bounds = torch.zeros(3, dtype=torch.int64, device=like.device)
-        self._moves = [0, 0]  # how often memory was taken anew: for the own, for the shared
+        self.moves = (0, 0)  # how often memory was taken anew: for the own, for the shared
         self._memory = [self.own.caches[0].new_empty(0) for _ in halves]  # of shared stretches
         self._offset, self._biases = at, [at]  # of the step that is fed
 
@@ -96,14 +96,13 @@ class StaticPast(Past):
 
     @property
     def place(self) -> tuple[int, ...]:
-        """Where in memory the next step reads: another number for other memory."""
-        own, shared = self._moves
-        return (own, shared) if self.shared else (own,)
+        """Where in memory the next step reads, the own and, if there are any, the shared ones."""
+        return self.moves if self.shared else self.moves[:1]
 
     def reserve(self, end: int) -> None:
         wanted = end - self.own.first
         if wanted > min(cache.shape[-2] for cache in self.own.caches):
-            self._moves[0] += 1
+            self.moves = (self.moves[0] + 1, self.moves[1])
             super().reserve(self.own.first + _ceil(wanted, BUCKET))
             for cache in self.own.caches:  # read before it is written: weight 0 times NaN is NaN
                 cache[..., self.own.length :, :] = 0
@@ -143,7 +142,7 @@ class StaticPast(Past):
         sizes = [torch.Size(shape).numel() for shape in padded]
         if sum(sizes) > self._memory[layer].numel():
             self._memory[layer] = made[0][1].new_zeros(sum(sizes))
-            self._moves[1] += 1
+            self.moves = (self.moves[0], self.moves[1] + 1)
         places = self._memory[layer][: sum(sizes)].split(sizes)
         for (stretch, cache), place, shape in zip(made, places, padded, strict=True):
             kept = place.view(shape)
@@ -223,7 +222,8 @@ class Lane(Part):
         place = self.past.place
         key = place, self.past.padded, greedy
         if key not in self._graphs:
-            for old in [old for old in self._graphs if old[0] != place[: len(old[0])]]:
+            moves = self.past.moves
+            for old in [old for old in self._graphs if old[0] != moves[: len(old[0])]]:
                 del self._graphs[old]  # it would read memory that is gone
             step = functools.partial(self.step, greedy)
             self._graphs[key] = capture(step, self.at, self._pool)

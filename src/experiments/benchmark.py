@@ -50,7 +50,7 @@ def open_run(settings: BenchmarkSettings, prompts: Sequence[Prompt], parts: Part
             "measures": [m.as_record() for m in measures(parts.verifier, parts.judges)],
             "unread": unread_captions(prompts, parts.verifier, parts.judges, parts.client),
         },
-        {"max_rows": settings.max_rows},
+        {"max_rows": parts.generator.max_rows},
     )
 
 
@@ -63,4 +63,4 @@ def search_methods(
         (search_key(name), plan, settings.seed)
         for name, plan in zip(settings.method, settings.plans(rate), strict=True)
     ]
-    search_what_is_left(run, searches, prompts, parts, settings.max_rows, settings.save_audio)
+    search_what_is_left(run, searches, prompts, parts, settings.save_audio)

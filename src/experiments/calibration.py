@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -80,7 +81,7 @@ def main(args: Sequence[str] | None = None) -> int:
 def calibrate(settings: CalibrationSettings, prompts: Sequence[Prompt]) -> tuple[Calibration, Path]:
     """Make and score the pools; the generator's constants, and the file that they belong in."""
     from src.data.progress import bar
-    from src.experiments.searching import groups
+    from src.experiments.searching import in_groups
     from src.runs.build import connect, load
     from src.search import search
     from src.stats.best_of_n import within_prompt_std
@@ -103,8 +104,9 @@ def calibrate(settings: CalibrationSettings, prompts: Sequence[Prompt]) -> tuple
         pools: dict[str, list[list[float]]] = {name: [] for name in ones}
         todo = {prompt.id for prompt in prompts}
         with bar("calibrate", len(prompts), 0, "prompt") as progress:
-            for group in groups(prompts, plan.candidates, settings.max_rows, todo):
-                for result in search(plan, group, generator, verifier, settings.seed):
+            work = partial(search, plan, generator=generator, verifier=verifier, seed=settings.seed)
+            for _, results in in_groups(work, prompts, plan.candidates, generator, todo):
+                for result in results:
                     progress.update()
                     if isinstance(result, Failure):
                         log.warning("%s: %s", result.prompt.id, result.reason)

@@ -23,7 +23,6 @@ import torch
 from src.budget import Plan
 from src.data.progress import bar
 from src.data.prompts import Prompt
-from src.experiments.searching import groups
 from src.experiments.settings import LatencySettings
 from src.methods import SearchCell
 from src.reports import latency as reports
@@ -126,7 +125,10 @@ def measure_all(
     for repetition, cell in visits(cells, settings.repetitions, settings.seed):
         key = search_key(cell.method, cell, repetition)
         todo = {p.id for p in prompts if not run.is_done(key, p.id)}
-        left = list(groups(prompts, 1, settings.batch, todo))
+        groups = (
+            prompts[at : at + settings.batch] for at in range(0, len(prompts), settings.batch)
+        )
+        left = [group for group in groups if any(prompt.id in todo for prompt in group)]
         advance(len(prompts) - sum(map(len, left)))
         if not left:
             continue

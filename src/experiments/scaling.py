@@ -13,6 +13,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from src.data.prompts import Prompt
 from src.experiments.pool_scoring import list_scorers, score
 from src.experiments.scaling_offline import report
 from src.experiments.scaling_settings import GENERATING, ExperimentSettings
-from src.experiments.searching import groups, search_what_is_left
+from src.experiments.searching import in_groups, search_what_is_left
 from src.generator import Generator, GeneratorError, Renderer, load_renderer
 from src.judges.registry import served
 from src.methods import SearchCell
@@ -135,11 +136,16 @@ def generate(
     done = len(prompts) - len(todo)
     log.info("%s: %d of %d prompts have their candidates", run.folder, done, len(prompts))
     with bar("generate", len(prompts), done, "prompt") as progress:
-        for group in groups(prompts, settings.candidates, settings.max_rows, todo):
-            tokens, likely, ledgers = candidates(
-                *(group, generator, settings.candidates, settings.duration),
-                *(settings.prefix_seconds, settings.seed),
-            )
+        work = partial(
+            candidates,
+            generator=generator,
+            count=settings.candidates,
+            duration=settings.duration,
+            prefixes=settings.prefix_seconds,
+            seed=settings.seed,
+        )
+        done_in = in_groups(work, prompts, settings.candidates, generator, todo)
+        for group, (tokens, likely, ledgers) in done_in:
             for index, prompt in enumerate(group):
                 if prompt.id not in todo:
                     continue
@@ -239,4 +245,4 @@ def search_cells(
         )
         for cell in cells
     ]
-    return search_what_is_left(run, searches, prompts, parts, settings.max_rows)
+    return search_what_is_left(run, searches, prompts, parts)

@@ -1,12 +1,15 @@
 """The loops that every experiment runs: plans' searches over prompts, group by group."""
 
 import logging
-from collections.abc import Collection, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 from src.budget import Plan
 from src.data.progress import bar
 from src.data.prompts import Prompt
+from src.decoding.device import OutOfMemory
+from src.generator import Generator
 from src.runs.build import Parts
 from src.runs.evaluation import finish
 from src.runs.records import Run
@@ -16,20 +19,35 @@ from src.tree import Failure
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 
-def groups(
-    prompts: Sequence[Prompt], candidates: int, max_rows: int, todo: Collection[str]
-) -> Iterator[Sequence[Prompt]]:
-    """Prompts to run side by side, as many as `max_rows` holds, where something is left to do.
 
-    todo: ids. Groups are those of an unbroken run, whatever of them is done: equal shapes give
-    equal tokens.
+def in_groups(
+    work: Callable[[Sequence[Prompt]], T],
+    prompts: Sequence[Prompt],
+    candidates: int,
+    generator: Generator,
+    todo: Collection[str],
+) -> Iterator[tuple[Sequence[Prompt], T]]:
+    """Do what is left, with as many prompts side by side as `generator.max_rows` holds.
+
+    todo: ids. Yields each group where something is left, and what `work` made of it. Groups are
+    those of an unbroken run, whatever of them is done: equal shapes give equal tokens. Raises
+    OutOfMemory, but where the generator chose the number of rows only when half are too many too.
     """
-    size = max(1, max_rows // candidates)
-    for at in range(0, len(prompts), size):
-        group = prompts[at : at + size]
+    at = 0
+    while at < len(prompts):
+        group = prompts[at : at + max(1, generator.max_rows // candidates)]
         if any(prompt.id in todo for prompt in group):
-            yield group
+            try:
+                made = work(group)
+            except OutOfMemory as error:
+                if not generator.halve_rows():
+                    raise
+                log.warning("%s. On with --max_rows %d", error, generator.max_rows)
+                continue
+            yield group, made
+        at += len(group)
 
 
 def search_what_is_left(
@@ -37,13 +55,12 @@ def search_what_is_left(
     searches: Sequence[tuple[dict[str, Any], Plan, int]],
     prompts: Sequence[Prompt],
     parts: Parts,
-    max_rows: int,
     save_audio: SaveAudio = "none",
 ) -> int:
     """Every search on every prompt that is not done, judged and recorded. Returns how many failed.
 
     searches: of each its records' key (src/runs/records.py), its plan and its seed.
-    Raises BudgetError, and VerifierError when the verifier is lost.
+    Raises BudgetError, OutOfMemory, and VerifierError when the verifier is lost.
     """
     todo = [{p.id for p in prompts if not run.is_done(key, p.id)} for key, *_ in searches]
     total = len(searches) * len(prompts)
@@ -53,9 +70,16 @@ def search_what_is_left(
     with bar(parts.verifier.name, total, done, "search") as progress:
         for (key, plan, seed), left in zip(searches, todo, strict=True):
             progress.set_description(plan.method.name)
-            for group in groups(prompts, plan.candidates, max_rows, left):
-                ask = (plan, group, parts.generator, parts.verifier, seed)
-                for result in search(*ask, keep_leaves=save_audio == "all"):
+            work = partial(
+                search,
+                plan,
+                generator=parts.generator,
+                verifier=parts.verifier,
+                seed=seed,
+                keep_leaves=save_audio == "all",
+            )
+            for _, results in in_groups(work, prompts, plan.candidates, parts.generator, left):
+                for result in results:
                     if result.prompt.id not in left:
                         continue
                     if isinstance(result, Failure):

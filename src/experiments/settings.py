@@ -110,6 +110,8 @@ class LatencySettings(Settings):
     #: Prompts searched side by side. 1 measures latency; more, throughput: a prompt's seconds are
     #: then its share of its group's.
     batch: int = 1
+    #: Candidates decoded side by side. A number, since seconds depend on it.
+    max_rows: int = 64
     #: Prompts to run, of those that the next five flags leave.
     num_samples: Annotated[int, tyro.conf.arg(aliases=["--samples"])] = 5
 
@@ -139,4 +141,5 @@ class LatencySettings(Settings):
             server = "none"
         # What a run of benchmark.py has as well: the first versions took it from there.
         shared = {"candidates": 16, "judges": [], "save_audio": "winners"}
-        return shared | super().decisive() | {"max_rows": self.max_rows, "server": server}
+        found = shared | super().decisive() | {"max_rows": self.max_rows, "server": server}
+        return found if self.graphs else found | {"graphs": False}

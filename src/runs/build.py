@@ -8,6 +8,7 @@ from typing import Any
 
 from src.client import ServerClient
 from src.data.prompts import Prompt, digest_of
+from src.decoding.decoder import MAX_ROWS
 from src.decoding.sampling import Sampling
 from src.decoding.transformer import UnsupportedModel
 from src.generator import Generator, load_generator
@@ -57,14 +58,17 @@ def load(settings: Settings) -> Generator:
     """The generator. Raises GeneratorError, UnsupportedModel and UsageError."""
     log.info("loading %s", settings.model)
     sampling = Sampling(settings.temperature, settings.top_k, settings.guidance)
+    rows = MAX_ROWS if settings.max_rows == "auto" else settings.max_rows
+    asked = (str(settings.model), settings.device, settings.dtype, sampling, rows, settings.graphs)
     try:
-        return load_generator(
-            str(settings.model), settings.device, settings.dtype, sampling, settings.max_rows
-        )
+        generator = load_generator(*asked)
     except UnsupportedModel:
         raise
     except ValueError as error:  # a device or a dtype that this machine has not
         raise UsageError(str(error)) from error
+    if settings.max_rows == "auto":
+        generator.fit_rows(round(settings.duration * generator.frame_rate))
+    return generator
 
 
 def connect(settings: Settings, names: Iterable[str], stack: ExitStack) -> ServerClient | None:

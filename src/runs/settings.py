@@ -27,6 +27,7 @@ from src.scoring import PMI
 
 Profile = Literal["paper", "builtin"]
 Dtype = Literal["float32", "bfloat16", "float16"]
+MaxRows = int | Literal["auto"]
 SaveAudio = Literal["winners", "all", "none"]
 if TYPE_CHECKING:
     MethodName = str
@@ -41,6 +42,7 @@ PROFILE_JUDGES: dict[Profile, tuple[str, ...]] = {
     "builtin": ("msd_kld", "mtt_vgg", "msd_vgg_kld"),
 }
 NONE = "none"
+AUTO = "auto"
 MUSICGEN_FRAME_RATE = 50.0  # of every MusicGen and of the built-in model; checked again once loaded
 
 ByProfile = Annotated[
@@ -49,7 +51,7 @@ ByProfile = Annotated[
 Names = Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="[NAME ...]")]
 
 # `ids` names a file: what it holds decides which prompts there are, and they decide.
-INDECISIVE = frozenset({"server", "data_dir", "output", "log_level", "max_rows", "ids"})
+INDECISIVE = frozenset({"server", "data_dir", "output", "log_level", "max_rows", "graphs", "ids"})
 # Runs of the first versions have these in their identity, whichever methods they ran.
 ALWAYS_DECISIVE = (BEAM_WIDTH, LOOKAHEAD_K)
 
@@ -120,8 +122,11 @@ class Settings:
             metavar="{float32,bfloat16,float16}", help_behavior_hint="(default: by device)"
         ),
     ] = None
-    #: Candidates decoded side by side, over all prompts of a group. Lower it when memory runs out.
-    max_rows: int = 64
+    #: Candidates decoded side by side, over all prompts of a group: a number, or auto (64 on a CPU;
+    #: on a GPU what fits into its free memory, and half of that should it not be enough).
+    max_rows: MaxRows = "auto"
+    #: On a GPU, launch decoding steps as CUDA graphs, captured once; --no_graphs to compare.
+    graphs: bool = True
     #: How much is said on stderr.
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -161,6 +166,8 @@ class Settings:
         """Raise UsageError where one of these flags has a value that is too small."""
         for name, bound in least.items():
             value = getattr(self, name)
+            if value == AUTO:
+                continue
             if not min(value if isinstance(value, tuple) else (value,)) >= bound:
                 given = " ".join(map(str, value)) if isinstance(value, tuple) else value
                 raise UsageError(f"--{name} must be {bound:g} or more, not {given}")

@@ -94,6 +94,7 @@ class FakeGenerator:
     checkpoint = Checkpoint(name="fake", sha256="0" * 64)
     frame_rate = float(RATE)
     device, dtype = "cpu", "float32"
+    max_rows = 64
 
     def __init__(self) -> None:
         self.rendered = 0
@@ -115,6 +116,15 @@ class FakeGenerator:
 
     def synchronize(self) -> None:
         pass
+
+    def halve_rows(self) -> bool:
+        return False
+
+
+class Narrow(FakeGenerator):
+    """Two prompts of four candidates side by side."""
+
+    max_rows = 8
 
 
 class FakeVerifier:

@@ -3,10 +3,13 @@
 import pytest
 import torch
 
-from src.decoding.decoder import Decoder
+from src.data.prompts import Prompt
+from src.decoding.decoder import MAX_ROWS, Decoder
 from src.decoding.device import OutOfMemory, memory_for, usable_device
 from src.decoding.transformer import Transformer
-from src.generator import GeneratorError, load_generator, load_renderer
+from src.experiments.searching import in_groups
+from src.generator import Generator, GeneratorError, load_generator, load_renderer
+from tests.generator.fake_search import FakeGenerator
 from tests.generator.random_models import condition, random_lm
 
 SAID = [
@@ -116,3 +119,77 @@ def test_long_clips_are_rendered_fewer_at_once(monkeypatch: pytest.MonkeyPatch) 
         sizes.clear()
         clips = generator.render(torch.zeros(7, 4, 50 * seconds, dtype=torch.int64))
         assert (len(clips), sizes) == (7, expected)
+
+
+def test_half_precision_is_not_held_beside_the_weights_it_was_made_from() -> None:
+    generator = load_generator("builtin", "cpu", "bfloat16")
+    assert {weight.device.type for weight in generator.lm.transformer.parameters()} == {"meta"}
+    decoding = generator.begin(["a slow harp"], ["k"], 2, 5, seed=1)
+    decoding.advance(5)
+    assert torch.isfinite(decoding.mean_log_prob()).all()
+
+
+@pytest.fixture
+def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Generator:
+    """The built-in model as if on a GPU with 12 GB left."""
+    generator = load_generator("builtin", "cpu")
+    monkeypatch.setattr(generator, "device", "cuda")
+    monkeypatch.setattr("src.generator.free_memory", lambda: 12_000_000_000)
+    return generator
+
+
+def test_rows_are_as_many_as_the_gpus_free_memory_is_for(on_a_gpu) -> None:
+    size = on_a_gpu.decoder.row_bytes(500)
+    # keys and values of 504 positions of 5 guided layers and one that both halves share
+    assert size == 504 * (2 * 5 + 1) * 2 * 320 * 4 + 10 * 4 * 2 * 4 * 1024
+    on_a_gpu.fit_rows(500)
+    assert on_a_gpu.max_rows == (0.9 * 12e9 - 3e9) // size
+    assert on_a_gpu.halve_rows()
+    assert not on_a_gpu.halve_rows()
+    assert on_a_gpu.max_rows == (0.9 * 12e9 - 3e9) // size // 2
+
+
+def test_a_number_of_rows_that_was_asked_for_is_not_halved() -> None:
+    generator = load_generator("builtin", "cpu")
+    assert not generator.halve_rows()
+    generator.fit_rows(500)  # a CPU gains nothing from more
+    assert generator.max_rows == MAX_ROWS
+
+
+class Small(FakeGenerator):
+    """Memory for four rows."""
+
+    def __init__(self, may_halve: bool) -> None:
+        super().__init__()
+        self.max_rows, self.may_halve = 8, may_halve
+
+    def begin(self, prompts, keys, candidates, frames, seed):
+        if len(keys) * candidates > 4:
+            raise OutOfMemory("no more")
+        return super().begin(prompts, keys, candidates, frames, seed)
+
+    def halve_rows(self) -> bool:
+        allowed, self.may_halve = self.may_halve, False
+        self.max_rows //= 2
+        return allowed
+
+
+def test_a_group_that_does_not_fit_is_done_again_in_halves_and_so_are_those_that_follow() -> None:
+    ids = ["a", "b", "c"]
+    prompts = [Prompt(id=name, text=name, key=name) for name in ids]
+
+    def work(generator: Small, candidates: int) -> list[list[str]]:
+        return [
+            [prompt.id for prompt in group]
+            for group, _ in in_groups(
+                lambda group: generator.begin([], [p.key for p in group], candidates, 9, 1),
+                *(prompts, candidates, generator, ids),
+            )
+        ]
+
+    assert work(Small(may_halve=True), 4) == [["a"], ["b"], ["c"]]
+    assert work(Small(may_halve=True), 2) == [["a", "b"], ["c"]]
+    with pytest.raises(OutOfMemory):
+        work(Small(may_halve=False), 4)
+    with pytest.raises(OutOfMemory):  # one prompt alone is too much
+        work(Small(may_halve=True), 8)

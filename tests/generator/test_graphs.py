@@ -68,10 +68,10 @@ def begin(on: Decoder, lm, candidates: int = 8, frames: int = FRAMES, seed: int 
     return on.begin(texts, candidates, frames, PROMPTS, seed)
 
 
-def tree_search(decoding: Decoding, greedy: bool = False) -> list[Tensor]:
+def tree_search(decoding: Decoding, greedy: bool = False, prunes: int = 3) -> list[Tensor]:
     """Steps, rollouts and prunes; all that can be seen on the way."""
     seen = []
-    for rows in PRUNES:
+    for rows in PRUNES[:prunes]:
         decoding.advance(12, greedy=greedy)
         mark = decoding.mark()
         decoding.advance(5, greedy=True)

@@ -26,7 +26,7 @@ from tests.generator.fake_pool import (
     verifier,
     without_clock,
 )
-from tests.generator.fake_search import FakeGenerator
+from tests.generator.fake_search import FakeGenerator, Narrow
 from tests.generator.random_models import condition, random_lm
 
 
@@ -75,14 +75,14 @@ def test_the_first_n_of_a_pool_are_the_pool_of_n(tmp_path: Path) -> None:
 
 
 def test_a_pool_broken_off_anywhere_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
-    with made_pool(tmp_path / "whole", max_rows=8) as whole:
+    with made_pool(tmp_path / "whole", Narrow()) as whole:
         expected = without_clock(whole.records)
-    with made_pool(tmp_path / "broken", max_rows=8) as broken:
+    with made_pool(tmp_path / "broken", Narrow()) as broken:
         path = broken.folder / RECORDS
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(lines[0] + lines[1][:50])  # killed in the middle of the first group of two
-    generator = FakeGenerator()
-    with made_pool(tmp_path / "broken", generator, max_rows=8) as resumed:
+    generator = Narrow()
+    with made_pool(tmp_path / "broken", generator) as resumed:
         assert without_clock(resumed.records) == expected
         for prompt in PROMPTS:
             assert np.array_equal(

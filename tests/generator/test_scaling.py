@@ -17,7 +17,7 @@ from src.runs.records import RECORDS, Run, search_key
 from src.runs.settings import UsageError, parse
 from src.search import search
 from tests.generator.fake_pool import PROMPTS, made_pool, settings_for, without_clock
-from tests.generator.fake_search import RATE, FakeGenerator, FakeJudge, FakeVerifier
+from tests.generator.fake_search import RATE, FakeGenerator, FakeJudge, FakeVerifier, Narrow
 
 
 def settings(*args: str) -> ExperimentSettings:
@@ -139,13 +139,13 @@ def test_a_cells_record_is_that_of_its_search(tmp_path: Path) -> None:
 
 
 def test_a_sweep_broken_off_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
-    whole, _ = sweep(tmp_path / "whole", beam_widths=(2, 4), max_rows=8)
-    broken, _ = sweep(tmp_path / "broken", beam_widths=(2, 4), max_rows=8)
+    whole, _ = sweep(tmp_path / "whole", Narrow(), beam_widths=(2, 4))
+    broken, _ = sweep(tmp_path / "broken", Narrow(), beam_widths=(2, 4))
     path = broken.folder / RECORDS
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:4]) + lines[4][:99])
-    generator = FakeGenerator()
-    resumed, _ = sweep(tmp_path / "broken", generator, beam_widths=(2, 4), max_rows=8)
+    generator = Narrow()
+    resumed, _ = sweep(tmp_path / "broken", generator, beam_widths=(2, 4))
     assert without_clock(resumed.records) == without_clock(whole.records)
     assert ("key waltz", "key jig") in [
         keys for keys, *_ in generator.begun
