@@ -21,12 +21,11 @@ from src.decoding.past import empty
 from tests.generator.random_models import condition, random_lm
 
 PROMPTS = ("a slow harp of old", "fast loud drums with a guitar")
-FRAMES = 48
-# Each prompt's eight rows: children of one, families of four, families of two.
+FRAMES = 36
+# Each prompt's eight rows: children of one, then families of four.
 PRUNES = (
     [2, 2, 2, 2, 2, 2, 2, 2, 8, 8, 8, 8, 8, 8, 8, 8],
     [4, 4, 4, 4, 1, 1, 1, 1, 15, 15, 15, 15, 9, 9, 9, 9],
-    [0, 0, 3, 3, 5, 5, 7, 7, 8, 8, 9, 9, 10, 10, 8, 8],
 )
 
 
@@ -68,10 +67,10 @@ def begin(on: Decoder, lm, candidates: int = 8, frames: int = FRAMES, seed: int 
     return on.begin(texts, candidates, frames, PROMPTS, seed)
 
 
-def tree_search(decoding: Decoding, greedy: bool = False, prunes: int = 3) -> list[Tensor]:
+def tree_search(decoding: Decoding, greedy: bool = False) -> list[Tensor]:
     """Steps, rollouts and prunes; all that can be seen on the way."""
     seen = []
-    for rows in PRUNES[:prunes]:
+    for rows in PRUNES:
         decoding.advance(12, greedy=greedy)
         mark = decoding.mark()
         decoding.advance(5, greedy=True)
@@ -158,7 +157,7 @@ def test_parts_that_end_one_after_the_other_share_one_lane(lm, captured):
     pool.advance(FRAMES)
     assert graphed.lanes is not None
     assert len(graphed.lanes._free) == 1
-    assert len(captured) == len(set(captured)) == 4  # 48 + 3 positions in sixteens
+    assert len(captured) == len(set(captured)) == 3  # 36 + 3 positions in sixteens
     plain = begin(decoder(lm, False), lm)
     plain.advance(FRAMES)
     assert torch.equal(pool.tokens(), plain.tokens())

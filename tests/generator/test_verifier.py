@@ -27,7 +27,7 @@ from src.verifier import (
     load_calibration,
 )
 from tests.generator.fake_pool import WEIGHTS, FakeClient
-from tests.generator.fake_search import FakeGenerator
+from tests.generator.fake_search import FakeGenerator, Narrow
 from tests.generator.stub_server import GENERATOR, TAGS, StubServer, found, inputs
 
 
@@ -149,7 +149,7 @@ MUSICGEN = Checkpoint(name="facebook/musicgen-small", sha256="ab" * 32)
 def asked(monkeypatch: pytest.MonkeyPatch) -> FakeClient:
     """The client that `calibrate` gets, with a fake generator."""
     client = FakeClient(refuses=[("tags", "refused")])
-    monkeypatch.setattr(build, "load", lambda settings: FakeGenerator())
+    monkeypatch.setattr(build, "load", lambda settings: Narrow())
     monkeypatch.setattr(build, "connect", lambda settings, names, stack: client)
     return client
 
@@ -162,7 +162,6 @@ def settings(tmp_path: Path, *verifiers: str) -> CalibrationSettings:
         candidates=4,
         duration=1.0,
         output=tmp_path,
-        max_rows=8,
     )
 
 
