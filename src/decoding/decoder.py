@@ -101,6 +101,8 @@ class Decoder:
         keys sample alike. prompt_tokens: int64 [prompts * candidates, codebooks, frames given].
         """
         decoding = Decoding(self, len(keys), candidates, frames)
+        if self.lanes is not None:
+            self.lanes.max_rows = self.max_rows
         texts = [self.transformer.texts(condition) for condition in conditions]
         for prompts, slots in split(len(keys), candidates, self.max_rows):
             noise = [NoiseKey(seed, keys[prompt], slot) for prompt in prompts for slot in slots]

@@ -16,6 +16,7 @@ after a prune for what is shared then), and for greedy steps another. They serve
 from __future__ import annotations
 
 import functools
+import itertools
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -24,7 +25,6 @@ from dataclasses import KW_ONLY, dataclass
 import torch
 from torch import Tensor
 
-from src.decoding.device import is_out_of_memory
 from src.decoding.layers import Text
 from src.decoding.part import Part
 from src.decoding.past import Past, Stretch
@@ -34,8 +34,6 @@ SHARED_BUCKET = 128  # the shared ones
 TEXT_BUCKET = 32  # tokens
 STEPS_BUCKET = 512
 GRAPHS_KEPT = 64  # of a lane
-FREE_LANES = 4  # kept for parts to come; a lane holds the memory of a part's past
-
 
 Replay = Callable[[], None]
 GraphKey = tuple[tuple[int, ...], tuple[int, ...], bool]  # place, padded lengths, greedy
@@ -183,9 +181,7 @@ class Lane(Part):
         )
         self.past = StaticPast(part.past, self.at)
         self._pool = pool
-        self._graphs: OrderedDict[tuple[tuple[int, ...], tuple[int, ...], bool], Replay] = (
-            OrderedDict()
-        )
+        self._graphs: OrderedDict[GraphKey, Replay] = OrderedDict()
 
     def fits(self, part: GraphedPart) -> bool:
         return (
@@ -234,10 +230,14 @@ class Lane(Part):
 
 
 class Lanes:
-    """A decoder's lanes that are free."""
+    """A decoder's lanes that are free.
+
+    A lane holds the memory of its rows' past: as many are kept as have max_rows rows together.
+    """
 
     def __init__(self) -> None:
-        self._free: list[Lane] = []
+        self.max_rows = 0
+        self._free: list[Lane] = []  # the latest first
 
     @functools.cached_property
     def _pool(self) -> object:
@@ -245,19 +245,16 @@ class Lanes:
 
     def take(self, part: GraphedPart) -> Lane:
         """A lane that fits; new where none is free."""
-        lane = next((lane for lane in self._free if lane.fits(part)), None)
-        if lane is None:
-            return Lane(part, self._pool)
-        self._free.remove(lane)
-        return lane
+        found = next((lane for lane in self._free if lane.fits(part)), None)
+        if found is not None:
+            self._free.remove(found)
+        rows = itertools.accumulate((lane.rows for lane in self._free), initial=part.rows)
+        next(rows)
+        self._free = [lane for lane, n in zip(self._free, rows, strict=True) if n <= self.max_rows]
+        return Lane(part, self._pool) if found is None else found
 
     def give_back(self, lane: Lane) -> None:
-        self._free = [lane, *self._free][:FREE_LANES]
-
-    def forget(self) -> bool:
-        """Let go of the free ones' memory, and say whether there were any."""
-        forgotten, self._free = self._free, []
-        return bool(forgotten)
+        self._free.insert(0, lane)
 
 
 @dataclass(eq=False)
@@ -278,17 +275,7 @@ class GraphedPart(Part):
         return self.texts[0].keys.shape[1]
 
     def advance(self, start: int, end: int, greedy: bool) -> None:
-        lane = self._entered()
-        short = False
-        try:
-            lane.past.reserve(end)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error) or not self.lanes.forget():
-                raise
-            short = True
-        if short:  # lanes of other shapes have made room
-            lane.past.reserve(end)
-        lane.advance(start, end, greedy)
+        self._entered().advance(start, end, greedy)
 
     def give(self, tokens: Tensor, delays: Sequence[int]) -> None:
         self._entered()

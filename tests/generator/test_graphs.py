@@ -177,25 +177,19 @@ def test_a_decoding_that_is_dropped_leaves_its_lanes(lm, captured):
         gc.enable()
 
 
-def test_lanes_of_other_shapes_make_room_when_memory_is_short(lm, captured, monkeypatch):
-    graphed = decoder(lm, True)
+def test_free_lanes_hold_no_more_rows_than_may_be_decoded_side_by_side(lm, captured):
+    graphed = decoder(lm, True, max_rows=24)
     assert graphed.lanes is not None
-    begin(graphed, lm, candidates=4).advance(FRAMES)
-    assert len(graphed.lanes._free) == 1
-    reserve, short = graphs.StaticPast.reserve, [True]
-
-    def full_once(of: graphs.StaticPast, end: int) -> None:
-        if short.pop() if short else False:
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-        reserve(of, end)
-
-    monkeypatch.setattr(graphs.StaticPast, "reserve", full_once)
-    decoding = begin(graphed, lm)
-    decoding.advance(FRAMES)
-    plain = begin(decoder(lm, False), lm)
-    plain.advance(FRAMES)
-    assert torch.equal(decoding.tokens(), plain.tokens())
-    assert [lane.past.slots for lane in graphed.lanes._free] == [8]
+    held = []
+    for candidates in (2, 4, 6, 2):
+        begin(graphed, lm, candidates, frames=4).advance(4)
+        held.append([lane.rows for lane in graphed.lanes._free])
+    assert held == [[4], [8, 4], [12, 8, 4], [4, 12, 8]]
+    begin(graphed, lm, 8, frames=4).advance(4)
+    assert [lane.rows for lane in graphed.lanes._free] == [16, 4]
+    graphed.max_rows = 8  # after memory was short: one prompt a part
+    begin(graphed, lm, 8, frames=4).advance(4)
+    assert [lane.rows for lane in graphed.lanes._free] == [8]
 
 
 def test_graphs_are_for_gpus_unless_asked_for(lm):
