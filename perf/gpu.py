@@ -32,6 +32,7 @@ from perf.gpu_check.memory import memory
 from perf.gpu_check.precision import precision
 from perf.gpu_check.report import Check, markdown
 from perf.gpu_check.right import right
+from perf.gpu_check.scale import DRY, FULL
 from perf.gpu_check.speed import speed
 from perf.gpu_check.waits import waits
 from perf.stub_lm import stand_in_for_audiocraft
@@ -95,7 +96,8 @@ def main() -> int:
     """1 when anything is wrong, or failed."""
     options = parse()
     stub = stand_in_for_audiocraft()
-    check = Check(torch.device(options.device), options.seconds, stub)
+    scale = DRY if options.device == "cpu" else FULL
+    check = Check(torch.device(options.device), options.seconds, scale, stub)
     run(check, options.sections)
     tables = markdown(check.lines)
     print(f"\n{tables}\n{check.summary()}")

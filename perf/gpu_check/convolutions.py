@@ -20,10 +20,10 @@ LEAST = 1e-6  # a relative error that is rounding however the CPU fares
 def convolutions(check: Check) -> None:
     """Spectrogram, pre-emphasis, taggers, codec, each against float64 on the CPU."""
     for what, make in MEASURING.items():
-        if check.late(what, 5.0 if check.on_gpu else 1.0):
+        if check.late(what):
             continue
         try:
-            run = make(10.0 if check.on_gpu else 3.0)
+            run = make(check.scale.clip)
         except ImportError as error:
             check.skip(what, f"needs {error.name}")
             continue

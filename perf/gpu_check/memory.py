@@ -8,8 +8,6 @@ from perf.gpu_check.models import (
     HAS_GRAPHS,
     NO_GRAPHS,
     SEED,
-    SHAPES,
-    TINY,
     Outcome,
     fastest_dtype,
     make_decoder,
@@ -27,15 +25,15 @@ TEXT_TOKENS = 32
 
 
 def memory(check: Check) -> None:
-    """The shape of MusicGen-small, eager and by graphs."""
-    shape, dtype = SHAPES["small"] if check.on_gpu else TINY, fastest_dtype(check.device)
+    """The first of the models that speed is measured of, eager and by graphs."""
+    shape, dtype = next(iter(check.scale.models.values())), fastest_dtype(check.device)
     lm = random_lm(shape, check.device, dtype)
     for graphs in (False, True):
         name = "graphs" if graphs else "eager"
         if graphs and not HAS_GRAPHS:
             check.skip(name, NO_GRAPHS)
             continue
-        if check.late(name, 15.0 if check.on_gpu else 1.0):
+        if check.late(name):
             continue
         decoder = make_decoder(lm, dtype=dtype, graphs=graphs)
         keys_and_values(check, name, decoder, shape)
@@ -52,15 +50,13 @@ def a_position(shape: Shape, dtype: torch.dtype) -> int:
 
 def keys_and_values(check: Check, name: str, decoder: Decoder, shape: Shape) -> None:
     """What decoding holds at most, against positions times bytes a position, a candidate."""
-    candidates, frames = (64, 100) if check.on_gpu else (4, 20)
+    candidates, frames = check.scale.held
     positions = frames + max(decoder.delays)
     formula = candidates * positions * a_position(shape, decoder.transformer.dtype)
     if check.on_gpu:
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-    decoding = decoder.begin(
-        sources(shape.dim, TEXT_TOKENS), candidates, frames, ["a"], SEED
-    )
+    decoding = decoder.begin(sources(shape.dim, TEXT_TOKENS), candidates, frames, ["a"], SEED)
     decoding.mark()  # so that the past is kept
     decoding.advance(frames)
     peak = torch.cuda.max_memory_allocated() - before if check.on_gpu else decoding.nbytes
@@ -75,10 +71,9 @@ def keys_and_values(check: Check, name: str, decoder: Decoder, shape: Shape) -> 
 
 def begin_after_begin(check: Check, name: str, decoder: Decoder) -> None:
     """Decodings of other shapes, twice all of them: the second time takes nothing more."""
-    shapes = [(64, 60), (16, 60), (48, 30), (37, 77)] if check.on_gpu else [(4, 9), (2, 12)]
     reserved = []
     for _ in range(2):
-        for candidates, frames in shapes:
+        for candidates, frames in check.scale.shapes:
             texts = sources(decoder.transformer.dim, TEXT_TOKENS)
             decoding = decoder.begin(texts, candidates, frames, ["a"], SEED)
             decoding.advance(frames // 2)

@@ -12,12 +12,6 @@ from torch import Tensor
 from perf.stub_lm import Shape, StubLM
 from src.decoding.decoder import Decoder, Decoding, Sampling
 
-SHAPES = {
-    "small": Shape(layers=24, dim=1024, heads=16),
-    "medium": Shape(layers=48, dim=1536, heads=24),
-    "large": Shape(layers=48, dim=2048, heads=32),
-}
-TINY = Shape(layers=2, dim=32, heads=2, card=64)
 SEED = 42
 
 HAS_GRAPHS = "graphs" in inspect.signature(Decoder).parameters

@@ -15,9 +15,10 @@ from perf.gpu_check.models import (
 from perf.gpu_check.report import Check
 from perf.stub_lm import Shape, StubLM
 
-# Of a token, in nats: the mean, and for one pass against step by step in float32 the largest.
-MEAN_ALLOWED = {torch.float16: 0.01, torch.bfloat16: 0.08}
-ORDER_ALLOWED = 1e-3
+# Of a token, in nats: the mean, and for one pass against step by step in float32 the largest. On a
+# CPU bfloat16 is 0.014 off; float16 has three bits more.
+MEAN_ALLOWED = {torch.float16: 0.005, torch.bfloat16: 0.04}
+ORDER_ALLOWED = 5e-4
 
 
 def builtin_lm() -> StubLM:
@@ -46,8 +47,8 @@ def precision(check: Check) -> None:
     except ImportError as error:
         check.skip("the built-in model", f"needs {error.name}")
         return
-    candidates, frames = (8, 500) if check.on_gpu else (2, 30)
-    if check.late("the built-in model", 10.0 if check.on_gpu else 1.0):
+    candidates, frames = check.scale.builtin
+    if check.late("the built-in model"):
         return
     texts, keys = sources(lm.dim, 20, 27), ["a", "b"]
     decoding = make_decoder(lm).begin(texts, candidates, frames, keys, SEED)
@@ -64,20 +65,20 @@ def precision(check: Check) -> None:
     reference = given(torch.float32)
     # in one pass the last tokens of a delayed codebook are not predicted
     known = slice(0, frames - lm.n_q + 1)
-    error = (reference - sampled.log_probs)[..., known].abs()
+    apart = (reference - sampled.log_probs)[..., known].abs()
     check.say(
         "float32, one pass against step by step",
-        passed=error.max().item() <= ORDER_ALLOWED,
-        mean_error=error.mean().item(),
-        max_error=error.max().item(),
+        passed=apart.max().item() <= ORDER_ALLOWED,
+        mean_error=apart.mean().item(),
+        max_error=apart.max().item(),
         mean_log_prob=reference[..., known].mean().item(),
     )
     for dtype in half_dtypes(check.device):
-        error = (given(dtype) - reference)[..., known].abs()
+        apart = (given(dtype) - reference)[..., known].abs()
         check.say(
             f"{short(dtype)} against float32",
-            passed=error.mean().item() <= MEAN_ALLOWED[dtype],
-            mean_error=error.mean().item(),
-            max_error=error.max().item(),
+            passed=apart.mean().item() <= MEAN_ALLOWED[dtype],
+            mean_error=apart.mean().item(),
+            max_error=apart.max().item(),
             mean_log_prob=reference[..., known].mean().item(),
         )

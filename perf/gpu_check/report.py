@@ -14,20 +14,22 @@ from typing import Any
 
 import torch
 
+from perf.gpu_check.scale import Scale
+
 GRACE = 15.0  # seconds that a section may take beyond its time before it is stopped
 
 
 class Check:
     """A run of the check: where, for how long, and what it has found.
 
-    device: "cuda", or "cpu" for a dry run in small. stub: whether one stands in for audiocraft.
-    lines: what was found, as it was printed.
+    device: "cuda" or "cpu". scale: how large everything is. stub: whether one stands in for
+    audiocraft. lines: what was found, as it was printed.
     """
 
-    def __init__(self, device: torch.device, seconds: float, stub: bool) -> None:
+    def __init__(self, device: torch.device, seconds: float, scale: Scale, stub: bool) -> None:
         self.device = device
         self.on_gpu = device.type == "cuda"
-        self.seconds, self.stub = seconds, stub
+        self.seconds, self.scale, self.stub = seconds, scale, stub
         self.began = time.monotonic()
         self.ends = self.began + seconds
         self.deadline = self.ends
@@ -58,8 +60,9 @@ class Check:
         """Seconds left to the section."""
         return self.deadline - time.monotonic()
 
-    def late(self, what: str, needed: float) -> bool:
+    def late(self, what: str, needed: float | None = None) -> bool:
         """Whether fewer seconds are left than an item needs; it is then reported as skipped."""
+        needed = self.scale.item if needed is None else needed
         late = self.left() < needed
         if late:
             self.skip(what, f"needs {needed:.0f} s, {max(0.0, self.left()):.0f} s left")
@@ -105,13 +108,18 @@ def _rounded(value: Any) -> Any:
     return value if isinstance(value, int | str) or value is None else str(value)
 
 
+def columns(line: dict[str, Any]) -> tuple[str, ...]:
+    """The names of a finding's facts."""
+    return tuple(name for name in line if name not in ("section", "at", "what", "result"))
+
+
 def markdown(lines: list[dict[str, Any]]) -> str:
     """A section a heading; neighbours with the same facts a table."""
     text = []
     for section, of_section in itertools.groupby(lines, lambda line: line["section"]):
         text.append(f"## {section}\n")
-        for facts, rows in itertools.groupby(of_section, lambda line: tuple(line)[4:]):
-            names = ["what", "result", *facts]
+        for shown, rows in itertools.groupby(of_section, columns):
+            names = ["what", "result", *shown]
             text.append("| " + " | ".join(name.replace("_", " ") for name in names) + " |")
             text.append("|" + " --- |" * len(names))
             for row in rows:

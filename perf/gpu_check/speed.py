@@ -13,8 +13,6 @@ from perf.gpu_check.models import (
     HAS_GRAPHS,
     NO_GRAPHS,
     SEED,
-    SHAPES,
-    TINY,
     fastest_dtype,
     make_decoder,
     random_lm,
@@ -27,24 +25,28 @@ from src.decoding.device import OutOfMemory, is_out_of_memory
 
 FAMILIES = 4
 TEXT_TOKENS = 32
-# Candidates and past, in steps of 1/50 s: what searches do first.
-CELLS = [(16, 500), (64, 500), (1, 500), (4, 500), (16, 1500), (64, 1500), (1, 1500), (4, 1500)]
-DRY_CELLS = [(1, 10), (8, 10), (8, 20)]
 
 
 def speed(check: Check) -> None:
     """The roofline, then every model, each with an equal share of the time left."""
     roof = roofline(check)
     dtype = fastest_dtype(check.device)
-    shapes = SHAPES if check.on_gpu else {"tiny": TINY}
-    ends = check.deadline
-    for number, (name, shape) in enumerate(shapes.items()):
+    models, ends = check.scale.models, check.deadline
+    for number, (name, shape) in enumerate(models.items()):
         check.deadline = ends
-        check.deadline -= check.left() * (1 - 1 / (len(shapes) - number))
+        check.deadline -= check.left() * (1 - 1 / (len(models) - number))
         if not HAS_GRAPHS:
             check.skip(f"{name}, graphs", NO_GRAPHS)
-        if not check.late(name, 10.0 if check.on_gpu else 0.5):
+        needed = weights(shape) * dtype.itemsize
+        if check.on_gpu and needed > 0.9 * torch.cuda.mem_get_info()[0]:
+            check.skip(name, f"its weights need {needed / 1e9:.1f} GB")
+        elif not check.late(name):
             of_model(check, name, shape, dtype, roof)
+
+
+def weights(shape: Shape) -> int:
+    """How many all layers have."""
+    return (8 + 2 * shape.hidden_scale) * shape.layers * shape.dim**2
 
 
 class Roofline(NamedTuple):
@@ -60,25 +62,25 @@ class Roofline(NamedTuple):
         read; the output layer is float32. Half of the rows have no text to attend to, and the
         first layer's self-attention is the same for both halves.
         """
-        squares = (4 + 2 + 2 * shape.hidden_scale) * shape.layers * shape.dim**2
+        square = shape.dim**2
+        read = weights(shape) - 2 * shape.layers * square
         output = shape.codebooks * shape.card * shape.dim
         number = 2 * shape.dim * (2 * shape.layers - 1)  # of keys and values, a position
-        moved = (squares + pasts * past * number) * itemsize + 4 * output
-        of_layers = 2 * squares - 2 * shape.layers * shape.dim**2 - 4 * shape.dim**2
-        products = candidates * (of_layers + past * number + 2 * output)
+        moved = (read + pasts * past * number) * itemsize + 4 * output
+        once = 2 * shape.layers * square + 4 * square  # for one half only
+        products = candidates * (2 * read - once + past * number + 2 * output)
         return max(moved / self.bandwidth, 2 * products / self.rate)
 
 
 def roofline(check: Check) -> Roofline:
     """Measured: a large copy, and a large product in the dtype that speed is measured in."""
     dtype, device = fastest_dtype(check.device), check.device
-    numbers = 1 << (29 if check.on_gpu else 22)
-    if check.on_gpu:
-        numbers = min(numbers, torch.cuda.mem_get_info()[0] // 8)
+    free = torch.cuda.mem_get_info()[0] if check.on_gpu else 1 << 62
+    numbers = min(check.scale.copied, free // 8)
     source = torch.ones(numbers, dtype=torch.bfloat16, device=device)
     target = torch.empty_like(source)
     bandwidth = 2 * source.nbytes / best_of(5, lambda: target.copy_(source))
-    side = 8192 if check.on_gpu else 256
+    side = check.scale.side
     square = torch.ones(side, side, dtype=dtype, device=device)
     rate = 2 * side**3 / best_of(5, lambda: square @ square)
     check.say("roofline", gb_per_s=bandwidth / 1e9, tflops=rate / 1e12, dtype=dtype)
@@ -110,9 +112,9 @@ def of_model(check: Check, name: str, shape: Shape, dtype: torch.dtype, roof: Ro
     """Every number of candidates and past that memory and time allow."""
     lm = random_lm(shape, check.device, dtype)
     taken = 0.0  # what the last cell took: later ones are no longer than a few times that
-    for candidates, past in CELLS if check.on_gpu else DRY_CELLS:
+    for candidates, past in check.scale.cells:
         what = f"{name}, {candidates} candidates at {past}"
-        if check.late(what, 3 * taken + (3.0 if check.on_gpu else 0.0)):
+        if check.late(what, 3 * taken + check.scale.item / 3):
             continue
         if check.on_gpu:
             torch.cuda.empty_cache()  # or the last cell's memory would not count as free
@@ -134,9 +136,8 @@ def of_model(check: Check, name: str, shape: Shape, dtype: torch.dtype, roof: Ro
         for variant, facts in found.items():
             pasts = FAMILIES if "families" in variant else candidates
             floor = roof.floor(shape, dtype.itemsize, candidates, past, pasts) * 1e3
-            check.say(
-                f"{what}, {variant}", **facts, floor_ms=floor, times_floor=facts["ms_a_step"] / floor
-            )
+            times = facts["ms_a_step"] / floor
+            check.say(f"{what}, {variant}", None, **facts, floor_ms=floor, times_floor=times)
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ class Cell:
 
     @property
     def steps(self) -> int:
-        return 20 if self.check.on_gpu else 5
+        return self.check.scale.steps
 
     @property
     def bytes(self) -> int:

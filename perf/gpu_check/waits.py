@@ -12,13 +12,13 @@ from perf.gpu_check.models import (
     HAS_GRAPHS,
     NO_GRAPHS,
     SEED,
-    TINY,
     fastest_dtype,
     make_decoder,
     random_lm,
     sources,
 )
 from perf.gpu_check.report import Check
+from perf.gpu_check.scale import TINY
 from src.decoding.decoder import Sampling
 
 WAITED = "synchronizing CUDA operation"  # as torch says it
@@ -30,7 +30,7 @@ def waits(check: Check) -> None:
         name = "graphs" if graphs else "eager"
         if graphs and not HAS_GRAPHS:
             check.skip(name, NO_GRAPHS)
-        elif not check.late(name, 10.0 if check.on_gpu else 1.0):
+        elif not check.late(name):
             of_decoder(check, name, graphs)
 
 
