@@ -15,7 +15,13 @@ from src.decoding.decoder import Decoder, Decoding, Sampling
 SEED = 42
 
 HAS_GRAPHS = "graphs" in inspect.signature(Decoder).parameters
-NO_GRAPHS = "this decoder has no CUDA graphs"
+
+
+def no_graphs(on_gpu: bool) -> str | None:
+    """Why there are no CUDA graphs to look at; None where there are."""
+    if not HAS_GRAPHS:
+        return "this decoder has no CUDA graphs"
+    return None if on_gpu else "needs a GPU"
 
 
 def half_dtypes(device: torch.device) -> list[torch.dtype]:
@@ -59,7 +65,7 @@ def make_decoder(
     max_rows: int = 64,
     graphs: bool = False,
 ) -> Decoder:
-    """A Decoder that is eager unless graphs are asked for, which HAS_GRAPHS must allow."""
+    """A Decoder that is eager unless graphs are asked for, where there are any."""
     chosen: dict[str, Any] = {"graphs": graphs} if HAS_GRAPHS else {}
     return Decoder(lm, sampling, dtype, max_rows, **chosen)
 

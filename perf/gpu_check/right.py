@@ -7,13 +7,12 @@ from unittest.mock import patch
 import torch
 
 from perf.gpu_check.models import (
-    HAS_GRAPHS,
-    NO_GRAPHS,
     SEED,
     Agreement,
     Outcome,
     half_dtypes,
     make_decoder,
+    no_graphs,
     random_lm,
     short,
     sources,
@@ -37,10 +36,11 @@ def right(check: Check) -> None:
         if check.late(short(dtype)):
             continue
         scenario.of_dtype(dtype)
-        if not HAS_GRAPHS:
-            check.skip(f"{short(dtype)}, graphs", NO_GRAPHS)
-        elif not check.late(f"{short(dtype)}, graphs"):
-            scenario.by_graphs(dtype)
+        graphs = f"{short(dtype)}, graphs"
+        if why := no_graphs(check.on_gpu):
+            check.skip(graphs, why)
+        elif not check.late(graphs):
+            scenario.by_graphs(graphs, dtype)
 
 
 def noise_and_sampler(check: Check) -> None:
@@ -136,9 +136,8 @@ class Scenario:
         parts = make_decoder(self.here, self.sampling, dtype, max_rows=self.candidates - 3)
         self.near(f"{short(dtype)}, in parts of other sizes", dtype, alone, self.run(parts))
 
-    def by_graphs(self, dtype: torch.dtype) -> None:
+    def by_graphs(self, name: str, dtype: torch.dtype) -> None:
         """CUDA graphs: against eager, then against the undisturbed run by graphs."""
-        name = f"{short(dtype)}, graphs"
         decoder = make_decoder(self.here, self.sampling, dtype, graphs=True)
         replays = 0
         replay = torch.cuda.CUDAGraph.replay
@@ -150,10 +149,8 @@ class Scenario:
 
         with patch.object(torch.cuda.CUDAGraph, "replay", counted):
             alone = self.run(decoder)
-        if not self.check.needs_gpu(f"{name}, replayed"):
-            self.check.say(
-                f"{name}, replayed", passed=replays >= self.frames, replays=replays, of=self.frames
-            )
+        steps = self.frames + max(decoder.delays)
+        self.check.say(f"{name}, replayed", passed=replays >= steps, replays=replays, steps=steps)
         eager, eager_branched = self.eager[dtype]
         self.near(f"{name}, as eager", dtype, eager, alone)
         branched = self.run(decoder, prunes=True)

@@ -10,11 +10,10 @@ from typing import NamedTuple
 import torch
 
 from perf.gpu_check.models import (
-    HAS_GRAPHS,
-    NO_GRAPHS,
     SEED,
     fastest_dtype,
     make_decoder,
+    no_graphs,
     random_lm,
     sources,
 )
@@ -35,8 +34,8 @@ def speed(check: Check) -> None:
     for number, (name, shape) in enumerate(models.items()):
         check.deadline = ends
         check.deadline -= check.left() * (1 - 1 / (len(models) - number))
-        if not HAS_GRAPHS:
-            check.skip(f"{name}, graphs", NO_GRAPHS)
+        if why := no_graphs(check.on_gpu):
+            check.skip(f"{name}, graphs", why)
         needed = weights(shape) * dtype.itemsize
         if check.on_gpu and needed > 0.9 * torch.cuda.mem_get_info()[0]:
             check.skip(name, f"its weights need {needed / 1e9:.1f} GB")
@@ -157,10 +156,12 @@ class Cell:
 
     @property
     def bytes(self) -> int:
-        """Of keys and values, and of the pass over the tokens that are given, at its widest."""
-        past = self.candidates * self.past
-        kept = past * 2 * self.shape.dim * (2 * self.shape.layers - 1) * self.dtype.itemsize
-        return kept + 2 * past * self.shape.dim * (8 + 8 * self.dtype.itemsize)
+        """Of keys and values, a tenth for padding, those of the families once more; and of the
+        pass over the tokens that are given, at its widest."""
+        number = 2 * self.shape.dim * (2 * self.shape.layers - 1)
+        kept = (1.1 * self.candidates + FAMILIES) * self.past * number * self.dtype.itemsize
+        wide = 2 * self.candidates * self.past * self.shape.dim * (8 + 8 * self.dtype.itemsize)
+        return int(kept) + wide
 
     @property
     def free(self) -> int:
@@ -168,8 +169,8 @@ class Cell:
 
     def measure(self) -> dict[str, dict[str, float]]:
         """Eager and by graphs, each candidate with its own past, and with those of families."""
-        both = HAS_GRAPHS and self.check.on_gpu
-        return self._variant("eager", False) | (self._variant("graphs", True) if both else {})
+        eager = self._variant("eager", False)
+        return eager if no_graphs(self.check.on_gpu) else eager | self._variant("graphs", True)
 
     def _variant(self, name: str, graphs: bool) -> dict[str, dict[str, float]]:
         decoder = make_decoder(self.lm, dtype=self.dtype, max_rows=self.candidates, graphs=graphs)
@@ -186,23 +187,22 @@ class Cell:
         seeded = torch.Generator().manual_seed(SEED)
         shape = (self.candidates, self.shape.codebooks, self.past)
         given = torch.randint(self.shape.card, shape, generator=seeded)
-        frames = self.past + self.steps + 2  # not all are decoded: the past is kept
+        frames = self.past + self.steps + 3  # not all are decoded: the past is kept
         texts = sources(self.shape.dim, TEXT_TOKENS)
-        decoding = decoder.begin(texts, self.candidates, frames, ["a"], SEED, given)
-        decoding.advance(1)
-        return decoding
+        return decoder.begin(texts, self.candidates, frames, ["a"], SEED, given)
 
     def _steps(self, decoding: Decoding) -> dict[str, float]:
-        """The best of three, after a first time that also warms up, and captures."""
+        """The best of three, after what warms up, and captures."""
+        first, _ = timed(lambda: decoding.advance(1))
         mark = decoding.mark()
         times = []
         for _ in range(4):
             times.append(timed(lambda: decoding.advance(self.steps)))
             decoding.rewind(mark)
-        (first, _), *again = times
+        (second, _), *again = times
         seconds, host = min(again)
         return {
             "ms_a_step": seconds / self.steps * 1e3,
             "host_ms": host / self.steps * 1e3,
-            "warm_up_s": first - seconds,
+            "warm_up_s": first + second - seconds,
         }

@@ -9,11 +9,10 @@ from contextlib import contextmanager
 import torch
 
 from perf.gpu_check.models import (
-    HAS_GRAPHS,
-    NO_GRAPHS,
     SEED,
     fastest_dtype,
     make_decoder,
+    no_graphs,
     random_lm,
     sources,
 )
@@ -28,8 +27,8 @@ def waits(check: Check) -> None:
     """advance, rewind and tokens must not wait; begin, select and mean_log_prob may."""
     for graphs in (False, True):
         name = "graphs" if graphs else "eager"
-        if graphs and not HAS_GRAPHS:
-            check.skip(name, NO_GRAPHS)
+        if graphs and (why := no_graphs(check.on_gpu)):
+            check.skip(name, why)
         elif not check.late(name):
             of_decoder(check, name, graphs)
 

@@ -9,17 +9,18 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.flop_counter import FlopCounterMode
 
 from perf import gpu
-from perf.gpu_check import convolutions, environment, memory, models, report, right, speed, waits
+from perf.gpu_check import convolutions, models, report, right, speed, waits
 from perf.gpu_check.models import Agreement, Outcome, make_decoder, sources
 from perf.gpu_check.report import Check
 from perf.gpu_check.scale import DRY
@@ -30,7 +31,7 @@ from tests.generator.random_models import random_lm
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
-MEMORY = 2_000_000  # bytes of the made-up GPU
+MEMORY = 8_000_000  # bytes of the made-up GPU
 
 
 @pytest.fixture
@@ -62,8 +63,7 @@ def on_gpu(check: Check, monkeypatch: pytest.MonkeyPatch) -> Check:
         return empty(shape, dtype, device)
 
     monkeypatch.setattr(past, "empty", limited)
-    for module in (models, environment, right, waits, speed, memory):
-        monkeypatch.setattr(module, "HAS_GRAPHS", False)
+    monkeypatch.setattr(models, "HAS_GRAPHS", False)
     check.on_gpu = True
     return check
 
@@ -172,13 +172,41 @@ def test_models_and_cells_that_do_not_fit_are_skipped_with_what_they_need(on_gpu
 def test_a_decoder_that_captures_graphs_and_replays_none_is_found(
     on_gpu: Check, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(right, "HAS_GRAPHS", True)
-    eager = lambda lm, sampling=None, dtype=torch.float32, max_rows=64, graphs=False: make_decoder(  # noqa: E731
-        lm, sampling, dtype, max_rows
-    )
+    monkeypatch.setattr(models, "HAS_GRAPHS", True)
+
+    def eager(lm, sampling, dtype=torch.float32, max_rows=64, graphs=False) -> decoder.Decoder:
+        return decoder.Decoder(lm, sampling, dtype, max_rows)
+
     monkeypatch.setattr(right, "make_decoder", eager)
     gpu.run(on_gpu, ["right"])
     assert wrong(on_gpu) == ["float32, graphs, replayed", "bfloat16, graphs, replayed"]
+
+
+@pytest.mark.skipif(not models.HAS_GRAPHS, reason="a decoder without CUDA graphs")
+def test_every_section_gets_through_its_branches_for_graphs(
+    on_gpu: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Traces, replayed, stand in for graphs."""
+
+    def capture(step: Callable[[], None], at: Tensor, pool: object) -> Callable[[], None]:
+        traced = make_fx(lambda _: step())(at)
+        at.sub_(1)
+
+        def replay() -> None:
+            torch.cuda.CUDAGraph.replay(None)  # to be counted
+            traced(at)
+
+        return replay
+
+    monkeypatch.setattr("src.decoding.graphs.capture", capture)
+    monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", lambda graph: None)
+    monkeypatch.setattr(models, "HAS_GRAPHS", True)
+    monkeypatch.setattr(right, "half_dtypes", lambda device: [])  # traces take their time
+    gpu.run(on_gpu, ["right", "waits", "speed", "memory"])
+    assert wrong(on_gpu) == []
+    found = {line["what"]: line["result"] for line in on_gpu.lines}
+    assert found["float32, graphs, replayed"] == found["graphs: out of memory"] == "pass"
+    assert {"graphs: advance, after a prune", "tiny, 8 candidates at 20, graphs"} <= found.keys()
 
 
 def by_place(keys: Sequence[NoiseKey], steps: int, codebooks: int, device: torch.device) -> Tensor:
