@@ -38,14 +38,14 @@ def create_sin_embedding(
 def stand_in_for_audiocraft() -> bool:
     """Whether audiocraft cannot be imported; what the decoder imports of it is then this module's.
 
-    Where it can be imported it is, so that no import of it is left for later.
+    Where it can be, it has been afterwards.
     """
     try:
         from src.generator import audiocraft_without_clap
 
         with audiocraft_without_clap():
             import audiocraft.modules.transformer  # noqa: F401
-    except ImportError:
+    except Exception:  # it is missing, or a library under it was built for another torch
         for name in ("audiocraft", "audiocraft.modules", "audiocraft.modules.transformer"):
             sys.modules[name] = ModuleType(name)
         sys.modules[name].create_sin_embedding = create_sin_embedding  # type: ignore[attr-defined]
