@@ -71,6 +71,12 @@ class Past:
     ) -> None:
         self.prompts, self.slots, self.heads, self.head_dim = prompts, slots, heads, head_dim
         self.dtype, self.device = dtype, device
+        # Batched products of so few bfloat16 queries are slow where the large ones are fast.
+        self.flash = (
+            device.type == "cpu"
+            and dtype == torch.bfloat16
+            and torch.backends.cpu.get_cpu_capability() == "AVX512"
+        )
         self.order = self.places = torch.arange(self.rows, device=self.device)
         self.shared: list[Stretch] = []
         self.own = Stretch(0, 0, slots, [self._empty(n, slots, 0) for n in halves])
@@ -123,11 +129,14 @@ class Past:
         """One query a row, [halves, prompts, heads, slots, head dim] -> the same shape.
 
         To all positions up to the one written last. Two plain batched products are faster on a CPU
-        than `scaled_dot_product_attention` for so few queries.
+        than `scaled_dot_product_attention` for so few queries, in float32.
         """
         batch, shape = queries.shape[:3].numel(), queries.shape
         queries = queries.contiguous().view(batch, self.slots, self.head_dim)
         stretches = self.stretches(layer)
+        if self.flash:
+            parts = [_flash(queries, groups, *cache) for groups, cache, _ in stretches]
+            return _joined(parts).view(shape)
         nothing = queries.new_empty(1, 1, 1)  # beta 0: it is not read
         scores = [
             torch.baddbmm(
@@ -180,6 +189,32 @@ class Past:
                 to[..., start - first : end - first, :] = cache[
                     ..., start - stretch.first : end - stretch.first, :
                 ]
+
+
+def _flash(queries: Tensor, groups: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention to one stretch by torch's flash kernel, and the logarithm of the weights' sum.
+
+    queries [batch, slots, d], keys and values [.., groups, positions, d] -> [batch, slots, d] in
+    their dtype, and float32 [batch, slots].
+    """
+    batch, slots, head_dim = queries.shape
+    result, log_sum, *_ = torch.ops.aten._scaled_dot_product_flash_attention(
+        queries.view(batch * groups, 1, -1, head_dim),
+        keys.flatten(0, 3)[:, None],
+        values.flatten(0, 3)[:, None],
+        scale=head_dim**-0.5,
+    )
+    return result.view(queries.shape), log_sum.view(batch, slots)
+
+
+def _joined(parts: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """Attention to all stretches, [batch, slots, d], from that to each: their share is the sum of
+    their weights."""
+    if len(parts) == 1:
+        return parts[0][0]
+    shares = torch.stack([log_sum for _, log_sum in parts]).softmax(0)
+    results = torch.stack([result for result, _ in parts])
+    return (shares[..., None] * results).sum(0).to(results.dtype)
 
 
 def branch(pasts: Sequence[Past], rows: Sequence[int], ancestors: Sequence[Ancestors]) -> None:

@@ -369,6 +369,28 @@ def test_other_patterns_and_wrong_calls_are_refused(lm):
         decoding.mean_log_prob()
 
 
+@torch.inference_mode()
+def test_the_flash_kernel_attends_as_the_products_do(lm):
+    """To what rows share and to their own; where a CPU multiplies bfloat16 fast it is taken."""
+    found = []
+    for flash in (False, True):
+        decoder = Decoder(lm, dtype=torch.bfloat16)
+        decoding = decoder.begin([condition(lm, p) for p in PROMPTS[:2]], 4, 30, PROMPTS[:2], 1)
+        (part,) = decoding._parts
+        part.past.flash = flash
+        given = torch.randint(0, lm.card, part.sequence.shape, generator=torch.manual_seed(3))
+        part.sequence.copy_(given)
+        part.open[:] = False  # the same tokens in both
+        for rows in ([1, 1, 1, 1, 4, 4, 4, 4], [0, 0, 2, 2, 5, 5, 7, 7]):
+            decoding.advance(10)
+            decoding.select(rows)
+        assert len(part.past.shared) == 2
+        decoding.advance(10)
+        found.append(part.log_probs[:, :, 1:-3].clone())
+    torch.testing.assert_close(*found, atol=0.03, rtol=0)
+    assert not torch.equal(*found)
+
+
 def test_bfloat16_decodes_finite_numbers(lm):
     decoder = Decoder(lm, dtype=torch.bfloat16)
     decoding = decoder.begin([condition(lm, "x")], 2, 12, ["k"], 1)
