@@ -12,7 +12,7 @@ with a past that four parents share among their children, as after a prune to fo
 Repetitions alternate, after one warm-up each, so that whatever else the machine does meets both.
 `small` is MusicGen-small's shape (24 layers, 1024 wide, 16 heads, 4 codebooks of 2048) with random
 weights: speed does not depend on what they are. Ends in a table on stdout and, with --output, in
-decoding.json there.
+decoding-<model>.json and .png there.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from perf.figures import draw
 from src.decoding.decoder import Decoder, Sampling
 from src.generator import DTYPES, audiocraft_without_clap
 from tests.generator.random_models import attributes, condition, random_lm
@@ -103,7 +104,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--require", type=float, help="exit with 1 below this median ratio")
-    parser.add_argument("--output", type=Path, help="folder for decoding.json")
+    parser.add_argument("--output", type=Path, help="folder for JSON and figure")
     options = parser.parse_args()
     if min(options.position) < options.frames // 2:
         parser.error(f"--position starts at half of --frames, {options.frames // 2}")
@@ -163,7 +164,9 @@ def main() -> int:
     if options.output:
         known = {k: v for k, v in vars(options).items() if k != "output"}
         record = {"settings": known, "torch": torch.__version__, "cells": rows}
-        (options.output / "decoding.json").write_text(json.dumps(record, indent=1) + "\n")
+        path = options.output / f"decoding-{options.model}.json"
+        path.write_text(json.dumps(record, indent=1) + "\n")
+        draw(path)
     return int(options.require is not None and lowest < options.require)
 
 

@@ -1,13 +1,13 @@
 """Whole searches, side by side with the plain way to do them on audiocraft's public API.
 
-    python perf/search.py --output results/builtin
+    python perf/search.py --output results/performance
     python perf/search.py --method sbs --verifier tags --prompts 1 --repetitions 3
 
 The plain way takes one prompt at a time, samples with `MusicGen.generate`, goes on from audio with
 `generate_continuation`, and has perplexity from a second pass, `LMModel.compute_predictions`. Both
 ways search with the same N, M and k on the built-in model, on the same threads, and ask the same
 server for `tags`. Repetitions alternate, after one warm-up each. Ends in a table on stdout and
-search.json in the output folder, whose seconds are a prompt's.
+search.json (whose seconds are a prompt's) and search.png in the output folder.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from perf.figures import draw
 from src.client import ServerClient
 from src.data.audio import Clip
 from src.data.prompts import Selection, load_prompts
@@ -118,7 +119,7 @@ def options_of() -> argparse.Namespace:
     parser.add_argument("--duration", type=float, default=10.0, help="seconds")
     parser.add_argument("--step_size", type=float, default=2.0, help="seconds")
     parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument("--output", type=Path, help="folder for search.json")
+    parser.add_argument("--output", type=Path, help="folder for JSON and figure")
     return parser.parse_args()
 
 
@@ -166,7 +167,9 @@ def main() -> None:
     if options.output:
         settings = {k: v for k, v in vars(options).items() if k != "output"}
         record = {"settings": settings, "threads": torch.get_num_threads(), "searches": rows}
-        (options.output / "search.json").write_text(json.dumps(record, indent=1) + "\n")
+        path = options.output / "search.json"
+        path.write_text(json.dumps(record, indent=1) + "\n")
+        draw(path)
 
 
 if __name__ == "__main__":
