@@ -200,13 +200,16 @@ def peaks() -> dict[str, int | None]:
     """The most memory held since `forget_peaks`, in bytes, None where unknown.
 
     gpu: allocated by torch, on all of them. resident: of this process. server: of the processes
-    that it has started: with --server auto, the server's.
+    that it has started: with --server auto, the server's. server_gpu: what other processes hold of
+    the current GPU, where one was started: the server's, if nobody else uses that GPU (torch keeps
+    what it once had, so this is its peak).
     """
     servers = [size for pid in _started() if (size := _peak(pid)) is not None]
     return {
         "gpu": sum(map(torch.cuda.max_memory_allocated, _gpus())) or None,
         "resident": _peak("self"),
         "server": sum(servers) or None,
+        "server_gpu": _held_by_others() if servers and _gpus() else None,
     }
 
 
@@ -222,6 +225,12 @@ def warn_if_busy(load: Sequence[float]) -> None:
 
 def _gpus() -> range:
     return range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
+
+
+def _held_by_others() -> int:
+    """Bytes of the current GPU that are neither free nor this process's."""
+    free, total = torch.cuda.mem_get_info()
+    return int(total - free - torch.cuda.memory_reserved())
 
 
 def _started() -> list[str]:

@@ -120,7 +120,7 @@ SECONDS: Columns = {
     "RTF": lambda row: figures(row["real_time_factor"]),
     # The GPU's where there is one: what a search is short of.
     "peak MB": lambda row: _megabytes(row["gpu_bytes"] or row["resident_bytes"]),
-    "server MB": lambda row: _megabytes(row["server_bytes"]),
+    "server MB": lambda row: _megabytes(row["server_gpu_bytes"] or row["server_bytes"]),
 }
 RATIOS: Columns = {
     "cost of": itemgetter("cell"),

@@ -161,8 +161,8 @@ def _cell_row(own: Timed) -> Row:
         "real_time_factor": own.median * own.plan.frame_rate / own.plan.frames,
         **{f"{stage}_seconds": share * own.median for stage, share in shares.items()},
         **{
-            f"{name}_bytes": _median(r["memory"][name] for r in own.records)
-            for name in ("gpu", "resident", "server")
+            f"{name}_bytes": _median(r["memory"].get(name) for r in own.records)
+            for name in ("gpu", "resident", "server", "server_gpu")
         },
     }
 

@@ -233,6 +233,19 @@ def test_the_memory_of_a_started_process_is_told_apart() -> None:
         process.communicate(b"\n")
 
 
+def test_a_servers_memory_of_a_gpu_is_what_is_neither_free_nor_our_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (30, 100))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 50)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda gpu: 40)
+    monkeypatch.setattr(latency, "_gpus", lambda: range(1))
+    monkeypatch.setattr(latency, "_started", list)
+    assert peaks()["server_gpu"] is None
+    monkeypatch.setattr(latency, "_started", lambda: ["self"])
+    assert (peaks()["gpu"], peaks()["server_gpu"]) == (40, 20)
+
+
 def test_a_busy_machine_is_warned_of_before_the_run(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         warn_if_busy((0.1, 3.0, 3.0))
