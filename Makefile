@@ -57,6 +57,8 @@ trees = --pool_size 0 --method sbs lookahead
 
 # Latency comes first, on a machine that nothing has warmed yet. The pool's run ends with 1 (|| test):
 # tags_msd and its sibling refuse prompts that name none of their tags.
+# On a CPU, as they were made, also where there is a GPU.
+results: export CUDA_VISIBLE_DEVICES =
 results: setup ## make the runs of results/builtin anew, in results/again (two hours; resumes)
 	$(generator) latency_experiment.py $(on_builtin) --num_samples 3 --verifier tags
 	$(generator) benchmark.py $(on_builtin) --num_samples 64 --candidates 8 --verifier tags \
