@@ -32,8 +32,8 @@ class Linear(NamedTuple):
     packed_rows: int = 0
 
     def __call__(self, x: Tensor) -> Tensor:
-        if len(x) == self.packed_rows:
-            return torch.ops.mkl._mkl_linear(x, self.packed, self.weight, self.bias, len(x))
+        if self.packed is not None and x.shape[0] == self.packed_rows:
+            return torch.ops.mkl._mkl_linear(x, self.packed, self.weight, self.bias, x.shape[0])
         if x.is_cuda:
             return F.linear(x, self.weight, self.bias)
         # MKL takes W xᵀ of few rows up to 1.5 times as fast as x Wᵀ, which F.linear asks for.
@@ -59,7 +59,8 @@ class Norm(NamedTuple):
     dtype: torch.dtype = torch.float32
 
     def __call__(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps).to(self.dtype)
+        x = torch.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+        return x.to(self.dtype)
 
 
 class Text(NamedTuple):
@@ -109,7 +110,7 @@ class AbsorbedText(NamedTuple):
         for rows, scores, output in zip(
             x.chunk(len(self.scores)), self.scores, self.outputs, strict=True
         ):
-            weights = torch.softmax(scores(rows).view(len(rows), self.heads, -1), dim=-1)
+            weights = torch.softmax(scores(rows).view(rows.shape[0], self.heads, -1), dim=-1)
             results.append(output(weights.flatten(1)))
         return torch.cat(results) if len(results) > 1 else results[0]
 

@@ -89,7 +89,8 @@ class Part:
         log-probabilities are those before guidance, at temperature 1: with the text, and, if
         guided, without it.
         """
-        logits = self.transformer.logits(hidden.flatten(0, 1)).unflatten(0, hidden.shape[:2])
+        logits = self.transformer.logits(hidden.flatten(0, 1))
+        logits = logits.view(*hidden.shape[:2], *logits.shape[1:])
         if not self.sampling.guided:
             return logits.log_softmax(-1), logits[0]
         conditional, unconditional = logits

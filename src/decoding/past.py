@@ -133,27 +133,29 @@ class Past:
         """
         batch, shape = queries.shape[:3].numel(), queries.shape
         queries = queries.contiguous().view(batch, self.slots, self.head_dim)
-        stretches = self.stretches(layer)
+        stretches = [
+            (groups, *cache.flatten(1, 4).unbind(), bias)
+            for groups, cache, bias in self.stretches(layer)
+        ]
         if self.flash:
-            parts = [_flash(queries, groups, *cache) for groups, cache, _ in stretches]
+            parts = [_flash(queries, *of_stretch[:3]) for of_stretch in stretches]
             return _joined(parts).view(shape)
         nothing = queries.new_empty(1, 1, 1)  # beta 0: it is not read
         scores = [
             torch.baddbmm(
                 nothing if bias is None else bias,
                 queries.view(batch * groups, -1, self.head_dim),
-                keys.flatten(0, 3).transpose(1, 2),
+                keys.transpose(1, 2),
                 beta=0 if bias is None else 1,
                 alpha=self.head_dim**-0.5,
             ).view(batch, self.slots, -1)
-            for groups, (keys, _), bias in stretches
+            for groups, keys, _, bias in stretches
         ]
         weights = torch.softmax(torch.cat(scores, -1) if self.shared else scores[0], -1)
         result = None
         of_stretches = weights.split([s.shape[-1] for s in scores], -1)
-        for (groups, (_, values), _), of_stretch in zip(stretches, of_stretches, strict=True):
-            of_groups = of_stretch.unflatten(1, (groups, -1)).flatten(0, 1)
-            values = values.flatten(0, 3)
+        for (groups, _, values, _), of_stretch in zip(stretches, of_stretches, strict=True):
+            of_groups = of_stretch.view(batch * groups, -1, of_stretch.shape[-1])
             if result is None:
                 result = torch.bmm(of_groups, values)
             else:
@@ -194,14 +196,14 @@ class Past:
 def _flash(queries: Tensor, groups: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     """Attention to one stretch by torch's flash kernel, and the logarithm of the weights' sum.
 
-    queries [batch, slots, d], keys and values [.., groups, positions, d] -> [batch, slots, d] in
-    their dtype, and float32 [batch, slots].
+    queries [batch, slots, d], keys and values [batch * groups, positions, d] -> [batch, slots, d]
+    in their dtype, and float32 [batch, slots].
     """
     batch, slots, head_dim = queries.shape
     result, log_sum, *_ = torch.ops.aten._scaled_dot_product_flash_attention(
         queries.view(batch * groups, 1, -1, head_dim),
-        keys.flatten(0, 3)[:, None],
-        values.flatten(0, 3)[:, None],
+        keys[:, None],
+        values[:, None],
         scale=head_dim**-0.5,
     )
     return result.view(queries.shape), log_sum.view(batch, slots)
