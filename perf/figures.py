@@ -2,7 +2,7 @@
 
     python perf/figures.py results/performance
 
-Draws decoding*.json and search.json of a folder as PNGs beside them: how many times as fast as
+Draws decoding*.json and search*.json of a folder as PNGs beside them: how many times as fast as
 audiocraft, the median of the repetitions with the least and the most. Both scripts do so too.
 """
 

@@ -6,8 +6,8 @@
 The plain way takes one prompt at a time, samples with `MusicGen.generate`, goes on from audio with
 `generate_continuation`, and has perplexity from a second pass, `LMModel.compute_predictions`. Both
 ways search with the same N, M and k on the built-in model, on the same threads, and ask the same
-server for `tags`. Repetitions alternate, after one warm-up each. Ends in a table on stdout and
-search.json (whose seconds are a prompt's) and search.png in the output folder.
+server for `tags`. Repetitions alternate, after one warm-up each. Ends in a table on stdout and, with
+--output, in search-<verifiers>.json (whose seconds are a prompt's) and .png there.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ def main() -> None:
     if options.output:
         settings = {k: v for k, v in vars(options).items() if k != "output"}
         record = {"settings": settings, "threads": torch.get_num_threads(), "searches": rows}
-        path = options.output / "search.json"
+        path = options.output / f"search-{'-'.join(options.verifier)}.json"
         path.write_text(json.dumps(record, indent=1) + "\n")
         draw(path)
 
