@@ -6,8 +6,8 @@
 The plain way takes one prompt at a time, samples with `MusicGen.generate`, goes on from audio with
 `generate_continuation`, and has perplexity from a second pass, `LMModel.compute_predictions`. Both
 ways search with the same N, M and k on the built-in model, on the same threads, and ask the same
-server for `tags`. Repetitions alternate, after one warm-up each. Ends in a table on stdout and, with
---output, in search-<verifiers>.json (whose seconds are a prompt's) and .png there.
+server for `tags`. Repetitions alternate, after one warm-up each. Ends in a table on stdout and,
+with --output, in search-<verifiers>.json (whose seconds are a prompt's) and .png there.
 """
 
 from __future__ import annotations
