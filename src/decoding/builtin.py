@@ -130,6 +130,11 @@ def as_compression_model(codec: Codec) -> CompressionModel:
             return self.codec.quantizer.decode(codes).transpose(1, 2)
 
         @property
+        def context(self) -> int:
+            """As `Renderer.context`; audiocraft's codecs have no such attribute."""
+            return self.codec.config.context
+
+        @property
         def channels(self) -> int:
             return 1
 
