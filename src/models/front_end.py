@@ -14,16 +14,12 @@ processor's cache; convolutions write the bands out first, 13 MB a window.
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
-
-if TYPE_CHECKING:
-    from src.models.tagger import Block
+from torch import Tensor, nn
 
 PATCH_BYTES = 64 * 2**20  # that remembered patches take: some 32,000, 8 minutes of distinct audio
 PATCHES_AT_ONCE = 512
@@ -81,13 +77,37 @@ class RowMemory:
         return self._rows[[self._places[key] for key in asked]]
 
 
+class Block(nn.Module):
+    """Convolution, ReLU, batch norm and max pool, in an order that costs less and gives the same.
+
+    ReLU and batch norm are monotone in each channel, so they commute with the maximum, and after
+    it there is little left to do. Where batch norm falls (scale < 0), the maximum of its output is
+    at the convolution's minimum: such channels are stored with the convolution negated.
+    """
+
+    def __init__(self, conv: nn.Module, channels: int, pool: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv = conv
+        self.pool = pool
+        self.scale = nn.Parameter(torch.ones(channels))
+        self.shift = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.finish(self.pool(self.conv(x)))
+
+    def finish(self, peak: Tensor) -> Tensor:
+        """What comes after the pool: [W, C, ...] -> the same shape."""
+        scale, shift = (p.view(-1, *(1,) * (peak.dim() - 2)) for p in (self.scale, self.shift))
+        return F.relu(peak * scale.sign()) * scale + shift
+
+
 class FrontEnd:
     """What `Musicnn`'s timbral and temporal blocks make of windows, on the CPU.
 
     Equal to the blocks' own `forward` but for rounding. For one thread.
     """
 
-    def __init__(self, timbral: Sequence["Block"], temporal: Sequence["Block"]) -> None:
+    def __init__(self, timbral: Sequence[Block], temporal: Sequence[Block]) -> None:
         self.timbral, self.temporal = timbral, temporal
         channels = sum(len(block.scale) for block in timbral)
         self.memory = RowMemory(channels, PATCH_BYTES)
@@ -125,10 +145,11 @@ class FrontEnd:
         return torch.cat([block.finish(peak) for block, peak in peaks], 1)[: len(patches)]
 
 
-def timbral_peaks(patches: Tensor, conv: torch.nn.Module) -> Tensor:
+def timbral_peaks(patches: Tensor, conv: nn.Module) -> Tensor:
     """The greatest output over the bands of a convolution that is as long as the patches.
 
-    patches: float32 [n, bands, length]; conv: its weight [C, 1, height, length] -> float32 [n, C].
+    patches: float32 [n, bands, length], of an even number of bands; conv: its weight
+    [C, 1, height, length] -> float32 [n, C].
 
     A convolution over bands by Karatsuba's trick, for three quarters of the multiplications. With
     x0 and x1 the even and the odd bands of the input, h0 and h1 those of a filter, neighbouring
@@ -160,7 +181,7 @@ def timbral_peaks(patches: Tensor, conv: torch.nn.Module) -> Tensor:
     return peak + bias
 
 
-def temporal_peaks(x: Tensor, conv: torch.nn.Module) -> Tensor:
+def temporal_peaks(x: Tensor, conv: nn.Module) -> Tensor:
     """The greatest output over the bands of a convolution along time, "same" padded.
 
     x: float32 [W, bands, T]; conv: its weight [C, 1, 1, length] -> float32 [W, C, T].

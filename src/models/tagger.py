@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from src.models.adapter import EPSILON, ScoreError, random_states_kept, window_starts
-from src.models.front_end import FrontEnd, RowMemory, digest
+from src.models.front_end import Block, FrontEnd, RowMemory, digest
 from src.protocol import Checkpoint
 from src.weights.files import TAGGERS, TAGGERS_DIR, sha256
 
@@ -89,30 +89,6 @@ class LogMel(nn.Module):
         return torch.log10(10000 * (self.filters @ power).half().float() + 1)
 
 
-class Block(nn.Module):
-    """Convolution, ReLU, batch norm and max pool, in an order that costs less and gives the same.
-
-    ReLU and batch norm are monotone in each channel, so they commute with the maximum, and after
-    it there is little left to do. Where batch norm falls (scale < 0), the maximum of its output is
-    at the convolution's minimum: such channels are stored with the convolution negated.
-    """
-
-    def __init__(self, conv: nn.Module, channels: int, pool: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.conv = conv
-        self.pool = pool
-        self.scale = nn.Parameter(torch.ones(channels))
-        self.shift = nn.Parameter(torch.zeros(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.finish(self.pool(self.conv(x)))
-
-    def finish(self, peak: Tensor) -> Tensor:
-        """What comes after the pool: [W, C, ...] -> the same shape."""
-        scale, shift = (p.view(-1, *(1,) * (peak.dim() - 2)) for p in (self.scale, self.shift))
-        return F.relu(peak * scale.sign()) * scale + shift
-
-
 over_bands = partial(torch.amax, dim=2)  # [W, C, bands, T] -> [W, C, T]
 
 
@@ -155,19 +131,20 @@ class Musicnn(Network):
 
     def __init__(self, tags: int) -> None:
         super().__init__(200, tags)
-        self.timbral = nn.ModuleList(
+        timbral = [
             Block(nn.Conv2d(1, 204, (bands, 7), padding=(0, 3)), 204, over_bands)
             for bands in (38, 67)
-        )
+        ]
+        temporal = [
+            Block(nn.Conv2d(1, 51, (1, length)), 51, over_bands) for length in (128, 64, 32)
+        ]
+        self.timbral = nn.ModuleList(timbral)
         # TensorFlow's "same" puts the odd one of an even filter's padding last.
         self.temporal = nn.ModuleList(
-            nn.Sequential(
-                nn.ZeroPad2d((length // 2 - 1, length // 2, 0, 0)),
-                Block(nn.Conv2d(1, 51, (1, length)), 51, over_bands),
-            )
-            for length in (128, 64, 32)
+            nn.Sequential(nn.ZeroPad2d((length // 2 - 1, length // 2, 0, 0)), block)
+            for length, block in zip((128, 64, 32), temporal, strict=True)
         )
-        self.front_end = FrontEnd(self.timbral, [block for _, block in self.temporal])
+        self.front_end = FrontEnd(timbral, temporal)
         self.middle = nn.ModuleList(
             Block(nn.Conv1d(width, 64, 7, padding=3), 64, nn.Identity()) for width in (561, 64, 64)
         )
