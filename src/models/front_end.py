@@ -11,15 +11,14 @@ Both are written as matrix products with a running maximum over the bands, which
 processor's cache; convolutions write the bands out first, 13 MB a window.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from hashlib import blake2b
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from src.models.memory import DIGEST_BYTES, RowMemory, digest
 
 PATCH_BYTES = 64 * 2**20  # that remembered patches take: some 32,000, 8 minutes of distinct audio
 PATCHES_AT_ONCE = 512
@@ -27,54 +26,6 @@ PATCHES_AT_ONCE = 512
 # not depend on how many others are computed with it.
 FEWEST_ROWS = 16
 FRAMES_AT_ONCE = 8  # of a temporal filter's output
-DIGEST_BYTES = 16
-
-
-def digest(data: NDArray[np.float32]) -> bytes:
-    """A key for numbers, by their bytes; the array must be contiguous."""
-    return blake2b(data.data, digest_size=DIGEST_BYTES).digest()
-
-
-class RowMemory:
-    """Rows of float32 by key; those that were not asked for longest make way for new ones.
-
-    width: numbers in a row. max_bytes: of all rows and keys together. For one thread.
-    """
-
-    def __init__(self, width: int, max_bytes: int) -> None:
-        key_bytes = 400  # of a key and its entries, about
-        self._capacity = max_bytes // (4 * width + key_bytes)
-        self._rows = np.empty((self._capacity, width), np.float32)  # memory once it is written to
-        self._places: OrderedDict[bytes, int] = OrderedDict()
-
-    def rows(self, keys: Sequence[bytes], compute: Callable[[list[int]], Tensor]) -> Tensor:
-        """float32 [keys, width] on the CPU.
-
-        compute: gives the rows of the keys at these indices, [indices, width]. It is asked for the
-        first of each key that is not remembered.
-        """
-        portions = range(0, len(keys), self._capacity)  # one, but for very long clips
-        found = [self._portion(keys, start, compute) for start in portions]
-        return torch.from_numpy(np.concatenate(found))
-
-    def _portion(
-        self, keys: Sequence[bytes], start: int, compute: Callable[[list[int]], Tensor]
-    ) -> NDArray[np.float32]:
-        asked = keys[start : start + self._capacity]
-        unknown: dict[bytes, int] = {}
-        for index, key in enumerate(asked, start):
-            if key in self._places:
-                self._places.move_to_end(key)
-            else:
-                unknown.setdefault(key, index)
-        computed = compute(list(unknown.values())).cpu().numpy() if unknown else ()
-        for key, row in zip(unknown, computed, strict=True):
-            place = len(self._places)
-            if place == self._capacity:
-                _, place = self._places.popitem(last=False)
-            self._rows[place] = row
-            self._places[key] = place
-        return self._rows[[self._places[key] for key in asked]]
 
 
 class Block(nn.Module):

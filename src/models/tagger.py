@@ -15,7 +15,7 @@ here one more window covers the tail, and a short clip is repeated until it fill
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import ClassVar
 
@@ -26,7 +26,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from src.models.adapter import EPSILON, ScoreError, random_states_kept, window_starts
-from src.models.front_end import Block, FrontEnd, RowMemory, digest
+from src.models.front_end import Block, FrontEnd
+from src.models.memory import RowMemory, digest
 from src.protocol import Checkpoint
 from src.weights.files import TAGGERS, TAGGERS_DIR, sha256
 

@@ -8,8 +8,8 @@ import soundfile
 import torch
 from torch import Tensor
 
-from src.models import front_end
-from src.models.front_end import FrontEnd, RowMemory, digest, temporal_peaks, timbral_peaks
+from src.models.front_end import FrontEnd, temporal_peaks, timbral_peaks
+from src.models.memory import DIGEST_BYTES, KEY_BYTES, RowMemory, digest
 from src.models.tagger import Tagger, load_tagger
 
 DATA = Path(__file__).parent / "data" / "tagger"
@@ -117,7 +117,7 @@ def test_a_frame_passes_through_the_timbral_filters_once_but_for_the_ends_of_win
 def test_rows_are_those_of_their_keys_whatever_is_asked_in_what_order() -> None:
     """Against computing each row, with a memory of 20 rows and up to 60 keys a call."""
     rng = np.random.default_rng(0)
-    memory = RowMemory(3, 20 * (3 * 4 + 400))
+    memory = RowMemory(3, 20 * (3 * 4 + KEY_BYTES))
     asked: list[int] = []
     for _ in range(200):
         numbers = rng.integers(0, 40, rng.integers(1, 60)).tolist()
@@ -134,7 +134,7 @@ def test_rows_are_those_of_their_keys_whatever_is_asked_in_what_order() -> None:
 
 
 def test_what_was_not_asked_for_longest_is_forgotten_first() -> None:
-    memory = RowMemory(1, 3 * 404)
+    memory = RowMemory(1, 3 * (4 + KEY_BYTES))
     computed: list[bytes] = []
 
     def ask(*keys: bytes) -> None:
@@ -155,7 +155,7 @@ def test_what_was_not_asked_for_longest_is_forgotten_first() -> None:
 
 
 def test_a_computation_that_fails_leaves_nothing_wrong_behind() -> None:
-    memory = RowMemory(1, 3 * 404)
+    memory = RowMemory(1, 3 * (4 + KEY_BYTES))
 
     def fails(indices: list[int]) -> Tensor:
         raise MemoryError
@@ -169,4 +169,4 @@ def test_keys_are_of_bytes() -> None:
     zeros = np.zeros(3, np.float32)
     assert digest(zeros) == digest(zeros.copy())
     assert digest(zeros) != digest(-zeros)
-    assert len(digest(zeros)) == front_end.DIGEST_BYTES
+    assert len(digest(zeros)) == DIGEST_BYTES
