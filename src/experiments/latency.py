@@ -5,7 +5,8 @@
 A visit measures one cell on all prompts. Before it come untimed searches of the same shape: what
 is set up once (weights arranged for so many rows, kernels chosen, connections opened) is not what a
 search costs. Texts are encoded anew in each measured search, as for a prompt that is new, and its
-seed is its own: a server remembers what it heard in an earlier one. Clocks are read when the device has finished. A search ends with the winner's audio, not yet written.
+seed is its own: a server remembers what it heard in an earlier one. Clocks are read when the device
+has finished. A search ends with the winner's audio, not yet written.
 """
 
 import gc
