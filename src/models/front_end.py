@@ -148,12 +148,15 @@ def temporal_peaks(x: Tensor, conv: nn.Module) -> Tensor:
         shifted[shift : shift + length, shift] = filters
     by_band = x.transpose(0, 1).contiguous()  # [bands, W, T]
     bands, count, frames = by_band.shape
+    # Taken once: memory that is new each time costs a third more.
+    space = x.new_empty(bands * count * FRAMES_AT_ONCE * channels)
     peaks = []
     for first in range(0, frames, FRAMES_AT_ONCE):
         some = min(FRAMES_AT_ONCE, frames - first)
         start = first - before
         seen = slice(max(0, start), min(frames, start + length + some - 1))
         matrix = shifted[seen.start - start : seen.stop - start, :some].flatten(1)
-        outputs = by_band.view(bands * count, frames)[:, seen] @ matrix
-        peaks.append(outputs.view(bands, count, some, channels).amax(0).float())
+        outputs = space[: bands * count * some * channels].view(bands * count, some * channels)
+        torch.mm(by_band.view(bands * count, frames)[:, seen], matrix, out=outputs)
+        peaks.append(outputs.view(bands, count, some, channels).amax(0))
     return (torch.cat(peaks, 1) + conv.bias).transpose(1, 2)
