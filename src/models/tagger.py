@@ -96,7 +96,7 @@ over_bands = partial(torch.amax, dim=2)  # [W, C, bands, T] -> [W, C, T]
 class Network(nn.Module):
     """What the architectures share: the input's scale, and tags from the layer before the last.
 
-    at_once_on_cpu: the windows that run fastest together there.
+    at_once_on_cpu: how many windows `features` takes at once there.
     """
 
     at_once_on_cpu: ClassVar[int]
@@ -171,7 +171,7 @@ class Musicnn(Network):
 class Vgg(Network):
     """Five 3x3 convolutions with max pools and one dense layer. After musicnn/models.py, `vgg`."""
 
-    at_once_on_cpu = 2  # a window's activations are some 13 MB: few stay in the cache
+    at_once_on_cpu = 1  # activations of 13 MB; and rounding does not depend on other windows
 
     def __init__(self, tags: int) -> None:
         super().__init__(256, tags)
@@ -190,7 +190,10 @@ class Vgg(Network):
 
 
 class Tagger(nn.Module):
-    """A network with its input, its tags and its weights' checkpoint."""
+    """A network with its input, its tags and its weights' checkpoint. For one thread.
+
+    It remembers the windows that it has heard, and computes those that come again once.
+    """
 
     def __init__(self, checkpoint: Checkpoint, tags: Sequence[str]) -> None:
         super().__init__()
