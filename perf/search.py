@@ -99,6 +99,9 @@ class Plain:
         return values.topk(count).indices.tolist()
 
 
+seeds = itertools.count()
+
+
 def seconds(run: Callable[..., object], *args: object) -> float:
     began = time.perf_counter()
     run(*args)
@@ -135,7 +138,9 @@ def measure(
     for repetition in range(options.repetitions + 1):
         taken = {"plain": seconds(plain.search, method, prompts[0].text, verifier)}
         for count in options.prompts:
-            ours = seconds(search, plan, prompts[:count], generator, verifier, repetition)
+            # Audio that the server has not heard before, nor remembers.
+            seed = next(seeds)
+            ours = seconds(search, plan, prompts[:count], generator, verifier, seed)
             taken[str(count)] = ours / count
         for key, value in taken.items() if repetition else ():  # the first warms up
             times[key].append(value)

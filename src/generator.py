@@ -23,6 +23,7 @@ from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -55,7 +56,8 @@ class Renderer:
 
     checkpoint: name and hash of the whole generator's weights, so that tokens of another one are
     told apart. sample_rate in Hz; frame_rate in frames a second; channels of the audio. device:
-    "cpu" or "cuda".
+    "cpu" or "cuda". context: how many frames on either side of a frame its samples depend on; None
+    for a codec that hears all of a clip at once (EnCodec has an LSTM).
     """
 
     def __init__(self, codec: CompressionModel, checkpoint: Checkpoint) -> None:
@@ -64,6 +66,7 @@ class Renderer:
         self.frame_rate = float(codec.frame_rate)
         self.channels = int(codec.channels)
         self.device = next(codec.parameters()).device.type
+        self.context: int | None = getattr(codec, "context", None)
 
     @torch.inference_mode()
     def render(self, tokens: Tensor) -> list[Clip]:
@@ -76,6 +79,32 @@ class Renderer:
                 for audio in self.codec.decode(batch, None).float().cpu():
                     clips.append(Clip(audio.numpy(), self.sample_rate))
         return clips
+
+    def render_rest(self, tokens: Tensor, beginnings: Sequence[Clip]) -> list[Clip]:
+        """As `render`, but for rounding, where the clips' `settled` beginnings are there already.
+
+        beginnings: B, all of one length. What follows them is decoded, with its context. For audio
+        that is listened to and thrown away: what is kept is decoded in one piece.
+        """
+        assert self.context is not None
+        hop = round(self.sample_rate / self.frame_rate)
+        there = beginnings[0].samples.shape[1]
+        start = max(0, there // hop - self.context)
+        rest = self.render(tokens[..., start:])
+        return [
+            Clip(np.hstack([begun.samples, more.samples[:, there - start * hop :]]), more.rate)
+            for begun, more in zip(beginnings, rest, strict=True)
+        ]
+
+    def settled(self, clip: Clip, frames: int) -> Clip | None:
+        """The beginning of a clip that nothing but its first `frames` frames has a part in.
+
+        None where there is no such beginning.
+        """
+        if self.context is None or frames <= self.context:
+            return None
+        hop = round(self.sample_rate / self.frame_rate)
+        return Clip(clip.samples[:, : (frames - self.context) * hop], clip.rate)
 
 
 class Generator(Renderer):

@@ -55,7 +55,11 @@ class Candidates(Protocol):
 
 
 class Generator(Protocol):
-    """Begins candidates and renders tokens int64 [B, codebooks, frames] to clips."""
+    """Begins candidates and renders tokens int64 [B, codebooks, frames] to clips.
+
+    `settled`: the beginning of a clip that nothing but its first so many frames has a part in, or
+    None; `render_rest`: as `render`, where such beginnings, all of one length, are there already.
+    """
 
     def begin(
         self,
@@ -66,6 +70,8 @@ class Generator(Protocol):
         seed: int,
     ) -> Candidates: ...
     def render(self, tokens: Any) -> "list[Clip]": ...
+    def render_rest(self, tokens: Any, beginnings: "Sequence[Clip]") -> "list[Clip]": ...
+    def settled(self, clip: "Clip", frames: int) -> "Clip | None": ...
     def synchronize(self) -> None: ...
 
 
@@ -135,7 +141,9 @@ class Group:
         self.nodes: list[list[Node]] = [[] for _ in prompts]
         self.parents: list[list[int | None]] = [[None] * plan.candidates for _ in prompts]
         self.step = 0
-        self.clips: dict[int, Clip] = {}
+        self.clips: dict[int, Clip] = {}  # by row: of now, rendered in one piece
+        self.settled: dict[int, Clip] = {}  # by row: the beginning that later frames leave as it is
+        self.own_frames: int | None = None  # without the rollout's, during one
         self.own_log_probs: list[float] | None = None
         with self._timed("conditions"):
             self.candidates = generator.begin(
@@ -163,13 +171,14 @@ class Group:
         if not frames:
             yield
             return
+        self.own_frames = self.candidates.finished
         self.own_log_probs = self.candidates.mean_log_prob().tolist()
         mark = self.candidates.mark()
         self.sample(frames, greedy=True)
         yield
         with self._timed("decode"):
             self.candidates.rewind(mark)
-        self.own_log_probs = None
+        self.own_frames = self.own_log_probs = None
 
     def score(self) -> None:
         """Score every candidate as it is now, and note it in its prompt's tree."""
@@ -182,13 +191,14 @@ class Group:
         if self.candidates.guided:
             without = self.candidates.mean_log_prob(conditional=False).tolist()
         self.clips = {}
+        heard: dict[int, Clip] = {}
         if self.verifier.needs_audio:
             with self._timed("render"):
-                self._render(rows)
+                heard = self._hear(rows)
         inputs = [
             ScoreInput(
                 self.prompts[row // self.plan.candidates].text,
-                self.clips.get(row),
+                heard.get(row),
                 log_probs[row],
                 without[row],
             )
@@ -230,6 +240,11 @@ class Group:
                 for slot, parent in enumerate(parents):
                     rows[self._row(prompt, slot)] = self._row(prompt, parent)
             self.candidates.select(rows)
+            self.settled = {
+                row: self.settled[parent]
+                for row, parent in enumerate(rows)
+                if parent in self.settled
+            }
         self.step += 1
 
     def results(self, keep_leaves: bool = False) -> list[SearchResult | Failure]:
@@ -270,8 +285,22 @@ class Group:
         nodes = [node for node in self.nodes[prompt] if node.step == self.step]
         return sorted(nodes, key=lambda node: (-node.score.value, node.slot))
 
+    def _hear(self, rows: Sequence[int]) -> "dict[int, Clip]":
+        """The rows' audio as it is now, by row; only what is not settled yet is rendered."""
+        tokens = self.candidates.tokens()[rows]
+        if all(row in self.settled for row in rows):
+            clips = self.generator.render_rest(tokens, [self.settled[row] for row in rows])
+            heard = dict(zip(rows, clips, strict=True))
+        else:
+            heard = dict(zip(rows, self.generator.render(tokens), strict=True))
+            self.clips = heard
+        frames = self.own_frames or self.candidates.finished
+        settled = {row: self.generator.settled(clip, frames) for row, clip in heard.items()}
+        self.settled = {row: clip for row, clip in settled.items() if clip is not None}
+        return heard
+
     def _render(self, rows: Iterable[int]) -> None:
-        """Render those of the rows that are not rendered yet."""
+        """Render those of the rows, each in one piece, that are not rendered so yet."""
         if lacking := [row for row in rows if row not in self.clips]:
             clips = self.generator.render(self.candidates.tokens()[lacking])
             self.clips.update(zip(lacking, clips, strict=True))

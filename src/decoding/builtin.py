@@ -26,6 +26,8 @@ TEXT_ENCODER = BUILTIN_DIR / "text_encoder"
 LM_WEIGHTS = BUILTIN_DIR / "lm.safetensors"
 CODEC_WEIGHTS = BUILTIN_DIR / "codec.safetensors"
 CONFIG = BUILTIN_DIR / "config.json"
+# Decoded on a CPU: what more need is memory anew for each layer, which costs a tenth.
+FRAMES_AT_ONCE = 600
 # What the generator's hash is taken over, in this order.
 WEIGHT_FILES = (LM_WEIGHTS, CODEC_WEIGHTS, TEXT_ENCODER / "model.safetensors")
 
@@ -123,11 +125,19 @@ def as_compression_model(codec: Codec) -> CompressionModel:
 
         def decode(self, codes: Tensor, scale: Tensor | None = None) -> Tensor:  # noqa: ARG002
             """int64 [B, K, frames] -> float32 [B, 1, frames * hop]."""
-            return self.codec.decode(codes)[:, None]
+            if codes.is_cuda:
+                return self.codec.decode(codes)[:, None]
+            at_once = max(1, FRAMES_AT_ONCE // codes.shape[-1])
+            return torch.cat([self.codec.decode(part) for part in codes.split(at_once)])[:, None]
 
         def decode_latent(self, codes: Tensor) -> Tensor:
             """int64 [B, K, frames] -> float32 [B, latent, frames]."""
             return self.codec.quantizer.decode(codes).transpose(1, 2)
+
+        @property
+        def context(self) -> int:
+            """As `Renderer.context`; audiocraft's codecs have no such attribute."""
+            return self.codec.config.context
 
         @property
         def channels(self) -> int:

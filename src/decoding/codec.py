@@ -12,11 +12,14 @@ depends on little is a token that a small language model can predict.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+EMBED_KERNEL = 7  # of the decoder's first convolution
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,16 @@ class CodecConfig:
     decoder_width: int = 320
     decoder_blocks: int = 6
     decoder_kernel: int = 7
+
+    @property
+    def context(self) -> int:
+        """How many frames on either side of a frame its decoded samples depend on.
+
+        Half of each convolution's kernel, one convolution after the other, and the neighbours
+        whose synthesis windows reach into the frame.
+        """
+        convolutions = EMBED_KERNEL // 2 + self.decoder_blocks * (self.decoder_kernel // 2)
+        return convolutions + math.ceil((self.synthesis_window - self.hop) / 2 / self.hop)
 
 
 class Block(nn.Module):
@@ -125,7 +138,7 @@ class Decoder(nn.Module):
         self.config = config
         width, bins = config.decoder_width, config.synthesis_window // 2 + 1
         self.register_buffer("window", torch.hann_window(config.synthesis_window), persistent=False)
-        self.embed = nn.Conv1d(config.latent, width, 7, padding=3)
+        self.embed = nn.Conv1d(config.latent, width, EMBED_KERNEL, padding=EMBED_KERNEL // 2)
         self.norm = nn.LayerNorm(width)
         self.blocks = nn.ModuleList(
             Block(width, config.decoder_kernel, 1 / config.decoder_blocks)

@@ -4,8 +4,9 @@
 
 A visit measures one cell on all prompts. Before it come untimed searches of the same shape: what
 is set up once (weights arranged for so many rows, kernels chosen, connections opened) is not what a
-search costs. Texts are encoded anew in each measured search, as for a prompt that is new. Clocks
-are read when the device has finished. A search ends with the winner's audio, not yet written.
+search costs. Texts are encoded anew in each measured search, as for a prompt that is new, and its
+seed is its own: a server remembers what it heard in an earlier one. Clocks are read when the device
+has finished. A search ends with the winner's audio, not yet written.
 """
 
 import gc
@@ -136,11 +137,16 @@ def measure_all(
         warm_up(plan if cell not in known else first_step(plan, settings), left, parts)
         known.add(cell)
         for group in left:
-            for record in measure(plan, group, parts, settings.seed):
+            for record in measure(plan, group, parts, seed_of(settings.seed, repetition, cell)):
                 if record["status"] == "failed":
                     log.warning("%s %s: %s", cell.name, record["prompt_id"], record["reason"])
                 run.append(record | key)
             advance(len(group))
+
+
+def seed_of(seed: int, repetition: int, cell: SearchCell) -> int:
+    """The seed of one visit's searches."""
+    return random.Random(f"{seed} {repetition} {cell.name}").randrange(2**31)
 
 
 def measure(plan: Plan, group: Sequence[Prompt], parts: Parts, seed: int) -> list[Record]:

@@ -15,8 +15,9 @@ here one more window covers the tail, and a short clip is repeated until it fill
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +26,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from src.models.adapter import EPSILON, ScoreError, random_states_kept, window_starts
+from src.models.front_end import Block, FrontEnd
+from src.models.memory import RowMemory, digest
 from src.protocol import Checkpoint
 from src.weights.files import TAGGERS, TAGGERS_DIR, sha256
 
@@ -35,9 +38,8 @@ MEL_BANDS = 96
 WINDOW_FRAMES = 187
 # 187 frames are centred on samples 0, 256, ... 186 * 256: the shortest clip that fills a window.
 WINDOW_SAMPLES = (WINDOW_FRAMES - 1) * HOP
-# A window's activations are some 13 MB: on a CPU few at once stay in the cache and run fastest.
 WINDOWS_AT_ONCE = 64
-WINDOWS_AT_ONCE_CPU = 2
+WINDOW_BYTES = 8 * 2**20  # that remembered windows take: some 7,000
 
 
 def mel_filterbank() -> Tensor:
@@ -88,35 +90,20 @@ class LogMel(nn.Module):
         return torch.log10(10000 * (self.filters @ power).half().float() + 1)
 
 
-class Block(nn.Module):
-    """Convolution, ReLU, batch norm and max pool, in an order that costs less and gives the same.
-
-    ReLU and batch norm are monotone in each channel, so they commute with the maximum, and after
-    it there is little left to do. Where batch norm falls (scale < 0), the maximum of its output is
-    at the convolution's minimum: such channels are stored with the convolution negated.
-    """
-
-    def __init__(self, conv: nn.Module, channels: int, pool: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.conv = conv
-        self.pool = pool
-        self.scale = nn.Parameter(torch.ones(channels))
-        self.shift = nn.Parameter(torch.zeros(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        peak = self.pool(self.conv(x))
-        scale, shift = (p.view(-1, *(1,) * (peak.dim() - 2)) for p in (self.scale, self.shift))
-        return F.relu(peak * scale.sign()) * scale + shift
-
-
 over_bands = partial(torch.amax, dim=2)  # [W, C, bands, T] -> [W, C, T]
 
 
 class Network(nn.Module):
-    """What the architectures share: the input's scale, and tags from the layer before the last."""
+    """What the architectures share: the input's scale, and tags from the layer before the last.
+
+    at_once_on_cpu: how many windows `features` takes at once there.
+    """
+
+    at_once_on_cpu: ClassVar[int]
 
     def __init__(self, width: int, tags: int) -> None:
         super().__init__()
+        self.width = width
         self.input_scale = nn.Parameter(torch.ones(1))
         self.input_shift = nn.Parameter(torch.zeros(1))
         self.output = nn.Linear(width, tags)
@@ -141,27 +128,38 @@ class Musicnn(Network):
     maximum and mean, and two dense layers. After musicnn/models.py, `build_musicnn`.
     """
 
+    at_once_on_cpu = 8
+
     def __init__(self, tags: int) -> None:
         super().__init__(200, tags)
-        self.timbral = nn.ModuleList(
+        timbral = [
             Block(nn.Conv2d(1, 204, (bands, 7), padding=(0, 3)), 204, over_bands)
             for bands in (38, 67)
-        )
+        ]
+        temporal = [
+            Block(nn.Conv2d(1, 51, (1, length)), 51, over_bands) for length in (128, 64, 32)
+        ]
+        self.timbral = nn.ModuleList(timbral)
         # TensorFlow's "same" puts the odd one of an even filter's padding last.
         self.temporal = nn.ModuleList(
-            nn.Sequential(
-                nn.ZeroPad2d((length // 2 - 1, length // 2, 0, 0)),
-                Block(nn.Conv2d(1, 51, (1, length)), 51, over_bands),
-            )
-            for length in (128, 64, 32)
+            nn.Sequential(nn.ZeroPad2d((length // 2 - 1, length // 2, 0, 0)), block)
+            for length, block in zip((128, 64, 32), temporal, strict=True)
         )
+        self.front_end = FrontEnd(timbral, temporal)
         self.middle = nn.ModuleList(
             Block(nn.Conv1d(width, 64, 7, padding=3), 64, nn.Identity()) for width in (561, 64, 64)
         )
         self.penultimate = nn.Linear(2 * (561 + 3 * 64), 200)
 
     def features(self, x: Tensor) -> Tensor:
-        front = torch.cat([block(x) for block in (*self.timbral, *self.temporal)], 1)
+        if x.is_cuda:
+            blocks = (*self.timbral, *self.temporal)
+            return self._back_end(torch.cat([block(x) for block in blocks], 1))
+        # One by one, so that rounding does not depend on the other windows.
+        return torch.cat([self._back_end(front) for front in self.front_end(x[:, 0]).split(1)])
+
+    def _back_end(self, front: Tensor) -> Tensor:
+        """float32 [W, 561, 187] -> [W, 200]."""
         first = self.middle[0](front)
         second = self.middle[1](first) + first
         third = self.middle[2](second) + second
@@ -172,6 +170,8 @@ class Musicnn(Network):
 
 class Vgg(Network):
     """Five 3x3 convolutions with max pools and one dense layer. After musicnn/models.py, `vgg`."""
+
+    at_once_on_cpu = 1  # activations of 13 MB; and rounding does not depend on other windows
 
     def __init__(self, tags: int) -> None:
         super().__init__(256, tags)
@@ -190,7 +190,10 @@ class Vgg(Network):
 
 
 class Tagger(nn.Module):
-    """A network with its input, its tags and its weights' checkpoint."""
+    """A network with its input, its tags and its weights' checkpoint. For one thread.
+
+    It remembers the windows that it has heard, and computes those that come again once.
+    """
 
     def __init__(self, checkpoint: Checkpoint, tags: Sequence[str]) -> None:
         super().__init__()
@@ -198,6 +201,7 @@ class Tagger(nn.Module):
         self.tags = tuple(tags)
         self.mel = LogMel()
         self.network = (Vgg if checkpoint.name.endswith("vgg") else Musicnn)(len(self.tags))
+        self.memory = RowMemory(self.network.width, WINDOW_BYTES)
 
     def windows(self, samples: Tensor) -> Tensor:
         """The windows that cover a clip: float32 [T] at 16 kHz -> float32 [W, 96, 187].
@@ -220,8 +224,8 @@ class Tagger(nn.Module):
 
     @torch.inference_mode()
     def window_posteriors(self, windows: Tensor) -> Tensor:
-        """The network's sigmoid outputs: float32 [W, 96, 187] -> float32 [W, 50]."""
-        return _few_at_once(lambda part: self.network(part).sigmoid(), windows)
+        """The network's sigmoid outputs: float32 [W, 96, 187] -> float32 [W, 50] on the CPU."""
+        return self._posteriors(self._embed(windows))
 
     @torch.inference_mode()
     def embeddings(self, clip: Tensor) -> Tensor:
@@ -230,7 +234,7 @@ class Tagger(nn.Module):
         clip: float32 [T], 16 kHz mono -> float32 [W, 200] (Vgg: [W, 256]) on the CPU. Raises
         ScoreError, as `windows`.
         """
-        return _few_at_once(self.network.embed, self.windows(clip)).cpu()
+        return self._embed(self.windows(clip))
 
     @torch.inference_mode()
     def posteriors(self, clips: Sequence[Tensor]) -> Tensor:
@@ -239,18 +243,26 @@ class Tagger(nn.Module):
         clips: B of float32 [T], 16 kHz mono, of any lengths -> float32 [B, 50] on the CPU.
         """
         windows = [self.windows(clip) for clip in clips]
-        outputs = self.window_posteriors(torch.cat(windows)).cpu()
-        parts = outputs.split([len(part) for part in windows])
-        return torch.stack([part.mean(0) for part in parts])
+        of_clips = self._embed(torch.cat(windows)).split([len(part) for part in windows])
+        return torch.stack([self._posteriors(part).mean(0) for part in of_clips])
+
+    def _posteriors(self, embedded: Tensor) -> Tensor:
+        return self.network.output(embedded.to(self.mel.window.device)).sigmoid().cpu()
+
+    def _embed(self, windows: Tensor) -> Tensor:
+        """The network's `embed`, of equal windows and of those that are remembered once."""
+        at_once = WINDOWS_AT_ONCE if windows.is_cuda else self.network.at_once_on_cpu
+
+        def compute(indices: list[int]) -> Tensor:
+            parts = windows[indices].split(at_once)
+            return torch.cat([self.network.embed(part).float() for part in parts])
+
+        keys = [digest(window) for window in windows.cpu().contiguous().numpy()]
+        return self.memory.rows(keys, compute)
 
     def logits(self, clips: Sequence[Tensor]) -> Tensor:
         """Tag log-odds, ln p/(1-p) of `posteriors` with p kept within EPSILON of 0 and 1."""
         return torch.logit(self.posteriors(clips), eps=EPSILON)
-
-
-def _few_at_once(network: Callable[[Tensor], Tensor], windows: Tensor) -> Tensor:
-    at_once = WINDOWS_AT_ONCE if windows.is_cuda else WINDOWS_AT_ONCE_CPU
-    return torch.cat([network(part) for part in windows.split(at_once)])
 
 
 def load_tagger(name: str) -> Tagger:

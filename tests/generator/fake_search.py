@@ -89,14 +89,19 @@ class FakeCandidates:
 
 
 class FakeGenerator:
-    """begun: of each group the keys, N and frames; lengths: frames of each batch of clips."""
+    """begun: of each group the keys, N and frames; lengths: frames of each batch of clips.
+
+    context: how many frames on either side have a part in a sample, which is the sum of them all;
+    with None it is the frame's token, and every clip is rendered whole.
+    """
 
     checkpoint = Checkpoint(name="fake", sha256="0" * 64)
     frame_rate = float(RATE)
     device, dtype = "cpu", "float32"
     max_rows = 64
 
-    def __init__(self) -> None:
+    def __init__(self, context: int | None = None) -> None:
+        self.context = context
         self.rendered = 0
         self.lengths: list[int] = []
         self.begun: list[tuple[tuple[str, ...], int, int]] = []
@@ -112,7 +117,26 @@ class FakeGenerator:
     def render(self, tokens: torch.Tensor) -> list[Clip]:
         self.rendered += len(tokens)
         self.lengths.append(tokens.shape[-1])
-        return [Clip(row.numpy().astype(np.float32), RATE) for row in tokens]
+        return [Clip(self.sums(row.numpy()).astype(np.float32), RATE) for row in tokens]
+
+    def sums(self, row: np.ndarray) -> np.ndarray:
+        reach = self.context or 0
+        padded = np.pad(row, ((0, 0), (reach, reach)))
+        return np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1, axis=1).sum(2)
+
+    def render_rest(self, tokens: torch.Tensor, beginnings: Sequence[Clip]) -> list[Clip]:
+        (there,) = {clip.samples.shape[1] for clip in beginnings}
+        start = max(0, there - (self.context or 0))
+        rest = self.render(tokens[..., start:])
+        return [
+            Clip(np.hstack([begun.samples, more.samples[:, there - start :]]), RATE)
+            for begun, more in zip(beginnings, rest, strict=True)
+        ]
+
+    def settled(self, clip: Clip, frames: int) -> Clip | None:
+        if self.context is None or frames <= self.context:
+            return None
+        return Clip(clip.samples[:, : frames - self.context], RATE)
 
     def synchronize(self) -> None:
         pass

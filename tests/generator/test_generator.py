@@ -13,6 +13,9 @@ import numpy as np
 import pytest
 import torch
 
+from src.budget import Ledger
+from src.data.audio import Clip
+from src.data.prompts import Prompt
 from src.generator import (
     GeneratorError,
     audiocraft_without_clap,
@@ -20,6 +23,9 @@ from src.generator import (
     load_generator,
     load_renderer,
 )
+from src.methods import METHODS
+from src.protocol import Score
+from src.search import Group
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -57,6 +63,45 @@ def test_rendering_in_batches_is_rendering_one_by_one(generator):
     for index in (0, 15, 16, 18):
         alone = generator.render(tokens[index : index + 1])[0]
         assert abs(alone.samples - together[index].samples).max() < 1e-5
+
+
+def test_a_sample_depends_on_the_codecs_context_and_on_no_frame_beyond_it(generator):
+    context, hop, middle = generator.context, 320, 40
+    tokens = torch.randint(0, 1024, (1, 4, 81), generator=torch.Generator().manual_seed(0))
+
+    def changes(frame: int) -> bool:
+        """Whether the middle frame's audio is another one when this frame's tokens are others."""
+        other = tokens.clone()
+        other[..., frame] = (other[..., frame] + 511) % 1024
+        own, changed = (generator.render(t)[0].samples[0] for t in (tokens, other))
+        place = slice(middle * hop, (middle + 1) * hop)
+        return not np.array_equal(own[place], changed[place])
+
+    assert changes(middle - context)
+    assert changes(middle + context)
+    assert not changes(middle - context - 1)
+    assert not changes(middle + context + 1)
+
+
+@pytest.mark.parametrize("frames", [24, 60, 100])
+def test_the_rest_after_what_is_settled_is_rendered_as_in_the_whole_but_for_rounding(
+    generator, frames: int
+) -> None:
+    tokens = torch.randint(0, 1024, (3, 4, 150), generator=torch.Generator().manual_seed(1))
+    earlier = generator.render(tokens[..., : frames + 7])
+    settled = [generator.settled(clip, frames) for clip in earlier]
+    assert [clip.samples.shape[1] for clip in settled] == [(frames - generator.context) * 320] * 3
+    joined = generator.render_rest(tokens, settled)
+    for clip, whole, begun in zip(joined, generator.render(tokens), settled, strict=True):
+        assert np.abs(clip.samples - whole.samples).max() < 1e-5
+        assert np.abs(whole.samples).max() > 0.01
+        assert np.array_equal(clip.samples[:, : begun.samples.shape[1]], begun.samples)
+
+
+def test_of_no_more_frames_than_the_context_nothing_is_settled(generator):
+    (clip,) = generator.render(torch.zeros(1, 4, 30, dtype=torch.int64))
+    assert generator.settled(clip, generator.context) is None
+    assert generator.settled(clip, generator.context + 1) is not None
 
 
 def test_musicgen_imports_without_network_or_tokenizers_where_laion_clap_is_installed(tmp_path):
@@ -156,6 +201,7 @@ def test_musicgens_codec_is_loaded_without_its_language_model(tmp_path: Path) ->
     (clip,) = renderer.render(tokens)
     assert (clip.rate, renderer.frame_rate) == (800, 50.0)
     assert np.array_equal(clip.samples, expected)
+    assert renderer.settled(clip, 10) is None  # it has an LSTM
 
 
 def test_a_stereo_models_codebooks_are_two_channels(tmp_path: Path) -> None:
@@ -166,3 +212,42 @@ def test_a_stereo_models_codebooks_are_two_channels(tmp_path: Path) -> None:
     with torch.inference_mode():
         left, right = (codec.decode(tokens[:, side::2], None)[0, 0] for side in range(2))
     assert np.allclose(clip.samples, torch.stack([left, right]).numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize(("method", "k"), [("sbs", 0), ("lookahead", 1)])
+def test_a_search_hears_what_a_whole_rendering_has_but_for_rounding_and_keeps_a_whole_one(
+    generator, monkeypatch: pytest.MonkeyPatch, method: str, k: int
+) -> None:
+    """Every clip that the verifier got, against its tokens rendered in one piece."""
+    asked: list[torch.Tensor] = []
+    decoded: list[int] = []
+    heard: list[Clip] = []
+
+    class Loudest:
+        name, needs_audio, checkpoints = "loudest", True, {}
+
+        def score(self, inputs):
+            asked.append(group.candidates.tokens())
+            heard.extend(item.clip for item in inputs)
+            return [Score(value=float(np.abs(item.clip.samples).max())) for item in inputs]
+
+        def take_usage(self) -> Ledger:
+            return Ledger()
+
+    prompts = [Prompt(id=i, text=f"slow {i}", key=i) for i in ("harp", "flute")]
+    plan = METHODS[method].make_plan(4, 2.4, 0.8, 50, {"beam_width": 2, "lookahead_k": k})
+    group = Group(plan, prompts, generator, Loudest(), seed=3)
+    decode = generator.codec.decode
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            generator.codec, "decode", lambda t, s: decoded.append(t.shape[-1]) or decode(t, s)
+        )
+        plan.method.run(group)
+    results = group.results()
+    assert sum(decoded) < sum(tokens.shape[-1] for tokens in asked)
+    whole = [clip for tokens in asked for clip in generator.render(tokens)]
+    for own, expected in zip(heard, whole, strict=True):
+        assert np.abs(own.samples - expected.samples).max() < 1e-5
+    winners = np.stack([result.winner.tokens for result in results]).astype(np.int64)
+    for result, expected in zip(results, generator.render(torch.from_numpy(winners)), strict=True):
+        assert np.array_equal(result.winner.clip.samples, expected.samples)

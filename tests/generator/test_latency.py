@@ -50,11 +50,13 @@ class TimedGenerator(FakeGenerator):
         super().__init__()
         self.now = 0.0
         self.known: set[str] = set()
+        self.seeds: list[int] = []
 
     def begin(
         self, prompts: Sequence[str], keys: Sequence[str], candidates: int, frames: int, seed: int
     ) -> FakeCandidates:
         super().begin(prompts, keys, candidates, frames, seed)
+        self.seeds.append(seed)
         self.now += 0.5 * len(set(prompts) - self.known)
         self.known |= set(prompts)
         generator = self
@@ -130,6 +132,16 @@ def test_every_cell_comes_once_a_repetition_in_an_order_drawn_anew() -> None:
     assert order == list(visits(CELLS, 4, seed=1))
     assert order != list(visits(CELLS, 4, seed=2))
     assert order[: 2 * len(CELLS)] == list(visits(CELLS, 2, seed=1))
+
+
+def test_no_two_visits_and_no_warm_up_have_audio_in_common_that_a_server_could_remember(
+    bench: Bench,
+) -> None:
+    bench.measure()
+    visits_of = [bench.generator.seeds[at : at + 4] for at in range(0, 4 * 7 * 3, 4)]
+    for untimed, *timed in visits_of:
+        assert (untimed, len(set(timed))) == (0, 1)
+    assert len({timed for _, timed, *_ in visits_of} | {0}) == 7 * 3 + 1
 
 
 def test_clock_stages_and_ledger_tell_what_a_search_took(bench: Bench) -> None:

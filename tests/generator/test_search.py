@@ -174,6 +174,39 @@ def test_what_is_heard_is_rendered_once_and_else_the_winners_alone(
             assert result.winner.score.value == pytest.approx(math.exp(result.winner.log_prob))
 
 
+@pytest.mark.parametrize("context", [0, 1, 2, 5])
+@pytest.mark.parametrize(
+    ("method", "k"), [("best_of_n", 0), ("sbs", 0), ("lookahead", 1), ("lookahead", 2)]
+)
+def test_what_is_heard_is_the_whole_clip_also_where_only_its_end_is_rendered(
+    method: str, k: int, context: int
+) -> None:
+    def searched(settles: bool) -> tuple[list[list[int]], list[SearchResult | Failure], int]:
+        """What the verifier heard, the results, and the frames rendered in all batches."""
+        generator, clips = FakeGenerator(context), []
+        if not settles:
+            generator.settled = lambda clip, frames: None
+
+        def refuse(item) -> str | None:
+            clips.append(heard(item))
+            return "odd" if item.prompt == "text b" and len(clips[-1]) > 5 else None
+
+        p = plan(method, 8, 2, k, total=16)
+        results = run(p, verifier=FakeVerifier(refuse), generator=generator)
+        return clips, results, sum(generator.lengths)
+
+    clips, results, frames = searched(settles=True)
+    whole_clips, whole_results, whole_frames = searched(settles=False)
+    assert clips == whole_clips
+    if method != "best_of_n" and context < 2:
+        assert frames < whole_frames
+    for own, whole in zip(results, whole_results, strict=True):
+        assert isinstance(own, Failure) == isinstance(whole, Failure)
+        if isinstance(own, SearchResult):
+            assert own.nodes == whole.nodes
+            assert own.winner.clip.samples.tolist() == whole.winner.clip.samples.tolist()
+
+
 def test_a_refused_prompt_drops_out_says_where_and_the_others_go_on_unchanged() -> None:
     threshold = []
 

@@ -44,6 +44,12 @@ class RandomGenerator:
     def render(self, tokens: torch.Tensor) -> list[Clip]:
         return [Clip(row[:1].float().numpy(), RATE) for row in tokens]
 
+    def render_rest(self, tokens: torch.Tensor, beginnings: Sequence[Clip]) -> list[Clip]:
+        raise AssertionError("nothing is settled here")
+
+    def settled(self, clip: Clip, frames: int) -> None:
+        return None
+
     def synchronize(self) -> None:
         pass
 
