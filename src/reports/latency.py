@@ -3,7 +3,6 @@
 summary.csv, costs.csv, lines.csv, latency.png and cost.png are made anew, from the records alone.
 """
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
@@ -31,7 +30,6 @@ from src.runs.provenance import QUIET_LOAD
 from src.stats.intervals import Interval
 
 FEW_REPETITIONS = 5  # resampling fewer gives intervals that are too narrow
-SHOWN_CHANGES = 5
 SIZES = (7.0, 6.0, 4.5, 3.5)  # of markers, so that points on one another can be seen
 # Paul Tol's muted colours, told apart by all kinds of colour vision.
 PALETTE = (
@@ -163,18 +161,10 @@ def findings(study: Study) -> Iterable[str]:
 
 
 def _of_measurements(study: Study) -> Iterable[str]:
-    """Whether there is enough of them, and whether repetitions agree."""
+    """Whether there is enough of them."""
     if any(cell.prunes for cell in study.timed) and not any(row["against"] for row in study.costs):
         yield "Nothing is compared: best_of_n is not among the methods (--method best_of_n ..)."
     yield few_prompts(len(study.repetitions), "repetitions", FEW_REPETITIONS)
-    winners = defaultdict(set)
-    for cell, own in study.timed.items():
-        for record in own.records:
-            name = f"{cell.name} on {record['prompt_id']}"
-            winners[name].add(record["winner"]["tokens_sha256"])
-    if changed := [name for name, found in winners.items() if len(found) > 1]:
-        first = ", ".join(changed[:SHOWN_CHANGES])
-        yield f"Repetitions did not all choose the same clip: {first}."
 
 
 def _of_machine(study: Study) -> Iterable[str]:

@@ -16,7 +16,6 @@ from tests.generator.made_up_latency import CELLS, made_up_latency, noisy, per_f
 
 BEST, SBS, AHEAD = "best_of_n N=8", "sbs N=8 M=4", "lookahead N=8 M=4 k=1"
 FAILS = {"status": "failed", "reason": "tags: names no tag"}
-ANOTHER = {"winner": {"tokens_sha256": "another"}}
 
 
 def study_of(output: Path, *seconds: Any, **kind: Any) -> Study:
@@ -154,7 +153,6 @@ def test_only_whole_repetitions_and_prompts_that_failed_nowhere_count(tmp_path: 
     [
         ({"change": lambda r: r | FAILS if is_one(r) else r}, "they failed: p1. The first: tags"),
         ({"change": lambda r: None if is_one(r) else r}, "unfinished: repetition 2"),
-        ({"change": lambda r: r | ANOTHER if is_one(r) else r}, "same clip: sbs N=8 M=4 on p1."),
         ({"here": {"load_average": [0.9, 0.5, 0.1]}}, "busy: load average 0.90 before"),
         ({"change": lambda r: r | {"load": 3.2}}, "average 0.00 before the run, up to 3"),
         ({"skipped": [SearchCell("sbs", 6, {"beam_width": 4})]}, "does not divide N: sbs N=6 M=4."),
