@@ -27,7 +27,7 @@ from torch import Tensor
 
 from src.decoding.layers import Text
 from src.decoding.part import Part
-from src.decoding.past import Past, Stretch
+from src.decoding.past import Attended, Past, Stretch
 
 BUCKET = 64  # positions: the own ones are read in multiples of it
 SHARED_BUCKET = 128  # the shared ones
@@ -129,11 +129,12 @@ class StaticPast(Past):
         else:
             self.own.caches[layer].index_copy_(5, self._offset, keys_values)
 
-    def stretches(self, layer: int) -> list[tuple[int, Tensor, Tensor | None]]:
+    def attended(self, layer: int) -> list[Attended]:
         *of_shared, of_own = self._biases
-        own = (self.slots, self.own.caches[layer][..., : len(of_own), :], of_own)
+        own = self.own.caches[layer][..., : len(of_own), :]
         pairs = zip(self.shared, of_shared, strict=True)
-        return [*((s.groups, s.caches[layer], bias) for s, bias in pairs), own]
+        shared = [Attended.of(s.groups, s.caches[layer], bias) for s, bias in pairs]
+        return [*shared, Attended.of(self.slots, own, of_own)]
 
     def keep(self, layer: int, made: Sequence[tuple[Stretch, Tensor]]) -> None:
         padded = [(*c.shape[:-2], _ceil(c.shape[-2], SHARED_BUCKET), c.shape[-1]) for _, c in made]

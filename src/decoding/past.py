@@ -52,6 +52,21 @@ class Stretch:
         return self.first + self.length
 
 
+class Attended(NamedTuple):
+    """What rows attend to in one layer of a stretch: keys and values, [batch * groups, positions,
+    head dim], where halves, prompts and heads are the batch; bias: of the scores."""
+
+    groups: int
+    keys: Tensor
+    values: Tensor
+    bias: Tensor | None
+
+    @classmethod
+    def of(cls, groups: int, cache: Tensor, bias: Tensor | None = None) -> Attended:
+        keys, values = cache.flatten(1, 4).unbind()
+        return cls(groups, keys, values, bias)
+
+
 class Past:
     """Of the rows that go through the transformer together: `slots` rows of each of its prompts.
 
@@ -119,11 +134,11 @@ class Past:
         first, positions = self.own.length, keys_values.shape[-2]
         self.own.caches[layer][..., first : first + positions, :] = keys_values
 
-    def stretches(self, layer: int) -> list[tuple[int, Tensor, Tensor | None]]:
-        """What one query a row attends to: groups, keys and values, and a bias of the scores."""
+    def attended(self, layer: int) -> list[Attended]:
+        """What one query a row attends to."""
         own = self.own.caches[layer][..., : self.own.length + 1, :]
-        shared = [(s.groups, s.caches[layer][..., : s.length, :], None) for s in self.shared]
-        return [*shared, (self.slots, own, None)]
+        shared = [Attended.of(s.groups, s.caches[layer][..., : s.length, :]) for s in self.shared]
+        return [*shared, Attended.of(self.slots, own)]
 
     def attend(self, layer: int, queries: Tensor) -> Tensor:
         """One query a row, [halves, prompts, heads, slots, head dim] -> the same shape.
@@ -133,13 +148,9 @@ class Past:
         """
         batch, shape = queries.shape[:3].numel(), queries.shape
         queries = queries.contiguous().view(batch, self.slots, self.head_dim)
-        stretches = [
-            (groups, *cache.flatten(1, 4).unbind(), bias)
-            for groups, cache, bias in self.stretches(layer)
-        ]
+        stretches = self.attended(layer)
         if self.flash:
-            parts = [_flash(queries, *of_stretch[:3]) for of_stretch in stretches]
-            return _joined(parts).view(shape)
+            return _joined([_flash(queries, stretch) for stretch in stretches]).view(shape)
         nothing = queries.new_empty(1, 1, 1)  # beta 0: it is not read
         scores = [
             torch.baddbmm(
@@ -193,17 +204,16 @@ class Past:
                 ]
 
 
-def _flash(queries: Tensor, groups: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+def _flash(queries: Tensor, to: Attended) -> tuple[Tensor, Tensor]:
     """Attention to one stretch by torch's flash kernel, and the logarithm of the weights' sum.
 
-    queries [batch, slots, d], keys and values [batch * groups, positions, d] -> [batch, slots, d]
-    in their dtype, and float32 [batch, slots].
+    queries [batch, slots, head dim] -> the same shape and dtype, and float32 [batch, slots].
     """
     batch, slots, head_dim = queries.shape
     result, log_sum, *_ = torch.ops.aten._scaled_dot_product_flash_attention(
-        queries.view(batch * groups, 1, -1, head_dim),
-        keys[:, None],
-        values[:, None],
+        queries.view(batch * to.groups, 1, -1, head_dim),
+        to.keys[:, None],
+        to.values[:, None],
         scale=head_dim**-0.5,
     )
     return result.view(queries.shape), log_sum.view(batch, slots)
