@@ -125,6 +125,12 @@ class Generator(Renderer):
         embedding, _mask = provider(provider.tokenize([attributes]))["description"]
         return embedding[0].cpu()
 
+    @property
+    def weight_bytes(self) -> int:
+        """Of the language model with its text encoder, and of the codec."""
+        parameters = (*self.lm.parameters(), *self.codec.parameters())
+        return sum(p.numel() * p.element_size() for p in parameters)
+
     def forget_conditions(self) -> None:
         """Encode texts anew from here on, as a first run does."""
         self.condition.cache_clear()

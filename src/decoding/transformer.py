@@ -94,9 +94,16 @@ class Transformer:
         Guided, rows are there twice: with their text, then without. Not in the first layer's
         self-attention, which comes before the text and is the same for both.
         """
-        halves = [1, *[2 if guided else 1] * (len(self.layers) - 1)]
         head_dim = self.dim // self.heads
+        halves = self._halves(guided)
         return Past(prompts, slots, halves, self.heads, head_dim, self.dtype, self.device)
+
+    def position_bytes(self, guided: bool) -> int:
+        """Bytes of the keys and values of one position of one row."""
+        return 2 * self.dim * self.dtype.itemsize * sum(self._halves(guided))
+
+    def _halves(self, guided: bool) -> list[int]:
+        return [1, *[2 if guided else 1] * (len(self.layers) - 1)]
 
     def texts(self, source: Tensor) -> list[Text]:
         """Each layer's keys and values of one prompt's cross-attention source, [length, dim]."""

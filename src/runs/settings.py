@@ -49,7 +49,7 @@ ByProfile = Annotated[
 Names = Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="[NAME ...]")]
 
 # `ids` names a file: what it holds decides which prompts there are, and they decide.
-INDECISIVE = frozenset({"server", "data_dir", "output", "log_level", "max_rows", "ids"})
+INDECISIVE = frozenset({"server", "data_dir", "output", "log_level", "max_rows", "ids", "dry_run"})
 # Runs of the first versions have these in their identity, whichever methods they ran.
 ALWAYS_DECISIVE = (BEAM_WIDTH, LOOKAHEAD_K)
 
@@ -122,6 +122,9 @@ class Settings:
     ] = None
     #: Candidates decoded side by side, over all prompts of a group. Lower it when memory runs out.
     max_rows: int = 64
+    #: Say what the run will cost, and do nothing: frames, clips, time, memory and disk, from the
+    #: rates of earlier runs in --output, or else measured here in some seconds.
+    dry_run: bool = False
     #: How much is said on stderr.
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
