@@ -81,6 +81,7 @@ def estimate_run(settings: BenchmarkSettings, prompts: Sequence[Prompt], parts: 
             name,
             *([search_key(name)], plan, prompts, done, dry_run.max_rows(settings)),
             audio=parts.verifier.needs_audio,
+            judged=bool(parts.judges),
             files=dry_run.audio_bytes(parts.generator, plan, settings.save_audio),
         )
         for name, plan in zip(

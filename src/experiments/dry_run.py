@@ -11,7 +11,7 @@ that are held at once; disk is audio, tokens and records.
 
 import io
 from collections.abc import Collection, Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -59,9 +59,8 @@ class Job:
     left: int
     one: Work
     times: int
-    extra: Work = Work()
+    extra: Work = field(default_factory=Work)
     files: int = 0
-    records: int = 0
     plan: Plan | None = None
     rows: int = 0
 
@@ -70,7 +69,7 @@ class Job:
         return self.one * self.times + self.extra
 
     def disk(self, rates: Rates) -> float:
-        return self.left * (self.files + self.records + self.one.clips * rates.record_bytes)
+        return self.left * (self.files + self.one.clips * rates.record_bytes)
 
     def memory(self, generator: Generator) -> float:
         """Bytes of keys and values."""
@@ -102,6 +101,7 @@ def search_job(
     done: Collection[Hashable],
     most_rows: int,
     audio: bool,
+    judged: bool = False,
     files: int = 0,
 ) -> Job:
     """A method's searches of all prompts, once for each key. audio: whether the verifier hears."""
@@ -110,14 +110,15 @@ def search_job(
         todo = {p.id for p in prompts if key_of(key, p.id) not in done}
         left += len(todo)
         times += sum(map(len, groups(prompts, plan.candidates, most_rows, todo)))
-    rows = decoded_rows(plan, side_by_side(plan.candidates, most_rows, len(prompts)), most_rows)
-    one = work_of(plan, audio)
-    return Job(name, left, one, times, Work(judged=left), files, plan=plan, rows=rows)
+    together = side_by_side(plan.candidates, most_rows, len(prompts))
+    rows = rows_held(plan, together, most_rows)
+    extra = Work(judged=left * judged)
+    return Job(name, left, work_of(plan, audio), times, extra, files, plan, rows)
 
 
-def decoded_rows(plan: Plan, together: int, most_rows: int) -> int:
-    """Candidates held at once, of so many prompts: whole clips beyond the most that go side by
-    side are decoded part after part; what is pruned is held at once."""
+def rows_held(plan: Plan, together: int, most_rows: int) -> int:
+    """Candidates whose past is held at once, of so many prompts: whole clips beyond the most that
+    go side by side are decoded part after part, those that are pruned are all held."""
     rows = plan.candidates * together
     return rows if plan.method.prunes else min(rows, most_rows)
 
@@ -212,10 +213,11 @@ def _sources(work: Sequence[Priced]) -> list[str]:
 
 
 def as_time(seconds: float) -> str:
-    """Such as 0.52 s, 42 s, 12 min, 3.4 h."""
+    """Such as 0.52 s, 42 s, 2.5 min, 12 min, 3.4 h."""
     if seconds < 120:
         return f"{figures(seconds, 2)} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
+    minutes, hours = seconds / 60, seconds / 3600
+    return f"{minutes:.{minutes < 10:d}f} min" if hours < 2 else f"{hours:,.1f} h"
 
 
 def as_size(size: float) -> str:

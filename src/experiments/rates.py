@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 from src.budget import Plan
@@ -171,8 +172,8 @@ class PastRun:
             if plan is None or record["start"] not in starts:
                 continue
             most = self.starts[record["start"]].get("max_rows")
-            group = record.get("group") or most and side_by_side(
-                plan.candidates, most, self.identity["prompts"]["count"]
+            group = record.get("group") or (
+                most and side_by_side(plan.candidates, most, self.identity["prompts"]["count"])
             )
             if group:
                 size = len(as_json(record)) + 1
@@ -260,7 +261,7 @@ def _mean(seen: Sequence[Seen], audio: bool, source: str) -> Rates:
         frames=(spent["decode"] + spent["selection"]) / work.frames,
         rendered=spent["render"] / work.rendered,
         heard=scoring / work.heard if work.heard else 0.0,
-        judged=spent["judge"] / len(seen),
+        judged=median(one.seconds["judge"] for one in seen),  # the first loads the judges
         record_bytes=sum(one.record_bytes for one in seen) / work.clips,
         source=source,
     )

@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import islice
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 
 SECONDS = 5.0
 SOURCE = "a trial on this machine just now"
+RECORD_BYTES = 1000  # about what a search's record has besides its tree
 MOST_STEPS, MOST_CLIPS = 50, 8  # timed at once
 
 Decoding = Callable[[Plan, int], float]  # seconds a frame, of so many candidates side by side
@@ -112,14 +113,18 @@ class Trial:
         self, ask: Callable[[list[str], list[Clip]], object], clips: Sequence[Clip], name: str
     ) -> float:
         """Seconds a clip. ask: scores clips with their texts; raises PromptRefused."""
-        for prompt in islice(self.prompts, MOST_CLIPS):
+        for prompt in self.prompts[:MOST_CLIPS]:
+
+            def some(count: int, text: str = prompt.text) -> object:
+                return ask([text] * count, [*clips[:count]])
+
             try:
-                ask([prompt.text], [*clips[:1]])
+                some(1)
             except PromptRefused:
                 continue
-            count = min(len(clips), self._count(_seconds(lambda: ask([prompt.text], [clips[0]]))))
-            return _seconds(lambda: ask([prompt.text] * count, [*clips[:count]])) / count
-        log.warning("%s refuses the first prompts: how long it takes is not known", name)
+            count = min(len(clips), self._count(_seconds(partial(some, 1))))
+            return _seconds(partial(some, count)) / count
+        log.warning("%s refuses the first prompts: its time is not counted", name)
         return 0.0
 
     def judging(self, judges: Sequence[Judge], clips: Sequence[Clip], methods: int) -> float:
@@ -127,7 +132,7 @@ class Trial:
         of so many methods."""
         with tempfile.TemporaryDirectory() as folder:
             first, last = self.prompts[0], self.prompts[min(1, len(self.prompts) - 1)]
-            one, two, three = (replace(clip) for clip in (clips * 3)[:3])
+            one, two, three = (replace(clip) for clip in [*clips, *clips, *clips][:3])
 
             def judge(prompt: Prompt, clip: Clip, name: str) -> float:
                 return _seconds(lambda: judge_clip(clip, prompt, name, judges, Path(folder)))
@@ -152,9 +157,7 @@ def asking(verifier: Verifier) -> Callable[[list[str], list[Clip]], list[Score]]
     return ask
 
 
-def asking_server(
-    client: ServerClient, name: str
-) -> Callable[[list[str], list[Clip]], object]:
+def asking_server(client: ServerClient, name: str) -> Callable[[list[str], list[Clip]], object]:
     """One verifier of the server."""
     return lambda texts, clips: client.score([name], texts, clips)
 
@@ -177,16 +180,23 @@ def measure(
         rendered=rendered,
         heard=a_clip / shapes[0][0].frames,
         judged=trial.judging(judges, clips, methods) if judges else 0.0,
-        record_bytes=_node_bytes(verifier),
         source=SOURCE,
     )
-    return [replace(rates, frames=decoding(*shape)) for shape in shapes]
+    node = _node_bytes(verifier)
+    return [
+        replace(
+            rates,
+            frames=decoding(plan, rows),
+            record_bytes=node + RECORD_BYTES / plan.expected().clips,
+        )
+        for plan, rows in shapes
+    ]
 
 
 def _node_bytes(verifier: Verifier) -> int:
     """What a scored clip takes in a record, its score and its place in the tree."""
     number = -3.4321237564086914
-    parts = {part: number for part in verifier.checkpoints}
+    parts = dict.fromkeys(verifier.checkpoints, number)
     node = Node(0, 0, 0, Score(value=number, components=parts), number)
     return len(as_json({**vars(node), "score": node.score.model_dump()}))
 
