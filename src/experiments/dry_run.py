@@ -192,7 +192,7 @@ def _cells(work: Sequence[Priced], memory: Sequence[float]) -> dict[str, str]:
         "frames": f"{in_all.frames:,}",
         "clips": f"{in_all.clips:,}",
         "time": as_time(sum(rates.seconds(job.work) for job, rates in work)),
-        "memory": as_size(max(memory)),
+        "memory": as_size(max(memory)) if any(memory) else ABSENT,
         "disk": as_size(sum(job.disk(rates) for job, rates in work)),
     }
 
