@@ -127,9 +127,10 @@ class Generator(Renderer):
 
     @property
     def weight_bytes(self) -> int:
-        """Of the language model with its text encoder, and of the codec."""
-        parameters = (*self.lm.parameters(), *self.codec.parameters())
-        return sum(p.numel() * p.element_size() for p in parameters)
+        """Of the language model with its text encoder, of the codec, and of what stands beside
+        them packed (`Transformer.pack`)."""
+        packed = self.lm.transformer.parameters() if self.decoder.transformer.packable else ()
+        return sum(p.nbytes for p in (*self.lm.parameters(), *self.codec.parameters(), *packed))
 
     def forget_conditions(self) -> None:
         """Encode texts anew from here on, as a first run does."""

@@ -97,7 +97,9 @@ def of_pool(
     else:
         assert generator is not None
         folder = folder_of(*place_of_pool(settings, prompts, generator))
-    runs, known = past_runs(settings.output), known_of(settings, generator, renderer)
+    own = [PastRun(folder)] if settings.pool else []
+    runs = [*past_runs(settings.output), *own]
+    known = known_of(settings, generator, renderer)
     trial = Trial(prompts, SECONDS / 5)
     work = []
     if settings.pool is None and generator is not None:

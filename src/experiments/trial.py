@@ -86,17 +86,18 @@ class Trial:
             batch.skip(plan.steps[len(before)] // 2)
         else:
             batch.skip(plan.frames // 2)
-        left = batch.frames - batch.finished
-        mark = batch.mark()
-        batch.advance(1)
-        batch.rewind(mark)
-        once = _seconds(lambda: batch.advance(1), generator)
-        steps = max(1, min(left, MOST_STEPS, int(self.seconds / 2 / once)))
-        for _ in range(2):  # the first makes room, as a search does before a step
-            batch.rewind(mark)
-            batch.mark()
+
+        def advance(steps: int) -> float:
+            mark = batch.mark()
             spent = _seconds(lambda: batch.advance(steps), generator)
-        return spent / steps
+            batch.rewind(mark)
+            return spent
+
+        advance(1)
+        most = min(batch.frames - batch.finished, MOST_STEPS)
+        steps = max(1, min(most, int(self.seconds / 2 / advance(1))))
+        advance(steps)  # makes room, as a search does before a step
+        return advance(steps) / steps
 
     def rendering(self, renderer: Renderer, frames: int) -> tuple[float, list[Clip]]:
         """Seconds a frame, and clips of that many frames."""
@@ -131,7 +132,8 @@ class Trial:
         """Seconds that all judges take for a clip. Each prompt's reference is heard once, for all
         of so many methods."""
         with tempfile.TemporaryDirectory() as folder:
-            first, last = self.prompts[0], self.prompts[min(1, len(self.prompts) - 1)]
+            referenced = sorted(self.prompts, key=lambda prompt: not prompt.is_referenced)
+            first, last = (referenced * 2)[:2]
             one, two, three = (replace(clip) for clip in [*clips, *clips, *clips][:3])
 
             def judge(prompt: Prompt, clip: Clip, name: str) -> float:

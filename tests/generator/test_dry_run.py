@@ -21,7 +21,7 @@ from src.experiments.dry_run import Job, as_size, as_time, finished, search_job
 from src.experiments.rates import Known, Rates, Work, here, past_runs, search_rates, work_of
 from src.experiments.searching import search_what_is_left
 from src.experiments.settings import BenchmarkSettings
-from src.experiments.trial import SOURCE
+from src.experiments.trial import SOURCE, Trial
 from src.methods import METHODS
 from src.protocol import Checkpoint, Score
 from src.runs.build import Parts
@@ -276,6 +276,45 @@ def test_seconds_and_bytes_are_written_in_units_that_can_be_read() -> None:
     texts = [as_time(x) for x in (0.524, 42, 150, 720, 12_240)]
     assert texts == ["0.52 s", "42.0 s", "2.5 min", "12 min", "3.4 h"]
     assert [as_size(x) for x in (5.2e5, 3.9e7, 1.2e9)] == ["0.52 MB", "39.0 MB", "1.2 GB"]
+
+
+class TinyGenerator:
+    """A real decoder on a random language model."""
+
+    def __init__(self) -> None:
+        self.lm = random_lm()
+
+    def begin(self, prompts, keys, candidates, frames, seed):  # type: ignore[no-untyped-def]
+        conditions = [condition(self.lm, prompt) for prompt in prompts]
+        return Decoder(self.lm).begin(conditions, candidates, frames, keys, seed)
+
+    def synchronize(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("duration", "step"), [(0.02, 0.02), (0.04, 0.02), (0.5, 0.2)])
+def test_a_step_is_timed_in_clips_of_any_length(method: str, duration: float, step: float) -> None:
+    plan = plan_of(method, duration=duration, step=step)
+    trial = Trial(PROMPTS, 0.01)
+    assert 0 < trial.step(TinyGenerator(), plan, 2 * plan.candidates) < 1  # type: ignore[arg-type]
+
+
+def test_between_the_fewest_and_the_most_rows_a_steps_seconds_are_a_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    timed: list[tuple[str, int]] = []
+
+    def step(self: Trial, generator: object, plan: Plan, rows: int) -> float:
+        timed.append((plan.method.name, rows))
+        return 1.0 + rows + 100 * plan.method.prunes
+
+    monkeypatch.setattr(Trial, "step", step)
+    shapes = [(plan_of("best_of_n"), 8), (plan_of("baseline"), 2), (plan_of("best_of_n"), 32)]
+    shapes += [(plan_of("sbs"), 4)]
+    rate = Trial(PROMPTS, 1.0).decoding(None, shapes)  # type: ignore[arg-type]
+    assert timed == [("baseline", 2), ("best_of_n", 32), ("sbs", 4)]
+    assert [rate(plan, rows) * rows for plan, rows in shapes] == [9.0, 3.0, 33.0, 105.0]
 
 
 # --- the scripts, with the built-in model ---
