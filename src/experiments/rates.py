@@ -171,7 +171,7 @@ class PastRun:
             plan = self._plan(record, known.frame_rate)
             if plan is None or record["start"] not in starts:
                 continue
-            most = self.starts[record["start"]].get("max_rows")
+            most = self.starts[record["start"]].get("max_rows")  # not in early versions
             group = record.get("group") or (
                 most and side_by_side(plan.candidates, most, self.identity["prompts"]["count"])
             )
