@@ -25,7 +25,7 @@ from src.budget import Plan
 from src.data.progress import bar
 from src.data.prompts import Prompt
 from src.experiments import dry_run
-from src.experiments.rates import here, work_of
+from src.experiments.rates import work_of
 from src.experiments.searching import groups
 from src.experiments.settings import LatencySettings
 from src.methods import SearchCell
@@ -33,7 +33,7 @@ from src.reports import latency as reports
 from src.reports.table import listing
 from src.runs.build import Parts, build, checkpoints_of, identity
 from src.runs.ending import Ending, Exit
-from src.runs.provenance import QUIET_LOAD
+from src.runs.provenance import QUIET_LOAD, machine
 from src.runs.records import Record, Run, folder_of, key_of, search_key
 from src.search import search
 from src.tree import Failure
@@ -86,8 +86,9 @@ def place(
 ) -> tuple[Path, str, dict[str, Any]]:
     """Where the run's folder is made, what its name begins with, and all that decides the seconds,
     whose hash ends the name: the machine too, for seconds of two are not put together."""
+    here = {name: value for name, value in machine().items() if name != "command"}
     # Device and dtype as they were asked for: the machine decides what "auto" is.
-    decides = {"settings": settings.decisive(), "machine": here()}
+    decides = {"settings": settings.decisive(), "machine": here}
     return (
         settings.output,
         f"latency-{settings.profile}-{settings.verifier}",
