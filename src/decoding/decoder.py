@@ -265,6 +265,21 @@ class Decoding:
             lanes = decoder.lanes
             self._parts.append(GraphedPart(transformer, texts=stacked, lanes=lanes, **common))
 
+    @torch.inference_mode()
+    def skip(self, frames: int) -> None:
+        """As if that many more frames were finished, for measuring what a step takes there.
+
+        Nothing is computed: keys and values of the positions skipped are zeros.
+        """
+        self.finished += frames
+        self._position = self.finished + max(self.decoder.delays)
+        for part in self._parts:
+            own = part.past.own
+            part.past.reserve(self._position)
+            for cache in own.caches:
+                cache[..., own.length :, :].zero_()
+            own.length = self._position - own.first
+
     def give(self, tokens: Tensor) -> None:
         """Start from these frames, int64 [rows, codebooks, frames given]."""
         given = tokens.shape[-1]

@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,7 @@ from src.budget import Ledger, timed
 from src.client import ServerClient
 from src.data.progress import bar
 from src.data.prompts import Prompt
-from src.experiments.pool_scoring import list_scorers, score
+from src.experiments.pool_scoring import Scorer, list_scorers, score
 from src.experiments.scaling_offline import report
 from src.experiments.scaling_settings import GENERATING, ExperimentSettings
 from src.experiments.searching import in_groups, search_what_is_left
@@ -49,13 +50,7 @@ def run(settings: ExperimentSettings, prompts: Sequence[Prompt], end: Ending) ->
         log.info("left out: %s: M does not divide N", name)
     end.kept = lambda: f"What is finished is kept in {settings.pool or settings.output}"
     with ExitStack() as stack:
-        scoring = [part for name in settings.scoring for part in components(name)]
-        names = [*remote_parts(scoring), *served(settings.judges or ())]
-        generator = load(settings) if settings.pool is None or settings.method else None
-        if generator is None:
-            log.info("loading the codec of %s", settings.model)
-        renderer = generator or load_renderer(str(settings.model), settings.device)
-        client = connect(settings, names, stack)
+        generator, renderer, client = load_models(settings, stack)
         folder, failed, sweeps = None, 0, []
         if settings.candidates:
             folder, failed = make_pool(settings, prompts, generator, renderer, client)
@@ -68,6 +63,20 @@ def run(settings: ExperimentSettings, prompts: Sequence[Prompt], end: Ending) ->
             sweeps.append(swept.folder)
     text = report(settings, folder, sweeps)
     return text, Exit.PROMPTS_FAILED if failed else Exit.DONE
+
+
+def load_models(
+    settings: ExperimentSettings, stack: ExitStack
+) -> tuple[Generator | None, Renderer, ServerClient | None]:
+    """The generator where anything is generated, the codec, the server's client where one is
+    needed."""
+    scoring = [part for name in settings.scoring for part in components(name)]
+    names = [*remote_parts(scoring), *served(settings.judges or ())]
+    generator = load(settings) if settings.pool is None or settings.method else None
+    if generator is None:
+        log.info("loading the codec of %s", settings.model)
+    renderer = generator or load_renderer(str(settings.model), settings.device)
+    return generator, renderer, connect(settings, names, stack)
 
 
 def make_pool(
@@ -96,36 +105,52 @@ def make_pool(
                 f"the tokens in {run.folder} are those of {in_short(made_by)}; the weights are now "
                 f"{in_short(renderer.checkpoint)}"
             )
-        verifiers, judges = remote_parts(settings.verifiers or ()), settings.judges or ()
-        scorers = list_scorers(
-            verifiers,
-            judges,
-            client.checkpoints([*verifiers, *served(judges)]) if client else {},
-            settings.prefix_seconds,
-            renderer.device,
-        )
+        scorers = scorers_of(settings, renderer, client)
         failed = score(run, prompts, scorers, renderer, client)
     return run.folder, failed
 
 
-def open_pool(settings: ExperimentSettings, prompts: Sequence[Prompt], generator: Generator) -> Run:
-    """The pool's folder, new or begun before. Raises RunFolderError."""
-    title = settings.title(prompts, f"pool of {settings.candidates}, seed {settings.seed}")
+def scorers_of(
+    settings: ExperimentSettings, renderer: Renderer, client: ServerClient | None
+) -> list[Scorer]:
+    """What scores the pool."""
+    verifiers, judges = remote_parts(settings.verifiers or ()), settings.judges or ()
+    hosted = client.checkpoints([*verifiers, *served(judges)]) if client else {}
+    return list_scorers(verifiers, judges, hosted, settings.prefix_seconds, renderer.device)
+
+
+def place_of_pool(
+    settings: ExperimentSettings, prompts: Sequence[Prompt], generator: Generator
+) -> tuple[Path, str, dict[str, Any]]:
+    """Where its folder is made, what its name begins with, and all that decides the candidates,
+    whose hash ends the name."""
     decides = {
         "candidates": settings.candidates,
         "frames": round(settings.duration * generator.frame_rate),
         **{name: getattr(settings, name) for name in GENERATING},
         **where(generator),
     }
-    return Run(
+    return (
         settings.output,
         f"pool-{settings.profile}-m{settings.candidates}",
         identity("pool", decides, prompts, {"generator": generator.checkpoint}),
+    )
+
+
+def open_pool(settings: ExperimentSettings, prompts: Sequence[Prompt], generator: Generator) -> Run:
+    """The pool's folder, new or begun before. Raises RunFolderError."""
+    return Run(
+        *place_of_pool(settings, prompts, generator),
         {
-            "title": title,
+            "title": title_of_pool(settings, prompts),
             "source": {n: getattr(settings, n) for n in ("profile", "model", "prompts")},
         },
+        {"max_rows": settings.max_rows},
     )
+
+
+def title_of_pool(settings: ExperimentSettings, prompts: Sequence[Prompt]) -> str:
+    return settings.title(prompts, f"pool of {settings.candidates}, seed {settings.seed}")
 
 
 def generate(
@@ -205,8 +230,10 @@ def candidates(
     return tokens.reshape(len(prompts), count, *tokens.shape[1:]), likely, list(ledgers.values())
 
 
-def open_sweep(settings: ExperimentSettings, prompts: Sequence[Prompt], parts: Parts) -> Run:
-    """One verifier's folder, new or begun before. Raises RunFolderError."""
+def place_of_sweep(
+    settings: ExperimentSettings, prompts: Sequence[Prompt], parts: Parts
+) -> tuple[Path, str, dict[str, Any]]:
+    """As `place_of_pool`, of one verifier's searches."""
     verifier = parts.verifier.name
     decides = {
         "verifier": verifier,
@@ -214,14 +241,22 @@ def open_sweep(settings: ExperimentSettings, prompts: Sequence[Prompt], parts: P
         **{name: getattr(settings, name) for name in GENERATING if name != "seed"},
         **where(parts.generator),
     }
-    return Run(
+    return (
         settings.output,
         f"sweep-{settings.profile}-{verifier}-p{len(prompts)}",
         identity("sweep", decides, prompts, checkpoints_of(parts)),
+    )
+
+
+def open_sweep(settings: ExperimentSettings, prompts: Sequence[Prompt], parts: Parts) -> Run:
+    """One verifier's folder, new or begun before. Raises RunFolderError."""
+    return Run(
+        *place_of_sweep(settings, prompts, parts),
         {
-            "title": settings.title(prompts, f"tree searches, selector {verifier}"),
+            "title": settings.title(prompts, f"tree searches, selector {parts.verifier.name}"),
             "measures": [m.as_record() for m in measures(parts.verifier, parts.judges)],
         },
+        {"max_rows": settings.max_rows},
     )
 
 

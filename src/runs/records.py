@@ -92,8 +92,7 @@ class Run(AbstractContextManager["Run"]):
         folder: Path | None = None,
     ) -> None:
         digest = _digest(identity)
-        slug = re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
-        self.folder = folder or output / f"{slug}-{digest[:8]}"
+        self.folder = folder or folder_of(output, name, identity)
         self.folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as opened:
             try:
@@ -196,6 +195,12 @@ class Run(AbstractContextManager["Run"]):
         text = json.dumps(manifest, indent=2, allow_nan=False)
         write_whole(self.folder / MANIFEST, text + "\n")
         return len(starts) - 1
+
+
+def folder_of(output: Path, name: str, identity: Mapping[str, Any]) -> Path:
+    """Where the run with this identity has its folder, or will have it."""
+    slug = re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
+    return output / f"{slug}-{_digest(identity)[:8]}"
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
