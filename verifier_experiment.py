@@ -13,9 +13,7 @@ from collections.abc import Sequence
 
 from src.runs.ending import Exit, check_environment, ending
 
-NOTHING = (
-    "Dry run: nothing is generated or scored; an old pool's statistics are computed, in seconds."
-)
+NOTHING = "Dry run: an old pool's statistics alone: nothing is generated or scored."
 WITHOUT_DOWNLOAD = "verifier_experiment.py --profile builtin --server auto"
 
 
@@ -40,7 +38,7 @@ def main(args: Sequence[str] | None = None) -> int:
         from src.experiments import scaling, scaling_dry_run
 
         if settings.dry_run:
-            print(scaling_dry_run.estimate_run(settings, ready.prompts))
+            print(scaling_dry_run.estimate(settings, ready.prompts))
             return Exit.DONE
         text, code = scaling.run(settings, ready.prompts, end)
 

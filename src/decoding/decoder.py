@@ -267,18 +267,11 @@ class Decoding:
 
     @torch.inference_mode()
     def skip(self, frames: int) -> None:
-        """As if that many more frames were finished, for measuring what a step takes there.
-
-        Nothing is computed: keys and values of the positions skipped are zeros.
-        """
+        """As if that many more frames were finished, to time what a step takes there."""
         self.finished += frames
         self._position = self.finished + max(self.decoder.delays)
         for part in self._parts:
-            own = part.past.own
-            part.past.reserve(self._position)
-            for cache in own.caches:
-                cache[..., own.length :, :].zero_()
-            own.length = self._position - own.first
+            part.skip(self._position)
 
     def give(self, tokens: Tensor) -> None:
         """Start from these frames, int64 [rows, codebooks, frames given]."""

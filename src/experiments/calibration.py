@@ -14,18 +14,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import tyro
 
-from src.budget import Plan
 from src.data.files import write_whole
 from src.data.prompts import Prompt, digest_of
 from src.methods import BEST_OF_N, METHODS
 from src.runs import preflight
 from src.runs.ending import Exit, check_environment, ending
 from src.runs.provenance import commit
-from src.runs.records import CANDIDATES
 from src.runs.settings import Settings, parse, start_logging
 from src.scoring import LIKELIHOODS, PERPLEXITY, PMI, remote_parts
 from src.verifier import (
@@ -36,9 +34,6 @@ from src.verifier import (
     calibration_file,
     load_calibration,
 )
-
-if TYPE_CHECKING:
-    from src.runs.build import Parts
 
 log = logging.getLogger(__name__)
 
@@ -64,11 +59,6 @@ class CalibrationSettings(Settings):
     #: Candidates per prompt.
     candidates: int = 16
 
-    def plan(self, frame_rate: float) -> Plan:
-        """Of one prompt's pool. frame_rate: frames a second. Raises PlanError."""
-        given = (self.candidates, self.duration, self.step_size, frame_rate)
-        return METHODS[BEST_OF_N].make_plan(*given, {})
-
 
 def main(args: Sequence[str] | None = None) -> int:
     check_environment()
@@ -79,10 +69,10 @@ def main(args: Sequence[str] | None = None) -> int:
         if ready.missing:
             sys.stderr.write(preflight.message(ready.missing) + "\n")
             return Exit.MISSING
-        if settings.dry_run:
-            sys.stdout.write(estimate_run(settings, ready.prompts) + "\n")
-            return Exit.DONE
-        calibration, path = calibrate(settings, ready.prompts)
+        found = calibrate(settings, ready.prompts)
+    if found is None:
+        return Exit.DONE
+    calibration, path = found
     write_whole(path, calibration.model_dump_json(indent=2) + "\n")
     for name in settings.verifiers:
         constant = calibration.constants[name]
@@ -91,51 +81,43 @@ def main(args: Sequence[str] | None = None) -> int:
     return Exit.DONE
 
 
-def build(settings: CalibrationSettings, stack: ExitStack) -> "Parts":
-    """The generator, and all verifiers as one, which they are asked by together."""
-    from src.runs.build import Parts, connect, load
+def calibrate(
+    settings: CalibrationSettings, prompts: Sequence[Prompt]
+) -> tuple[Calibration, Path] | None:
+    """Make and score the pools; the generator's constants, and the file that they belong in.
 
-    remote = remote_parts(settings.verifiers)
-    generator = load(settings)
-    client = connect(settings, remote, stack)
-    checkpoints = dict.fromkeys(LIKELIHOODS, generator.checkpoint)
-    checkpoints |= client.checkpoints(remote) if client else {}
-    ones = dict.fromkeys(settings.verifiers, 1.0)
-    own = {name: checkpoints[name] for name in ones}
-    return Parts(generator, SearchVerifier("+".join(ones), own, client, ones, ones), (), client)
-
-
-def estimate_run(settings: CalibrationSettings, prompts: Sequence[Prompt]) -> str:
-    """What it will cost."""
-    from src.experiments import dry_run
-
-    with ExitStack() as stack:
-        parts = build(settings, stack)
-        plan = settings.plan(parts.generator.frame_rate)
-        most_rows, audio = dry_run.max_rows(settings), parts.verifier.needs_audio
-        job = dry_run.search_job("pools", [CANDIDATES], plan, prompts, (), most_rows, audio)
-        priced = dry_run.priced([job], parts, prompts, settings)
-        title = settings.title(prompts, f"{parts.verifier.name}, pools of {settings.candidates}")
-        return dry_run.estimate(title, (), priced, parts.generator)
-
-
-def calibrate(settings: CalibrationSettings, prompts: Sequence[Prompt]) -> tuple[Calibration, Path]:
-    """Make and score the pools; the generator's constants, and the file that they belong in."""
+    In a dry run nothing is made, and what it will cost is printed.
+    """
     from src.data.progress import bar
+    from src.experiments import dry_run
     from src.experiments.searching import in_groups
+    from src.runs.build import Parts, connect, load
     from src.search import search
     from src.stats.best_of_n import within_prompt_std
     from src.tree import Failure
 
     with ExitStack() as stack:
-        parts = build(settings, stack)
-        generator, verifier = parts.generator, parts.verifier
-        checkpoints = verifier.checkpoints
+        remote = remote_parts(settings.verifiers)
+        generator = load(settings)
+        client = connect(settings, remote, stack)
         folder = settings.output / "calibration"
         calibration = load_calibration(generator.checkpoint, folder)
-        plan = settings.plan(generator.frame_rate)
-        pools: dict[str, list[list[float]]] = {name: [] for name in settings.verifiers}
+        checkpoints = dict.fromkeys(LIKELIHOODS, generator.checkpoint)
+        checkpoints |= client.checkpoints(remote) if client else {}
+        ones = dict.fromkeys(settings.verifiers, 1.0)
+        own = {name: checkpoints[name] for name in ones}
+        verifier = SearchVerifier("+".join(ones), own, client, ones, ones)
+        plan = METHODS[BEST_OF_N].make_plan(
+            settings.candidates, settings.duration, settings.step_size, generator.frame_rate, {}
+        )
         todo = {prompt.id for prompt in prompts}
+        if settings.dry_run:
+            trial = dry_run.Trial(generator, prompts, plan.frames)
+            parts = Parts(generator, verifier, ())
+            row = dry_run.search_row("pools", plan, [todo], parts, trial)
+            sys.stdout.write(dry_run.report([], [row]) + "\n")
+            return None
+        pools: dict[str, list[list[float]]] = {name: [] for name in ones}
         with bar("calibrate", len(prompts), 0, "prompt") as progress:
             work = partial(search, plan, generator=generator, verifier=verifier, seed=settings.seed)
             for _, results in in_groups(work, prompts, plan.candidates, generator, todo):

@@ -1,219 +1,236 @@
-"""What a run will cost, said before it is begun: --dry_run. Nothing is generated, no folder made.
+"""What a run will cost, said before it is begun: --dry_run. Nothing is generated or written.
 
-    jobs = search_jobs([("sbs", key, plan)], prompts, finished(folder), 64, verifier, files)
-    print(estimate(folder, done, priced(jobs, parts, prompts, settings), generator))
+    trial = Trial(generator, prompts, frames=500)
+    rows = [search_row("sbs", plan, [todo], parts, trial)]
+    print(report([run], rows))
 
 Frames and clips are exact, of what is left: a plan's cost (src/budget.py) for every prompt of every
-group in which a prompt is not finished. Seconds are those times the rates of an earlier run
-(rates.py) or of a trial (trial.py). Memory is that of the weights and of the most keys and values
-that are held at once; disk is audio, tokens and records.
+group in which a prompt is not finished. Seconds are those of a trial on this machine.
 """
 
-import io
-from collections.abc import Collection, Hashable, Iterable, Sequence
-from dataclasses import dataclass, field
+import logging
+import tempfile
+import time
+from collections.abc import Callable, Hashable, Sequence, Set
+from dataclasses import dataclass, fields, replace
+from functools import cached_property, partial
 from pathlib import Path
 
-import numpy as np
+import torch
 
 from src.budget import Plan
 from src.data.audio import Clip, encode_wav
 from src.data.prompts import Prompt
-from src.experiments.rates import (
-    Known,
-    PastRun,
-    Rates,
-    Work,
-    past_runs,
-    search_rates,
-    side_by_side,
-    work_of,
-)
 from src.experiments.searching import groups
-from src.experiments.trial import measure
 from src.generator import Generator, Renderer
+from src.judges.base import Judge
 from src.reports.table import ABSENT, document, figures, layout
-from src.runs.build import Parts, checkpoints_of
-from src.runs.records import Key, key_of, read_records
-from src.runs.settings import SaveAudio, Settings
+from src.runs.build import Parts
+from src.runs.evaluation import judge_clip
+from src.runs.records import Run
+from src.runs.settings import SaveAudio
+from src.scoring import PromptRefused, ScoreInput, Verifier
+from src.search import children
 
+log = logging.getLogger(__name__)
+
+SECONDS = 0.5  # for each thing that is timed
+CLIPS = 4  # rendered and scored at once
+# Of a search's record: what the committed results take, without a tree and a node of it.
+RECORD_BYTES, NODE_BYTES = 1000, 210
 NOTES = (
-    "Frames and clips are exact. Time is an estimate: a machine that does something else at the "
-    "same time is slower, and loading, tables and figures are not counted.",
+    "Frames and clips are exact. Time is an estimate: decoding, rendering, scoring and judging "
+    "were timed here just now, for about a second each. Loading, references that judges hear, "
+    "tables and figures are not counted.",
     "Memory: weights, keys and values; what the verifier server and the judges hold is not "
     "counted. Disk: audio, tokens and records.",
 )
 
 
-@dataclass(frozen=True)
-class Job:
-    """A row of the estimate: one kind of work, so many times over.
-
-    left: prompts (or searches) that are not finished. one: what each takes; times: how often that
-    is done, since a group is searched again with those of its prompts that are finished. extra:
-    what comes once besides. files: bytes of audio and tokens of each. plan, rows: what is decoded,
-    and candidates side by side; None and 0 where nothing is.
-    """
+@dataclass
+class Row:
+    """One kind of work. left: prompts (or searches) that are not finished. frames: to be generated.
+    clips: to be scored. memory, disk: bytes."""
 
     name: str
-    left: int
-    one: Work
-    times: int
-    extra: Work = field(default_factory=Work)
-    files: int = 0
-    plan: Plan | None = None
-    rows: int = 0
-
-    @property
-    def work(self) -> Work:
-        return self.one * self.times + self.extra
-
-    def disk(self, rates: Rates) -> float:
-        return self.left * (self.files + self.one.clips * rates.record_bytes)
-
-    def memory(self, generator: Generator) -> float:
-        """Bytes of keys and values."""
-        if self.plan is None or not self.left:
-            return 0.0
-        decoder = generator.decoder
-        a_position = decoder.transformer.position_bytes(decoder.guided)
-        return self.plan.positions(max(decoder.delays)) * a_position * self.rows
+    left: int = 0
+    frames: int = 0
+    clips: int = 0
+    seconds: float = 0.0
+    memory: float = 0.0
+    disk: float = 0.0
 
 
-Priced = tuple[Job, Rates]
+class Trial:
+    """What things take on this machine, each timed when it is first asked for.
+
+    Random tokens are rendered, and that noise is scored and judged: speed does not depend on what
+    is heard. frames: of a whole clip.
+    """
+
+    def __init__(self, renderer: Renderer, prompts: Sequence[Prompt], frames: int) -> None:
+        self.renderer, self.prompts, self.frames = renderer, prompts, frames
+        self._known: dict[Hashable, float] = {}
+
+    def search(self, plan: Plan, rows: int, parts: Parts) -> float:
+        """Seconds of one prompt's search, where so many candidates are decoded side by side."""
+        frames = plan.expected().frames
+        heard = plan.candidates * sum(plan.heard()) if parts.verifier.needs_audio else 0
+        scoring = heard / self.frames * self.scoring(parts.verifier) if heard else 0.0
+        rendering = (heard or plan.frames) / self.frames * self.rendering
+        return frames * self.step(parts.generator, plan, rows) / rows + rendering + scoring
+
+    def step(self, generator: Generator, plan: Plan, rows: int) -> float:
+        """Seconds of one position of that many rows, in the middle of a clip: attention grows with
+        the past, which is shared as after a prune."""
+        key = plan.method.prunes, plan.beam_width, rows
+        return self._once(key, lambda: self._time_step(generator, plan, rows))
+
+    def scoring(self, verifier: Verifier) -> float:
+        """Seconds a whole clip."""
+        return self._once(verifier.name, lambda: self._time_scoring(verifier))
+
+    def judging(self, judges: Sequence[Judge]) -> float:
+        """Seconds that all of them take for a whole clip."""
+        names = tuple(judge.name for judge in judges)
+        return self._once(names, lambda: self._time_judging(judges)) if judges else 0.0
+
+    def _once(self, key: Hashable, measure: Callable[[], float]) -> float:
+        if key not in self._known:
+            self._known[key] = measure()
+        return self._known[key]
+
+    def _time_step(self, generator: Generator, plan: Plan, rows: int) -> float:
+        together = max(1, rows // plan.candidates)
+        group = [self.prompts[i % len(self.prompts)] for i in range(together)]
+        texts, keys = [p.text for p in group], [p.key for p in group]
+        batch = generator.begin(texts, keys, rows // together, plan.frames, seed=0)
+        middle = len(plan.steps) // 2
+        if middle:
+            batch.skip(sum(plan.steps[:middle]))
+            kept = children(range(plan.kept), plan.beam_width)
+            batch.select([i * plan.candidates + row for i in range(together) for row in kept])
+        batch.skip(plan.steps[middle] // 2)
+
+        def step() -> None:
+            mark = batch.mark()
+            batch.advance(1)
+            batch.rewind(mark)
+            generator.synchronize()
+
+        return seconds_of(step)
+
+    @cached_property
+    def clips(self) -> list[Clip]:
+        return self.renderer.render(self._tokens)
+
+    @cached_property
+    def rendering(self) -> float:
+        """Seconds a whole clip."""
+        return seconds_of(lambda: self.renderer.render(self._tokens)) / CLIPS
+
+    @cached_property
+    def _tokens(self) -> torch.Tensor:
+        codec = self.renderer.codec
+        return torch.randint(codec.cardinality, (CLIPS, codec.num_codebooks, self.frames))
+
+    def _time_scoring(self, verifier: Verifier) -> float:
+        for prompt in self.prompts:
+            inputs = [ScoreInput(prompt.text, clip, -3.0, -4.0) for clip in self.clips]
+            try:
+                return seconds_of(partial(verifier.score, inputs)) / CLIPS
+            except PromptRefused:
+                continue
+        log.warning("%s refuses all prompts: its time is not counted", verifier.name)
+        return 0.0
+
+    def _time_judging(self, judges: Sequence[Judge]) -> float:
+        prompt = max(self.prompts, key=lambda prompt: prompt.is_referenced)
+        with tempfile.TemporaryDirectory() as folder:
+
+            def judge() -> None:
+                new = replace(self.clips[0])  # judges keep what they have heard
+                judge_clip(new, prompt, "trial", judges, Path(folder))
+
+            return seconds_of(judge)
 
 
-def finished(folder: Path) -> set[Hashable]:
-    """The keys (`key_of`) of what a run has done; none where there is no such folder yet."""
-    return {key for key, record in read_records(folder).items() if record["status"] == "ok"}
+def seconds_of(work: Callable[[], object]) -> float:
+    """The mean of as many calls as SECONDS are for, after one that may set things up."""
+    work()
+    calls, began = 0, time.perf_counter()
+    while not calls or time.perf_counter() - began < SECONDS:
+        work()
+        calls += 1
+    return (time.perf_counter() - began) / calls
 
 
-def max_rows(settings: Settings) -> int:
-    """Candidates that will be decoded side by side."""
-    return settings.max_rows
-
-
-def search_job(
+def search_row(
     name: str,
-    keys: Sequence[Key],
     plan: Plan,
-    prompts: Sequence[Prompt],
-    done: Collection[Hashable],
-    most_rows: int,
-    audio: bool,
-    judged: bool = False,
-    files: int = 0,
-) -> Job:
-    """A method's searches of all prompts, once for each key. audio: whether the verifier hears."""
-    left = times = 0
-    for key in keys:
-        todo = {p.id for p in prompts if key_of(key, p.id) not in done}
-        left += len(todo)
-        times += sum(map(len, groups(prompts, plan.candidates, most_rows, todo)))
-    together = side_by_side(plan.candidates, most_rows, len(prompts))
-    rows = rows_held(plan, together, most_rows)
-    extra = Work(judged=left * judged)
-    return Job(name, left, work_of(plan, audio), times, extra, files, plan, rows)
+    todo: Sequence[Set[str]],
+    parts: Parts,
+    trial: Trial,
+    save_audio: SaveAudio = "none",
+    size: int = 0,
+    besides: Sequence[Plan] = (),
+) -> Row:
+    """Searches by one plan, judged and recorded.
+
+    todo: ids of the prompts that are not finished, for each time that all are searched. size: of a
+    group; by default as many prompts as are decoded side by side. besides: plans of further
+    searches of which nothing is kept.
+    """
+    row, most = Row(name, sum(map(len, todo))), parts.generator.max_rows
+    if not row.left:
+        return row
+    size = min(size or max(1, most // plan.candidates), len(trial.prompts))
+    rows = plan.candidates * size
+    if not plan.method.prunes:  # rows that are pruned are all held, others part after part
+        rows = min(rows, most)
+    again = sum(len(group) for ids in todo for group in groups(trial.prompts, size, ids))
+    frames = [one.expected().frames for one in (*[plan] * again, *besides)]
+    row.frames = sum(frames)
+    row.clips = sum(one.expected().clips for one in (*[plan] * again, *besides))
+    of_plan = plan.expected().frames
+    row.seconds = row.frames / of_plan * trial.search(plan, rows, parts)
+    row.seconds += row.left * trial.judging(parts.judges)
+    row.memory = memory_of(parts.generator, plan, rows)
+    row.disk = row.left * (RECORD_BYTES + plan.expected().clips * NODE_BYTES)
+    if save_audio != "none":
+        kept = 1 if save_audio == "winners" else 1 + plan.candidates
+        row.disk += row.left * kept * len(encode_wav(trial.clips[0]))
+    return row
 
 
-def rows_held(plan: Plan, together: int, most_rows: int) -> int:
-    """Candidates whose past is held at once, of so many prompts: whole clips beyond the most that
-    go side by side are decoded part after part, those that are pruned are all held."""
-    rows = plan.candidates * together
-    return rows if plan.method.prunes else min(rows, most_rows)
+def memory_of(generator: Generator, plan: Plan, rows: int) -> float:
+    """Bytes of the weights, and of the most keys and values that so many rows hold."""
+    decoder = generator.decoder
+    a_position = decoder.transformer.position_bytes(decoder.sampling.guided)
+    return generator.weight_bytes + plan.positions(max(decoder.delays)) * a_position * rows
 
 
-def priced(
-    jobs: Sequence[Job], parts: Parts, prompts: Sequence[Prompt], settings: Settings
-) -> list[Priced]:
-    """Searches with their rates: of earlier runs in --output, or else measured now."""
-    known = Known(
-        checkpoints_of(parts),
-        *(parts.generator.device, parts.generator.dtype),
-        guided=settings.guidance != 1,
-        frame_rate=parts.generator.frame_rate,
-        verifier=parts.verifier.name,
-        judges=[judge.name for judge in parts.judges],
-    )
-    runs = past_runs(settings.output)
-    audio = parts.verifier.needs_audio
-    found = [rates_before(job, runs, known, audio) for job in jobs]
-    unknown = [job for job, rates in zip(jobs, found, strict=True) if rates is None]
-    shapes = [(job.plan, job.rows) for job in unknown if job.plan is not None]
-    new = iter(measure(parts, prompts, shapes, len(jobs)) if shapes else ())
-    return [(job, rates or next(new)) for job, rates in zip(jobs, found, strict=True)]
-
-
-def rates_before(job: Job, runs: Sequence[PastRun], known: Known, audio: bool) -> Rates | None:
-    """Of earlier runs; of what is finished none are needed."""
-    if not job.left or job.plan is None:
-        return Rates()
-    return search_rates(job.plan, job.rows, audio, runs, known)
-
-
-def audio_bytes(renderer: Renderer, plan: Plan, save_audio: SaveAudio) -> int:
-    """Of the clips that are kept of a search."""
-    samples = round(plan.frames / renderer.frame_rate * renderer.sample_rate)
-    silence = Clip(np.zeros((renderer.channels, samples), np.float32), renderer.sample_rate)
-    kept = {"none": 0, "winners": 1, "all": 1 + plan.candidates}[save_audio]
-    return kept * len(encode_wav(silence))
-
-
-def token_bytes(candidates: int, codebooks: int, frames: int) -> int:
-    """Of a prompt's file of tokens."""
-    with io.BytesIO() as file:
-        np.save(file, np.zeros((candidates, codebooks, frames), np.int16))
-        return file.getbuffer().nbytes
-
-
-def estimate(
-    title: str,
-    folders: Iterable[tuple[Path, int]],
-    work: Sequence[Priced],
-    generator: Generator | None,
-    notes: Sequence[str] = (),
-) -> str:
-    """The text. folders: where the run goes, with how many prompts are finished there."""
-    weights = generator.weight_bytes if generator else 0
-    held = [weights + job.memory(generator) if generator else 0.0 for job, _ in work]
-    rows = []
-    for (job, rates), memory in zip(work, held, strict=True):
-        each = as_time(rates.seconds(job.work) / job.left) if job.left else ABSENT
-        rows.append({"": job.name, **_cells([(job, rates)], [memory]), "each": each})
-    rows.append({"": "in all", **_cells(work, held), "each": ""})
-    head = [f"Dry run: {title}", *(_place(*folder) for folder in folders)]
-    return document(head, layout({"": rows}), [*_sources(work), *notes, *NOTES])
-
-
-def _cells(work: Sequence[Priced], memory: Sequence[float]) -> dict[str, str]:
-    in_all = sum((job.work for job, _ in work), Work())
-    return {
-        "left": f"{sum(job.left for job, _ in work):,}",
-        "frames": f"{in_all.frames:,}",
-        "clips": f"{in_all.clips:,}",
-        "time": as_time(sum(rates.seconds(job.work) for job, rates in work)),
-        "memory": as_size(max(memory)) if any(memory) else ABSENT,
-        "disk": as_size(sum(job.disk(rates) for job, rates in work)),
-    }
-
-
-def _place(folder: Path, done: int) -> str:
-    return f"{folder}: " + (f"{done} finished, not counted" if done else "not begun")
-
-
-def _sources(work: Sequence[Priced]) -> list[str]:
-    """Which rates each row has, a sentence for each source."""
-    named: dict[str, list[str]] = {}
-    for job, rates in work:
-        if rates.source:
-            named.setdefault(rates.source, []).append(job.name)
-    if len(named) == 1:
-        return [f"Rates: {next(iter(named))}."]
-    return [f"Rates of {', '.join(names)}: {source}." for source, names in named.items()]
+def report(runs: Sequence[Run], rows: Sequence[Row]) -> str:
+    """The text. runs: where it goes, and what is finished there."""
+    head = [f"Dry run: {run.folder}, {run.done} finished" for run in runs] or ["Dry run"]
+    names = [field.name for field in fields(Row)][1:]
+    total = Row("in all", **{name: sum(getattr(row, name) for row in rows) for name in names})
+    total.memory = max((row.memory for row in rows), default=0.0)
+    cells = [
+        {
+            "": row.name,
+            **{name: f"{getattr(row, name):,}" for name in ("left", "frames", "clips")},
+            "time": as_time(row.seconds),
+            "memory": as_size(row.memory),
+            "disk": as_size(row.disk),
+        }
+        for row in (*rows, total)
+    ]
+    return document(head, layout({"": cells}), NOTES)
 
 
 def as_time(seconds: float) -> str:
-    """Such as 0.52 s, 42 s, 2.5 min, 12 min, 3.4 h."""
+    """Such as 0.52 s, 42.0 s, 2.5 min, 12 min, 3.4 h."""
     if seconds < 120:
         return f"{figures(seconds, 2)} s"
     minutes, hours = seconds / 60, seconds / 3600
@@ -221,5 +238,7 @@ def as_time(seconds: float) -> str:
 
 
 def as_size(size: float) -> str:
-    """Such as 0.52 MB, 39 MB, 1.2 GB."""
+    """Such as 0.52 MB, 39.0 MB, 1.2 GB."""
+    if not size:
+        return ABSENT
     return f"{size / 1e9:.3g} GB" if size >= 1e9 else f"{figures(size / 1e6, 2)} MB"

@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -25,7 +24,6 @@ from src.budget import Plan
 from src.data.progress import bar
 from src.data.prompts import Prompt
 from src.experiments import dry_run
-from src.experiments.rates import work_of
 from src.experiments.searching import groups
 from src.experiments.settings import LatencySettings
 from src.methods import SearchCell
@@ -34,7 +32,7 @@ from src.reports.table import listing
 from src.runs.build import Parts, build, checkpoints_of, identity
 from src.runs.ending import Ending, Exit
 from src.runs.provenance import QUIET_LOAD, machine
-from src.runs.records import Record, Run, folder_of, key_of, search_key
+from src.runs.records import Record, Run, search_key
 from src.search import search
 from src.tree import Failure
 
@@ -55,9 +53,9 @@ def run(
     total = len(cells) * settings.repetitions * len(prompts)
     with ExitStack() as stack:
         parts = build(settings, settings.verifier, (), stack)
-        if settings.dry_run:
-            return estimate_run(settings, prompts, parts), Exit.DONE
         opened = stack.enter_context(open_run(settings, prompts, parts, load))
+        if settings.dry_run:
+            return estimate(settings, prompts, opened, parts), Exit.DONE
         end.kept = lambda: (
             f"{opened.done} of {total} searches are measured and kept in {opened.folder}"
         )
@@ -72,44 +70,33 @@ def run(
     return f"{text}\n\n{listing(opened.folder)}", Exit.PROMPTS_FAILED if failed else Exit.DONE
 
 
-def title_of(settings: LatencySettings, prompts: Sequence[Prompt]) -> str:
-    return settings.title(
+def open_run(
+    settings: LatencySettings, prompts: Sequence[Prompt], parts: Parts, load: Sequence[float]
+) -> Run:
+    """The run's folder; its name carries a hash of all that decides the seconds, and of the
+    machine: seconds of two are not put together."""
+    cells, skipped = settings.cells()
+    here = {name: value for name, value in machine().items() if name != "command"}
+    # Device and dtype as they were asked for: the machine decides what "auto" is.
+    decides = {"settings": settings.decisive(), "machine": here}
+    title = settings.title(
         prompts,
         f"selector {settings.verifier}; N = {', '.join(map(str, settings.budgets))}"
         f"{settings.parameters_in_words()}, step {settings.step_size:g} s, "
         f"batch {settings.batch}, seed {settings.seed}",
     )
-
-
-def place(
-    settings: LatencySettings, prompts: Sequence[Prompt], parts: Parts
-) -> tuple[Path, str, dict[str, Any]]:
-    """Where the run's folder is made, what its name begins with, and all that decides the seconds,
-    whose hash ends the name: the machine too, for seconds of two are not put together."""
-    here = {name: value for name, value in machine().items() if name != "command"}
-    # Device and dtype as they were asked for: the machine decides what "auto" is.
-    decides = {"settings": settings.decisive(), "machine": here}
-    return (
+    return Run(
         settings.output,
         f"latency-{settings.profile}-{settings.verifier}",
         identity("latency", decides, prompts, checkpoints_of(parts)),
-    )
-
-
-def open_run(
-    settings: LatencySettings, prompts: Sequence[Prompt], parts: Parts, load: Sequence[float]
-) -> Run:
-    """The run's folder, new or begun before. Raises RunFolderError."""
-    cells, skipped = settings.cells()
-    return Run(
-        *place(settings, prompts, parts),
         {
-            "title": title_of(settings, prompts),
+            "title": title,
             "cells": [cell.as_record() for cell in cells],
             "skipped": [cell.as_record() for cell in skipped],
             "frame_rate": parts.generator.frame_rate,
         },
         {"max_rows": settings.max_rows, "load_average": list(load)},
+        dry=settings.dry_run,
     )
 
 
@@ -143,10 +130,7 @@ def measure_all(
     for repetition, cell in visits(cells, settings.repetitions, settings.seed):
         key = search_key(cell.method, cell, repetition)
         todo = {p.id for p in prompts if not run.is_done(key, p.id)}
-        groups = (
-            prompts[at : at + settings.batch] for at in range(0, len(prompts), settings.batch)
-        )
-        left = [group for group in groups if any(prompt.id in todo for prompt in group)]
+        left = list(groups(prompts, settings.batch, todo))
         advance(len(prompts) - sum(map(len, left)))
         if not left:
             continue
@@ -185,34 +169,24 @@ def measure(plan: Plan, group: Sequence[Prompt], parts: Parts, seed: int) -> lis
     return records
 
 
-def estimate_run(settings: LatencySettings, prompts: Sequence[Prompt], parts: Parts) -> str:
+def estimate(settings: LatencySettings, prompts: Sequence[Prompt], run: Run, parts: Parts) -> str:
     """What is left to measure and what it will cost, untimed searches included."""
-    folder = folder_of(*place(settings, prompts, parts))
-    done = dry_run.finished(folder)
-    audio, most_rows = parts.verifier.needs_audio, dry_run.max_rows(settings)
-    jobs: dict[SearchCell, dry_run.Job] = {}
-    cells, _ = settings.cells()
-    for repetition, cell in visits(cells, settings.repetitions, settings.seed):
-        plan = cell.plan(settings.duration, settings.step_size, parts.generator.frame_rate)
-        together = min(settings.batch, len(prompts))
-        rows = dry_run.rows_held(plan, together, most_rows)
-        job = jobs.get(cell) or dry_run.Job(
-            cell.name, 0, work_of(plan, audio), 0, plan=plan, rows=rows
+    rate, batch = parts.generator.frame_rate, settings.batch
+    trial = dry_run.Trial(parts.generator, prompts, round(settings.duration * rate))
+    rows = []
+    for cell in settings.cells()[0]:
+        plan = cell.plan(settings.duration, settings.step_size, rate)
+        todo = []
+        untimed: list[Plan] = []
+        for repetition in range(1, settings.repetitions + 1):
+            key = search_key(cell.method, cell, repetition)
+            todo.append({p.id for p in prompts if not run.is_done(key, p.id)})
+            sizes = {len(group) for group in groups(prompts, batch, todo[-1])}
+            untimed += [first_step(plan, settings) if untimed else plan] * sum(sizes)
+        rows.append(
+            dry_run.search_row(cell.name, plan, todo, parts, trial, size=batch, besides=untimed)
         )
-        key = search_key(cell.method, cell, repetition)
-        todo = {p.id for p in prompts if key_of(key, p.id) not in done}
-        left = list(groups(prompts, 1, settings.batch, todo))
-        untimed = first_step(plan, settings) if job.left else plan
-        warming = work_of(untimed, audio) * sum({len(group) for group in left})
-        jobs[cell] = replace(
-            job,
-            left=job.left + len(todo),
-            times=job.times + sum(map(len, left)),
-            extra=job.extra + warming,
-        )
-    priced = dry_run.priced([jobs[cell] for cell in cells], parts, prompts, settings)
-    title = f"{title_of(settings, prompts)}; {settings.repetitions} repetitions"
-    return dry_run.estimate(title, [(folder, len(done))], priced, parts.generator)
+    return dry_run.report([run], rows)
 
 
 def warm_up(plan: Plan, groups: Sequence[Sequence[Prompt]], parts: Parts) -> None:

@@ -15,7 +15,6 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,7 +67,7 @@ def run(settings: ExperimentSettings, prompts: Sequence[Prompt], end: Ending) ->
 def load_models(
     settings: ExperimentSettings, stack: ExitStack
 ) -> tuple[Generator | None, Renderer, ServerClient | None]:
-    """The generator where anything is generated, the codec, the server's client where one is
+    """The generator where anything is generated, the codec, and the server's client where one is
     needed."""
     scoring = [part for name in settings.scoring for part in components(name)]
     names = [*remote_parts(scoring), *served(settings.judges or ())]
@@ -91,12 +90,7 @@ def make_pool(
     Raises RunFolderError, VerifierError, and GeneratorError when an old pool's tokens belong to
     other weights.
     """
-    if settings.pool is not None:
-        run = Run.reopen(settings.pool)
-    else:
-        assert generator is not None
-        run = open_pool(settings, prompts, generator)
-    with run:
+    with open_pool(settings, prompts, generator) as run:
         if settings.pool is None and generator is not None:
             generate(run, prompts, generator, settings)
         made_by = Checkpoint(**run.manifest["identity"]["checkpoints"]["generator"])
@@ -105,8 +99,7 @@ def make_pool(
                 f"the tokens in {run.folder} are those of {in_short(made_by)}; the weights are now "
                 f"{in_short(renderer.checkpoint)}"
             )
-        scorers = scorers_of(settings, renderer, client)
-        failed = score(run, prompts, scorers, renderer, client)
+        failed = score(run, prompts, scorers_of(settings, renderer, client), renderer, client)
     return run.folder, failed
 
 
@@ -119,38 +112,31 @@ def scorers_of(
     return list_scorers(verifiers, judges, hosted, settings.prefix_seconds, renderer.device)
 
 
-def place_of_pool(
-    settings: ExperimentSettings, prompts: Sequence[Prompt], generator: Generator
-) -> tuple[Path, str, dict[str, Any]]:
-    """Where its folder is made, what its name begins with, and all that decides the candidates,
-    whose hash ends the name."""
+def open_pool(
+    settings: ExperimentSettings, prompts: Sequence[Prompt], generator: Generator | None
+) -> Run:
+    """The pool's folder, new or begun before. Raises RunFolderError."""
+    if settings.pool is not None:
+        return Run.reopen(settings.pool, settings.dry_run)
+    assert generator is not None
+    title = settings.title(prompts, f"pool of {settings.candidates}, seed {settings.seed}")
     decides = {
         "candidates": settings.candidates,
         "frames": round(settings.duration * generator.frame_rate),
         **{name: getattr(settings, name) for name in GENERATING},
         **where(generator),
     }
-    return (
+    return Run(
         settings.output,
         f"pool-{settings.profile}-m{settings.candidates}",
         identity("pool", decides, prompts, {"generator": generator.checkpoint}),
-    )
-
-
-def open_pool(settings: ExperimentSettings, prompts: Sequence[Prompt], generator: Generator) -> Run:
-    """The pool's folder, new or begun before. Raises RunFolderError."""
-    return Run(
-        *place_of_pool(settings, prompts, generator),
         {
-            "title": title_of_pool(settings, prompts),
+            "title": title,
             "source": {n: getattr(settings, n) for n in ("profile", "model", "prompts")},
         },
-        {"max_rows": settings.max_rows},
+        {"max_rows": generator.max_rows},
+        dry=settings.dry_run,
     )
-
-
-def title_of_pool(settings: ExperimentSettings, prompts: Sequence[Prompt]) -> str:
-    return settings.title(prompts, f"pool of {settings.candidates}, seed {settings.seed}")
 
 
 def generate(
@@ -230,10 +216,8 @@ def candidates(
     return tokens.reshape(len(prompts), count, *tokens.shape[1:]), likely, list(ledgers.values())
 
 
-def place_of_sweep(
-    settings: ExperimentSettings, prompts: Sequence[Prompt], parts: Parts
-) -> tuple[Path, str, dict[str, Any]]:
-    """As `place_of_pool`, of one verifier's searches."""
+def open_sweep(settings: ExperimentSettings, prompts: Sequence[Prompt], parts: Parts) -> Run:
+    """One verifier's folder, new or begun before. Raises RunFolderError."""
     verifier = parts.verifier.name
     decides = {
         "verifier": verifier,
@@ -241,22 +225,16 @@ def place_of_sweep(
         **{name: getattr(settings, name) for name in GENERATING if name != "seed"},
         **where(parts.generator),
     }
-    return (
+    return Run(
         settings.output,
         f"sweep-{settings.profile}-{verifier}-p{len(prompts)}",
         identity("sweep", decides, prompts, checkpoints_of(parts)),
-    )
-
-
-def open_sweep(settings: ExperimentSettings, prompts: Sequence[Prompt], parts: Parts) -> Run:
-    """One verifier's folder, new or begun before. Raises RunFolderError."""
-    return Run(
-        *place_of_sweep(settings, prompts, parts),
         {
-            "title": settings.title(prompts, f"tree searches, selector {parts.verifier.name}"),
+            "title": settings.title(prompts, f"tree searches, selector {verifier}"),
             "measures": [m.as_record() for m in measures(parts.verifier, parts.judges)],
         },
-        {"max_rows": settings.max_rows},
+        {"max_rows": parts.generator.max_rows},
+        dry=settings.dry_run,
     )
 
 

@@ -129,8 +129,8 @@ class Settings:
     max_rows: MaxRows = "auto"
     #: On a GPU, launch decoding steps as CUDA graphs, captured once; --no_graphs to compare.
     graphs: bool = True
-    #: Say what the run will cost, and do nothing: frames, clips, time, memory and disk, from the
-    #: rates of earlier runs in --output, or else measured here in some seconds.
+    #: Say what the run will cost and do nothing: frames, clips, memory, disk, and time, for which
+    #: decoding, rendering, scoring and judging are timed for some seconds.
     dry_run: bool = False
     #: How much is said on stderr.
     log_level: Literal["debug", "info", "warning", "error"] = "info"
