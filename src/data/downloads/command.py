@@ -109,11 +109,11 @@ def cost(settings: DownloadSettings, manifest: Manifest, clips: Sequence[Prompt]
         if settings.retry or manifest.rows.get(clip.id, {}).get("reason") != Reason.GONE
     ]
     mono = sum(clip.seconds for clip in left) * settings.sample_rate * 2 / 1e6
-    told = f"{len(left)} of {len(clips)} clips to fetch: {mono:.1f} MB, or {2 * mono:.1f} in stereo"
+    text = f"{len(left)} of {len(clips)} clips to fetch: {mono:.1f} MB, or {2 * mono:.1f} in stereo"
     if not settings.rate_limit:
-        return told
+        return text
     minutes = len(left) / settings.rate_limit
-    return f"{told}; at least {minutes:.0f} minutes at --rate_limit {settings.rate_limit:g}"
+    return f"{text}; at least {minutes:.0f} minutes at --rate_limit {settings.rate_limit:g}"
 
 
 def summary(manifest: Manifest, clips: Sequence[Prompt], rate: int | None = None) -> str:
