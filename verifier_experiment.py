@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from src.runs.ending import Exit, check_environment, ending
 
+NOTHING = "Dry run: an old pool's statistics alone: nothing is generated or scored."
 WITHOUT_DOWNLOAD = "verifier_experiment.py --profile builtin --server auto"
 
 
@@ -32,10 +33,13 @@ def main(args: Sequence[str] | None = None) -> int:
             sys.stderr.write(preflight.message(ready.missing, WITHOUT_DOWNLOAD) + "\n")
             return Exit.MISSING
         if settings.replays:
-            print(report(settings, settings.pool, ()))
+            print(NOTHING if settings.dry_run else report(settings, settings.pool, ()))
             return Exit.DONE
-        from src.experiments import scaling
+        from src.experiments import scaling, scaling_dry_run
 
+        if settings.dry_run:
+            print(scaling_dry_run.estimate(settings, ready.prompts))
+            return Exit.DONE
         text, code = scaling.run(settings, ready.prompts, end)
 
     print(text)

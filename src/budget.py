@@ -18,6 +18,7 @@ it, so no score is taken twice. A frame is one column of the codec's token grid,
 MusicGen; the frames of a greedy rollout count as much as any others.
 """
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -178,6 +179,22 @@ class Plan:
         """The exact cost of one prompt."""
         frames = sum(own + self.rollout(step) for step, own in enumerate(self.steps))
         return Cost(self.candidates * frames, self.candidates * len(self.steps))
+
+    def heard(self) -> tuple[int, ...]:
+        """Frames of a candidate's clip each time that it is scored, its rollout included."""
+        ends = itertools.accumulate(self.steps)
+        return tuple(end + self.rollout(step) for step, end in enumerate(ends))
+
+    def positions(self, lag: int) -> float:
+        """The most positions whose keys and values the decoder keeps, a candidate.
+
+        A candidate's own are those of a step with its rollout; what came before is kept once for
+        the M children of a parent. That is exact until families come to share older ancestors,
+        whose past is then kept once too. lag: positions by which the last codebook comes later.
+        """
+        own = max(frames + self.rollout(step) for step, frames in enumerate(self.steps)) + lag
+        before = self.frames - self.steps[-1]
+        return own + ((before + lag) / self.beam_width if before else 0)
 
 
 def whole_frames(name: str, seconds: float, frame_rate: float) -> int:

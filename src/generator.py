@@ -192,6 +192,13 @@ class Generator(Renderer):
         embedding, _mask = provider(provider.tokenize([attributes]))["description"]
         return embedding[0].cpu()
 
+    @property
+    def weight_bytes(self) -> int:
+        """Of the language model with its text encoder, of the codec, and of what stands beside
+        them packed (`Transformer.pack`)."""
+        packed = self.lm.transformer.parameters() if self.decoder.transformer.packable else ()
+        return sum(p.nbytes for p in (*self.lm.parameters(), *self.codec.parameters(), *packed))
+
     def forget_conditions(self) -> None:
         """Encode texts anew from here on, as a first run does."""
         self.condition.cache_clear()

@@ -265,6 +265,14 @@ class Decoding:
             lanes = decoder.lanes
             self._parts.append(GraphedPart(transformer, texts=stacked, lanes=lanes, **common))
 
+    @torch.inference_mode()
+    def skip(self, frames: int) -> None:
+        """As if that many more frames were finished, to time what a step takes there."""
+        self.finished += frames
+        self._position = self.finished + max(self.decoder.delays)
+        for part in self._parts:
+            part.skip(self._position)
+
     def give(self, tokens: Tensor) -> None:
         """Start from these frames, int64 [rows, codebooks, frames given]."""
         given = tokens.shape[-1]

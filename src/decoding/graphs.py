@@ -282,6 +282,10 @@ class GraphedPart(Part):
         self._entered()
         super().give(tokens, delays)
 
+    def skip(self, end: int) -> None:
+        self._entered()
+        super().skip(end)
+
     def finish(self) -> None:
         """Leave the lane to others; tokens and log-probabilities become the part's own."""
         if self._lane is not None:

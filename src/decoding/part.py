@@ -116,6 +116,14 @@ class Part:
             log_probs = self.transformer.logits(hidden[half, row]).log_softmax(-1)
             self.log_probs[half, row, steps] = _taken(log_probs, self.sequence[row, steps])
 
+    def skip(self, end: int) -> None:
+        """As if the sequence steps up to `end` had been fed: their keys and values are zeros."""
+        self.past.reserve(end)
+        own = self.past.own
+        for cache in own.caches:
+            cache[..., own.length :, :] = 0
+        self.past.grow(end - own.end)
+
     def finish(self) -> None:
         """Let go of the past, where no position comes any more."""
         self.past.free()

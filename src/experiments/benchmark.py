@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from src.data.prompts import Prompt
+from src.experiments import dry_run
 from src.experiments.searching import search_what_is_left
 from src.experiments.settings import BenchmarkSettings
 from src.reports import benchmark as reports
@@ -19,6 +20,8 @@ def run(settings: BenchmarkSettings, prompts: Sequence[Prompt], end: Ending) -> 
     with ExitStack() as stack:
         parts = build(settings, settings.verifier, settings.judges or (), stack)
         opened = stack.enter_context(open_run(settings, prompts, parts))
+        if settings.dry_run:
+            return estimate(settings, prompts, opened, parts), Exit.DONE
         total = len(settings.method) * len(prompts)
         end.kept = lambda: (
             f"{opened.done} of {total} searches are finished and kept in {opened.folder}"
@@ -51,7 +54,19 @@ def open_run(settings: BenchmarkSettings, prompts: Sequence[Prompt], parts: Part
             "unread": unread_captions(prompts, parts.verifier, parts.judges, parts.client),
         },
         {"max_rows": parts.generator.max_rows},
+        dry=settings.dry_run,
     )
+
+
+def estimate(settings: BenchmarkSettings, prompts: Sequence[Prompt], run: Run, parts: Parts) -> str:
+    """What is left of the run, and what it will cost."""
+    plans = settings.plans(parts.generator.frame_rate)
+    trial = dry_run.Trial(parts.generator, prompts, plans[0].frames)
+    rows = []
+    for name, plan in zip(settings.method, plans, strict=True):
+        todo = [{p.id for p in prompts if not run.is_done(search_key(name), p.id)}]
+        rows.append(dry_run.search_row(name, plan, todo, parts, trial, settings.save_audio))
+    return dry_run.report([run], rows)
 
 
 def search_methods(

@@ -69,7 +69,10 @@ def main(args: Sequence[str] | None = None) -> int:
         if ready.missing:
             sys.stderr.write(preflight.message(ready.missing) + "\n")
             return Exit.MISSING
-        calibration, path = calibrate(settings, ready.prompts)
+        found = calibrate(settings, ready.prompts)
+    if found is None:
+        return Exit.DONE
+    calibration, path = found
     write_whole(path, calibration.model_dump_json(indent=2) + "\n")
     for name in settings.verifiers:
         constant = calibration.constants[name]
@@ -78,11 +81,17 @@ def main(args: Sequence[str] | None = None) -> int:
     return Exit.DONE
 
 
-def calibrate(settings: CalibrationSettings, prompts: Sequence[Prompt]) -> tuple[Calibration, Path]:
-    """Make and score the pools; the generator's constants, and the file that they belong in."""
+def calibrate(
+    settings: CalibrationSettings, prompts: Sequence[Prompt]
+) -> tuple[Calibration, Path] | None:
+    """Make and score the pools; the generator's constants, and the file that they belong in.
+
+    In a dry run nothing is made, and what it will cost is printed.
+    """
     from src.data.progress import bar
+    from src.experiments import dry_run
     from src.experiments.searching import in_groups
-    from src.runs.build import connect, load
+    from src.runs.build import Parts, connect, load
     from src.search import search
     from src.stats.best_of_n import within_prompt_std
     from src.tree import Failure
@@ -101,8 +110,14 @@ def calibrate(settings: CalibrationSettings, prompts: Sequence[Prompt]) -> tuple
         plan = METHODS[BEST_OF_N].make_plan(
             settings.candidates, settings.duration, settings.step_size, generator.frame_rate, {}
         )
-        pools: dict[str, list[list[float]]] = {name: [] for name in ones}
         todo = {prompt.id for prompt in prompts}
+        if settings.dry_run:
+            trial = dry_run.Trial(generator, prompts, plan.frames)
+            parts = Parts(generator, verifier, ())
+            row = dry_run.search_row("pools", plan, [todo], parts, trial)
+            sys.stdout.write(dry_run.report([], [row]) + "\n")
+            return None
+        pools: dict[str, list[list[float]]] = {name: [] for name in ones}
         with bar("calibrate", len(prompts), 0, "prompt") as progress:
             work = partial(search, plan, generator=generator, verifier=verifier, seed=settings.seed)
             for _, results in in_groups(work, prompts, plan.candidates, generator, todo):

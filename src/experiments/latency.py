@@ -24,6 +24,8 @@ import torch
 from src.budget import Plan
 from src.data.progress import bar
 from src.data.prompts import Prompt
+from src.experiments import dry_run
+from src.experiments.searching import groups
 from src.experiments.settings import LatencySettings
 from src.methods import SearchCell
 from src.reports import latency as reports
@@ -53,6 +55,8 @@ def run(
     with ExitStack() as stack:
         parts = build(settings, settings.verifier, (), stack)
         opened = stack.enter_context(open_run(settings, prompts, parts, load))
+        if settings.dry_run:
+            return estimate(settings, prompts, opened, parts), Exit.DONE
         end.kept = lambda: (
             f"{opened.done} of {total} searches are measured and kept in {opened.folder}"
         )
@@ -93,6 +97,7 @@ def open_run(
             "frame_rate": parts.generator.frame_rate,
         },
         {"max_rows": settings.max_rows, "load_average": list(load)},
+        dry=settings.dry_run,
     )
 
 
@@ -126,10 +131,7 @@ def measure_all(
     for repetition, cell in visits(cells, settings.repetitions, settings.seed):
         key = search_key(cell.method, cell, repetition)
         todo = {p.id for p in prompts if not run.is_done(key, p.id)}
-        groups = (
-            prompts[at : at + settings.batch] for at in range(0, len(prompts), settings.batch)
-        )
-        left = [group for group in groups if any(prompt.id in todo for prompt in group)]
+        left = list(groups(prompts, settings.batch, todo))
         advance(len(prompts) - sum(map(len, left)))
         if not left:
             continue
@@ -171,6 +173,26 @@ def measure(plan: Plan, group: Sequence[Prompt], parts: Parts, seed: int) -> lis
     for record in records:
         record.pop("tree", None)
     return records
+
+
+def estimate(settings: LatencySettings, prompts: Sequence[Prompt], run: Run, parts: Parts) -> str:
+    """What is left to measure and what it will cost, untimed searches included."""
+    rate, batch = parts.generator.frame_rate, settings.batch
+    trial = dry_run.Trial(parts.generator, prompts, round(settings.duration * rate))
+    rows = []
+    for cell in settings.cells()[0]:
+        plan = cell.plan(settings.duration, settings.step_size, rate)
+        todo = []
+        untimed: list[Plan] = []
+        for repetition in range(1, settings.repetitions + 1):
+            key = search_key(cell.method, cell, repetition)
+            todo.append({p.id for p in prompts if not run.is_done(key, p.id)})
+            sizes = {len(group) for group in groups(prompts, batch, todo[-1])}
+            untimed += [first_step(plan, settings) if untimed else plan] * sum(sizes)
+        rows.append(
+            dry_run.search_row(cell.name, plan, todo, parts, trial, size=batch, besides=untimed)
+        )
+    return dry_run.report([run], rows)
 
 
 def warm_up(plan: Plan, groups: Sequence[Sequence[Prompt]], parts: Parts) -> None:

@@ -23,7 +23,7 @@ from src.budget import Ledger, timed
 from src.client import ServerClient
 from src.data.progress import bar
 from src.data.prompts import Prompt
-from src.experiments.pool_scoring import list_scorers, score
+from src.experiments.pool_scoring import Scorer, list_scorers, score
 from src.experiments.scaling_offline import report
 from src.experiments.scaling_settings import GENERATING, ExperimentSettings
 from src.experiments.searching import in_groups, search_what_is_left
@@ -49,13 +49,7 @@ def run(settings: ExperimentSettings, prompts: Sequence[Prompt], end: Ending) ->
         log.info("left out: %s: M does not divide N", name)
     end.kept = lambda: f"What is finished is kept in {settings.pool or settings.output}"
     with ExitStack() as stack:
-        scoring = [part for name in settings.scoring for part in components(name)]
-        names = [*remote_parts(scoring), *served(settings.judges or ())]
-        generator = load(settings) if settings.pool is None or settings.method else None
-        if generator is None:
-            log.info("loading the codec of %s", settings.model)
-        renderer = generator or load_renderer(str(settings.model), settings.device)
-        client = connect(settings, names, stack)
+        generator, renderer, client = load_models(settings, stack)
         folder, failed, sweeps = None, 0, []
         if settings.candidates:
             folder, failed = make_pool(settings, prompts, generator, renderer, client)
@@ -70,6 +64,20 @@ def run(settings: ExperimentSettings, prompts: Sequence[Prompt], end: Ending) ->
     return text, Exit.PROMPTS_FAILED if failed else Exit.DONE
 
 
+def load_models(
+    settings: ExperimentSettings, stack: ExitStack
+) -> tuple[Generator | None, Renderer, ServerClient | None]:
+    """The generator where anything is generated, the codec, and the server's client where one is
+    needed."""
+    scoring = [part for name in settings.scoring for part in components(name)]
+    names = [*remote_parts(scoring), *served(settings.judges or ())]
+    generator = load(settings) if settings.pool is None or settings.method else None
+    if generator is None:
+        log.info("loading the codec of %s", settings.model)
+    renderer = generator or load_renderer(str(settings.model), settings.device)
+    return generator, renderer, connect(settings, names, stack)
+
+
 def make_pool(
     settings: ExperimentSettings,
     prompts: Sequence[Prompt],
@@ -82,12 +90,7 @@ def make_pool(
     Raises RunFolderError, VerifierError, and GeneratorError when an old pool's tokens belong to
     other weights.
     """
-    if settings.pool is not None:
-        run = Run.reopen(settings.pool)
-    else:
-        assert generator is not None
-        run = open_pool(settings, prompts, generator)
-    with run:
+    with open_pool(settings, prompts, generator) as run:
         if settings.pool is None and generator is not None:
             generate(run, prompts, generator, settings)
         made_by = Checkpoint(**run.manifest["identity"]["checkpoints"]["generator"])
@@ -96,20 +99,26 @@ def make_pool(
                 f"the tokens in {run.folder} are those of {in_short(made_by)}; the weights are now "
                 f"{in_short(renderer.checkpoint)}"
             )
-        verifiers, judges = remote_parts(settings.verifiers or ()), settings.judges or ()
-        scorers = list_scorers(
-            verifiers,
-            judges,
-            client.checkpoints([*verifiers, *served(judges)]) if client else {},
-            settings.prefix_seconds,
-            renderer.device,
-        )
-        failed = score(run, prompts, scorers, renderer, client)
+        failed = score(run, prompts, scorers_of(settings, renderer, client), renderer, client)
     return run.folder, failed
 
 
-def open_pool(settings: ExperimentSettings, prompts: Sequence[Prompt], generator: Generator) -> Run:
+def scorers_of(
+    settings: ExperimentSettings, renderer: Renderer, client: ServerClient | None
+) -> list[Scorer]:
+    """What scores the pool."""
+    verifiers, judges = remote_parts(settings.verifiers or ()), settings.judges or ()
+    hosted = client.checkpoints([*verifiers, *served(judges)]) if client else {}
+    return list_scorers(verifiers, judges, hosted, settings.prefix_seconds, renderer.device)
+
+
+def open_pool(
+    settings: ExperimentSettings, prompts: Sequence[Prompt], generator: Generator | None
+) -> Run:
     """The pool's folder, new or begun before. Raises RunFolderError."""
+    if settings.pool is not None:
+        return Run.reopen(settings.pool, settings.dry_run)
+    assert generator is not None
     title = settings.title(prompts, f"pool of {settings.candidates}, seed {settings.seed}")
     decides = {
         "candidates": settings.candidates,
@@ -125,6 +134,8 @@ def open_pool(settings: ExperimentSettings, prompts: Sequence[Prompt], generator
             "title": title,
             "source": {n: getattr(settings, n) for n in ("profile", "model", "prompts")},
         },
+        {"max_rows": generator.max_rows},
+        dry=settings.dry_run,
     )
 
 
@@ -222,6 +233,8 @@ def open_sweep(settings: ExperimentSettings, prompts: Sequence[Prompt], parts: P
             "title": settings.title(prompts, f"tree searches, selector {verifier}"),
             "measures": [m.as_record() for m in measures(parts.verifier, parts.judges)],
         },
+        {"max_rows": parts.generator.max_rows},
+        dry=settings.dry_run,
     )
 
 

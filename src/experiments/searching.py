@@ -22,6 +22,16 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
+def groups(
+    prompts: Sequence[Prompt], size: int, todo: Collection[str]
+) -> Iterator[Sequence[Prompt]]:
+    """So many prompts each, where one of them is to be done. todo: ids."""
+    for at in range(0, len(prompts), size):
+        group = prompts[at : at + size]
+        if any(prompt.id in todo for prompt in group):
+            yield group
+
+
 def in_groups(
     work: Callable[[Sequence[Prompt]], T],
     prompts: Sequence[Prompt],

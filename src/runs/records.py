@@ -79,7 +79,8 @@ class Run(AbstractContextManager["Run"]):
     output: the folder that holds runs. name: begins the folder's name.
     identity: what decides the results (JSON values); its hash ends the folder's name.
     facts: further entries of the manifest; here: what this start adds, such as the device.
-    folder: where the run is already, whatever it is called. Raises RunFolderError.
+    folder: where the run is already, whatever it is called. dry: only read what is there; nothing
+    is made, locked or written. Raises RunFolderError.
     """
 
     def __init__(
@@ -90,10 +91,15 @@ class Run(AbstractContextManager["Run"]):
         facts: Mapping[str, Any],
         here: Mapping[str, Any] | None = None,
         folder: Path | None = None,
+        dry: bool = False,
     ) -> None:
         digest = _digest(identity)
         slug = re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
         self.folder = folder or output / f"{slug}-{digest[:8]}"
+        self._opened = ExitStack()
+        if dry:
+            self._records = read_records(self.folder)
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as opened:
             try:
@@ -114,7 +120,7 @@ class Run(AbstractContextManager["Run"]):
             self._open_to_append()
 
     @classmethod
-    def reopen(cls, folder: Path) -> Self:
+    def reopen(cls, folder: Path, dry: bool = False) -> Self:
         """The run in a folder that is there, wherever it has been moved to.
 
         Raises RunFolderError, also where the manifest is not that of a whole run.
@@ -123,7 +129,7 @@ class Run(AbstractContextManager["Run"]):
         identity = manifest.get("identity")
         if not isinstance(identity, dict) or manifest.get("hash") != _digest(identity):
             raise RunFolderError(f"{folder / MANIFEST} was changed, or is no run's manifest")
-        return cls(folder.parent, "", identity, {}, folder=folder)
+        return cls(folder.parent, "", identity, {}, folder=folder, dry=dry)
 
     def __exit__(self, *_: object) -> None:
         self.close()

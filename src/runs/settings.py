@@ -51,7 +51,9 @@ ByProfile = Annotated[
 Names = Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="[NAME ...]")]
 
 # `ids` names a file: what it holds decides which prompts there are, and they decide.
-INDECISIVE = frozenset({"server", "data_dir", "output", "log_level", "max_rows", "graphs", "ids"})
+INDECISIVE = frozenset(
+    {"server", "data_dir", "output", "log_level", "max_rows", "graphs", "ids", "dry_run"}
+)
 # Runs of the first versions have these in their identity, whichever methods they ran.
 ALWAYS_DECISIVE = (BEAM_WIDTH, LOOKAHEAD_K)
 
@@ -127,6 +129,9 @@ class Settings:
     max_rows: MaxRows = "auto"
     #: On a GPU, launch decoding steps as CUDA graphs, captured once; --no_graphs to compare.
     graphs: bool = True
+    #: Say what the run will cost and do nothing: frames, clips, memory, disk, and time, for which
+    #: decoding, rendering, scoring and judging are timed for some seconds.
+    dry_run: bool = False
     #: How much is said on stderr.
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 

@@ -50,6 +50,22 @@ def test_a_clip_is_its_section_to_milliseconds(downloads: Downloads, ending: str
     assert change_at(first[:, 0], 32000, frequency(0), frequency(1)) == pytest.approx(1, abs=0.004)
 
 
+def test_a_dry_run_counts_what_is_left_and_fetches_nothing(downloads: Downloads) -> None:
+    downloads.table(("a", 1, 11), ("b", 1, 11), ("lost", 1, 11))
+    downloads.host("a")
+    downloads.run("--limit", 1)
+    code, output, _ = downloads.run("--dry_run", "--rate_limit", 2)
+    assert code == 0
+    left = "2 of 3 clips to fetch: 1.3 MB, or 2.6 in stereo; at least 1 minutes at --rate_limit 2"
+    assert left in output
+    assert downloads.wavs() == ["a.wav"]
+    assert set(downloads.rows()) == {"a"}
+    downloads.host("b")
+    downloads.run("--limit", 3)  # one is gone
+    assert "0 of 3 clips to fetch" in downloads.run("--dry_run")[1]
+    assert "1 of 3 clips to fetch" in downloads.run("--dry_run", "--retry")[1]
+
+
 def test_little_more_than_the_section_is_transferred(downloads: Downloads) -> None:
     downloads.ending = "wav"
     downloads.table(("a", 25, 27))

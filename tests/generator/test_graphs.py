@@ -123,6 +123,21 @@ def test_given_tokens_are_gone_on_from(lm, captured):
     assert captured
 
 
+@pytest.mark.parametrize("graphed", [False, True])
+def test_decoding_goes_on_from_skipped_frames_as_from_decoded_ones(lm, captured, graphed):
+    skipping, decoding = (begin(decoder(lm, graphed), lm) for _ in range(2))
+    skipping.skip(12)
+    decoding.advance(12)
+    for one in (skipping, decoding):
+        one.select(PRUNES[0])
+        one.advance(10)
+    assert skipping.finished == decoding.finished == 22
+    assert skipping.nbytes == decoding.nbytes
+    assert skipping.tokens()[..., 15:].max() < lm.card
+    assert skipping.mean_log_prob().isfinite().all()
+    assert bool(captured) == graphed
+
+
 def test_later_groups_are_replayed_in_the_memory_of_the_first(lm, captured):
     """Whatever their texts, noise and families; shorter clips too."""
     graphed = decoder(lm, True)

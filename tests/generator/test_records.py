@@ -53,6 +53,19 @@ def test_a_run_is_named_after_a_hash_of_its_settings(tmp_path: Path) -> None:
         assert other.folder != run.folder
 
 
+def test_a_dry_start_reads_what_is_there_and_writes_nothing(tmp_path: Path) -> None:
+    with Run(tmp_path, "benchmark builtin tags", IDENTITY, {}, dry=True) as dry:
+        assert not dry.is_done(BASELINE, "a")
+    assert not list(tmp_path.iterdir())
+    with open_run(tmp_path) as run:  # in use, which is no hindrance
+        run.append(line("a"))
+        before = {path: path.read_bytes() for path in run.folder.iterdir()}
+        dry = Run(tmp_path, "benchmark builtin tags", IDENTITY, {}, dry=True)
+        assert (dry.folder, dry.done) == (run.folder, 1)
+        assert dry.is_done(BASELINE, "a")
+        assert {path: path.read_bytes() for path in run.folder.iterdir()} == before
+
+
 def test_what_was_appended_is_there_after_a_new_start(tmp_path: Path) -> None:
     with open_run(tmp_path) as run:
         assert not run.resumed

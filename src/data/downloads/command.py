@@ -63,6 +63,9 @@ def run(settings: DownloadSettings) -> bool:
             problems = check(manifest, clips)
             sys.stdout.write("\n".join([*problems, summary(manifest, clips), ""]))
             return not problems and not manifest.missing(clips)
+        if settings.dry_run:
+            sys.stdout.write(f"{cost(settings, manifest, clips)}\n")
+            return True
         if settings.cookies or settings.cookies_from_browser:
             open_ydl(settings).close()  # complains before anything is begun
         todo = wanted(settings, manifest, clips)
@@ -96,6 +99,21 @@ def check(manifest: Manifest, clips: Sequence[Prompt]) -> list[str]:
     made = {ytid for ytid, known in manifest.rows.items() if known["status"] != "failed"}
     names = sorted(path.name for path in manifest.data_dir.glob("*.wav") if path.stem not in made)
     return [*problems, *(f"{name}: unlisted: the manifest does not call it good" for name in names)]
+
+
+def cost(settings: DownloadSettings, manifest: Manifest, clips: Sequence[Prompt]) -> str:
+    """What is left to fetch, as a sentence: at most so many clips, for those that are gone fail."""
+    left = [
+        clip
+        for clip in manifest.missing(clips, settings.sample_rate)
+        if settings.retry or manifest.rows.get(clip.id, {}).get("reason") != Reason.GONE
+    ]
+    mono = sum(clip.seconds for clip in left) * settings.sample_rate * 2 / 1e6
+    text = f"{len(left)} of {len(clips)} clips to fetch: {mono:.1f} MB, or {2 * mono:.1f} in stereo"
+    if not settings.rate_limit:
+        return text
+    minutes = len(left) / settings.rate_limit
+    return f"{text}; at least {minutes:.0f} minutes at --rate_limit {settings.rate_limit:g}"
 
 
 def summary(manifest: Manifest, clips: Sequence[Prompt], rate: int | None = None) -> str:

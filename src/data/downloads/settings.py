@@ -66,6 +66,9 @@ class DownloadSettings:
     #: Download nothing; compare the files with the manifest and the table. Damaged files are
     #: marked, so that the next run fetches them again.
     check: bool = False
+    #: Say how many clips are left to fetch, how long it takes at least and how much disk; fetch
+    #: nothing but the table.
+    dry_run: bool = False
     #: Sample rate of the files in Hz. Clips that are there at another rate are fetched again.
     sample_rate: int = 32000
     #: Clips downloaded side by side.
@@ -108,6 +111,7 @@ class DownloadSettings:
                 self.cookies and self.cookies_from_browser
             ),
             "--check and --retry: one of the two": not (self.check and self.retry),
+            "--check and --dry_run: one of the two": not (self.check and self.dry_run),
         }
         for path in filter(None, (self.cookies, self.ids, self.csv)):
             rules[f"there is no file {path}"] = path.is_file()

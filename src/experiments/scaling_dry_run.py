@@ -1,0 +1,100 @@
+"""What verifier_experiment.py will cost: a pool's candidates and scores, and searches."""
+
+from collections.abc import Hashable, Sequence
+from contextlib import ExitStack
+
+from src.budget import Plan
+from src.client import ServerClient
+from src.data.prompts import Prompt
+from src.experiments.dry_run import Row, Trial, report, search_row
+from src.experiments.pool_scoring import Outcome, Scorer
+from src.experiments.scaling import load_models, open_pool, open_sweep, scorers_of
+from src.experiments.scaling_settings import ExperimentSettings
+from src.methods import BEST_OF_N, METHODS
+from src.runs.build import Parts, assemble
+from src.runs.pool import WHOLE
+from src.runs.records import CANDIDATES, Run, scores_key, search_key
+from src.scoring import PERPLEXITY
+from src.verifier import build_verifier
+
+NUMBER_BYTES = 11  # of a pool's records, with its comma
+
+
+def estimate(settings: ExperimentSettings, prompts: Sequence[Prompt]) -> str:
+    """What is left of the pool and of the searches, and what it will cost."""
+    runs, rows = [], []
+    with ExitStack() as stack:
+        generator, renderer, client = load_models(settings, stack)
+        trial = Trial(renderer, prompts, round(settings.duration * renderer.frame_rate))
+        if settings.candidates:
+            runs.append(open_pool(settings, prompts, generator))
+            if generator is not None and settings.pool is None:
+                parts = assemble(settings, PERPLEXITY, (), generator, None)
+                rows.append(candidates_row(settings, runs[0], parts, trial))
+            scorers = scorers_of(settings, renderer, client)
+            rows += score_rows(settings, scorers, runs[0], client, trial)
+        for selector in settings.selecting if settings.cells()[0] else ():
+            assert generator is not None
+            judges = [name for name in settings.judges or () if name != selector]
+            parts = assemble(settings, selector, judges, generator, client)
+            runs.append(open_sweep(settings, prompts, parts))
+            rows += sweep_rows(settings, runs[-1], parts, trial)
+    return report(runs, rows)
+
+
+def candidates_row(settings: ExperimentSettings, run: Run, parts: Parts, trial: Trial) -> Row:
+    shape = (settings.candidates, settings.duration, settings.step_size, parts.generator.frame_rate)
+    plan = METHODS[BEST_OF_N].make_plan(*shape, {})
+    todo = {p.id for p in trial.prompts if not run.is_done(CANDIDATES, p.id)}
+    row = search_row(f"pool of {plan.candidates}", plan, [todo], parts, trial)
+    row.clips = 0
+    row.disk = 2 * row.left * plan.candidates * plan.frames * parts.generator.codec.num_codebooks
+    return row
+
+
+def score_rows(
+    settings: ExperimentSettings,
+    scorers: Sequence[Scorer],
+    run: Run,
+    client: ServerClient | None,
+    trial: Trial,
+) -> list[Row]:
+    """Of each verifier and judge what it has not scored yet. Clips are rendered for the first that
+    hears them."""
+    rows = []
+    rendered: set[Hashable] = set()
+    for scorer in scorers:
+        row = Row(f"scores by {scorer.name}")
+        heard = new = 0.0  # whole clips
+        for prompt in trial.prompts:
+            outcome = Outcome(scorer, prompt, run.latest(scores_key(scorer.name), prompt.id))
+            keys = [key for key in outcome.keys if outcome.wants(key)] if outcome.is_lacking else []
+            row.left += outcome.is_lacking
+            row.clips += len(keys) * settings.candidates
+            for key in keys:
+                clips = 1.0 if key == WHOLE else float(key) / settings.duration
+                heard += clips * settings.candidates
+                new += clips * settings.candidates * ((prompt.id, key) not in rendered)
+            rendered |= {(prompt.id, key) for key in keys}
+        if row.clips:
+            if scorer.judge is not None:
+                a_clip = trial.judging([scorer.judge])
+            else:
+                a_clip = trial.scoring(build_verifier(scorer.name, scorer.checkpoint, client))
+            row.seconds = heard * a_clip + new * trial.rendering
+            row.disk = row.clips * NUMBER_BYTES
+        rows.append(row)
+    return rows
+
+
+def sweep_rows(settings: ExperimentSettings, run: Run, parts: Parts, trial: Trial) -> list[Row]:
+    """One verifier's searches, a row for each cell; seeds are put together."""
+    cells: dict[str, tuple[Plan, list[set[str]]]] = {}
+    for cell in settings.cells()[0]:
+        plan = cell.plan(settings.duration, settings.step_size, parts.generator.frame_rate)
+        several = cell.step_size is not None and len(settings.step_sizes or ()) > 1
+        step = f" step {cell.step_size:g} s" if several else ""
+        key = search_key(cell.method, cell)
+        _, todo = cells.setdefault(f"{cell.name}{step}, {parts.verifier.name}", (plan, []))
+        todo.append({p.id for p in trial.prompts if not run.is_done(key, p.id)})
+    return [search_row(name, *of_cell, parts, trial) for name, of_cell in cells.items()]
