@@ -189,14 +189,13 @@ def search_row(
     if not plan.method.prunes:  # rows that are pruned are all held, others part after part
         rows = min(rows, most)
     again = sum(len(group) for ids in todo for group in groups(trial.prompts, size, ids))
-    frames = [one.expected().frames for one in (*[plan] * again, *besides)]
-    row.frames = sum(frames)
-    row.clips = sum(one.expected().clips for one in (*[plan] * again, *besides))
-    of_plan = plan.expected().frames
-    row.seconds = row.frames / of_plan * trial.search(plan, rows, parts)
+    own, others = plan.expected(), [other.expected() for other in besides]
+    row.frames = again * own.frames + sum(other.frames for other in others)
+    row.clips = again * own.clips + sum(other.clips for other in others)
+    row.seconds = row.frames / own.frames * trial.search(plan, rows, parts)
     row.seconds += row.left * trial.judging(parts.judges)
     row.memory = memory_of(parts.generator, plan, rows)
-    row.disk = row.left * (RECORD_BYTES + plan.expected().clips * NODE_BYTES)
+    row.disk = row.left * (RECORD_BYTES + own.clips * NODE_BYTES)
     if save_audio != "none":
         kept = 1 if save_audio == "winners" else 1 + plan.candidates
         row.disk += row.left * kept * len(encode_wav(trial.clips[0]))

@@ -28,24 +28,12 @@ from src.runs.records import Run, search_key
 from src.runs.settings import parse
 from src.scoring import ScoreInput
 from src.search import children, search
-from tests.generator.fake_pool import (
-    FakeClient,
-    hears,
-    judge,
-    made_pool,
-    settings_for,
-    verifier,
-)
+from tests.generator import fake_pool
+from tests.generator.fake_pool import PROMPTS
 from tests.generator.fake_search import RATE, FakeGenerator, FakeVerifier, Narrow
 from tests.generator.random_models import condition, random_lm
 
-PROMPTS = [
-    Prompt(id=name, text=f"a {name}", key=f"key {name}") for name in ("waltz", "jig", "reel")
-]
-TINY = (
-    *("--profile", "builtin", "--num_samples", "3", "--duration", "1", "--step_size", "0.4"),
-    *("--log_level", "warning"),
-)
+TINY = "--profile builtin --num_samples 3 --duration 1 --step_size 0.4 --log_level warning"
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +44,10 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 def plan_of(method: str, candidates: int = 4, duration: float = 1.0, step: float = 0.4) -> Plan:
     parameters = {"beam_width": 2, "lookahead_k": 1}
     return METHODS[method].make_plan(candidates, duration, step, RATE, parameters)
+
+
+def parts_of(generator: FakeGenerator, verifier: FakeVerifier | None = None) -> Parts:
+    return Parts(generator, verifier or FakeVerifier(), ())  # type: ignore[arg-type]
 
 
 def cells(text: str, name: str) -> list[str]:
@@ -110,8 +102,7 @@ def test_what_is_decoded_rendered_and_heard_is_what_a_search_does(method: str, a
     generator, verifier, plan = CountingGenerator(), CountingVerifier(audio), plan_of(method)
     results = search(plan, PROMPTS[:1], generator, verifier, seed=1)
     done = results[0].ledger.frames + 1e3 * generator.frames_rendered + 1e6 * verifier.frames_heard
-    parts = Parts(generator, verifier, ())  # type: ignore[arg-type]
-    assert MadeUp().search(plan, 8, parts) == pytest.approx(done)
+    assert MadeUp().search(plan, 8, parts_of(generator, verifier)) == pytest.approx(done)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -124,14 +115,12 @@ def test_what_is_left_of_a_run_is_what_the_same_command_then_does(
     def row() -> Row:
         run = Run(tmp_path, "run", identity, {}, dry=True)
         todo = {p.id for p in PROMPTS if not run.is_done(key, p.id)}
-        parts = Parts(Narrow(), FakeVerifier(), ())  # type: ignore[arg-type]
-        return search_row(method, plan, [todo], parts, MadeUp())
+        return search_row(method, plan, [todo], parts_of(Narrow()), MadeUp())
 
     def frames_of(prompts: Sequence[Prompt]) -> int:
         generator = Narrow()
-        parts = Parts(generator, FakeVerifier(), ())  # type: ignore[arg-type]
         with Run(tmp_path, "run", identity, {}) as run:
-            search_what_is_left(run, [(key, plan, 1)], prompts, parts)
+            search_what_is_left(run, [(key, plan, 1)], prompts, parts_of(generator))
         return sum(len(keys) for keys, *_ in generator.begun) * plan.expected().frames
 
     assert row().left == 3
@@ -152,18 +141,21 @@ def test_rows_beyond_the_most_are_held_at_once_only_where_they_are_pruned(
     def rows(method: str, most: int) -> float:
         generator = FakeGenerator()
         generator.max_rows = most
-        parts = Parts(generator, FakeVerifier(), ())  # type: ignore[arg-type]
-        return search_row(method, plan_of(method, 8), [{"jig"}], parts, MadeUp()).memory
+        row = search_row("", plan_of(method, 8), [{"jig"}], parts_of(generator), MadeUp())
+        return row.memory
 
     assert (rows("best_of_n", 64), rows("sbs", 64), rows("baseline", 64)) == (24, 24, 3)
     assert (rows("best_of_n", 4), rows("sbs", 4)) == (4, 8)
 
 
 def test_what_a_pools_scorers_have_left_is_what_they_then_hear(tmp_path: Path) -> None:
-    scorers, client = [verifier("tags"), judge("far")], FakeClient(lives=4)
-    settings = settings_for(tmp_path)
-    with made_pool(tmp_path) as run, pytest.raises(ServerUnreachable):
-        hears(run, scorers, client)  # one prompt is scored whole, the next in part
+    scorers, client = (
+        [fake_pool.verifier("tags"), fake_pool.judge("far")],
+        fake_pool.FakeClient(lives=4),
+    )
+    settings = fake_pool.settings_for(tmp_path)
+    with fake_pool.made_pool(tmp_path) as run, pytest.raises(ServerUnreachable):
+        fake_pool.hears(run, scorers, client)  # one prompt is scored whole, the next in part
 
     def rows() -> list[Row]:
         again = Run.reopen(run.folder, dry=True)
@@ -171,9 +163,9 @@ def test_what_a_pools_scorers_have_left_is_what_they_then_hear(tmp_path: Path) -
 
     of_tags, of_far = rows()
     assert (of_tags.left, of_far.left, of_far.clips, of_far.seconds) == (2, 2, 8, 0)
-    client = FakeClient()
-    with made_pool(tmp_path) as run:
-        hears(run, scorers, client)
+    client = fake_pool.FakeClient()
+    with fake_pool.made_pool(tmp_path) as run:
+        fake_pool.hears(run, scorers, client)
     assert of_tags.clips == 4 * len(client.asked)
     heard = sum(frames for *_, frames in client.asked) / 20  # whole clips of 0.4 s
     assert of_tags.seconds == pytest.approx(4 * heard * 50 * (1e6 + 1e3))
@@ -224,47 +216,31 @@ def test_seconds_and_bytes_are_written_in_units_that_can_be_read() -> None:
     [
         (
             benchmark.main,
-            ("--method", *METHODS, "--candidates", "4", "--beam_width", "2"),
-            {
-                name: [3, 3 * plan_of(name).expected().frames, 3 * plan_of(name).expected().clips]
-                for name in METHODS
-            },
+            "--method baseline best_of_n lookahead --candidates 4 --beam_width 2",
+            {"baseline": (3, 150, 3), "best_of_n": (3, 600, 12), "lookahead": (3, 960, 36)},
         ),
         (
             verifier_experiment.main,
-            (
-                *("--verifiers", "perplexity", "--judges", "msd_kld", "--budgets", "1", "4"),
-                *("--method", "sbs", "--beam_widths", "2", "--seeds", "1", "2"),
-            ),
+            "--verifiers perplexity --judges msd_kld --budgets 4 --method sbs --seeds 1 2",
             {
-                "pool of 8": [3, 3 * 8 * 50, 0],
-                "scores by msd_kld": [3, 0, 24],
-                "sbs N=4 M=2, perplexity": [6, 6 * 4 * 50, 6 * 12],
+                "pool of 8": (3, 1200, 0),
+                "scores by msd_kld": (3, 0, 24),
+                "sbs N=4 M=4, perplexity": (6, 1200, 72),
             },
         ),
         (
-            latency_experiment.main,
-            ("--budgets", "4", "--repetitions", "2", "--method", "best_of_n", "sbs"),
-            {  # untimed besides: a whole search of the cell at first, later one of a step
-                "best_of_n N=4": [6, 4 * (6 * 50 + 50 + 20), 4 * 8],
-                "sbs N=4 M=4": [6, 4 * (6 * 50 + 50 + 20), 4 * (6 * 3 + 3 + 1)],
-            },
+            latency_experiment.main,  # untimed besides: a whole search, and one of a step
+            "--budgets 4 --repetitions 2 --method best_of_n",
+            {"best_of_n N=4": (6, 4 * (6 * 50 + 50 + 20), 4 * 8)},
         ),
-        (
-            calibration.main,
-            ("--verifiers", "perplexity", "pmi", "--candidates", "4"),
-            {"pools": [3, 3 * 4 * 50, 12]},
-        ),
+        (calibration.main, "--verifiers perplexity pmi --candidates 4", {"pools": (3, 600, 12)}),
     ],
 )
 def test_each_script_says_what_is_to_be_done_and_writes_nothing(
-    main: Any,
-    args: Sequence[str],
-    rows: dict[str, list[int]],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    main: Any, args: str, rows: dict[str, Any], tmp_path: Path, capsys: Any
 ) -> None:
-    assert main([*TINY, *args, "--output", str(tmp_path / "runs"), "--dry_run"]) == Exit.DONE
+    ask = f"{TINY} {args} --dry_run".split()
+    assert main([*ask, "--output", str(tmp_path / "runs")]) == Exit.DONE
     text = capsys.readouterr().out
     for name, numbers in rows.items():
         assert cells(text, name) == list(map(str, numbers))
@@ -272,7 +248,6 @@ def test_each_script_says_what_is_to_be_done_and_writes_nothing(
 
 
 def test_a_dry_run_is_no_part_of_a_runs_identity() -> None:
-    ask = ("--profile", "builtin")
-    plain, dry = (parse(BenchmarkSettings, [*ask, *more]) for more in ((), ("--dry_run",)))
+    plain, dry = (parse(BenchmarkSettings, [*TINY.split(), *more]) for more in ((), ("--dry_run",)))
     assert dry.dry_run
     assert plain.decisive() == dry.decisive()
