@@ -8,6 +8,7 @@ Frames and clips are exact, of what is left: a plan's cost (src/budget.py) for e
 group in which a prompt is not finished. Seconds are those of a trial on this machine.
 """
 
+import itertools
 import logging
 import tempfile
 import time
@@ -77,7 +78,10 @@ class Trial:
         frames = plan.expected().frames
         heard = plan.candidates * sum(plan.heard()) if parts.verifier.needs_audio else 0
         scoring = heard / self.frames * self.scoring(parts.verifier) if heard else 0.0
-        rendering = (heard or plan.frames) / self.frames * self.rendering
+        rendered = heard or plan.frames
+        if heard and self.renderer.context is not None:  # then each frame about once
+            rendered = plan.candidates * plan.frames
+        rendering = rendered / self.frames * self.rendering
         return frames * self.step(parts.generator, plan, rows) / rows + rendering + scoring
 
     def step(self, generator: Generator, plan: Plan, rows: int) -> float:
@@ -135,10 +139,16 @@ class Trial:
         return torch.randint(codec.cardinality, (CLIPS, codec.num_codebooks, self.frames))
 
     def _time_scoring(self, verifier: Verifier) -> float:
+        volume = itertools.count(1)
+
+        def score(text: str) -> None:
+            loud = 1 / next(volume)  # a server may remember what it has heard
+            clips = (replace(clip, samples=loud * clip.samples) for clip in self.clips)
+            verifier.score([ScoreInput(text, clip, -3.0, -4.0) for clip in clips])
+
         for prompt in self.prompts:
-            inputs = [ScoreInput(prompt.text, clip, -3.0, -4.0) for clip in self.clips]
             try:
-                return seconds_of(partial(verifier.score, inputs)) / CLIPS
+                return seconds_of(partial(score, prompt.text)) / CLIPS
             except PromptRefused:
                 continue
         log.warning("%s refuses all prompts: its time is not counted", verifier.name)

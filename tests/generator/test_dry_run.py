@@ -62,7 +62,7 @@ class MadeUp(Trial):
     rendering = 1000.0 * 50  # type: ignore[assignment]
 
     def __init__(self) -> None:
-        super().__init__(None, PROMPTS, frames=50)  # type: ignore[arg-type]
+        super().__init__(FakeGenerator(), PROMPTS, frames=50)  # type: ignore[arg-type]
 
     def step(self, generator: object, plan: Plan, rows: int) -> float:
         return float(rows)
