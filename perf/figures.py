@@ -56,8 +56,9 @@ def draw_decoding(record: dict[str, Any], path: Path) -> None:
             style = {"color": colour, "marker": marker, "markersize": 3.5, "linewidth": 1}
             ax.errorbar(at, medians, bars(found), label=name, capsize=2, **style)
         ax.axhline(1, color=GREY, linewidth=0.6)
-        ax.set(title=f"{count} candidates", xlabel="position", ylim=(0, None))
-        ax.legend()
+        ax.set(title=f"N = {count}", xlabel="position")
+        ax.legend(loc="lower right")
+    axes[0].set_ylim(bottom=0)  # of all, which share it, once all is drawn
     figure.savefig(path)
 
 
