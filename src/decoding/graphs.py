@@ -203,31 +203,25 @@ class Lane(Part):
         part.sequence = self.sequence[:, :steps].copy_(part.sequence)
         part.log_probs = self.log_probs[:, :, :steps].copy_(part.log_probs)
 
-    def advance(self, start: int, end: int, greedy: bool) -> None:
-        self.past.reserve(end)
-        self.at.fill_(start)
-        for _ in range(start, end):
-            self._replay(greedy)
-            self.past.grow(1)
-
     def step(self, greedy: bool) -> None:
-        self.past.prepare()
-        super().step(greedy)
-
-    def _replay(self, greedy: bool) -> None:
-        """One step, by its graph."""
+        """Replay the step's graph, captured where there is none yet."""
         place = self.past.place
         key = place, self.past.padded, greedy
         if key not in self._graphs:
             moves = self.past.moves
             for old in [old for old in self._graphs if old[0] != moves[: len(old[0])]]:
                 del self._graphs[old]  # it would read memory that is gone
-            step = functools.partial(self.step, greedy)
+            step = functools.partial(self._run, greedy)
             self._graphs[key] = capture(step, self.at, self._pool)
             if len(self._graphs) > GRAPHS_KEPT:
                 self._graphs.popitem(last=False)
         self._graphs.move_to_end(key)
         self._graphs[key]()
+
+    def _run(self, greedy: bool) -> None:
+        """The step itself, which is captured."""
+        self.past.prepare()
+        super().step(greedy)
 
 
 class Lanes:

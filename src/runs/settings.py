@@ -42,7 +42,6 @@ PROFILE_JUDGES: dict[Profile, tuple[str, ...]] = {
     "builtin": ("msd_kld", "mtt_vgg", "msd_vgg_kld"),
 }
 NONE = "none"
-AUTO = "auto"
 MUSICGEN_FRAME_RATE = 50.0  # of every MusicGen and of the built-in model; checked again once loaded
 
 ByProfile = Annotated[
@@ -171,7 +170,7 @@ class Settings:
         """Raise UsageError where one of these flags has a value that is too small."""
         for name, bound in least.items():
             value = getattr(self, name)
-            if value == AUTO:
+            if value == "auto":
                 continue
             if not min(value if isinstance(value, tuple) else (value,)) >= bound:
                 given = " ".join(map(str, value)) if isinstance(value, tuple) else value
