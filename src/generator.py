@@ -25,14 +25,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor
 
-from src.data import hub
 from src.data.audio import Clip
 from src.decoding.decoder import MAX_ROWS, Decoder, Decoding, Sampling
 from src.decoding.device import OutOfMemory, free_memory, memory_for, usable_device
 from src.protocol import Checkpoint
-from src.weights.files import CODEC_FILE, LM_FILE, sha256
+from src.weights.files import WeightsError, sha256
+from src.weights.musicgen import CODEC_FILE, LM_FILE, read_export, refuse_unusable, weight_files
 
 if TYPE_CHECKING:
     from audiocraft.models.encodec import CompressionModel
@@ -234,6 +235,7 @@ def load_generator(
         else:  # audiocraft's own loading: the stereo checkpoints' interleaved codec comes wrapped
             from audiocraft.models import MusicGen
 
+            refuse_unusable(model)
             musicgen = MusicGen.get_pretrained(model, device=device)
             lm, codec = musicgen.lm, musicgen.compression_model
     with memory_for(f"loading {model}", SMALLER):
@@ -251,13 +253,12 @@ def load_renderer(model: str, device: str = "auto") -> Renderer:
         else:
             from audiocraft.models.builders import get_wrapped_compression_model
             from audiocraft.models.loaders import load_compression_model
-            from omegaconf import OmegaConf
 
-            # Stereo models interleave two codecs' codebooks, which the language model's file says.
-            # Of its weights nothing is read.
-            kept = torch.load(str(files_of(model)[0]), map_location="cpu", mmap=True)["xp.cfg"]
+            refuse_unusable(model)
             codec = load_compression_model(model, device=device)
-            codec = get_wrapped_compression_model(codec, OmegaConf.create(kept))
+            # Stereo models interleave two codecs' codebooks, which the language model's file says.
+            config = read_export(weight_files(model)[0])["xp.cfg"]
+            codec = get_wrapped_compression_model(codec, OmegaConf.create(config))
     return Renderer(codec, checkpoint_of(model))
 
 
@@ -275,6 +276,8 @@ def _loading(what: str) -> Iterator[None]:
                 yield
     except OutOfMemory:
         raise
+    except WeightsError as error:
+        raise GeneratorError(str(error)) from error
     except Exception as error:  # the hub, torch and omegaconf raise many types
         raise GeneratorError(
             f"{what} cannot be loaded ({type(error).__name__}: {error}). It should be a MusicGen "
@@ -284,17 +287,11 @@ def _loading(what: str) -> Iterator[None]:
 
 def checkpoint_of(model: str) -> Checkpoint:
     """Name and hash of a model that is loaded, or whose files lie where they are looked for."""
-    return Checkpoint(name=model, sha256=hash_of(files_of(model)))
-
-
-def files_of(model: str) -> Sequence[Path]:
-    """A model's weight files: the built-in's, those in its folder, or those in the hub's cache."""
     if model == "builtin":
         from src.decoding.builtin import WEIGHT_FILES
 
-        return WEIGHT_FILES
-    folder = Path(model) if Path(model).is_dir() else hub.snapshot(model, hub.model_cache())
-    return [folder / LM_FILE, folder / CODEC_FILE]
+        return Checkpoint(name=model, sha256=hash_of(WEIGHT_FILES))
+    return Checkpoint(name=model, sha256=hash_of(weight_files(model)))
 
 
 def hash_of(files: Sequence[Path]) -> str:

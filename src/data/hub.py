@@ -23,6 +23,11 @@ log = logging.getLogger(__name__)
 
 PROBE_SECONDS = 3.0
 OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+# The first that is set counts; without any, it is the hub's cache.
+TRANSFORMERS_CACHES = (
+    *("TRANSFORMERS_CACHE", "PYTORCH_TRANSFORMERS_CACHE"),
+    "PYTORCH_PRETRAINED_BERT_CACHE",
+)
 
 MUSICCAPS, MUSICCAPS_CSV = "google/MusicCaps", "musiccaps-public.csv"  # on the hub
 WITHOUT_THE_HUB = (
@@ -47,18 +52,30 @@ def endpoint() -> str:
 
 def hub_cache() -> Path:
     """The hub's cache folder, as huggingface_hub finds it (importing that costs a second)."""
-    if folder := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
-        return Path(folder)
-    return Path(os.environ.get("HF_HOME") or xdg_cache() / "huggingface").expanduser() / "hub"
+    home = _folder("HF_HOME", _folder("XDG_CACHE_HOME", Path("~/.cache")) / "huggingface")
+    return _folder("HF_HUB_CACHE", _folder("HUGGINGFACE_HUB_CACHE", home / "hub"))
 
 
-def xdg_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser()
+def transformers_cache() -> Path:
+    """Where transformers looks for a repository: it knows older variables, and expands none."""
+    return Path(next((os.environ[n] for n in TRANSFORMERS_CACHES if n in os.environ), hub_cache()))
 
 
 def model_cache() -> Path:
     """Where audiocraft looks for a MusicGen."""
-    return Path(os.environ.get("AUDIOCRAFT_CACHE_DIR") or hub_cache())
+    return Path(os.environ.get("AUDIOCRAFT_CACHE_DIR", hub_cache()))
+
+
+def _folder(variable: str, default: Path) -> Path:
+    """A folder as huggingface_hub reads it from the environment: the current one by "".
+
+    "~" and variables in it are expanded.
+    """
+    return Path(os.path.expandvars(Path(os.environ.get(variable, default)).expanduser()))
+
+
+def xdg_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser()
 
 
 def repository_folder(repository: str, cache: Path) -> Path:

@@ -5,6 +5,8 @@ from contextlib import contextmanager
 
 import torch
 
+from src.data.gpus import without_kernels
+
 # How drivers and libraries say it, where they do not raise torch.cuda.OutOfMemoryError.
 FULL = (
     "CUDA out of memory",
@@ -48,6 +50,8 @@ def usable_device(name: str) -> str:
             if device.index >= count:
                 raise ValueError(f"there is no {name}: torch finds {count} GPU(s), from cuda:0 on")
             torch.cuda.set_device(device)
+        if problem := without_kernels(device.index):
+            raise ValueError(problem)
     return device.type
 
 

@@ -10,8 +10,9 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from functools import lru_cache
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -45,7 +46,7 @@ class Adapter(ABC):
     licence: ClassVar[str]
     sample_rate: ClassVar[int]  # Hz; clips arrive mono at this rate
     needs_text: ClassVar[bool]
-    files: ClassVar[tuple[WeightFile, ...]] = ()  # what `load` needs
+    files: tuple[WeightFile, ...] = ()  # what `load` needs
     max_batch: ClassVar[int] = 32  # clips in one call of `score`
     vocabulary: tuple[str, ...] = ()  # a prompt must name one of these; empty: any prompt will do
     # Verifiers whose networks learnt from the same data and labels: none is independent.
@@ -169,6 +170,15 @@ class CosineVerifier(Adapter):
 def unit(vectors: "torch.Tensor") -> "torch.Tensor":
     """The vectors [..., D] at length 1; not numbers where a vector has no length."""
     return vectors / vectors.norm(dim=-1, keepdim=True)
+
+
+def known_fields(dataclass: type, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a configuration, what the dataclass has: a later version may write more.
+
+    As the hub's mixin (PyTorchModelHubMixin) reads a config.json.
+    """
+    names = {field.name for field in fields(dataclass)}
+    return {name: value for name, value in found.items() if name in names}
 
 
 @contextmanager

@@ -29,9 +29,12 @@ TOKENS_READ = 77  # of a text, its start and end marks among them
 # Saved by older versions of transformers, computed by newer ones.
 POSITION_IDS = "text_branch.embeddings.position_ids"
 
-LICENCE = "see https://huggingface.co/lukewys/laion_clap"
+LICENCE = "CC0-1.0 by its page (https://huggingface.co/lukewys/laion_clap)"
 CHECKPOINT = WeightFile(
-    "music_audioset_epoch_15_esc_90.14.pt", repository="lukewys/laion_clap", size="2.4 GB"
+    "music_audioset_epoch_15_esc_90.14.pt",
+    repository="lukewys/laion_clap",
+    size="2.4 GB",
+    sha256="fae3e9c087f2909c28a09dc31c8dfcdacbc42ba44c70e972b58c1bd1caf6dedd",
 )
 ROBERTA = tuple(
     WeightFile(name, repository="roberta-base", licence="MIT", size=size)

@@ -64,6 +64,7 @@ class ImageBindVerifier(CosineVerifier):
             url="https://dl.fbaipublicfiles.com/imagebind/imagebind_huge.pth",
             licence="CC-BY-NC-SA 4.0 (no commercial use)",
             size="4.8 GB",
+            sha256="d6f6c22bedcc90708448d5d2fbb7b2db9c73f505dc89bd0b2e09b23af1b62157",
         ),
     )
 

@@ -2,12 +2,17 @@
 
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 from unittest.mock import patch
 
 import numpy as np
 
-from src.models.adapter import CosineVerifier, exempt_from_autocast, random_states_kept
+from src.models.adapter import (
+    CosineVerifier,
+    exempt_from_autocast,
+    known_fields,
+    random_states_kept,
+)
 from src.protocol import Checkpoint
 from src.weights.checkpoints import CheckpointFile, in_one_line
 from src.weights.files import WeightFile, WeightsError
@@ -18,13 +23,9 @@ if TYPE_CHECKING:
 _LICENCE = "CC-BY-NC 4.0 (no commercial use)"
 _MULAN, _MUQ, _ROBERTA = "OpenMuQ/MuQ-MuLan-large", "OpenMuQ/MuQ-large-msd-iter", "xlm-roberta-base"
 _CONFIG = WeightFile("config.json", repository=_MULAN)
-_WEIGHTS = WeightFile(
-    "model.safetensors",
-    repository=_MULAN,
-    licence=_LICENCE,
-    size="2.8 GB",
-    instead="pytorch_model.bin",
-)
+# The repository had a model.safetensors for a while in August 2025, with weights that did not match
+# (https://github.com/tencent-ailab/MuQ/issues/13); caches may still hold it.
+_WEIGHTS = WeightFile("pytorch_model.bin", repository=_MULAN, licence=_LICENCE, size="2.8 GB")
 _AUDIO_CONFIG = WeightFile("config.json", repository=_MUQ, licence=_LICENCE)
 _TEXT_CONFIG = WeightFile("config.json", repository=_ROBERTA, licence="MIT")
 _TOKENIZER = WeightFile("tokenizer.json", repository=_ROBERTA, licence="MIT", size="9 MB")
@@ -100,7 +101,7 @@ def _build() -> Any:
     names in the configuration, run code that comes with them, and load them non-strictly. These
     towers make them from the files that `load` located.
     """
-    from muq import MuQ, MuQConfig, MuQMuLan
+    from muq import MuQ, MuQConfig, MuQMuLan, MuQMuLanConfig
     from muq.muq_mulan import muq_mulan
     from transformers import XLMRobertaConfig, XLMRobertaModel
 
@@ -109,7 +110,7 @@ def _build() -> Any:
     class AudioTower(muq_mulan.AudioSpectrogramTransformerPretrained):
         def _init_pretrained_model(self, name: str) -> None:  # noqa: ARG002
             # A path in it would be unpickled if a file happened to lie there.
-            self.model = MuQ(MuQConfig(**audio | {"rvq_ckpt_path": None}))
+            self.model = MuQ(MuQConfig(**known_fields(MuQConfig, audio) | {"rvq_ckpt_path": None}))
 
     class TextTower(muq_mulan.TextTransformerPretrained):
         def _init_pretrained_model(self) -> XLMRobertaModel:
@@ -125,7 +126,8 @@ def _build() -> Any:
             AudioSpectrogramTransformerPretrained=AudioTower,
             TextTransformerPretrained=TextTower,
         ):
-            return MuQMuLan(config)
+            parts = get_type_hints(MuQMuLanConfig).items()
+            return MuQMuLan({name: known_fields(kind, config[name]) for name, kind in parts})
     except WeightsError:
         raise
     except Exception as error:  # of what the files hold, anything may be missing or misshapen

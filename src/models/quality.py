@@ -6,12 +6,34 @@ from typing import Any
 
 import numpy as np
 
-from src.models.adapter import Adapter, finite_score, must_be_audible, random_states_kept
+from src.models.adapter import (
+    Adapter,
+    finite_score,
+    known_fields,
+    must_be_audible,
+    random_states_kept,
+)
 from src.protocol import Checkpoint, Score
 from src.weights.checkpoints import CheckpointFile, in_one_line
-from src.weights.files import WeightFile
+from src.weights.files import WeightFile, absent, find
 
-_REPOSITORY = "facebook/audiobox-aesthetics"
+_REPOSITORY, _LICENCE = "facebook/audiobox-aesthetics", "CC-BY 4.0"
+_CONFIG = WeightFile("config.json", repository=_REPOSITORY)
+_WEIGHTS = WeightFile(
+    "model.safetensors",
+    repository=_REPOSITORY,
+    licence=_LICENCE,
+    size="415 MB",
+    sha256="a5a3c2412649cc2384ec525ffd5180ce6c4778f43bed6108e0a1303de04d014e",
+)
+# The same in the format of the library's first versions, whole in one file.
+_CHECKPOINT = WeightFile(
+    "checkpoint.pt",
+    repository=_REPOSITORY,
+    licence=_LICENCE,
+    size="416 MB",
+    sha256="a4931a7a01c3e6733352e9d85371835f03bf9135f8b31e1583c23538811d4a32",
+)
 
 
 class QualityVerifier(Adapter):
@@ -28,20 +50,23 @@ class QualityVerifier(Adapter):
     """
 
     summary = "production quality and enjoyment (Audiobox Aesthetics)"
-    licence = "CC-BY 4.0"
+    licence = _LICENCE
     sample_rate = 16_000
     needs_text = False
     windows_at_once = 8
-    files = (
-        WeightFile("checkpoint.pt", repository=_REPOSITORY, licence="CC-BY 4.0", size="415 MB"),
-    )
+    files: tuple[WeightFile, ...] = (_WEIGHTS, _CONFIG)
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        if absent(self.files) and find(_CHECKPOINT):
+            self.files = (_CHECKPOINT,)
 
     def load(self, device: str, dtype: str = "float32") -> Checkpoint:
         import torch
 
-        file = CheckpointFile.of("quality", self.files[0])
+        file, *config = (CheckpointFile.of("quality", each) for each in self.files)
         with random_states_kept():
-            self._model = _read_model(file).to(device)
+            self._model = _read_model(file, *config).to(device)
         # Upstream compares a torch.dtype with strings, which switches autocast off for good.
         self._model.precision = getattr(torch, dtype)
         self._model.enable_autocast = dtype != "float32"
@@ -86,28 +111,35 @@ class QualityVerifier(Adapter):
         return scores
 
 
-def _read_model(file: CheckpointFile) -> Any:
-    """AesMultiOutput with every weight, setting and statistic from the file. Raises WeightsError.
+def _read_model(file: CheckpointFile, config: CheckpointFile | None = None) -> Any:
+    """AesMultiOutput with every weight, setting and statistic from the files. Raises WeightsError.
 
-    The file holds `state_dict` (names begin with "model."), `model_cfg` (the model's settings) and
-    `target_transform` (mean and std of each axis).
+    config: JSON with the model's settings and `target_transform` (mean and std of each axis), for a
+    file of weights alone. A file without it holds `state_dict` (names begin with "model."),
+    `model_cfg` (the settings, each of them) and `target_transform`.
     """
     from audiobox_aesthetics.model.aes import AXES_NAME, AesMultiOutput
 
-    found = file.read()
-    ours = {"target_transform", "freeze_encoder"}
-    names = [field.name for field in fields(AesMultiOutput) if field.name not in ours]
+    found, configuration = file.read(), config.read() if config else None
     try:
+        if configuration:
+            settings = known_fields(AesMultiOutput, configuration)
+            state, transform = found, settings.pop("target_transform")
+        else:
+            ours = {"target_transform", "freeze_encoder"}
+            names = [field.name for field in fields(AesMultiOutput) if field.name not in ours]
+            settings = {name: found["model_cfg"][name] for name in names}
+            state, transform = found["state_dict"], found["target_transform"]
         statistics = {
-            axis: {name: float(found["target_transform"][axis][name]) for name in ("mean", "std")}
+            axis: {name: float(transform[axis][name]) for name in ("mean", "std")}
             for axis in AXES_NAME
         }
-        settings = {name: found["model_cfg"][name] for name in names}
         model = AesMultiOutput(**settings, target_transform=statistics)
-        state = found["state_dict"]
-    except Exception as error:  # of what the file holds, anything may be missing or misshapen
+    except Exception as error:  # of what the files hold, anything may be missing or misshapen
         reason = in_one_line(error)
-        raise file.unusable(f"is no checkpoint of Audiobox Aesthetics ({reason})") from error
+        raise (config or file).unusable(
+            f"is no checkpoint of Audiobox Aesthetics ({reason})"
+        ) from error
     weights = {name.removeprefix("model."): x for name, x in file.weights(state).items()}
     file.fill(model, weights, "Audiobox Aesthetics")
     return model.eval()

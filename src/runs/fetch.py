@@ -19,7 +19,6 @@ import os
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from urllib.parse import urlsplit
@@ -122,8 +121,13 @@ def download(file: WeightFile) -> Path:
     to do.
     """
     answer = _ask(file)
-    if answer.status_code == 404:
-        return download(replace(file, name=file.instead, instead=""))
+    announced = answer.headers.get("X-Linked-ETag", "").strip('"')  # the hub's, a sha256
+    if file.sha256 and announced not in ("", file.sha256):
+        raise WeightsError(
+            f"{address(file)} is now another file (sha256 {announced}) than the one known to this "
+            f"program ({file.sha256}). To use it all the same: hf download {file.repository} "
+            f"{file.name}"
+        )
     logger.info("%s into %s", address(file), download_dir(file))
     tries = 0
     while True:
@@ -146,7 +150,7 @@ def download(file: WeightFile) -> Path:
 def _ask(file: WeightFile) -> requests.Response:
     """HEAD; a hub's first answer is enough, which may redirect to where the bytes lie.
 
-    Raises WeightsError for a file that cannot be had, but not where it may be there `instead`.
+    Raises WeightsError for a file that cannot be had.
     """
     for variable in filter(hub.is_offline, hub.OFFLINE_VARIABLES):
         raise Unreachable(f"{variable} is set, so that nothing may be downloaded: unset it")
@@ -160,7 +164,7 @@ def _ask(file: WeightFile) -> requests.Response:
             "Behind a proxy set HTTPS_PROXY; for a mirror of the hub HF_ENDPOINT"
         ) from error
     status = answer.status_code
-    if status < 400 or (status == 404 and file.instead):
+    if status < 400:
         return answer
     if status == 404:
         raise WeightsError(f"{url} does not exist (404)")

@@ -24,7 +24,8 @@ from src.judges.registry import JUDGES
 from src.runs.settings import PROFILE_JUDGES, Settings, server_token
 from src.scoring import ExpressionError, components, remote_parts
 from src.verifier_core import VERIFIERS
-from src.weights.files import PYTHON, Missing, Part, absent, fetch_command, model_parts
+from src.weights.files import PYTHON, Missing, Part, absent, fetch_command
+from src.weights.musicgen import model_parts
 
 log = logging.getLogger(__name__)
 

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from src.data.gpus import without_kernels
 from src.protocol import Limits
 from src.weights.files import WEIGHTS_VARIABLE, weights_dir
 
@@ -124,6 +125,8 @@ def configure_torch(settings: ServerSettings, models: int) -> str:
     elif device.startswith("cuda") and int(device.partition(":")[2] or 0) >= gpus:
         there = f"{gpus} of them: cuda:0 to cuda:{gpus - 1}" if gpus else "none: use --device cpu"
         raise SettingsError(f"--device {device}: torch sees no such GPU; it sees {there}")
+    if device != "cpu" and (problem := without_kernels(torch.device(device).index)):
+        raise SettingsError(problem)
     if device == "cpu" and settings.dtype == "float16":
         raise SettingsError("--dtype float16 needs a GPU; a CPU computes in float32 or bfloat16")
     return device

@@ -1,40 +1,42 @@
-"""The weight files of models: what they are, where they lie, and which are missing; and those that
-a MusicGen is made of.
+"""The weight files of models: what they are, where they lie, and which are missing.
 
 Looked for, in this order, in the folder of `--weights_dir` or CURATOR_WEIGHTS: in its folder
 `owner--name`, in a hub cache in it, by the bare file name; then in the hub's own cache (HF_HOME,
-HF_HUB_CACHE), or, what comes from no hub, in the user's cache folder and in that of torch.hub
-(TORCH_HOME). What a library of its own loads lies in one folder alone.
+HF_HUB_CACHE) and in that of transformers, or, what comes from no hub, in the user's cache folder,
+in that of torch.hub (TORCH_HOME) and in `.checkpoints`, where ImageBind's own code puts its file.
+What a library of its own loads lies in one folder alone.
 
-A file is checked against the sha256 that the code has of it, else against the one that the hub's
-cache names it by. `python verifier_server.py --fetch` (src/runs/fetch.py) downloads what is
-missing. Only the standard library is needed.
+A file in a hub cache is held to the sha256 that it is named by there, a download to the one that
+the code has of it. Any other file may have other weights by the same name, such as a fine-tune's:
+that is logged, and every score carries the hash. `python verifier_server.py --fetch`
+(src/runs/fetch.py) downloads what is missing. Only the standard library is needed.
 """
 
 import contextlib
 import hashlib
+import logging
 import os
 import re
 import shlex
-import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from src.data import hub
 from src.data.files import ROOT, write_whole
 
+log = logging.getLogger(__name__)
+
 WEIGHTS_VARIABLE = "CURATOR_WEIGHTS"
 PYTHON = "envs/verifier/.venv/bin/python"
 REMEMBER_FROM = 2**20  # bytes; smaller files are hashed anew each time
 
-LM_FILE, CODEC_FILE = "state_dict.bin", "compression_state_dict.bin"
-MUSICGEN_LICENCE = "CC-BY-NC 4.0 (no commercial use)"
-DEFAULT_ENCODER = "t5-base"  # of every released MusicGen
-BUILTIN_FILES = (
-    *("config.json", "lm.safetensors", "codec.safetensors"),
-    "text_encoder/model.safetensors",
-)
+# Repositories that were given to an owner: the hub knows them by both names, a cache by that which
+# was asked for.
+NEW_NAMES = {
+    "roberta-base": "FacebookAI/roberta-base",
+    "xlm-roberta-base": "FacebookAI/xlm-roberta-base",
+}
 # The built-in verifiers, by the network that each one is.
 TAGGERS = {
     "tags": "MTT_musicnn",
@@ -58,8 +60,8 @@ class WeightFile:
     url: str = ""
     licence: str = ""
     size: str = ""  # about, for people
-    sha256: str = ""  # hexadecimal; empty where upstream publishes none
-    instead: str = ""  # the name that the repository may have it by, in another format
+    sha256: str = ""  # of the published file, hexadecimal; empty where it is not known
+    instead: str = ""  # the name that it may have in another format
     folder: Path | None = None  # the only one that its library looks into
 
     @property
@@ -110,20 +112,22 @@ def find(file: WeightFile) -> Path | None:
 
 
 def locate(file: WeightFile) -> Path:
-    """Where the file lies. Raises WeightsError when it is missing or has another hash."""
+    """Where the file lies. Raises WeightsError when it is missing, or damaged in a hub cache."""
     path = find(file)
     if path is None:
         raise WeightsError(f"{file.name} is missing; it comes from {file.source}")
-    if wrong := wrong_hash(file, path):
+    if wrong := wrong_hash(replace(file, sha256=""), path):
         raise WeightsError(
             f"{path.resolve()} is damaged or another file: {wrong}; delete it and get it again "
             f"from {file.source}"
         )
+    if path.name == file.name and (other := wrong_hash(file, path)):
+        log.warning("%s is not the published file: %s", path, other)
     return path
 
 
 def wrong_hash(file: WeightFile, path: Path) -> str | None:
-    """How the hash of the file at `path` differs from the known one.
+    """How the hash of the file at `path` differs from the published one, or the hub cache's.
 
     None when it does not differ, and when no hash is known. Raises OSError.
     """
@@ -189,18 +193,20 @@ def sha256(path: Path) -> str:
 
 def _folders(file: WeightFile) -> list[Path]:
     """Where to look, in this order. A flat folder comes last: many files are called config.json."""
-    own, repository = weights_dir(), file.repository
     if file.folder is not None:
         return [file.folder]
-    folders = []
-    if own is not None and repository:
-        folders += [own / repository.replace("/", "--"), hub.snapshot(repository, own)]
+    own, folders = weights_dir(), []
+    names = [n for n in (file.repository, NEW_NAMES.get(file.repository)) if n]
     if own is not None:
+        for name in names:
+            folders += [own / name.replace("/", "--"), hub.snapshot(name, own)]
         folders.append(own)
-    if repository:
-        return [*folders, hub.snapshot(repository, hub.hub_cache())]
+    if names:
+        caches = (hub.hub_cache(), hub.transformers_cache())
+        return [*folders, *(hub.snapshot(name, cache) for cache in caches for name in names)]
     torch_home = Path(os.environ.get("TORCH_HOME") or hub.xdg_cache() / "torch").expanduser()
-    return [*folders, user_cache() / "weights", torch_home / "hub" / "checkpoints"]
+    folders += [user_cache() / "weights", torch_home / "hub" / "checkpoints"]
+    return [*folders, Path(".checkpoints")]
 
 
 @dataclass(frozen=True)
@@ -208,79 +214,36 @@ class Part:
     """Files that belong together: of a verifier, a judge, a generator.
 
     how: what to do about one that is not there. licence: unless it is that of each file. What has a
-    repository and a folder of its own is downloaded when it is loaded.
+    repository and a folder of its own is downloaded when it is loaded. problem: why the files
+    cannot be used, whether they are there or not.
     """
 
     title: str
     files: tuple[WeightFile, ...]
     how: str
     licence: str = ""
+    problem: str = ""
 
     def missing(self) -> list[Missing]:
         """What is neither on this machine nor comes by itself, as one item; [] for nothing."""
+        if self.problem:
+            return [Missing(f"{self.title}: {self.problem}", self.files[0].source, self.how)]
         lacking = absent(self.files)
         if not lacking:
             return []
         how, (repository, folder) = self.how, (lacking[0].repository, lacking[0].folder)
         if repository and folder:
-            problem = "HF_HUB_OFFLINE is set" if hub.is_offline() else hub.hub_problem(repository)
+            offline = next(filter(hub.is_offline, hub.OFFLINE_VARIABLES), None)
+            problem = f"{offline} is set" if offline else hub.hub_problem(repository)
             if problem is None:
                 return []
             names = " ".join(file.name for file in self.files)
             how = (
                 f"{problem}, and {folder} lacks them. With a network this command fetches them by "
-                f"itself; on another machine: hf download {repository} {names}, then copy its "
-                f"cache and set HF_HOME{self.how}"
+                f"itself; on another machine: hf download {repository} {names}, then copy "
+                f"{folder.parents[1].name} from its cache into {folder.parents[2]}{self.how}"
             )
         described = ", ".join(file.described for file in lacking)
         sources = ", ".join(dict.fromkeys(file.source for file in lacking))
         licences = "; ".join(dict.fromkeys(file.licence for file in lacking if file.licence))
         return [Missing(f"{self.title}: {described}", sources, how, self.licence or licences)]
-
-
-def model_parts(model: str, decodes: bool = True) -> list[Part]:
-    """What "builtin", a folder or a hub name is made of; its text encoder where it decodes."""
-    if model == "builtin":
-        source, folder = "the repository itself", ROOT / "builtin"
-        files = tuple(WeightFile(name, url=source, folder=folder) for name in BUILTIN_FILES)
-        how = "git checkout -- builtin, or clone it again; builtin/recipe trains them anew"
-        return [Part("the built-in model", files, how)]
-    folder, repository, url = Path(model), "", "an audiocraft export of a MusicGen"
-    how = "put both files of one model into the folder, as on the hub"
-    if not folder.is_dir() and re.fullmatch(r"[\w.-]+/[\w.-]+", model):
-        folder, repository, url = hub.snapshot(model, hub.model_cache()), model, ""
-        how = ", or pass a folder that holds both files: --model FOLDER"
-    elif not folder.is_dir():
-        url = "nowhere: it is neither 'builtin', nor a hub name (owner/name), nor a folder here"
-        how = "for example --model facebook/musicgen-small, or --model builtin"
-    files = tuple(
-        WeightFile(name, repository, url, MUSICGEN_LICENCE, folder=folder)
-        for name in (LM_FILE, CODEC_FILE)
-    )
-    parts = [Part(f"MusicGen {model}", files, how)]
-    encoder = _text_encoder(folder / LM_FILE)
-    if decodes and not Path(encoder).is_dir():
-        cache = hub.snapshot(encoder, hub.hub_cache())
-        names = {"config.json": "", "spiece.model": "", "model.safetensors": "pytorch_model.bin"}
-        files = tuple(
-            WeightFile(name, encoder, licence="Apache 2.0", instead=instead, folder=cache)
-            for name, instead in names.items()
-        )
-        parts.append(Part(f"text encoder {encoder}, which the model conditions on", files, ""))
-    return parts
-
-
-def _text_encoder(checkpoint: Path) -> str:
-    """The T5 that a checkpoint names in its configuration, read without torch; else the default.
-
-    A checkpoint is a zip whose `data.pkl` holds the configuration as YAML text beside pointers to
-    the weights, so that searching its bytes is enough; nothing is unpickled.
-    """
-    try:
-        with zipfile.ZipFile(checkpoint) as archive:
-            pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-            text = archive.read(pickles[0])
-    except (OSError, IndexError, zipfile.BadZipFile):
-        return DEFAULT_ENCODER
-    found = re.search(rb"\n\s+t5:\s*\n(?:\s+\w+:[^\n]*\n)*?\s+name: ([^\n]+)\n", text)
-    return found[1].decode().strip("'\" ") if found else DEFAULT_ENCODER

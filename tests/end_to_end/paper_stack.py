@@ -2,7 +2,8 @@
 
     envs/generator/.venv/bin/python -m tests.end_to_end.paper_stack FOLDER
 
-Writes FOLDER/hf, a hub cache (for HF_HOME) with MusicGen, its T5 and CLAP; FOLDER/cache (for
+Writes FOLDER/hf, a hub cache (for HF_HOME) with MusicGen, its T5, another codec in transformers'
+format, and CLAP; FOLDER/cache (for
 XDG_CACHE_HOME) with PaSST; and FOLDER/data (for --data_dir), MusicCaps' table with references. The
 MusicGen has MusicGen-small's configuration with fewer and narrower layers, exported by audiocraft
 itself; the T5 has t5-base's width and one layer. Everything is random and seeded: two runs write
@@ -25,7 +26,7 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
-MODEL, ENCODER = "facebook/musicgen-small", "t5-base"
+MODEL, ENCODER, CODEC = "facebook/musicgen-small", "t5-base", "facebook/encodec_32khz"
 REFERENCE_RATE = 32_000
 # The configurations, and MusicCaps' table: what stands in its captions is what trips a reader of
 # tables: commas, quotes, a caption longer than verifiers read, an id that looks like an option.
@@ -119,6 +120,18 @@ def write_musicgen(folder: Path) -> None:
             export(trained, folder / name)
 
 
+def write_transformers_codec(folder: Path) -> None:
+    """A codec like `write_musicgen`'s, random anew, in the two files of facebook/encodec_32khz."""
+    import torch
+    from transformers import EncodecConfig, EncodecModel
+
+    shape = {"num_filters": 2, "num_lstm_layers": 1, "upsampling_ratios": [8, 5, 4, 4]}
+    rates = {"sampling_rate": 32_000, "target_bandwidths": [2.2], "codebook_size": 2048}
+    torch.manual_seed(1)
+    codec = EncodecModel(EncodecConfig(**shape, **rates, use_causal_conv=False))
+    codec.save_pretrained(folder)
+
+
 def speak_up(codec: Any) -> None:
     """Make a random codec's audio depend on its tokens, as music does: mean square about 0.02.
 
@@ -175,6 +188,8 @@ def main(folder: Path) -> None:
     )
     write_musicgen(made)
     put_in_hub(home, MODEL, made.glob("*.bin"))
+    write_transformers_codec(made)
+    put_in_hub(home, CODEC, [*made.glob("*.json"), *made.glob("*.safetensors")])
     write_passt(folder / "cache" / "curator" / "weights")
     write_musiccaps(folder / "data")
     home.rename(folder / "hf")

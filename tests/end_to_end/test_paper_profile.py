@@ -14,14 +14,17 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+import torch
 
 from src.data.audio import read_audio
+from src.generator import hash_of
 from src.methods import METHODS
 from src.runs.ending import Exit
 from src.runs.local_server import local_server
 from src.runs.records import read_manifest
 from tests.end_to_end import scripts
 from tests.end_to_end.paper_stack import (
+    CODEC,
     MODEL,
     YTIDS,
     environment_of,
@@ -120,7 +123,7 @@ def test_the_manifest_names_every_checkpoint_and_what_was_not_read(
 
 
 @pytest.mark.slow
-def test_judges_by_name_a_local_model_and_references_that_come_later(
+def test_judges_by_name_a_fine_tunes_pointer_to_its_codec_and_references_that_come_later(
     stack: Path, server: str, tmp_path: Path
 ) -> None:
     data = tmp_path / "data"
@@ -129,6 +132,8 @@ def test_judges_by_name_a_local_model_and_references_that_come_later(
     (data / f"{BROKEN}.wav").write_bytes((data / f"{DASHED}.wav").read_bytes()[:30])
     model = tmp_path / "my musicgen"
     shutil.copytree(hub_files(stack / "hf", MODEL), model)  # the files, not the links
+    pointer = {"pretrained": CODEC, "exported": True, "version": "1.3.0"}
+    torch.save(pointer, model / "compression_state_dict.bin")
     judges = ("kld_pq", "kld_qp", "kld_both", "clap_score", "clap", "fad_clap")
     ids = tmp_path / "ids.txt"
     ids.write_text("\n".join((DASHED, MISSING, BROKEN)))
@@ -140,6 +145,9 @@ def test_judges_by_name_a_local_model_and_references_that_come_later(
     assert code == Exit.DONE, err
     assert "1 of 3 prompts have no reference audio for kld_pq" in err
     folder = folder_of(output)
+    files = (model / "state_dict.bin", hub_files(stack / "hf", CODEC) / "model.safetensors")
+    own = read_manifest(folder)["identity"]["checkpoints"]["generator"]
+    assert own == {"name": str(model), "sha256": hash_of(files)}
     said = {DASHED: None, MISSING: "no reference audio", BROKEN: f"{BROKEN}.wav"}
     for record in lines(folder):
         values, unjudged = record["judges"], record["unjudged"]

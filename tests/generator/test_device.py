@@ -27,7 +27,19 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> list[torch.device]:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"card {index}")
+    having(monkeypatch, (9, 0))
     return current
+
+
+def having(
+    monkeypatch: pytest.MonkeyPatch,
+    capability: tuple[int, int],
+    kernels: str = "sm_50 sm_60 sm_70 sm_75 sm_80 sm_86 sm_90",
+) -> None:
+    """GPUs of that compute capability, and a torch that was built for those kernels."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capability)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", kernels.split)
 
 
 def test_a_device_by_name_is_a_type_and_its_index_the_current_gpu(two_gpus) -> None:
@@ -37,6 +49,32 @@ def test_a_device_by_name_is_a_type_and_its_index_the_current_gpu(two_gpus) -> N
     assert two_gpus == [torch.device("cuda:1")]
     with pytest.raises(ValueError, match=r"no cuda:2: torch finds 2 GPU\(s\)"):
         usable_device("cuda:2")
+
+
+@pytest.mark.parametrize("capability", [(10, 0), (12, 0), (3, 7)])
+def test_a_gpu_without_kernels_in_this_torch_is_refused_before_anything_is_loaded(
+    two_gpus, monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int]
+) -> None:
+    having(monkeypatch, capability)
+    name = "sm_{}{}".format(*capability)
+    for device, card in (("auto", "card None"), ("cuda:1", "card 1")):
+        said = (
+            rf"has no kernels for this {card} \({name}\), only for sm_50 .* sm_90: .*--device cpu"
+        )
+        with pytest.raises(ValueError, match=said):
+            usable_device(device)
+    assert usable_device("cpu") == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("capability", "kernels"),
+    [((8, 9), "sm_80 sm_86"), ((10, 0), "sm_90 compute_90"), ((9, 0), "gfx90a"), ((6, 1), "")],
+)
+def test_kernels_of_an_earlier_minor_version_ptx_and_unknown_names_will_do(
+    two_gpus, monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], kernels: str
+) -> None:
+    having(monkeypatch, capability, kernels)
+    assert usable_device("cuda") == "cuda"
 
 
 def test_judges_convolve_exactly_once_a_device_is_chosen() -> None:

@@ -14,11 +14,13 @@ import pytest
 import torch
 
 from src.budget import Ledger
+from src.data import hub
 from src.data.audio import Clip
 from src.data.prompts import Prompt
 from src.generator import (
     GeneratorError,
     audiocraft_without_clap,
+    checkpoint_of,
     hash_of,
     load_generator,
     load_renderer,
@@ -26,6 +28,7 @@ from src.generator import (
 from src.methods import METHODS
 from src.protocol import Score
 from src.search import Group
+from src.weights.files import WeightsError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -212,6 +215,50 @@ def test_a_stereo_models_codebooks_are_two_channels(tmp_path: Path) -> None:
     with torch.inference_mode():
         left, right = (codec.decode(tokens[:, side::2], None)[0, 0] for side in range(2))
     assert np.allclose(clip.samples, torch.stack([left, right]).numpy(), atol=1e-6)
+
+
+def test_a_stereo_model_that_points_to_its_codec_is_rendered_by_it_and_named_after_its_hash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import EncodecConfig, EncodecModel
+
+    torch.manual_seed(0)
+    shape = {"num_filters": 2, "upsampling_ratios": [4, 4], "codebook_size": 1024}
+    codec = EncodecModel(EncodecConfig(**shape, sampling_rate=800, target_bandwidths=[2.0]))
+    cache = tmp_path / "models--owner--codec" / "snapshots" / "main"
+    codec.eval().save_pretrained(cache)
+    monkeypatch.setenv("TRANSFORMERS_CACHE", str(tmp_path))  # which the library has read already
+    monkeypatch.setattr("transformers.utils.hub.TRANSFORMERS_CACHE", str(tmp_path))
+    monkeypatch.setattr("transformers.utils.hub._is_offline_mode", True)
+    checkpoint(tmp_path, STEREO)
+    torch.save({"pretrained": "owner/codec"}, tmp_path / "compression_state_dict.bin")
+    renderer = load_renderer(str(tmp_path), "cpu")
+    files = [tmp_path / "state_dict.bin", cache / "model.safetensors"]
+    assert renderer.checkpoint.sha256 == hash_of(files)
+    tokens = torch.randint(16, (1, 8, 10), generator=torch.Generator().manual_seed(0))
+    (clip,) = renderer.render(tokens)
+    with torch.inference_mode():
+        left, right = (codec.decode(tokens[None, :, side::2], [None])[0][0, 0] for side in range(2))
+    assert np.allclose(clip.samples, torch.stack([left, right]).numpy(), atol=1e-6)
+
+
+def test_weights_in_transformers_format_and_a_damaged_blob_of_a_hub_cache_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUDIOCRAFT_CACHE_DIR", str(tmp_path / "hub"))
+    snapshot = hub.snapshot("owner/model", tmp_path / "hub")
+    snapshot.mkdir(parents=True)
+    checkpoint(snapshot, {})
+    blob = tmp_path / "blobs" / ("0" * 64)
+    blob.parent.mkdir()
+    (snapshot / "state_dict.bin").rename(blob)
+    (snapshot / "state_dict.bin").symlink_to(blob)
+    with pytest.raises(WeightsError, match=r"is damaged or another file.*the hub says 000"):
+        checkpoint_of("owner/model")
+    for load in (load_generator, load_renderer):
+        torch.save({"decoder.weight": torch.zeros(1)}, snapshot / "compression_state_dict.bin")
+        with pytest.raises(GeneratorError, match=r"compression_state_dict\.bin has no xp\.cfg"):
+            load(str(snapshot), "cpu")
 
 
 @pytest.mark.parametrize(("method", "k"), [("sbs", 0), ("lookahead", 1)])

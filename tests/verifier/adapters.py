@@ -69,11 +69,6 @@ def _state(prefix: str, path: Path) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in kept.items()}
 
 
-def _save_quality(weights: dict[str, Tensor], path: Path) -> None:
-    state = {f"model.{name}": x for name, x in weights.items()}
-    _late("test_quality.save_checkpoint")(path, state_dict=state)
-
-
 def _patch_quality(patch: pytest.MonkeyPatch) -> None:
     from audiobox_aesthetics.model import aes
 
@@ -124,13 +119,14 @@ CASES = {
         Case(
             "quality",
             partial(QualityVerifier, "quality"),
-            lambda folder: _late("test_quality.save_checkpoint")(folder / "checkpoint.pt"),
+            _late("test_quality.save_model"),
             identity="facebook/audiobox-aesthetics",
             network=lambda adapter: adapter._model,
             sound=partial(noisy_tones, rate=16_000),
-            file="checkpoint.pt",
-            read=partial(_state, "model."),
-            write=_save_quality,
+            file="model.safetensors",
+            pickled="checkpoint.pt",
+            read=load_file,
+            write=save_file,
             patch=_patch_quality,
         ),
         Case(
@@ -140,10 +136,7 @@ CASES = {
             identity="OpenMuQ/MuQ-MuLan-large",
             network=lambda adapter: adapter._model,
             sound=partial(noisy_tones, rate=24_000),
-            file=f"{_MULAN}/model.safetensors",
-            pickled=f"{_MULAN}/pytorch_model.bin",
-            read=load_file,
-            write=partial(save_file, metadata={"format": "pt"}),
+            file=f"{_MULAN}/pytorch_model.bin",
             shortest=2_400,
             tokens=28,  # 512 less the marks of start and end in the released one
         ),

@@ -67,11 +67,11 @@ def fetched(mirror: HubServer, monkeypatch: pytest.MonkeyPatch) -> Fetch:
     return run
 
 
-def file(name: str, sha256: str = "", instead: str = "") -> WeightFile:
+def file(name: str, sha256: str = "") -> WeightFile:
     """What an adapter says of one of the files."""
     repository, _, short = name.rpartition("/")
     url = "" if repository else f"{os.environ['HF_ENDPOINT']}/{name}"
-    return WeightFile(short, repository=repository, url=url, sha256=sha256, instead=instead)
+    return WeightFile(short, repository=repository, url=url, sha256=sha256)
 
 
 def sha256(data: bytes) -> str:

@@ -62,8 +62,9 @@ def test_a_file_that_a_person_put_there_is_not_replaced(
     mine.parent.mkdir()
     mine.write_bytes(b"mine")
     assert fetched(file(PLAIN))
-    assert not fetched(file(PLAIN, sha256(CONTENT[PLAIN])))
-    assert "delete it" in caplog.text
+    assert "published" not in caplog.text
+    assert fetched(file(PLAIN, sha256(CONTENT[PLAIN])))
+    assert f"{mine} is not the published file: its hash is {sha256(b'mine')}" in caplog.text
     assert mine.read_bytes() == b"mine"
     assert mirror.requests == []
 
@@ -77,12 +78,13 @@ def test_what_does_not_exist_is_named_and_the_rest_is_fetched(
     assert "not complete: small" in caplog.text
 
 
-def test_a_format_that_the_repository_lacks_is_replaced_by_the_one_it_has(
-    fetched: Fetch,
+def test_a_file_that_the_hub_has_in_another_version_by_now_is_refused_before_it_comes(
+    mirror: HubServer, fetched: Fetch, caplog: Log
 ) -> None:
-    wanted = file("owner/model/model.safetensors", instead="large.bin")
-    assert fetched(wanted)
-    assert locate(wanted).read_bytes() == CONTENT[LARGE]
+    assert not fetched(file(LARGE, sha256="0" * 64))
+    assert f"is now another file (sha256 {sha256(CONTENT[LARGE])}) than the one" in caplog.text
+    assert "hf download owner/model large.bin" in caplog.text
+    assert mirror.sent == []
 
 
 @pytest.mark.parametrize("listening", [True, False])
@@ -159,19 +161,20 @@ HUB_CHUNK = 10 * 2**20  # bytes; what huggingface_hub writes at once
 
 
 @pytest.fixture
-def quality(mirror: HubServer) -> str:
-    """The one file of a real verifier, of two chunks and a bit."""
-    (needed,) = VERIFIERS["quality"]("quality").files
-    name = f"{needed.repository}/{needed.name}"
+def muq(mirror: HubServer) -> str:
+    """The weights of a real verifier, of two chunks and a bit; its other files are there, too."""
+    for needed in VERIFIERS["muq"]("muq").files:
+        mirror.files[f"{needed.repository}/{needed.name}"] = b"{}"
+    name = "OpenMuQ/MuQ-MuLan-large/pytorch_model.bin"  # no hash is known
     mirror.files[name] = np.random.default_rng(2).bytes(2 * HUB_CHUNK + 1_000_000)
     return name
 
 
 @contextmanager
 def command_line(*options: str) -> Iterator[subprocess.Popen[str]]:
-    """`--fetch quality` as a process that Ctrl-C ends, also when it does not end these tests."""
+    """`--fetch muq` as a process that Ctrl-C ends, also when it does not end these tests."""
     with subprocess.Popen(
-        [sys.executable, "verifier_server.py", "--fetch", "quality", *options],
+        [sys.executable, "verifier_server.py", "--fetch", "muq", *options],
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,
@@ -184,9 +187,9 @@ def command_line(*options: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_ctrl_c_ends_with_130_and_the_next_run_goes_on_in_the_folder_it_is_given(
-    mirror: HubServer, quality: str, tmp_path: Path
+    mirror: HubServer, muq: str, tmp_path: Path
 ) -> None:
-    mirror.stalled.add(quality)
+    mirror.stalled.add(muq)
     folder = tmp_path / "a new folder"
     with command_line("--weights_dir", str(folder)) as process:
         deadline = time.monotonic() + 30
@@ -202,7 +205,7 @@ def test_ctrl_c_ends_with_130_and_the_next_run_goes_on_in_the_folder_it_is_given
     with command_line("--weights_dir", str(folder)) as process:
         _, text = process.communicate(timeout=60)
     assert process.returncode == 0, text
-    assert "quality: every file is there" in text
-    assert mirror.downloads(quality)[-2:] == [0, HUB_CHUNK]  # not by Xet, which the server offers
-    (path,) = folder.glob("models--*/snapshots/*/*")
-    assert path.read_bytes() == mirror.files[quality]
+    assert "muq: every file is there" in text
+    assert mirror.downloads(muq)[-2:] == [0, HUB_CHUNK]  # not by Xet, which the server offers
+    (path,) = folder.glob("models--*/snapshots/*/pytorch_model.bin")
+    assert path.read_bytes() == mirror.files[muq]

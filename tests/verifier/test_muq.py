@@ -20,7 +20,7 @@ from muq.muq_mulan import (
     MuLanConfig,
     TextTransformerConfig,
 )
-from safetensors.torch import load_file, save_file, save_model
+from safetensors.torch import save_file, save_model
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     Wav2Vec2ConformerConfig,
@@ -36,6 +36,7 @@ from tests.verifier.adapters import noisy_tones, score, vacate
 from tests.verifier.clap_weights import Surprise
 
 MULAN, MUQ, ROBERTA = "OpenMuQ/MuQ-MuLan-large", "OpenMuQ/MuQ-large-msd-iter", "xlm-roberta-base"
+WEIGHTS = "pytorch_model.bin"
 RATE = 24_000
 TEXT_TOKENS = 30  # the text model's longest input, special tokens included
 
@@ -125,7 +126,7 @@ def _save_mulan(place: Path, cache: Path) -> None:
     with torch.no_grad():
         for weight in model.parameters():
             weight += 0.1 * torch.randn_like(weight)
-    save_model(model, str(place / "model.safetensors"))
+    torch.save(model.state_dict(), place / WEIGHTS)
 
 
 CASE = "muq"
@@ -193,14 +194,28 @@ def loaded_from(own: Path) -> MuqVerifier:
     return verifier
 
 
-def test_the_backbones_own_weights_are_not_needed_and_a_pickled_checkpoint_does_as_well(
+def test_the_backbones_own_weights_are_not_needed_and_the_withdrawn_file_is_never_taken(
     own: Path, adapter: MuqVerifier
 ) -> None:
     for repository in (MUQ, ROBERTA):
         (folder(own, repository) / "model.safetensors").unlink()
-    checkpoint = folder(own, MULAN) / "model.safetensors"
-    torch.save(load_file(checkpoint), checkpoint.with_name("pytorch_model.bin"))
+    checkpoint = folder(own, MULAN) / WEIGHTS
+    others = {name: 2 * weight for name, weight in torch.load(checkpoint).items()}
+    save_file(others, checkpoint.with_name("model.safetensors"))
+    assert score(loaded_from(own), tones(2, 14)) == score(adapter, tones(2, 14))
     checkpoint.unlink()
+    assert WEIGHTS in (MuqVerifier("muq").missing() or "")
+
+
+def test_settings_of_later_versions_are_dropped_as_the_library_does(
+    own: Path, adapter: MuqVerifier
+) -> None:
+    for repository in (MUQ, MULAN):
+        path = folder(own, repository) / "config.json"
+        config = json.loads(path.read_text()) | {"added_later": 1}
+        if repository == MULAN:
+            config["mulan"] |= {"added_later": 1}
+        vacate(path).write_text(json.dumps(config))
     assert score(loaded_from(own), tones(2, 14)) == score(adapter, tones(2, 14))
 
 
@@ -220,10 +235,10 @@ def test_a_torn_configuration_or_tokenizer_is_named(own: Path, repository: str, 
 
 
 def test_buffers_that_older_versions_of_transformers_saved_are_passed_over(own: Path) -> None:
-    checkpoint = folder(own, MULAN) / "model.safetensors"
+    checkpoint = folder(own, MULAN) / WEIGHTS
     positions = torch.arange(TEXT_TOKENS + 2)[None]
-    state = {**load_file(checkpoint), "mulan.text.model.embeddings.position_ids": positions}
-    save_file(state, vacate(checkpoint), {"format": "pt"})
+    state = {**torch.load(checkpoint), "mulan.text.model.embeddings.position_ids": positions}
+    torch.save(state, vacate(checkpoint))
     loaded_from(own)
 
 

@@ -4,6 +4,7 @@ The library fixes WavLM's sizes in a module constant: SMALL_WAVLM put in its pla
 0.1 M parameters instead of 104 M.
 """
 
+import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from audiobox_aesthetics.model.wavlm import WavLMConfig
 
 from src.models.quality import QualityVerifier
 from src.protocol import Score
-from src.weights.files import WeightsError
+from src.weights.files import WeightsError, sha256
 from tests.verifier.adapters import noisy_tones, vacate
 
 RATE = 16_000
@@ -39,29 +40,42 @@ STATISTICS = {
 }
 
 
-def make_checkpoint() -> dict[str, Any]:
-    """What upstream's checkpoint.pt holds."""
-    settings = {
-        "proj_num_layer": 2,
-        "proj_ln": True,
-        "proj_act_fn": "gelu",
-        "proj_dropout": 0.1,
-        "nth_layer": SMALL_WAVLM.encoder_layers + 1,
-        "use_weighted_layer_sum": True,
-        "precision": "bf16",
-        "normalize_embed": True,
-        "output_dim": 1,
-    }
+SETTINGS = {
+    "proj_num_layer": 2,
+    "proj_ln": True,
+    "proj_act_fn": "gelu",
+    "proj_dropout": 0.1,
+    "nth_layer": SMALL_WAVLM.encoder_layers + 1,
+    "use_weighted_layer_sum": True,
+    "precision": "bf16",
+    "normalize_embed": True,
+    "output_dim": 1,
+}
+
+
+def small_model() -> aes.AesMultiOutput:
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
-        model = aes.AesMultiOutput(**settings, target_transform=STATISTICS)
+        model = aes.AesMultiOutput(**SETTINGS, target_transform=STATISTICS)
         with torch.no_grad():
             for name, weight in model.named_parameters():
                 if "proj_layer" in name or "layer_weights" in name:
                     weight += torch.randn_like(weight)
+    return model
+
+
+def save_model(folder: Path) -> None:
+    """config.json and model.safetensors, as upstream's library saves and fetches them."""
+    small_model().save_pretrained(folder)
+    (folder / "README.md").unlink()
+
+
+def make_checkpoint() -> dict[str, Any]:
+    """What upstream's checkpoint.pt holds."""
+    state = small_model().state_dict()
     return {
-        "state_dict": {f"model.{name}": weight for name, weight in model.state_dict().items()},
-        "model_cfg": {**settings, "freeze_encoder": True},
+        "state_dict": {f"model.{name}": weight for name, weight in state.items()},
+        "model_cfg": {**SETTINGS, "freeze_encoder": True},
         "target_transform": STATISTICS,
     }
 
@@ -77,7 +91,11 @@ tones = partial(noisy_tones, rate=RATE)
 
 @pytest.fixture(scope="module")
 def library(weights: Path) -> AesPredictor:
-    return AesPredictor(checkpoint_pth=str(weights / "checkpoint.pt"))
+    """The library's own, which takes the model from the hub by its name: here from the folder."""
+    load = aes.AesMultiOutput.from_pretrained
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(aes.AesMultiOutput, "from_pretrained", lambda _: load(str(weights)))
+        return AesPredictor(checkpoint_pth=None)
 
 
 def score(verifier: QualityVerifier, audio: np.ndarray) -> Score:
@@ -135,6 +153,32 @@ def test_no_gpu_is_taken_unasked(weights: Path, monkeypatch: pytest.MonkeyPatch)
     assert taken == ["cpu"]
 
 
+def test_the_file_of_the_librarys_first_versions_does_as_well_where_the_other_is_not_there(
+    own: Path, adapter: QualityVerifier
+) -> None:
+    save_checkpoint(own / "checkpoint.pt")
+    assert QualityVerifier("quality").files[0].name == "model.safetensors"
+    vacate(own / "config.json")
+    verifier = QualityVerifier("quality")
+    checkpoint = verifier.load("cpu")
+    assert checkpoint.sha256 == sha256(own / "checkpoint.pt")
+    assert score(verifier, tones(2, 3)) == score(adapter, tones(2, 3))
+
+
+def test_a_configuration_may_have_more_settings_and_must_have_the_statistics(
+    own: Path, adapter: QualityVerifier
+) -> None:
+    config = json.loads((own / "config.json").read_text())
+    vacate(own / "config.json").write_text(json.dumps(config | {"added_later": 1}))
+    verifier = QualityVerifier("quality")
+    verifier.load("cpu")
+    assert score(verifier, tones(2, 3)) == score(adapter, tones(2, 3))
+    del config["target_transform"]["PQ"]
+    (own / "config.json").write_text(json.dumps(config))
+    with pytest.raises(WeightsError, match=r"config\.json.*PQ.*--fetch quality"):
+        verifier.load("cpu")
+
+
 def test_a_checkpoint_with_something_else_in_it_is_refused(own: Path) -> None:
     whole = make_checkpoint()
     statistics, settings = whole["target_transform"], whole["model_cfg"]
@@ -144,6 +188,7 @@ def test_a_checkpoint_with_something_else_in_it_is_refused(own: Path) -> None:
         ({"target_transform": {k: v for k, v in statistics.items() if k != "PQ"}}, "PQ"),
     ]
     for change, reason in changes:
+        vacate(own / "model.safetensors")
         save_checkpoint(vacate(own / "checkpoint.pt"), **change)
         with pytest.raises(WeightsError, match=rf"{reason}.*--fetch quality"):
             QualityVerifier("quality").load("cpu")

@@ -82,11 +82,17 @@ def test_convolutions_are_exact_on_a_gpu_for_all_models_of_the_process() -> None
 def test_gpus_that_are_there_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.get_arch_list", lambda: ["sm_86", "sm_90"])
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda index: (8, 9))
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda index: "card")
     for device, expected in (("auto", "cuda"), ("cuda", "cuda"), ("cuda:1", "cuda:1")):
         ServerSettings(device=device).check()
         assert configured(device, "float16") == expected
     with pytest.raises(SettingsError, match="it sees 2 of them: cuda:0 to cuda:1"):
         configured("cuda:2")
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda index: (10, 0))
+    with pytest.raises(SettingsError, match=r"has no kernels for this card \(sm_100\)"):
+        configured("auto")
 
 
 def test_the_weights_folder_of_the_flag_is_the_processs(
@@ -114,9 +120,8 @@ def test_with_no_flags_what_is_there_is_hosted_and_the_rest_is_named_in_a_line_e
     tmp_path: Path,
 ) -> None:
     """Quality's file is there and is torn, MuQ's licence is not for commercial use."""
-    quality, muq = (VERIFIERS[name](name) for name in ("quality", "muq"))
-    (tmp_path / quality.files[0].name).write_bytes(b"torn")
-    for file in muq.files:
+    (tmp_path / "checkpoint.pt").write_bytes(b"torn")
+    for file in VERIFIERS["muq"]("muq").files:
         path = tmp_path / file.repository.replace("/", "--") / file.name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"torn")
