@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from src.runs.arguments import refuse_empty
 from src.runs.ending import Exit, check_environment
 
 PACKAGES = ("yt_dlp", "yt_dlp_ejs", "deno", "imageio_ffmpeg", "soundfile", "soxr", "tyro", "tqdm")
@@ -25,6 +26,7 @@ def main(args: Sequence[str] | None = None) -> int:
     from src.data.downloads.settings import parse
     from src.data.prompts import PromptError, SelectionError
 
+    refuse_empty(sys.argv[1:] if args is None else args, "download_data.py")
     settings = parse(args)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("src").setLevel(settings.log_level.upper())

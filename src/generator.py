@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -44,6 +45,7 @@ RENDERED_AT_ONCE = 160.0  # seconds of audio a codec batch: more saves nothing, 
 RENDERED_BYTES = 30e6  # that EnCodec takes for a second of audio
 TEXTS_KEPT = 1024
 SMALLER = "take a smaller --model, or half precision (--dtype)"
+BYTE = re.compile("<0x[0-9A-F]{2}>")  # a token of a SentencePiece vocabulary
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -108,7 +110,11 @@ class Renderer:
 
 
 class Generator(Renderer):
-    """A language model with its text conditioner, and its codec. dtype as the manifest has it."""
+    """A language model with its text conditioner, and its codec.
+
+    dtype: as the manifest has it. segment: seconds of the clips that the model was trained on;
+    None where that is not known.
+    """
 
     def __init__(
         self,
@@ -119,9 +125,10 @@ class Generator(Renderer):
         sampling: Sampling | None = None,
         max_rows: int = MAX_ROWS,
         graphs: bool = True,
+        segment: float | None = None,
     ) -> None:
         super().__init__(codec, checkpoint)
-        self.lm = lm.eval()
+        self.lm, self.segment = lm.eval(), segment
         self.decoder = Decoder(lm, sampling, dtype, max_rows, None if graphs else False)
         if dtype != next(lm.transformer.parameters()).dtype:
             lm.transformer.to("meta")  # the decoder has its own, converted
@@ -192,6 +199,18 @@ class Generator(Renderer):
         embedding, _mask = provider(provider.tokenize([attributes]))["description"]
         return embedding[0].cpu()
 
+    def unknown_tokens(self, prompt: str) -> tuple[int, int]:
+        """How many tokens of a prompt mean nothing to the text encoder, and how many there are.
+
+        Those that it reads as unknown, and the bytes by which some vocabularies spell letters that
+        they lack. SentencePiece makes one unknown token of a whole word in another script.
+        """
+        tokenizer = self.lm.condition_provider.conditioners["description"].t5_tokenizer
+        ids = tokenizer(prompt, add_special_tokens=False).input_ids
+        tokens = tokenizer.convert_ids_to_tokens(ids)
+        lost = sum(token == tokenizer.unk_token or bool(BYTE.fullmatch(token)) for token in tokens)
+        return lost, len(tokens)
+
     @property
     def weight_bytes(self) -> int:
         """Of the language model with its text encoder, of the codec, and of what stands beside
@@ -228,16 +247,24 @@ def load_generator(
     chosen = DTYPES[dtype or ("float16" if device == "cuda" else "float32")]
     with _loading(model):
         if model == "builtin":
-            from src.decoding.builtin import as_compression_model, load_codec, load_lm
+            from src.decoding.builtin import (
+                as_compression_model,
+                load_codec,
+                load_config,
+                load_lm,
+            )
 
+            segment = load_config()["segment_duration"]
             lm, codec = load_lm(device), as_compression_model(load_codec(device))
         else:  # audiocraft's own loading: the stereo checkpoints' interleaved codec comes wrapped
             from audiocraft.models import MusicGen
 
             musicgen = MusicGen.get_pretrained(model, device=device)
             lm, codec = musicgen.lm, musicgen.compression_model
+            segment = musicgen.max_duration
     with memory_for(f"loading {model}", SMALLER):
-        return Generator(lm, codec, checkpoint_of(model), chosen, sampling, max_rows, graphs)
+        known = (lm, codec, checkpoint_of(model))
+        return Generator(*known, chosen, sampling, max_rows, graphs, segment)
 
 
 def load_renderer(model: str, device: str = "auto") -> Renderer:
