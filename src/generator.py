@@ -149,10 +149,8 @@ class Generator(Renderer):
         self._may_halve = True
         if self.device != "cuda":
             return
-        free = free_memory()
-        rendering = min(RENDERED_AT_ONCE * RENDERED_BYTES, free / 4)
-        size = self.decoder.row_bytes(frames)
-        self.decoder.max_rows = max(1, int((0.9 * free - rendering) // size))
+        free, size = free_memory(), self.decoder.row_bytes(frames)
+        self.decoder.max_rows = rows_that_fit(free, size)
         log.info(
             "--max_rows %d: %.1f GB are free, a candidate may take %.2f GB",
             *(self.max_rows, free / 1e9, size / 1e9),
@@ -226,6 +224,12 @@ class Generator(Renderer):
         """Wait for the device, so that a stage's seconds are its own."""
         if self.device == "cuda":
             torch.cuda.synchronize()
+
+
+def rows_that_fit(free: float, row: int) -> int:
+    """How many rows of so many bytes fit into a GPU's free bytes, beside what rendering takes."""
+    rendering = min(RENDERED_AT_ONCE * RENDERED_BYTES, free / 4)
+    return max(1, int((0.9 * free - rendering) // row))
 
 
 def load_generator(
