@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 
 from src.data.files import ROOT, write_whole
 from src.data.progress import bar
-from src.runs.arguments import refuse_empty
+from src.runs.arguments import given
 from src.runs.ending import check_environment, ending
 
 PROG = "python -m src.experiments.doctor"
@@ -81,7 +81,6 @@ def without(text: str, words: dict[str, str]) -> str:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    given = sys.argv[1:] if args is None else args
     parser = argparse.ArgumentParser(prog=PROG, description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--model", default="builtin", help="as for benchmark.py")
@@ -89,8 +88,7 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("--no_selftest", action="store_true", help="load no model")
     parser.add_argument("--paths", action="store_true", help="show names and paths")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the table there, too")
-    refuse_empty(given, PROG)
-    asked = parser.parse_args(given)
+    asked = parser.parse_args(given(args, PROG))
     with ending("doctor"):
         check_environment()
         from src.experiments.checks import checks_of, examine
