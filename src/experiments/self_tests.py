@@ -68,30 +68,23 @@ def try_verifier(name: str, client: ServerClient) -> str:
     client.checkpoints([name])  # waits until it is loaded
     prompt, *heard = clips()
     together = _scores(name, client, prompt, heard[:2])
-    alone = [_scores(name, client, prompt, [clip])[0] for clip in heard]
-    shown = ["refused" if score is None else f"{score:.3g}" for score in alone]
+    alone = [score for clip in heard for score in _scores(name, client, prompt, [clip])]
+    shown = ["refused" if math.isnan(score) else f"{score:.3g}" for score in alone]
     text = "music {}, noise {}, silence {}".format(*shown)
-    music, *others = alone
-    if music is None or any(score is not None and score >= music for score in others):
+    if math.isnan(alone[0]) or any(score >= alone[0] for score in alone[1:]):
         raise Problem(f"music is not above noise and silence: {text}")
-    if not np.allclose(_numbers(together), _numbers(alone[:2]), TOLERANCE, 0, equal_nan=True):
+    if not np.allclose(together, alone[:2], rtol=TOLERANCE, atol=0, equal_nan=True):
         raise Problem(f"a batch has other scores than its clips alone: {together}, {alone[:2]}")
     return f"{text}; a batch as its clips alone"
 
 
-def _scores(
-    name: str, client: ServerClient, prompt: Prompt, heard: Sequence[Clip]
-) -> list[float | None]:
-    """None for a clip without a score."""
+def _scores(name: str, client: ServerClient, prompt: Prompt, heard: Sequence[Clip]) -> list[float]:
+    """Not a number for a clip without a score."""
     try:
         scores = client.score([name], [prompt.text] * len(heard), heard)[name].scores
     except PromptRefused:
-        return [None] * len(heard)
-    return [getattr(score, "value", None) for score in scores]
-
-
-def _numbers(scores: Sequence[float | None]) -> list[float]:
-    return [math.nan if score is None else score for score in scores]
+        return [math.nan] * len(heard)
+    return [getattr(score, "value", math.nan) for score in scores]
 
 
 def try_judge(name: str) -> str:
