@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test lint format lock recipe results gpu-check
+.PHONY: help setup demo serve test lint format lock recipe results doctor gpu-check
 
 generator := envs/generator/.venv/bin/python
 verifier := envs/verifier/.venv/bin/python
@@ -73,6 +73,10 @@ results: setup ## make the runs of results/builtin anew, in results/again (two h
 	$(generator) -m src.reports "$(RESULTS)"/pool-builtin-m32-* \
 		--sums $(sums) --sweep "$(RESULTS)"/sweep-builtin-*
 	@$(generator) -m src.reports.reproduction "$(RESULTS)" results/builtin
+
+# Not by way of setup: it is for machines where that does not work.
+doctor: ## what is there and what works on this machine: one table (ARGS="--model facebook/musicgen-small")
+	@$(or $(wildcard $(generator)),python3) -m src.experiments.doctor $(ARGS)
 
 # Where nothing is set up, any Python 3.11 with torch will do.
 gpu-check: ## is the decoder right, exact and fast on this machine's GPU? (six minutes; needs torch alone)

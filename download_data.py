@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from src.runs.arguments import given
 from src.runs.ending import Exit, check_environment
 
 PACKAGES = ("yt_dlp", "yt_dlp_ejs", "deno", "imageio_ffmpeg", "soundfile", "soxr", "tyro", "tqdm")
@@ -25,7 +26,7 @@ def main(args: Sequence[str] | None = None) -> int:
     from src.data.downloads.settings import parse
     from src.data.prompts import PromptError, SelectionError
 
-    settings = parse(args)
+    settings = parse(given(args, "download_data.py"))
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("src").setLevel(settings.log_level.upper())
     # what yt-dlp says of a clip that failed is in the manifest

@@ -28,6 +28,7 @@ import uvicorn
 
 from src.data import hub
 from src.models.adapter import Adapter
+from src.runs.arguments import given
 from src.runs.ending import Exit
 from src.runs.fetch import fetch
 from src.server.app import create_app
@@ -39,7 +40,8 @@ logger = logging.getLogger("verifier_server")
 
 
 def main() -> int:
-    settings = tyro.cli(ServerSettings, description=__doc__, use_underscores=True)
+    args = given(None, "verifier_server.py")
+    settings = tyro.cli(ServerSettings, description=__doc__, args=args, use_underscores=True)
     settings = replace(settings, token=settings.token or os.environ.get("CURATOR_TOKEN") or None)
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -45,6 +46,7 @@ RENDERED_AT_ONCE = 160.0  # seconds of audio a codec batch: more saves nothing, 
 RENDERED_BYTES = 30e6  # that EnCodec takes for a second of audio
 TEXTS_KEPT = 1024
 SMALLER = "take a smaller --model, or half precision (--dtype)"
+BYTE = re.compile("<0x[0-9A-F]{2}>")  # a token of a SentencePiece vocabulary
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -109,7 +111,11 @@ class Renderer:
 
 
 class Generator(Renderer):
-    """A language model with its text conditioner, and its codec. dtype as the manifest has it."""
+    """A language model with its text conditioner, and its codec.
+
+    dtype: as the manifest has it. segment: seconds of the clips that the model was trained on;
+    None where that is not known.
+    """
 
     def __init__(
         self,
@@ -120,9 +126,10 @@ class Generator(Renderer):
         sampling: Sampling | None = None,
         max_rows: int = MAX_ROWS,
         graphs: bool = True,
+        segment: float | None = None,
     ) -> None:
         super().__init__(codec, checkpoint)
-        self.lm = lm.eval()
+        self.lm, self.segment = lm.eval(), segment
         self.decoder = Decoder(lm, sampling, dtype, max_rows, None if graphs else False)
         if dtype != next(lm.transformer.parameters()).dtype:
             lm.transformer.to("meta")  # the decoder has its own, converted
@@ -143,10 +150,8 @@ class Generator(Renderer):
         self._may_halve = True
         if self.device != "cuda":
             return
-        free = free_memory()
-        rendering = min(RENDERED_AT_ONCE * RENDERED_BYTES, free / 4)
-        size = self.decoder.row_bytes(frames)
-        self.decoder.max_rows = max(1, int((0.9 * free - rendering) // size))
+        free, size = free_memory(), self.decoder.row_bytes(frames)
+        self.decoder.max_rows = rows_that_fit(free, size)
         log.info(
             "--max_rows %d: %.1f GB are free, a candidate may take %.2f GB",
             *(self.max_rows, free / 1e9, size / 1e9),
@@ -193,6 +198,18 @@ class Generator(Renderer):
         embedding, _mask = provider(provider.tokenize([attributes]))["description"]
         return embedding[0].cpu()
 
+    def unknown_tokens(self, prompt: str) -> tuple[int, int]:
+        """How many tokens of a prompt mean nothing to the text encoder, and how many there are.
+
+        Those that it reads as unknown, and the bytes by which some vocabularies spell letters that
+        they lack. SentencePiece makes one unknown token of a whole word in another script.
+        """
+        tokenizer = self.lm.condition_provider.conditioners["description"].t5_tokenizer
+        ids = tokenizer(prompt, add_special_tokens=False).input_ids
+        tokens = tokenizer.convert_ids_to_tokens(ids)
+        lost = sum(token == tokenizer.unk_token or bool(BYTE.fullmatch(token)) for token in tokens)
+        return lost, len(tokens)
+
     @property
     def weight_bytes(self) -> int:
         """Of the language model with its text encoder, of the codec, and of what stands beside
@@ -208,6 +225,12 @@ class Generator(Renderer):
         """Wait for the device, so that a stage's seconds are its own."""
         if self.device == "cuda":
             torch.cuda.synchronize()
+
+
+def rows_that_fit(free: float, row: int) -> int:
+    """How many rows of so many bytes fit into a GPU's free bytes, beside what rendering takes."""
+    rendering = min(RENDERED_AT_ONCE * RENDERED_BYTES, free / 4)
+    return max(1, int((0.9 * free - rendering) // row))
 
 
 def load_generator(
@@ -229,8 +252,14 @@ def load_generator(
     chosen = DTYPES[dtype or ("float16" if device == "cuda" else "float32")]
     with _loading(model):
         if model == "builtin":
-            from src.decoding.builtin import as_compression_model, load_codec, load_lm
+            from src.decoding.builtin import (
+                as_compression_model,
+                load_codec,
+                load_config,
+                load_lm,
+            )
 
+            segment = load_config()["segment_duration"]
             lm, codec = load_lm(device), as_compression_model(load_codec(device))
         else:  # audiocraft's own loading: the stereo checkpoints' interleaved codec comes wrapped
             from audiocraft.models import MusicGen
@@ -238,8 +267,10 @@ def load_generator(
             refuse_unusable(model)
             musicgen = MusicGen.get_pretrained(model, device=device)
             lm, codec = musicgen.lm, musicgen.compression_model
+            segment = musicgen.max_duration
     with memory_for(f"loading {model}", SMALLER):
-        return Generator(lm, codec, checkpoint_of(model), chosen, sampling, max_rows, graphs)
+        known = (lm, codec, checkpoint_of(model))
+        return Generator(*known, chosen, sampling, max_rows, graphs, segment)
 
 
 def load_renderer(model: str, device: str = "auto") -> Renderer:

@@ -61,6 +61,7 @@ def main() -> None:
     sizes = {
         "lm": asdict(config),
         "codec": asdict(CodecConfig()),
+        "segment_duration": 10,  # seconds: SECONDS of corpus.py
         "trained_steps": trained["step"],
         "trained_minutes": round(trained["spent"] / 60, 1),
     }

@@ -73,16 +73,11 @@ class Decoder:
             raise ValueError(f"max_rows must be 1 or more, not {max_rows}")
 
     def row_bytes(self, frames: int) -> int:
-        """Memory that decoding takes for each row of a clip of so many frames.
-
-        Keys and values of all positions: no method keeps more of a row (those of tree searches
-        share much of it). And what a step computes of the vocabulary, some ten times over.
-        """
-        transformer = self.transformer
+        """Memory that decoding takes for each row of a clip of so many frames."""
+        transformer, guided = self.transformer, self.sampling.guided
+        vocabulary = transformer.codebooks * transformer.cardinality
         positions = frames + max(self.delays) + 1
-        guided = self.sampling.guided
-        vocabulary = transformer.codebooks * transformer.cardinality * (2 if guided else 1)
-        return positions * transformer.position_bytes(guided) + 10 * 4 * vocabulary
+        return row_bytes(positions, transformer.position_bytes(guided), vocabulary, guided)
 
     @torch.inference_mode()
     def begin(
@@ -281,6 +276,15 @@ class Decoding:
         of_parts = tokens.split([part.rows for part in self._parts])
         for part, part_tokens in zip(self._parts, of_parts, strict=True):
             part.give(part_tokens, self.decoder.delays)
+
+
+def row_bytes(positions: int, a_position: int, vocabulary: int, guided: bool = True) -> int:
+    """Memory that decoding takes for a row. a_position: bytes; vocabulary: of all codebooks.
+
+    Keys and values of all positions: no method keeps more of a row (those of tree searches share
+    much of it). And what a step computes of the vocabulary, some ten times over.
+    """
+    return positions * a_position + 10 * 4 * vocabulary * (2 if guided else 1)
 
 
 def _reorder(tensors: Sequence[Tensor], rows: Tensor) -> None:

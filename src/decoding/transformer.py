@@ -95,15 +95,12 @@ class Transformer:
         self-attention, which comes before the text and is the same for both.
         """
         head_dim = self.dim // self.heads
-        halves = self._halves(guided)
+        halves = _halves(len(self.layers), guided)
         return Past(prompts, slots, halves, self.heads, head_dim, self.dtype, self.device)
 
     def position_bytes(self, guided: bool) -> int:
         """Bytes of the keys and values of one position of one row."""
-        return 2 * self.dim * self.dtype.itemsize * sum(self._halves(guided))
-
-    def _halves(self, guided: bool) -> list[int]:
-        return [1, *[2 if guided else 1] * (len(self.layers) - 1)]
+        return position_bytes(len(self.layers), self.dim, self.dtype.itemsize, guided)
 
     def texts(self, source: Tensor) -> list[Text]:
         """Each layer's keys and values of one prompt's cross-attention source, [length, dim]."""
@@ -149,6 +146,16 @@ class Transformer:
     def logits(self, hidden: Tensor) -> Tensor:
         """[rows, dim] -> float32 [rows, codebooks, cardinality]."""
         return self.output(hidden).view(-1, self.codebooks, self.cardinality)
+
+
+def position_bytes(layers: int, dim: int, itemsize: int, guided: bool = True) -> int:
+    """Bytes of the keys and values of one position of one row."""
+    return 2 * dim * itemsize * sum(_halves(layers, guided))
+
+
+def _halves(layers: int, guided: bool) -> list[int]:
+    """Pasts of each layer: under guidance one with the text and one without, but for the first."""
+    return [1, *[2 if guided else 1] * (layers - 1)]
 
 
 def refuse_unsupported(lm: LMModel) -> None:

@@ -9,7 +9,7 @@ from src.experiments.searching import search_what_is_left
 from src.experiments.settings import BenchmarkSettings
 from src.reports import benchmark as reports
 from src.reports.table import listing
-from src.runs.build import Parts, build, checkpoints_of, identity, where
+from src.runs.build import Parts, build, caveats, checkpoints_of, identity, where
 from src.runs.ending import Ending, Exit
 from src.runs.evaluation import judge_again, measures, unread_captions
 from src.runs.records import Run, search_key
@@ -50,6 +50,7 @@ def open_run(settings: BenchmarkSettings, prompts: Sequence[Prompt], parts: Part
         ),
         {
             "title": title,
+            "caveats": caveats(settings, parts.generator, prompts),
             "measures": [m.as_record() for m in measures(parts.verifier, parts.judges)],
             "unread": unread_captions(prompts, parts.verifier, parts.judges, parts.client),
         },

@@ -91,7 +91,7 @@ def calibrate(
     from src.data.progress import bar
     from src.experiments import dry_run
     from src.experiments.searching import in_groups
-    from src.runs.build import Parts, connect, load
+    from src.runs.build import Parts, caveats, connect, load
     from src.search import search
     from src.stats.best_of_n import within_prompt_std
     from src.tree import Failure
@@ -99,6 +99,7 @@ def calibrate(
     with ExitStack() as stack:
         remote = remote_parts(settings.verifiers)
         generator = load(settings)
+        caveats(settings, generator, prompts)
         client = connect(settings, remote, stack)
         folder = settings.output / "calibration"
         calibration = load_calibration(generator.checkpoint, folder)

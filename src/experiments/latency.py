@@ -30,7 +30,7 @@ from src.experiments.settings import LatencySettings
 from src.methods import SearchCell
 from src.reports import latency as reports
 from src.reports.table import listing
-from src.runs.build import Parts, build, checkpoints_of, identity
+from src.runs.build import Parts, build, caveats, checkpoints_of, identity
 from src.runs.ending import Ending, Exit
 from src.runs.provenance import QUIET_LOAD, machine
 from src.runs.records import Record, Run, search_key
@@ -92,6 +92,7 @@ def open_run(
         identity("latency", decides, prompts, checkpoints_of(parts)),
         {
             "title": title,
+            "caveats": caveats(settings, parts.generator, prompts),
             "cells": [cell.as_record() for cell in cells],
             "skipped": [cell.as_record() for cell in skipped],
             "frame_rate": parts.generator.frame_rate,

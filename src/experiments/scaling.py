@@ -31,7 +31,17 @@ from src.generator import Generator, GeneratorError, Renderer, load_renderer
 from src.judges.registry import served
 from src.methods import SearchCell
 from src.protocol import Checkpoint
-from src.runs.build import Parts, assemble, checkpoints_of, connect, identity, load, where
+from src.runs.build import (
+    Parts,
+    assemble,
+    caveats,
+    checkpoints_of,
+    connect,
+    identity,
+    load,
+    unread_by,
+    where,
+)
 from src.runs.ending import Ending, Exit
 from src.runs.evaluation import measures, write_array
 from src.runs.measures import in_short
@@ -132,6 +142,7 @@ def open_pool(
         identity("pool", decides, prompts, {"generator": generator.checkpoint}),
         {
             "title": title,
+            "caveats": caveats(settings, generator, prompts),
             "source": {n: getattr(settings, n) for n in ("profile", "model", "prompts")},
         },
         {"max_rows": generator.max_rows},
@@ -172,6 +183,7 @@ def generate(
                         "status": "ok",
                         "prompt": prompt.text,
                         "key": prompt.key,
+                        **unread_by(generator, prompt),
                         **means,
                         "ledger": asdict(ledgers[index]),
                     }
@@ -231,6 +243,7 @@ def open_sweep(settings: ExperimentSettings, prompts: Sequence[Prompt], parts: P
         identity("sweep", decides, prompts, checkpoints_of(parts)),
         {
             "title": settings.title(prompts, f"tree searches, selector {verifier}"),
+            "caveats": caveats(settings, parts.generator, prompts),
             "measures": [m.as_record() for m in measures(parts.verifier, parts.judges)],
         },
         {"max_rows": parts.generator.max_rows},

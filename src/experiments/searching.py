@@ -10,7 +10,7 @@ from src.data.progress import bar
 from src.data.prompts import Prompt
 from src.decoding.device import OutOfMemory
 from src.generator import Generator
-from src.runs.build import Parts
+from src.runs.build import Parts, unread_by
 from src.runs.evaluation import finish
 from src.runs.records import Run
 from src.runs.settings import SaveAudio
@@ -98,6 +98,6 @@ def search_what_is_left(
                         failed += 1
                     else:
                         record = finish(result, parts.judges, run.folder, save_audio)
-                    run.append(record | key)
+                    run.append(record | key | unread_by(parts.generator, result.prompt))
                     progress.update()
     return failed

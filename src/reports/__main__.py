@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from src.reports import benchmark, latency, pool
+from src.runs.arguments import given
 from src.runs.ending import Exit
 from src.runs.pool import PoolError, load_pool
 from src.runs.records import RunFolderError, read_manifest
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--budgets", type=int, nargs="+", default=BUDGETS, help="of a pool: N")
     parser.add_argument("--sums", nargs="+", default=[], help="of a pool's verifiers: tags+pmi")
     parser.add_argument("--output", type=Path, help="one folder for all of a pool's and sweeps'")
-    asked = parser.parse_args(arguments)
+    asked = parser.parse_args(given(arguments, parser.prog))
     runs = [*asked.runs, *asked.sweep]
     if not runs:
         parser.error("name the folders of one or several runs")

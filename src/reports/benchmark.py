@@ -123,7 +123,7 @@ def _texts(study: Study, measure: Measure) -> list[dict[str, str]]:
 
 def findings(study: Study) -> list[str]:
     """What the tables do not say, or what matters most in them, in sentences."""
-    lines = []
+    lines = list(study.manifest.get("caveats", ()))
     if len(study.methods) > 1 and BASELINE in study.methods:
         lines += [DIFFERENCES, few_prompts(min(c["prompts"] for c in study.costs.values()))]
     elif study.methods and BASELINE not in study.methods:

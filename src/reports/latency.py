@@ -150,6 +150,7 @@ def findings(study: Study) -> Iterable[str]:
         yield LEGEND
         yield from _of_measurements(study)
         yield from _of_machine(study)
+    yield from study.manifest.get("caveats", ())
     if skipped := [SearchCell.from_record(cell).name for cell in study.manifest["skipped"]]:
         yield f"Skipped, since M does not divide N: {', '.join(skipped)}."
     if study.unfinished:

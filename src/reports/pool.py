@@ -94,6 +94,7 @@ def findings(study: Study) -> Iterator[str]:
             yield f"{selector} gives all clips of a prompt the same score: it selects nothing."
     if not study.judges:
         yield "No judge has scored this pool: nothing here shows that selected clips are better."
+    yield from study.pool.manifest.get("caveats", ())
     yield few_prompts(prompts)
     if study.largest * 2 > size > 1:
         yield (

@@ -71,6 +71,7 @@ def study_sweep(folder: Path, pool: Pool | None, budgets: Sequence[int]) -> Swee
     judges.sort(key=lambda m: m.role != "primary judge")
     measures = [m for m in measures if m.role == "selector"] + judges[:1]
     cells, notes = _of_sweep(records, measures)
+    notes = [*manifest.get("caveats", ()), *notes]
     if not cells:
         raise StatsError(" ".join(["this sweep has no finished search yet.", *notes]))
     if pool is not None and (reason := _differs(pool, records, measures)):

@@ -1,9 +1,11 @@
 """A run's parts, built from its settings; and its identity, after which its folder is named."""
 
 import logging
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from src.client import ServerClient
@@ -21,6 +23,8 @@ from src.scoring import Verifier, components, remote_parts
 from src.verifier import build_verifier, load_calibration
 
 log = logging.getLogger(__name__)
+
+NAMED_PROMPTS = 3  # of those that are not read whole; the others are counted
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,40 @@ def load(settings: Settings) -> Generator:
     if settings.max_rows == "auto":
         generator.fit_rows(round(settings.duration * generator.frame_rate))
     return generator
+
+
+def caveats(settings: Settings, generator: Generator, prompts: Sequence[Prompt]) -> list[str]:
+    """What these settings ask of the generator that it did not learn, in sentences for the
+    manifest and its reports. Each is a warning in the log, once in a process."""
+    found, segment = [], generator.segment
+    if segment is not None and settings.duration > segment:
+        found.append(
+            f"{settings.model} was trained on clips of {segment:g} s: with --duration "
+            f"{settings.duration:g}, what comes after {segment:g} s may drift."
+        )
+    lost = {p.text: counts for p in prompts if (counts := generator.unknown_tokens(p.text))[0]}
+    for text, (unknown, tokens) in list(lost.items())[:NAMED_PROMPTS]:
+        short = textwrap.shorten(text, 60, placeholder=" ..")
+        found.append(f"The text encoder does not know {unknown} of {tokens} tokens of {short!r}.")
+    if len(lost) > NAMED_PROMPTS:
+        found.append(
+            f"Nor does it know all tokens of {len(lost) - NAMED_PROMPTS} other prompts; their "
+            "records count them (unknown_tokens)."
+        )
+    for sentence in found:
+        _warn_once(sentence)
+    return found
+
+
+@cache
+def _warn_once(sentence: str) -> None:
+    log.warning("%s", sentence)
+
+
+def unread_by(generator: Generator, prompt: Prompt) -> dict[str, int]:
+    """For a prompt's record: how many of its tokens the generator does not know; {} for none."""
+    lost, _ = generator.unknown_tokens(prompt.text)
+    return {"unknown_tokens": lost} if lost else {}
 
 
 def connect(settings: Settings, names: Iterable[str], stack: ExitStack) -> ServerClient | None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from src.data.files import as_json, write_whole
+from src.runs.arguments import given
 from src.runs.ending import Exit, ending
 from src.runs.records import COMPRESSED, RECORDS, read_manifest, read_records
 
@@ -45,7 +46,7 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN_DIR")
     with ending("compact"):
-        for folder in parser.parse_args(args).runs:
+        for folder in parser.parse_args(given(args, parser.prog)).runs:
             before, after = compact(folder)
             sys.stdout.write(f"{folder}: {before / 1e6:.1f} MB, now {after / 1e6:.1f} MB\n")
     return Exit.DONE

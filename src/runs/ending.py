@@ -42,7 +42,10 @@ def check_environment(
     lacks = [package for package in packages if importlib.util.find_spec(package) is None]
     if not lacks:
         return
-    python, script = f"envs/{name}/.venv/bin/python", Path(sys.argv[0]).name
+    python, place = f"envs/{name}/.venv/bin/python", Path(sys.argv[0])
+    script = place.name
+    if place.is_relative_to(ROOT / "src"):
+        script = f"-m {'.'.join(place.relative_to(ROOT).with_suffix('').parts)}"
     build = "" if (ROOT / python).exists() else f"It is not built yet: envs/setup.sh {name}\n"
     sys.stderr.write(
         f"{script} runs in the {name} environment. {sys.executable} lacks {', '.join(lacks)}.\n"

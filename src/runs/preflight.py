@@ -11,7 +11,7 @@ hub.PROBE_SECONDS.
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from src.client import ServerClient, VerifierError
 from src.data import hub
 from src.data.files import ROOT
 from src.data.prompts import TABLE_NAME, Prompt, PromptError, load_prompts
+from src.judges.base import Listener
 from src.judges.registry import JUDGES
 from src.runs.settings import PROFILE_JUDGES, Settings, server_token
 from src.scoring import ExpressionError, components, remote_parts
@@ -102,7 +103,7 @@ def hosted_or_hostable(server: str) -> list[str]:
     if server == "auto":
         return [name for name, adapter in VERIFIERS.items() if adapter(name).missing() is None]
     try:
-        return [name for name, state in _hosted(server).items() if state in USABLE]
+        return [name for name, state in states_on(server).items() if state in USABLE]
     except VerifierError:
         return []
 
@@ -142,7 +143,7 @@ def _missing_verifiers(
             found.append(Missing("the verifier environment", why, "make setup"))
         return found
     try:
-        hosted = _hosted(server)
+        hosted = states_on(server)
     except VerifierError as error:
         what = f"a verifier server at {server}"
         return [Missing(what, "this repository", str(error)), *_not_hostable(names)]
@@ -160,7 +161,7 @@ def _missing_verifiers(
     ]
 
 
-def _hosted(server: str) -> dict[str, str]:
+def states_on(server: str) -> dict[str, str]:
     """Verifiers of a running server and their state, or problem. Raises VerifierError soon."""
     client = ServerClient(server, server_token(), total_seconds=hub.PROBE_SECONDS)
     verifiers = client.listing().verifiers
@@ -171,13 +172,34 @@ def _not_hostable(names: Sequence[str]) -> list[Missing]:
     """What a server on this machine could not host."""
     found = []
     for name in names:
-        what = f"verifier {name}"
         if name not in VERIFIERS:
-            found.append(Missing(what, "nowhere", f"there are {', '.join(VERIFIERS)}"))
+            there = f"there are {', '.join(VERIFIERS)}"
+            found.append(Missing(f"verifier {name}", "nowhere", there))
             continue
-        adapter = VERIFIERS[name](name)
-        found += Part(what, adapter.files, fetch_command(name), adapter.licence).missing()
+        found += verifier_part(name).missing()
     return found
+
+
+def verifier_part(name: str) -> Part:
+    """What a server needs to host a verifier, a name of VERIFIERS."""
+    adapter = VERIFIERS[name](name)
+    return Part(f"verifier {name}", adapter.files, fetch_command(name), adapter.licence)
+
+
+def judge_parts(names: Iterable[str]) -> list[Part]:
+    """What judges of JUDGES need, once for those that hear through one network."""
+    networks: dict[type[Listener], list[str]] = {}
+    for name in names:
+        networks.setdefault(JUDGES[name].listener_class, []).append(name)
+    return [
+        Part(
+            f"judge {', '.join(own)}",
+            network.files,
+            f"{fetch_command(own[0])}; or other judges by name: --judges msd_kld, --judges none",
+            JUDGES[own[0]].licence,
+        )
+        for network, own in networks.items()
+    ]
 
 
 def _default_judges(
@@ -213,10 +235,8 @@ def _missing_for_judges(
         how = "name those with --judges, or --judges none"
         found.append(Missing(f"judge(s) {', '.join(unknown)}", there, how))
     judges = {name: JUDGES[name] for name in names if name in JUDGES}
-    networks = {judge.listener_class: name for name, judge in judges.items()}
-    for network, name in networks.items():  # several judges may hear through one
-        how = f"{fetch_command(name)}; or other judges by name: --judges msd_kld, --judges none"
-        found += Part(f"judge {name}", network.files, how, judges[name].licence).missing()
+    for part in judge_parts(judges):
+        found += part.missing()
     comparing = ", ".join(name for name, judge in judges.items() if judge.needs_reference)
     lacking = sum(not p.is_referenced for p in prompts)
     if comparing and prompts and lacking == len(prompts):

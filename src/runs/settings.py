@@ -23,6 +23,7 @@ import tyro
 from src.budget import PlanError
 from src.data.prompts import Pick, Prompt, Selection, Subset
 from src.methods import BEAM_WIDTH, LOOKAHEAD_K, METHODS, PARAMETERS, parameters_of
+from src.runs.arguments import given
 from src.scoring import PMI
 
 Profile = Literal["paper", "builtin"]
@@ -248,6 +249,7 @@ def parse(kind: type[S], args: Sequence[str] | None = None, prog: str | None = N
     """Settings from a command line, with the profile's defaults filled in; exits 2 on wrong
     usage."""
     description = f"{inspect.getdoc(kind)}\n{EXIT_CODES}"
+    args = given(args, prog or Path(sys.argv[0]).name)
     settings = tyro.cli(kind, prog=prog, description=description, args=args, use_underscores=True)
     try:
         settings.check()

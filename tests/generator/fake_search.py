@@ -99,6 +99,7 @@ class FakeGenerator:
     frame_rate = float(RATE)
     device, dtype = "cpu", "float32"
     max_rows = 64
+    segment = 30.0
 
     def __init__(self, context: int | None = None) -> None:
         self.context = context
@@ -113,6 +114,9 @@ class FakeGenerator:
         self.begun.append((tuple(keys), candidates, frames))
         self.last = FakeCandidates(keys, candidates, frames, seed)
         return self.last
+
+    def unknown_tokens(self, prompt: str) -> tuple[int, int]:
+        return sum(not word.isascii() for word in prompt.split()), len(prompt.split())
 
     def render(self, tokens: torch.Tensor) -> list[Clip]:
         self.rendered += len(tokens)

@@ -87,6 +87,7 @@ def made_up_run(
     failed: int = 0,
     more: Sequence[Measure] = (),
     unread: dict[str, dict[str, int]] | None = None,
+    caveats: Sequence[str] = (),
 ) -> Path:
     """`prompts` finished and `failed` failed ones; judge `mtt_vgg` goes with the selector.
 
@@ -96,7 +97,7 @@ def made_up_run(
     measures = [m.as_record() for m in (*MEASURES, *more)][: None if judged else 1]
     made = {"prompts": {"count": prompts + failed}, "measures": measures}
     facts: dict[str, Any] = {"title": "made up: 16 prompts, N = 8, M = 4, 5 s"}
-    facts |= {"measures": measures, "unread": unread or {}}
+    facts |= {"measures": measures, "unread": unread or {}, "caveats": list(caveats)}
     identity = {"script": "benchmark", "settings": {"method": list(methods)}, **made}
     with Run(output, "made up", identity, facts) as run:
         for index in range(prompts):

@@ -102,6 +102,7 @@ def test_where_the_selector_gains_nothing_no_judge_is_said_to_follow_it(
         ({"prompts": 0, "failed": 2}, "No prompt is finished."),
         ({"methods": ("baseline",), "failed": 2}, "baseline f0: tags: names no tag"),
         ({"more": (OWN,), "unread": UNREAD}, "clap reads only the start of 12 of 64 captions"),
+        ({"caveats": ["What comes after 30 s may drift."]}, "after 30 s may drift."),
     ],
 )
 def test_what_to_know_is_said_where_it_holds_and_only_there(

@@ -238,8 +238,8 @@ def test_weights_that_a_server_of_this_run_would_lack_are_listed_with_the_comman
 
 def test_weights_of_judges_are_missing_once_for_each_network_with_the_command() -> None:
     passt, clap = missing(judges=("kld_pq", "kld_qp", "clap_score", "mtt_vgg"), prompts=TABLE)
-    assert "judge kld_qp: passt" in passt
-    assert "--fetch kld_qp" in passt
+    assert "judge kld_pq, kld_qp: passt" in passt
+    assert "--fetch kld_pq" in passt
     assert "judge clap_score: music_audioset_epoch_15_esc_90.14.pt (2.4 GB" in clap
     assert "--judges none" in clap
 

@@ -63,6 +63,20 @@ def test_flags_have_several_values_and_either_spelling() -> None:
     assert s.method == ("baseline", "sbs")
 
 
+@pytest.mark.parametrize(
+    "args",
+    [("--prompts", ""), ("--prompts", " "), ("--output=",), ("--judges", "kld_pq", "")]
+    + [(flag, "") for flag in ("--model", "--server", "--data_dir", "--ids", "--verifier")],
+)
+def test_an_empty_value_is_wrong_usage_and_not_a_default(
+    capsys: pytest.CaptureFixture[str], args: tuple[str, ...]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        settings("--profile", "builtin", *args)
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.startswith(f"benchmark.py: {args[0].rstrip('=')} is empty")
+
+
 # kind of settings: flags and what is said about them
 BENCHMARK, LATENCY, EXPERIMENT = BenchmarkSettings, LatencySettings, ExperimentSettings
 WRONG: list[tuple[type[Settings], str, str]] = [
