@@ -23,6 +23,7 @@ def main(args: Sequence[str] | None = None) -> int:
     from src.data.downloads.command import run
     from src.data.downloads.manifest import FolderError
     from src.data.downloads.settings import parse
+    from src.data.files import WriteError
     from src.data.prompts import PromptError, SelectionError
 
     settings = parse(args)
@@ -38,10 +39,8 @@ def main(args: Sequence[str] | None = None) -> int:
         message, code = str(error), Exit.USAGE
     except PromptError as error:
         message, code = str(error), Exit.MISSING
-    except FolderError as error:
+    except (FolderError, WriteError) as error:
         message, code = str(error), Exit.FOLDER
-    except OSError as error:
-        message, code = f"{settings.data_dir} cannot be written: {error}", Exit.FOLDER
     except KeyboardInterrupt:
         message, code = "interrupted; the same command goes on from there.", Exit.INTERRUPTED
     sys.stderr.write(f"download_data.py: {message}\n")

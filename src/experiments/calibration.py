@@ -70,10 +70,10 @@ def main(args: Sequence[str] | None = None) -> int:
             sys.stderr.write(preflight.message(ready.missing) + "\n")
             return Exit.MISSING
         found = calibrate(settings, ready.prompts)
-    if found is None:
-        return Exit.DONE
-    calibration, path = found
-    write_whole(path, calibration.model_dump_json(indent=2) + "\n")
+        if found is None:
+            return Exit.DONE
+        calibration, path = found
+        write_whole(path, calibration.model_dump_json(indent=2) + "\n")
     for name in settings.verifiers:
         constant = calibration.constants[name]
         log.info("%s: deviation %.4g, mean %.4g", name, constant.deviation, constant.mean)

@@ -21,6 +21,7 @@ from src.data import hub
 from src.data.files import ROOT
 from src.data.prompts import TABLE_NAME, Prompt, PromptError, load_prompts
 from src.judges.registry import JUDGES
+from src.runs.records import RunFolderError
 from src.runs.settings import PROFILE_JUDGES, Settings, server_token
 from src.scoring import ExpressionError, components, remote_parts
 from src.verifier_core import VERIFIERS
@@ -58,6 +59,7 @@ def look(
     language model, and with it its text encoder, is used, and not the codec alone.
 
     When nothing is left to be downloaded, hub libraries are kept off the network from here on.
+    Raises RunFolderError where nothing lacks but a place to write.
     """
     lacking: list[Missing] = []
     if prompts is None:
@@ -77,7 +79,12 @@ def look(
         chosen = tuple(name for name in judges if name != selector)
         if len(chosen) < len(judges):
             log.warning("%s selects: its own number is shown as the selector's", selector)
-    lacking += _missing_for_judges(chosen, prompts, settings.data_dir) + _writable(settings.output)
+    lacking += _missing_for_judges(chosen, prompts, settings.data_dir)
+    if problem := _unwritable(settings.output):
+        if not lacking:
+            raise RunFolderError(f"{problem}: choose another --output")
+        remedy = "choose another: --output"
+        lacking.append(Missing(f"a folder to write to: {settings.output}", problem, remedy))
     if not lacking and not any(absent(part.files) for part in parts):
         hub.go_offline()
     return Ready(prompts, chosen, lacking)
@@ -233,10 +240,12 @@ def _missing_for_judges(
     return found
 
 
-def _writable(output: Path) -> list[Missing]:
-    """Looks only: a run that cannot start leaves no folder behind."""
+def _unwritable(output: Path) -> str:
+    """Why runs cannot make their folders there; empty where they can.
+
+    Looks only: a run that cannot start leaves no folder behind.
+    """
     there = next(p for p in (output.absolute(), *output.absolute().parents) if p.exists())
     if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
-        return []
-    problem = f"{there} is {'not writable' if there.is_dir() else 'not a folder'}"
-    return [Missing(f"a folder to write to: {output}", problem, "choose another: --output")]
+        return ""
+    return f"{there} is {'not writable' if there.is_dir() else 'not a folder'}"

@@ -58,8 +58,9 @@ ALWAYS_DECISIVE = (BEAM_WIDTH, LOOKAHEAD_K)
 
 EXIT_CODES = """
 Exit codes: 0 done; 1 some prompts failed (run again to retry them); 2 wrong usage; 3 something is
-missing, listed; 4 the verifier server was lost; 5 the run's folder is in use or damaged; 130
-interrupted. After 1, 4 and 130 the same command resumes.
+missing, listed; 4 the verifier server was lost; 5 the run's folder is in use, is damaged or
+cannot be written; 130 interrupted. After 1, 4 and 130, and after 5 once there is room, the same
+command resumes.
 """
 
 

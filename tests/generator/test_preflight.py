@@ -18,6 +18,7 @@ from src.data.prompts import Prompt
 from src.protocol import ErrorBody, Limits, VerifierInfo, VerifierList
 from src.runs import preflight
 from src.runs.ending import Exit
+from src.runs.records import RunFolderError
 from src.runs.settings import PROFILE_JUDGES, Settings
 from tests.hub_server import HubServer, hub_server
 
@@ -297,9 +298,11 @@ def test_prompts_are_read_and_cut_to_what_is_asked_unless_they_are_known(tmp_pat
 
 def test_a_results_folder_that_cannot_be_written_is_listed_and_none_is_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    (text,) = missing(output=Path("file/results"))
+    *_, text = missing(output=Path("file/results"), prompts="gone.csv")
     assert "a folder to write to: file/results" in text
     assert "file is not a folder" in text
+    with pytest.raises(RunFolderError, match="file is not a folder: choose another --output"):
+        look(output=Path("file/results"))
     assert missing(output=Path("a/b")) == []
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
