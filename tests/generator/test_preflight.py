@@ -207,7 +207,7 @@ def test_a_server_that_wants_a_token_or_is_none_says_so(online: HubServer) -> No
 
 
 def test_an_unknown_verifier_or_judge_lists_those_there_are() -> None:
-    assert "--verifier '0.5*' is not a verifier" in missing(verifier="0.5*")[0]
+    assert "'0.5*' is not a verifier" in missing(verifier="0.5*")[0]
     (text,) = missing(verifier="clapp", server="auto")
     assert "verifier clapp" in text
     assert "there are clap, quality, muq, imagebind, tags" in text
