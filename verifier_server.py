@@ -24,13 +24,16 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 
+from src.runs.ending import Exit, check_environment
+
+check_environment("verifier", ("tyro", "uvicorn", "fastapi"))  # which what follows imports
+
 import tyro
 import uvicorn
 
 from src.data import hub
 from src.data.files import WriteError
 from src.models.adapter import Adapter
-from src.runs.ending import Exit
 from src.runs.fetch import fetch
 from src.server.app import create_app
 from src.server.settings import LOCAL_HOSTS, ServerSettings, SettingsError, configure_torch

@@ -117,7 +117,7 @@ def musiccaps_table(data_dir: Path, own: Path | None = None, flag: str = "--prom
 def _from_hub(flag: str) -> Path:
     """MusicCaps' table in the hub's cache, fetched where it is not there. Raises PromptError,
     WriteError."""
-    where, problem = "the hub's cache (HF_HUB_OFFLINE is set)", None
+    where, problem = "the hub's cache", None
     if not is_offline():
         where, problem = MUSICCAPS, hub_problem(MUSICCAPS, "datasets")
     log.info("loading MusicCaps' table from %s", where)
@@ -134,6 +134,8 @@ def _from_hub(flag: str) -> Path:
         raise
     except Exception as error:  # whatever it is, there is no table
         problem = (str(error).strip().splitlines() or [""])[0].rstrip(".")
+        if is_offline():  # the library's advice is to look at the network
+            problem = "it is not there, and HF_HUB_OFFLINE is set"
     raise PromptError(
         f"MusicCaps' table cannot be had from {where}: {problem}. Save "
         f"{MUSICCAPS_CSV} from https://huggingface.co/datasets/{MUSICCAPS} on a machine that "

@@ -131,6 +131,8 @@ def read_table(
     path, data_dir = Path(path), None if data_dir is None else Path(data_dir)
     try:
         columns, rows = _rows(path)
+    except FileNotFoundError:
+        raise PromptError(f"there is no file {path}") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise PromptError(f"{path} cannot be read as a CSV file in UTF-8: {error}") from error
     if lacking := [name for name in ("caption", *needed) if name not in columns]:

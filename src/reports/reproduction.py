@@ -78,6 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("other", type=Path, help="runs to hold them against: results/builtin")
     asked = parser.parse_args(arguments)
     runs = sorted(path.parent for path in asked.folder.glob(f"*/{MANIFEST}"))
+    if not runs:
+        parser.exit(Exit.FOLDER, f"{asked.folder} holds no runs\n")
     found, lacking = [], []
     try:
         for run in runs:

@@ -92,12 +92,14 @@ def look(
 
 def message(missing: Sequence[Missing], without: str = WITHOUT_DOWNLOAD) -> str:
     """One text that lists everything missing. without: the command that needs no download."""
-    lines = [f"Nothing was started: {len(missing)} thing(s) missing.", ""]
+    count = "one thing is" if len(missing) == 1 else f"{len(missing)} things are"
+    lines = [f"Nothing was started: {count} missing.", ""]
     for number, item in enumerate(missing, start=1):
         source = f"{item.source}; licence {item.licence}" if item.licence else item.source
         lines += [f"{number}. {item.what}", f"   from: {source}", f"   do:   {item.how}", ""]
-    lines.append(f"Without any download: python {without}")
-    return "\n".join(lines)
+    if any(item.licence for item in missing):  # what can be downloaded has one
+        lines.append(f"Without any download: python {without}")
+    return "\n".join(lines).rstrip()
 
 
 def hosted_or_hostable(server: str) -> list[str]:

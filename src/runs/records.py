@@ -216,6 +216,8 @@ def read_manifest(folder: Path | str) -> dict[str, Any]:
     path = Path(folder, MANIFEST)
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise RunFolderError(f"{folder} is no run's folder: it has no {MANIFEST}") from None
     except (OSError, ValueError) as error:
         raise RunFolderError(f"{path} cannot be read: {error}") from error
     return manifest

@@ -200,7 +200,8 @@ class Settings:
 
     def title(self, prompts: Sequence[Prompt], rest: str) -> str:
         """Of a run's report and figures."""
-        return f"{self.model}, {len(prompts)} prompts, {self.duration:g} s; {rest}"
+        count = f"{len(prompts)} prompt{'s' * (len(prompts) != 1)}"
+        return f"{self.model}, {count}, {self.duration:g} s; {rest}"
 
     def as_record(self) -> dict[str, Any]:
         """All settings as JSON values. Paths are as they were given."""
