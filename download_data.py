@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from src.runs.ending import Exit, check_environment
+from src.runs.ending import DISK_ERRORS, Exit, check_environment
 
 PACKAGES = ("yt_dlp", "yt_dlp_ejs", "deno", "imageio_ffmpeg", "soundfile", "soxr", "tyro", "tqdm")
 
@@ -40,6 +40,10 @@ def main(args: Sequence[str] | None = None) -> int:
     except PromptError as error:
         message, code = str(error), Exit.MISSING
     except (FolderError, WriteError) as error:
+        message, code = str(error), Exit.FOLDER
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
         message, code = str(error), Exit.FOLDER
     except KeyboardInterrupt:
         message, code = "interrupted; the same command goes on from there.", Exit.INTERRUPTED
