@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
-from src.runs.ending import Exit, check_environment, ending
+from src.runs.ending import Exit, check_environment, ending, say
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -31,8 +31,8 @@ def main(args: Sequence[str] | None = None) -> int:
         from src.experiments import benchmark
 
         text, code = benchmark.run(replace(settings, judges=ready.judges), ready.prompts, end)
+        say(text)
 
-    print(text)
     return code
 
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from src.runs.arguments import given
-from src.runs.ending import Exit, check_environment
+from src.runs.ending import DISK_ERRORS, Exit, check_environment
 
 PACKAGES = ("yt_dlp", "yt_dlp_ejs", "deno", "imageio_ffmpeg", "soundfile", "soxr", "tyro", "tqdm")
 
@@ -24,6 +24,7 @@ def main(args: Sequence[str] | None = None) -> int:
     from src.data.downloads.command import run
     from src.data.downloads.manifest import FolderError
     from src.data.downloads.settings import parse
+    from src.data.files import WriteError
     from src.data.prompts import PromptError, SelectionError
 
     settings = parse(given(args, "download_data.py"))
@@ -39,10 +40,12 @@ def main(args: Sequence[str] | None = None) -> int:
         message, code = str(error), Exit.USAGE
     except PromptError as error:
         message, code = str(error), Exit.MISSING
-    except FolderError as error:
+    except (FolderError, WriteError) as error:
         message, code = str(error), Exit.FOLDER
     except OSError as error:
-        message, code = f"{settings.data_dir} cannot be written: {error}", Exit.FOLDER
+        if error.errno not in DISK_ERRORS:
+            raise
+        message, code = str(error), Exit.FOLDER
     except KeyboardInterrupt:
         message, code = "interrupted; the same command goes on from there.", Exit.INTERRUPTED
     sys.stderr.write(f"download_data.py: {message}\n")

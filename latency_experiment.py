@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from src.runs.ending import Exit, check_environment, ending
+from src.runs.ending import Exit, check_environment, ending, say
 
 WITHOUT_DOWNLOAD = "latency_experiment.py --profile builtin --verifier perplexity"
 
@@ -33,8 +33,8 @@ def main(args: Sequence[str] | None = None) -> int:
         from src.experiments import latency
 
         text, code = latency.run(settings, ready.prompts, end, load)
+        say(text)
 
-    print(text)
     return code
 
 

@@ -11,7 +11,7 @@ old pool's statistics are all that is asked for.
 import sys
 from collections.abc import Sequence
 
-from src.runs.ending import Exit, check_environment, ending
+from src.runs.ending import Exit, check_environment, ending, say
 
 NOTHING = "Dry run: an old pool's statistics alone: nothing is generated or scored."
 WITHOUT_DOWNLOAD = "verifier_experiment.py --profile builtin --server auto"
@@ -33,16 +33,16 @@ def main(args: Sequence[str] | None = None) -> int:
             sys.stderr.write(preflight.message(ready.missing, WITHOUT_DOWNLOAD) + "\n")
             return Exit.MISSING
         if settings.replays:
-            print(NOTHING if settings.dry_run else report(settings, settings.pool, ()))
+            say(NOTHING if settings.dry_run else report(settings, settings.pool, ()))
             return Exit.DONE
         from src.experiments import scaling, scaling_dry_run
 
         if settings.dry_run:
-            print(scaling_dry_run.estimate(settings, ready.prompts))
+            say(scaling_dry_run.estimate(settings, ready.prompts))
             return Exit.DONE
         text, code = scaling.run(settings, ready.prompts, end)
+        say(text)
 
-    print(text)
     return code
 
 

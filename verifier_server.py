@@ -11,8 +11,9 @@ Runs in the environment of envs/verifier, and downloads nothing unless --fetch i
 SIGTERM or Ctrl-C finishes what is queued and stops.
 
 Exit codes: 0 stopped as asked, or every file fetched; 1 a file could not be fetched, or the port
-could not be listened on; 2 wrong usage, or a model was named whose weights are missing; 130 a
-download was interrupted (the same command goes on with it).
+could not be listened on; 2 wrong usage, or a model was named whose weights are missing; 5 the
+weights' folder cannot be written, or the disk is full; 130 a download was interrupted. After 5 and
+130 the same command goes on with the download.
 """
 
 import logging
@@ -23,13 +24,17 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 
+from src.runs.ending import Exit, check_environment
+
+check_environment("verifier", ("tyro", "uvicorn", "fastapi"))  # which what follows imports
+
 import tyro
 import uvicorn
 
 from src.data import hub
+from src.data.files import WriteError
 from src.models.adapter import Adapter
 from src.runs.arguments import given
-from src.runs.ending import Exit
 from src.runs.fetch import fetch
 from src.server.app import create_app
 from src.server.settings import LOCAL_HOSTS, ServerSettings, SettingsError, configure_torch
@@ -58,6 +63,11 @@ def main() -> int:
     except (SettingsError, NotHosted) as error:
         logger.error("%s", error)
         return Exit.USAGE
+    except WriteError as error:
+        logger.error(
+            "%s; make room, or choose another --weights_dir: the same command goes on", error
+        )
+        return Exit.FOLDER
     except KeyboardInterrupt:
         logger.error("interrupted: the same command goes on where this one stopped")
         return Exit.INTERRUPTED

@@ -132,17 +132,17 @@ def components(expression: str) -> dict[str, float]:
         term = _TERM.fullmatch(text)
         if term is None:
             raise ExpressionError(
-                f"--verifier {expression!r} is not a verifier or a sum of them; "
+                f"{expression!r} is not a verifier or a sum of them; "
                 "write tags, tags+perplexity or 0.7*tags+0.3*perplexity"
             )
         name = term["name"]
         if name in weights:
-            raise ExpressionError(f"--verifier {expression!r} names {name} twice")
+            raise ExpressionError(f"{expression!r} names {name} twice")
         with suppress(ValueError):
             weights[name] = float(term["weight"] or 1)
         if not 0 < weights.get(name, 0) < math.inf:
             raise ExpressionError(
-                f"--verifier {expression!r}: the weight {term['weight']!r} is not a positive number"
+                f"{expression!r}: the weight {term['weight']!r} is not a positive number"
             )
     return weights
 

@@ -16,7 +16,7 @@ from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Literal
 
-from src.data.files import write_whole
+from src.data.files import WriteError, write_whole, writing
 from src.data.prompts import TABLE_NAME, PromptError, read_table
 
 log = logging.getLogger(__name__)
@@ -30,10 +30,6 @@ TRANSFORMERS_CACHES = (
 )
 
 MUSICCAPS, MUSICCAPS_CSV = "google/MusicCaps", "musiccaps-public.csv"  # on the hub
-WITHOUT_THE_HUB = (
-    f"Save {MUSICCAPS_CSV} from https://huggingface.co/datasets/{MUSICCAPS} on a machine "
-    f"that reaches it, and pass it: --csv {MUSICCAPS_CSV}"
-)
 
 
 def go_offline() -> None:
@@ -119,25 +115,26 @@ def hub_problem(repository: str, kind: Literal["models", "datasets"] = "models")
     return f"{endpoint()} answered {found}" if found >= 400 else None
 
 
-def musiccaps_table(data_dir: Path, own: Path | None = None) -> Path:
+def musiccaps_table(data_dir: Path, own: Path | None = None, flag: str = "--prompts") -> Path:
     """The table in `data_dir`: a copy of `own`, else what is there, else the hub's.
 
-    HF_ENDPOINT, HF_HOME, proxies and the offline variables are honoured; a hub that does not answer
-    is an error within PROBE_SECONDS. Raises PromptError for a table that cannot be had or is not
-    MusicCaps'; OSError when the folder cannot be written.
+    flag: the script's own by which it takes a copy. HF_ENDPOINT, HF_HOME, proxies and the offline
+    variables are honoured; a hub that does not answer is an error within PROBE_SECONDS. Raises
+    PromptError for a table that cannot be had or is not MusicCaps', WriteError.
     """
     table = data_dir / TABLE_NAME
     if own is None and not table.is_file():
-        own = _from_hub()
+        own = _from_hub(flag)
     read_table(own or table, needed=("ytid", "start_s", "end_s"))
     if own is not None:
         write_whole(table, own.read_bytes())
     return table
 
 
-def _from_hub() -> Path:
-    """MusicCaps' table in the hub's cache, fetched where it is not there. Raises PromptError."""
-    where, problem = "the hub's cache (HF_HUB_OFFLINE is set)", None
+def _from_hub(flag: str) -> Path:
+    """MusicCaps' table in the hub's cache, fetched where it is not there. Raises PromptError,
+    WriteError."""
+    where, problem = "the hub's cache", None
     if not is_offline():
         where, problem = MUSICCAPS, hub_problem(MUSICCAPS, "datasets")
     log.info("loading MusicCaps' table from %s", where)
@@ -145,9 +142,19 @@ def _from_hub() -> Path:
         if problem is None:
             from huggingface_hub import hf_hub_download  # takes a second
 
-            return Path(
-                hf_hub_download(MUSICCAPS, MUSICCAPS_CSV, repo_type="dataset", endpoint=endpoint())
-            )
+            with writing(hub_cache()):
+                found = hf_hub_download(
+                    MUSICCAPS, MUSICCAPS_CSV, repo_type="dataset", endpoint=endpoint()
+                )
+            return Path(found)
+    except WriteError:
+        raise
     except Exception as error:  # whatever it is, there is no table
         problem = (str(error).strip().splitlines() or [""])[0].rstrip(".")
-    raise PromptError(f"MusicCaps' table cannot be had from {where}: {problem}. {WITHOUT_THE_HUB}")
+        if is_offline():  # the library's advice is to look at the network
+            problem = "it is not there, and HF_HUB_OFFLINE is set"
+    raise PromptError(
+        f"MusicCaps' table cannot be had from {where}: {problem}. Save "
+        f"{MUSICCAPS_CSV} from https://huggingface.co/datasets/{MUSICCAPS} on a machine that "
+        f"reaches it, and pass it: {flag} {MUSICCAPS_CSV}"
+    )

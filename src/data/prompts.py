@@ -97,12 +97,13 @@ class Selection:
     referenced: bool = False
 
 
-def load_prompts(source: str, selection: Selection, data_dir: Path) -> list[Prompt]:
+def load_prompts(source: str, selection: Selection, data_dir: Path | str) -> list[Prompt]:
     """The prompts of a set that `selection` takes; all that are left when these are fewer.
 
     data_dir: where MusicCaps' table lies, and `<ytid>.wav` references when a table has no `path`
     column. Raises PromptError.
     """
+    data_dir = Path(data_dir)
     table = _table(source, data_dir)
     if table is None:
         return _select([single_prompt(source)], "the prompt", selection)
@@ -116,7 +117,7 @@ def single_prompt(text: str) -> Prompt:
 
 
 def read_table(
-    path: Path, data_dir: Path | None = None, needed: Sequence[str] = ()
+    path: Path | str, data_dir: Path | str | None = None, needed: Sequence[str] = ()
 ) -> list[Prompt]:
     """A CSV file's prompts, from its columns `caption`, and where they are there `ytid` or `id`,
     `path`, `start_s`, `end_s`, `is_balanced_subset`, `is_audioset_eval`.
@@ -127,8 +128,11 @@ def read_table(
     that cannot name a file, and a repeated id; ids that differ in case alone are repeated, as many
     file systems see it.
     """
+    path, data_dir = Path(path), None if data_dir is None else Path(data_dir)
     try:
         columns, rows = _rows(path)
+    except FileNotFoundError:
+        raise PromptError(f"there is no file {path}") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise PromptError(f"{path} cannot be read as a CSV file in UTF-8: {error}") from error
     if lacking := [name for name in ("caption", *needed) if name not in columns]:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from audiocraft.models import LMModel
 
 MAX_ROWS = 64  # unless another number is asked for
-LESS = "lower --max_rows, --candidates or --duration"
+LESS = "lower --max_rows or --duration, or take fewer candidates"
 
 __all__ = ["Decoder", "Decoding", "Mark", "Sampling", "UnsupportedModel"]
 

@@ -37,6 +37,8 @@ from src.verifier import (
 
 log = logging.getLogger(__name__)
 
+WITHOUT_DOWNLOAD = "-m src.experiments.calibration --profile builtin --server auto"
+
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationSettings(Settings):
@@ -67,13 +69,13 @@ def main(args: Sequence[str] | None = None) -> int:
     with ending("calibration"):
         ready = preflight.look(settings, settings.verifiers)
         if ready.missing:
-            sys.stderr.write(preflight.message(ready.missing) + "\n")
+            sys.stderr.write(preflight.message(ready.missing, WITHOUT_DOWNLOAD) + "\n")
             return Exit.MISSING
         found = calibrate(settings, ready.prompts)
-    if found is None:
-        return Exit.DONE
-    calibration, path = found
-    write_whole(path, calibration.model_dump_json(indent=2) + "\n")
+        if found is None:
+            return Exit.DONE
+        calibration, path = found
+        write_whole(path, calibration.model_dump_json(indent=2) + "\n")
     for name in settings.verifiers:
         constant = calibration.constants[name]
         log.info("%s: deviation %.4g, mean %.4g", name, constant.deviation, constant.mean)

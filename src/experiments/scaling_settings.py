@@ -164,7 +164,7 @@ class ExperimentSettings(Settings):
         try:
             single = [name for name in self.sums or () if len(components(name)) < 2]
         except ExpressionError as error:
-            raise UsageError(str(error).replace("--verifier ", "--sums ")) from error
+            raise UsageError(f"--sums {error}") from error
         if single:
             raise UsageError(f"--sums {single[0]}: a sum has two parts or more, such as tags+pmi")
 

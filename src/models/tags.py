@@ -4,7 +4,8 @@
     # Named(wanted=("slow", "guitar"), unwanted=("drums",))
 
 The longest phrase of the table wins at each place ("classical guitar" is a guitar, not classical
-music). What is negated ("no drums or bass", "vocals are absent") is found by rules over words, for
+music), and what means something else beside another word ("an Asian country", "a metal gate") names
+no tag. What is negated ("no drums or bass", "vocals are absent") is found by rules over words, for
 captions of music. They lean towards reading a phrase as meant: a negation reaches over "or", over
 adjectives and over lists that end in "or", and stops at most other things. No model is involved:
 what a prompt names can be read off vocabulary.toml.
@@ -45,10 +46,22 @@ OPPOSITES: dict[str, str] = _TABLE["opposites"]
 _KINDS = {tuple(p.split()): kind for kind, listed in _TABLE["negators"].items() for p in listed}
 _FILLERS, _ENDS = frozenset(_TABLE["words"]["fillers"]), frozenset(_TABLE["words"]["ends"])
 _FREE_WORDS = 3  # that may stand between a negation and a noun
+
+
+def _one_of(patterns: str) -> re.Pattern[str]:
+    return re.compile("|".join(patterns.split()))
+
+
+_MUSIC = _one_of(_TABLE["beside"]["music"])
+# Of each sense that names no tag: the phrases that can have it, what it follows, what follows it.
+_SENSES = [
+    (sense["of"].split(), _one_of(sense.get("after", "")), _one_of(sense.get("before", "")))
+    for sense in _TABLE["senses"]
+]
 # What follows a phrase that is not there.
 _ABSENT = re.compile(
     r"(?:is |are |was |were )?(?:entirely |completely )?"
-    r"(?:absent|missing|not (?:present|heard|used|included|audible|there|played))\b"
+    r"(?:absent|missing|not (?:present|heard|used|included|audible|there|played|playing))\b"
 )
 
 
@@ -187,9 +200,23 @@ def _phrases(words: Sequence[str], tagger: str) -> Iterator[Phrase]:
         ends = range(min(start + longest, len(words)), start, -1)
         end = next((end for end in ends if tuple(words[start:end]) in lexicon), None)
         if end is not None:
-            tags = lexicon[tuple(words[start:end])]
+            tags = () if _in_another_sense(words, start, end) else lexicon[tuple(words[start:end])]
             yield Phrase(start, end, any(tag in _TABLE["adjectives"] for tag in tags), tags)
         start = end or start + 1
+
+
+def _in_another_sense(words: Sequence[str], start: int, end: int) -> bool:
+    """Whether the words beside the phrase start..end-1 say that it means no tag."""
+    phrase = " ".join(words[start:end])
+    previous, following = [".", *words][start], [*words, "."][end]
+    return any(
+        phrase in of
+        and (
+            before.fullmatch(following)
+            or (after.fullmatch(previous) and not _MUSIC.fullmatch(following))
+        )
+        for of, after, before in _SENSES
+    )
 
 
 def _negated(words: Sequence[str], phrases: Sequence[Phrase]) -> set[Phrase]:

@@ -12,9 +12,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from src.data.files import WriteError
 from src.reports import benchmark, latency, pool
 from src.runs.arguments import given
-from src.runs.ending import Exit
+from src.runs.ending import Exit, say
 from src.runs.pool import PoolError, load_pool
 from src.runs.records import RunFolderError, read_manifest
 from src.stats.intervals import StatsError
@@ -50,10 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if pools or sweeps:
             found = load_pool(pools[0], asked.sums) if pools else None
             texts.append(pool.report(found, sweeps, asked.budgets, asked.output))
-    except (RunFolderError, PoolError, StatsError) as error:
+        say("\n\n".join(texts))
+    except (RunFolderError, PoolError, StatsError, WriteError) as error:
         sys.stderr.write(f"{error}\n")
         return Exit.FOLDER
-    sys.stdout.write("\n\n".join(texts) + "\n")
     return Exit.DONE
 
 

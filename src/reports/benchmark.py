@@ -53,11 +53,12 @@ FOLLOWS: dict[Verdict, str] = {
 }
 
 
-def report(folder: Path) -> tuple[str, bool]:
+def report(folder: Path | str) -> tuple[str, bool]:
     """Write a run's tables, figure and page. Returns the text, and whether prompts failed.
 
     Raises RunFolderError.
     """
+    folder = Path(folder)
     study = study_benchmark(folder)
     write_tables(folder, tables(study))
     if study.methods:

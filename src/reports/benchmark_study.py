@@ -78,7 +78,7 @@ class Study:
         return digits_of(differences or [row["mean"] for row in rows])
 
 
-def study_benchmark(folder: Path) -> Study:
+def study_benchmark(folder: Path | str) -> Study:
     """Read a run's folder. Raises RunFolderError.
 
     A measure of sets is tested against the baseline by permutations: seconds for a hundred prompts,
@@ -182,7 +182,7 @@ def _clip_numbers(study: Study, method: str, measure: str) -> Row:
 
 
 def _set_numbers(
-    folder: Path, records: Mapping[str, Sequence[Record]], measure: str
+    folder: Path | str, records: Mapping[str, Sequence[Record]], measure: str
 ) -> dict[str, Row]:
     """By method, the Frechet distance of its clips to those prompts' references."""
     prompts = dict.fromkeys(r["prompt_id"] for finished in records.values() for r in finished)

@@ -4,6 +4,7 @@ Widths suit two columns of a paper. Each PNG carries the SHA-256 of the records 
 that a figure can be told from one of another run. Colours of methods are src/methods.py's.
 """
 
+import io
 import math
 import textwrap
 from collections.abc import Iterable, Sequence
@@ -18,6 +19,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from src.data.files import write_whole
 from src.runs.measures import Measure
 from src.runs.records import records_digest
 from src.stats.intervals import Interval
@@ -93,7 +95,7 @@ def panels(
 
 
 @styled
-def save(figure: Figure, path: Path, run: Path, pool: Path | None = None) -> None:
+def save(figure: Figure, path: Path, run: Path | str, pool: Path | None = None) -> None:
     """Write a PNG of 256 colours, a third of the bytes of one with all.
 
     run: the folder whose records it shows; pool: that of a sweep's figure with a pool beside it.
@@ -108,7 +110,9 @@ def save(figure: Figure, path: Path, run: Path, pool: Path | None = None) -> Non
     marks.add_text("Software", "Curator")
     # Dithering would put dots on even ground, which weigh more than they show.
     few = drawn.quantize(256, dither=Image.Dither.NONE)
-    few.save(path, pnginfo=marks, optimize=True, dpi=(figure.dpi, figure.dpi))
+    png = io.BytesIO()
+    few.save(png, "PNG", pnginfo=marks, optimize=True, dpi=(figure.dpi, figure.dpi))
+    write_whole(path, png.getvalue())
 
 
 def look(index: int) -> tuple[str, str]:

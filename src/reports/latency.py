@@ -48,11 +48,12 @@ LEGEND = (
 )
 
 
-def report(folder: Path) -> tuple[str, bool]:
+def report(folder: Path | str) -> tuple[str, bool]:
     """Write a run's tables and figures. Returns the text, and whether prompts failed.
 
     Raises RunFolderError.
     """
+    folder = Path(folder)
     study = study_latency(folder)
     write_tables(folder, tables(study))
     if study.cells:

@@ -92,7 +92,7 @@ class Study:
         return [self.manifest["starts"][n] for n in sorted({r["start"] for r in self.records})]
 
 
-def study_latency(folder: Path) -> Study:
+def study_latency(folder: Path | str) -> Study:
     """Read a run's folder. Raises RunFolderError.
 
     Repetitions count that all cells and prompts are finished in; prompts, that failed nowhere.

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from src.data.files import make_folder
 from src.reports import pool_figures, sweep
 from src.reports.figure import save
 from src.reports.pool_study import Study, study_pool
@@ -35,15 +36,19 @@ LEGEND = (
 
 
 def report(
-    pool: Pool | None, sweeps: Sequence[Path], budgets: Sequence[int], output: Path | None = None
+    pool: Pool | None,
+    sweeps: Sequence[Path | str],
+    budgets: Sequence[int],
+    output: Path | str | None = None,
 ) -> str:
     """Write tables and figures of a pool and of sweeps; returns the text that says what they show.
 
     sweeps: folders. output: one folder for all, instead of their own.
-    Raises StatsError and RunFolderError.
+    Raises StatsError, RunFolderError, WriteError.
     """
+    output = None if output is None else Path(output)
     if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
+        make_folder(output)
     texts = []
     if pool is not None:
         study, folder = study_pool(pool, budgets), output or pool.folder

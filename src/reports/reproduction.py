@@ -23,13 +23,14 @@ from src.runs.records import MANIFEST, RunFolderError, read_manifest, read_recor
 TIMED = "second"  # in a column's name: what no two runs share
 
 
-def compare(folder: Path, other: Path) -> Row:
+def compare(folder: Path | str, other: Path | str) -> Row:
     """Two runs of one name. Raises RunFolderError.
 
     same, clips: how many clips have the same tokens, of those that both runs have. furthest: the
     largest difference of a number in the tables, relative to the largest of its column; where: in
     which table and column.
     """
+    folder, other = Path(folder), Path(other)
     alike = _alike(folder, other)
     furthest, where = 0.0, ""
     for path in sorted(folder.glob("*.csv")):
@@ -77,6 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("other", type=Path, help="runs to hold them against: results/builtin")
     asked = parser.parse_args(arguments)
     runs = sorted(path.parent for path in asked.folder.glob(f"*/{MANIFEST}"))
+    if not runs:
+        parser.exit(Exit.FOLDER, f"{asked.folder} holds no runs\n")
     found, lacking = [], []
     try:
         for run in runs:

@@ -44,7 +44,7 @@ LEGEND = (
 
 
 def report(
-    folder: Path, pool: Pool | None, budgets: Sequence[int], output: Path | None = None
+    folder: Path | str, pool: Pool | None, budgets: Sequence[int], output: Path | str | None = None
 ) -> str:
     """Write a sweep's table and figure; returns the text that says what they show.
 
@@ -52,9 +52,10 @@ def report(
     Raises StatsError and RunFolderError.
     """
     study = study_sweep(folder, pool, budgets)
-    write_tables(output or folder, {"cost": study.rows})
+    where = Path(output or folder)
+    write_tables(where, {"cost": study.rows})
     beside = None if pool is None else pool.folder
-    save(cost_figure(study), (output or folder) / "cost.png", folder, beside)
+    save(cost_figure(study), where / "cost.png", folder, beside)
     return sweep_text(study)
 
 

@@ -63,7 +63,7 @@ class _Cell:
         return float(self.numbers.loc[prompts, column].mean())
 
 
-def study_sweep(folder: Path, pool: Pool | None, budgets: Sequence[int]) -> Sweep:
+def study_sweep(folder: Path | str, pool: Pool | None, budgets: Sequence[int]) -> Sweep:
     """Raises RunFolderError for a folder that is no sweep's, StatsError for an empty one."""
     manifest, records = read_manifest(folder), list(read_records(folder).values())
     measures = [Measure.from_record(entry) for entry in manifest["measures"]]
@@ -100,7 +100,7 @@ def study_sweep(folder: Path, pool: Pool | None, budgets: Sequence[int]) -> Swee
         running = [r for r in own if r["source"] == "pool" or r["method"] not in sampled]
         fronts = {f"front_{cost}": front(running, cost, measure.sign) for cost in COSTS}
         rows += [row | {name: row in best for name, best in fronts.items()} for row in own]
-    return Sweep(manifest.get("title", folder.name), tuple(measures), rows, notes)
+    return Sweep(manifest.get("title", Path(folder).name), tuple(measures), rows, notes)
 
 
 def cell_of(row: Row) -> SearchCell:

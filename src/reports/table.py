@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from src.data.files import write_whole
+from src.data.files import remove, write_whole
 from src.runs.measures import Measure
 from src.stats.intervals import Interval
 
@@ -45,7 +45,7 @@ def write_tables(output: Path, tables: Mapping[str, Sequence[Row]]) -> None:
             frame = pd.DataFrame(rows)
             write_whole(path, frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
         else:
-            path.unlink(missing_ok=True)
+            remove(path)
 
 
 def layout(groups: Mapping[str, Sequence[Texts]], left: Sequence[str] = ("verdict",)) -> list[str]:

@@ -15,25 +15,27 @@ from pathlib import Path
 
 import numpy as np
 
-from src.data.files import as_json, write_whole
+from src.data.files import as_json, remove, write_whole
 from src.runs.arguments import given
 from src.runs.ending import Exit, ending
 from src.runs.records import COMPRESSED, RECORDS, read_manifest, read_records
 
 
-def compact(folder: Path) -> tuple[int, int]:
-    """Bytes of the folder before and after. Raises RunFolderError for a folder that is no run's."""
+def compact(folder: Path | str) -> tuple[int, int]:
+    """Bytes of the folder before and after. Raises RunFolderError for a folder that is no run's,
+    WriteError."""
+    folder = Path(folder)
     read_manifest(folder)
     before = size_of(folder)
     lines = [as_json(record) for record in read_records(folder).values()]
     text = "".join(f"{line}\n" for line in lines).encode()
     write_whole(folder / COMPRESSED, lzma.compress(text, preset=9))
-    (folder / RECORDS).unlink(missing_ok=True)
+    remove(folder / RECORDS)
     for path in sorted(folder.glob("tokens/*.npy")):
         packed = io.BytesIO()
         np.savez_compressed(packed, tokens=np.load(path, allow_pickle=False))
         write_whole(path.with_suffix(".npz"), packed.getvalue())
-        path.unlink()
+        remove(path)
     return before, size_of(folder)
 
 

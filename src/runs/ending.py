@@ -4,20 +4,23 @@ In the wrong environment it ends at once, so only the standard library is import
     with ending("benchmark.py") as end:
         run = ...
         end.kept = lambda: f"12 of 64 clips are kept in {run.folder}"
+        say(report)
 
 Whatever is raised inside and is listed here becomes a message on stderr and a SystemExit; a defect
 keeps its traceback. Torch is not imported for it.
 """
 
+import errno
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
-from src.data.files import ROOT
+from src.data.files import ROOT, WriteError, writing
 
 GENERATOR_PACKAGES = ("torch", "audiocraft", "tyro", "soundfile", "requests", "matplotlib")
 
@@ -30,7 +33,7 @@ class Exit(IntEnum):
     USAGE = 2
     MISSING = 3  # and listed
     SERVER = 4  # the verifier server was lost; the same command resumes
-    FOLDER = 5  # the run's folder is in use or damaged
+    FOLDER = 5  # the run's folder is in use, is damaged or cannot be written
     INTERRUPTED = 130
 
 
@@ -55,6 +58,23 @@ def check_environment(
     raise SystemExit(Exit.MISSING)
 
 
+# A disk that is full, read-only or broken, a quota, a file that may not grow. They end a run in the
+# same way where it is no file of its own: a library's scratch file, a log.
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+
+
+def say(text: str) -> None:
+    """Print a script's result. Raises WriteError where stdout cannot be written."""
+    try:
+        with writing(Path("stdout")):
+            sys.stdout.write(f"{text}\n")
+            sys.stdout.flush()
+    except WriteError:
+        # Python tries again when it ends, and would end with a code of its own.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
+
+
 @dataclass
 class Ending:
     """kept: what is there already when a run is cut short, as a sentence; None: nothing is."""
@@ -70,15 +90,21 @@ def ending(script: str) -> Iterator[Ending]:
         yield end
     except SystemExit:
         raise
-    except tuple(ends := _ends()) as error:
-        code = next(code for kind, code in ends.items() if isinstance(error, kind))
-        sys.stderr.write(f"{script}: {str(error) or 'interrupted'}\n")
-        if end.kept is not None:
-            sys.stderr.write(f"{end.kept()}; the same command goes on from there.\n")
+    except BaseException as error:
+        code = _code_of(error)
+        if code is None:
+            raise
+        with suppress(OSError):  # its file may lie on the disk that is full
+            sys.stderr.write(f"{script}: {str(error) or 'interrupted'}\n")
+            if end.kept is not None:
+                sys.stderr.write(f"{end.kept()}; the same command goes on from there.\n")
         raise SystemExit(code) from error
 
 
-def _ends() -> dict[type[BaseException], Exit]:
+def _code_of(error: BaseException) -> Exit | None:
+    """None for a defect."""
+    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+        return Exit.FOLDER
     from src.client import VerifierError
     from src.runs.records import RunFolderError
     from src.runs.settings import UsageError
@@ -91,6 +117,7 @@ def _ends() -> dict[type[BaseException], Exit]:
         WeightsError: Exit.MISSING,
         VerifierError: Exit.SERVER,
         RunFolderError: Exit.FOLDER,
+        WriteError: Exit.FOLDER,
         KeyboardInterrupt: Exit.INTERRUPTED,
     }
     if "torch" in sys.modules:  # else none of these can have been raised
@@ -107,4 +134,4 @@ def _ends() -> dict[type[BaseException], Exit]:
             torch.cuda.OutOfMemoryError: Exit.USAGE,
             GeneratorError: Exit.MISSING,
         }
-    return ends
+    return next((code for kind, code in ends.items() if isinstance(error, kind)), None)

@@ -182,9 +182,9 @@ def _reference(prompt: Prompt, folder: Path) -> dict[str, str]:
     return {"reference": Path(path).as_posix()}
 
 
-def embedding_file(folder: Path, measure: str, method: str, prompt_id: str) -> Path:
+def embedding_file(folder: Path | str, measure: str, method: str, prompt_id: str) -> Path:
     """The file of one clip's embedding, or with REFERENCE of its prompt's reference."""
-    return folder / "embeddings" / measure / method / f"{prompt_id}.npy"
+    return Path(folder, "embeddings", measure, method, f"{prompt_id}.npy")
 
 
 def write_array(path: Path, array: NDArray[Any]) -> None:
@@ -195,7 +195,7 @@ def write_array(path: Path, array: NDArray[Any]) -> None:
 
 
 def load_embeddings(
-    folder: Path, measure: str, method: str, prompt_ids: Iterable[str]
+    folder: Path | str, measure: str, method: str, prompt_ids: Iterable[str]
 ) -> dict[str, NDArray[np.float32]]:
     """Those of the prompts that have one, by prompt id.
 

@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 import requests
 
 from src.data import hub
+from src.data.files import WriteError, make_folder, writing
 from src.judges.registry import JUDGES
 from src.verifier_core import VERIFIERS, NotHosted
 from src.weights.files import (
@@ -55,7 +56,7 @@ class Unreachable(WeightsError):
 def fetch(names: Sequence[str]) -> int:
     """Get every file of the named verifiers and judges. Returns 0, or 1 when one cannot be had.
 
-    Raises NotHosted for a name that is neither a verifier's nor a judge's.
+    Raises NotHosted for a name that is neither a verifier's nor a judge's, WriteError.
     """
     if not names:
         raise NotHosted(f"--fetch which? There are {_known()}")
@@ -70,6 +71,8 @@ def fetch(names: Sequence[str]) -> int:
                 locate(file)  # is it what it should be?
             elif urlsplit(address(file)).netloc not in silent:
                 logger.info("%s is there and whole", download(file))
+        except WriteError:
+            raise
         except (WeightsError, OSError) as error:
             logger.error("%s", error)
             failed = True
@@ -117,8 +120,8 @@ def address(file: WeightFile) -> str:
 def download(file: WeightFile) -> Path:
     """Get the file and check it. Returns where it lies.
 
-    Raises Unreachable within seconds when nothing answers, WeightsError for all else; both say what
-    to do.
+    Raises Unreachable within seconds when nothing answers, WriteError for a folder that cannot be
+    written, WeightsError for all else.
     """
     answer = _ask(file)
     announced = answer.headers.get("X-Linked-ETag", "").strip('"')  # the hub's, a sha256
@@ -133,18 +136,14 @@ def download(file: WeightFile) -> Path:
     while True:
         tries += 1
         try:
-            return _from_hub(file) if file.repository else _from_url(file, answer.headers)
+            with writing(download_dir(file)):
+                return _from_hub(file) if file.repository else _from_url(file, answer.headers)
         except requests.RequestException as error:
             problem = f"{address(file)} broke off ({_reason(error)})"
             if tries == TRIES:
                 raise WeightsError(f"{problem}; the same command goes on from there") from error
             logger.warning("%s; going on", problem)
             time.sleep(PAUSE_SECONDS)
-        except OSError as error:
-            raise WeightsError(
-                f"{file.name} cannot be written: {_reason(error)}; make room, or choose another "
-                "--weights_dir: the same command goes on"
-            ) from error
 
 
 def _ask(file: WeightFile) -> requests.Response:
@@ -201,7 +200,7 @@ def _from_url(file: WeightFile, announced: requests.structures.CaseInsensitiveDi
     size = int(announced["Content-Length"]) if "Content-Length" in announced else None
     version = announced.get("ETag") or announced.get("Last-Modified") or ""
     folder = download_dir(file)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     partial = folder / f"{file.name}.{re.sub(r'[^a-zA-Z0-9-]', '', version)}.part"
     for outdated in set(folder.glob(f"{file.name}.*.part")) - {partial}:
         outdated.unlink()

@@ -223,7 +223,7 @@ def load_pool(folder: Path | str, sums: Sequence[str] = ()) -> Pool:
     return Pool(Path(folder), sums)
 
 
-def load_tokens(folder: Path, prompt_id: str) -> NDArray[np.int16]:
+def load_tokens(folder: Path | str, prompt_id: str) -> NDArray[np.int16]:
     """A prompt's candidates, int16 [m, codebooks, frames]. Raises RunFolderError."""
     path = token_file(folder, prompt_id)
     if not path.exists() and (packed := path.with_suffix(".npz")).exists():
@@ -237,8 +237,8 @@ def load_tokens(folder: Path, prompt_id: str) -> NDArray[np.int16]:
     return tokens
 
 
-def token_file(folder: Path, prompt_id: str) -> Path:
-    return folder / "tokens" / f"{prompt_id}.npy"
+def token_file(folder: Path | str, prompt_id: str) -> Path:
+    return Path(folder, "tokens", f"{prompt_id}.npy")
 
 
 def short(values: ArrayLike) -> list[float]:

@@ -22,6 +22,7 @@ from src.data.files import ROOT
 from src.data.prompts import TABLE_NAME, Prompt, PromptError, load_prompts
 from src.judges.base import Listener
 from src.judges.registry import JUDGES
+from src.runs.records import RunFolderError
 from src.runs.settings import PROFILE_JUDGES, Settings, server_token
 from src.scoring import ExpressionError, components, remote_parts
 from src.verifier_core import VERIFIERS
@@ -60,6 +61,7 @@ def look(
     language model, and with it its text encoder, is used, and not the codec alone.
 
     When nothing is left to be downloaded, hub libraries are kept off the network from here on.
+    Raises RunFolderError where nothing lacks but a place to write.
     """
     lacking: list[Missing] = []
     if prompts is None:
@@ -79,7 +81,12 @@ def look(
         chosen = tuple(name for name in judges if name != selector)
         if len(chosen) < len(judges):
             log.warning("%s selects: its own number is shown as the selector's", selector)
-    lacking += _missing_for_judges(chosen, prompts, settings.data_dir) + _writable(settings.output)
+    lacking += _missing_for_judges(chosen, prompts, settings.data_dir)
+    if problem := _unwritable(settings.output):
+        if not lacking:
+            raise RunFolderError(f"{problem}: choose another --output")
+        remedy = "choose another: --output"
+        lacking.append(Missing(f"a folder to write to: {settings.output}", problem, remedy))
     if not lacking and not any(absent(part.files) for part in parts):
         hub.go_offline()
     return Ready(prompts, chosen, lacking)
@@ -87,12 +94,14 @@ def look(
 
 def message(missing: Sequence[Missing], without: str = WITHOUT_DOWNLOAD) -> str:
     """One text that lists everything missing. without: the command that needs no download."""
-    lines = [f"Nothing was started: {len(missing)} thing(s) missing.", ""]
+    count = "one thing is" if len(missing) == 1 else f"{len(missing)} things are"
+    lines = [f"Nothing was started: {count} missing.", ""]
     for number, item in enumerate(missing, start=1):
         source = f"{item.source}; licence {item.licence}" if item.licence else item.source
         lines += [f"{number}. {item.what}", f"   from: {source}", f"   do:   {item.how}", ""]
-    lines.append(f"Without any download: python {without}")
-    return "\n".join(lines)
+    if any(item.licence for item in missing):  # what can be downloaded has one
+        lines.append(f"Without any download: python {without}")
+    return "\n".join(lines).rstrip()
 
 
 def hosted_or_hostable(server: str) -> list[str]:
@@ -254,10 +263,12 @@ def _missing_for_judges(
     return found
 
 
-def _writable(output: Path) -> list[Missing]:
-    """Looks only: a run that cannot start leaves no folder behind."""
+def _unwritable(output: Path) -> str:
+    """Why runs cannot make their folders there; empty where they can.
+
+    Looks only: a run that cannot start leaves no folder behind.
+    """
     there = next(p for p in (output.absolute(), *output.absolute().parents) if p.exists())
     if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
-        return []
-    problem = f"{there} is {'not writable' if there.is_dir() else 'not a folder'}"
-    return [Missing(f"a folder to write to: {output}", problem, "choose another: --output")]
+        return ""
+    return f"{there} is {'not writable' if there.is_dir() else 'not a folder'}"

@@ -33,7 +33,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from src.data.files import append_line, as_json, lock, open_to_append, write_whole
+from src.data.files import (
+    append_line,
+    as_json,
+    lock,
+    make_folder,
+    open_to_append,
+    remove,
+    write_whole,
+)
 from src.methods import SearchCell
 from src.runs.provenance import commit, machine, versions
 
@@ -80,7 +88,7 @@ class Run(AbstractContextManager["Run"]):
     identity: what decides the results (JSON values); its hash ends the folder's name.
     facts: further entries of the manifest; here: what this start adds, such as the device.
     folder: where the run is already, whatever it is called. dry: only read what is there; nothing
-    is made, locked or written. Raises RunFolderError.
+    is made, locked or written. Raises RunFolderError, WriteError.
     """
 
     def __init__(
@@ -100,7 +108,7 @@ class Run(AbstractContextManager["Run"]):
         if dry:
             self._records = read_records(self.folder)
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         with ExitStack() as opened:
             try:
                 opened.callback(os.close, lock(self.folder / LOCK))
@@ -120,11 +128,12 @@ class Run(AbstractContextManager["Run"]):
             self._open_to_append()
 
     @classmethod
-    def reopen(cls, folder: Path, dry: bool = False) -> Self:
+    def reopen(cls, folder: Path | str, dry: bool = False) -> Self:
         """The run in a folder that is there, wherever it has been moved to.
 
         Raises RunFolderError, also where the manifest is not that of a whole run.
         """
+        folder = Path(folder)
         manifest = read_manifest(folder)
         identity = manifest.get("identity")
         if not isinstance(identity, dict) or manifest.get("hash") != _digest(identity):
@@ -142,7 +151,7 @@ class Run(AbstractContextManager["Run"]):
         records, packed = self.folder / RECORDS, self.folder / COMPRESSED
         if packed.exists() and not records.exists():
             write_whole(records, _lines(self.folder).decode())
-            packed.unlink()
+            remove(packed)
         self._file = open_to_append(self.folder / RECORDS)
         self._opened.callback(os.close, self._file)
         return self._file
@@ -175,12 +184,10 @@ class Run(AbstractContextManager["Run"]):
         """Add one record, in one write, and have it on the disk before going on.
 
         record: JSON values with at least `kind`, `prompt_id` and `status` ("ok" or "failed").
+        Raises WriteError.
         """
         record = {**record, "start": self._start, "time": _now()}
-        try:
-            append_line(self._file or self._open_to_append(), record)
-        except OSError as error:
-            raise RunFolderError(f"{self.folder / RECORDS} cannot be written: {error}") from error
+        append_line(self.folder / RECORDS, self._file or self._open_to_append(), record)
         self._records[key_of(record)] = record
 
     def _note_start(self, new: dict[str, Any], here: Mapping[str, Any]) -> int:
@@ -204,20 +211,22 @@ class Run(AbstractContextManager["Run"]):
         return len(starts) - 1
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path | str) -> dict[str, Any]:
     """Raises RunFolderError."""
-    path = folder / MANIFEST
+    path = Path(folder, MANIFEST)
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise RunFolderError(f"{folder} is no run's folder: it has no {MANIFEST}") from None
     except (OSError, ValueError) as error:
         raise RunFolderError(f"{path} cannot be read: {error}") from error
     return manifest
 
 
-def read_records(folder: Path) -> dict[Hashable, Record]:
+def read_records(folder: Path | str) -> dict[Hashable, Record]:
     """The latest record by `key_of`; a torn last line is left out.
 
-    Raises RunFolderError for a line that is no record.
+    Raises RunFolderError for records that cannot be read, and for a line that is no record.
     """
     records: dict[Hashable, Record] = {}
     whole_lines = _lines(folder).split(b"\n")[:-1]
@@ -227,22 +236,26 @@ def read_records(folder: Path) -> dict[Hashable, Record]:
             records[key_of(record)] = record
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise RunFolderError(
-                f"{folder / RECORDS}, line {number} is not a record ({error!r}). Remove the line, "
-                "and its prompt is done again."
+                f"{Path(folder, RECORDS)}, line {number} is not a record ({error!r}). Remove the "
+                "line, and its prompt is done again."
             ) from error
     return records
 
 
-def records_digest(folder: Path) -> str:
+def records_digest(folder: Path | str) -> str:
     """SHA-256 of the records, compressed or not: what a figure made from them is marked with."""
     return hashlib.sha256(_lines(folder)).hexdigest()
 
 
-def _lines(folder: Path) -> bytes:
-    if (folder / RECORDS).exists():
-        return (folder / RECORDS).read_bytes()
-    packed = folder / COMPRESSED
-    return lzma.decompress(packed.read_bytes()) if packed.exists() else b""
+def _lines(folder: Path | str) -> bytes:
+    path, packed = Path(folder, RECORDS), Path(folder, COMPRESSED)
+    try:
+        if path.exists():
+            return path.read_bytes()
+        path = packed
+        return lzma.decompress(packed.read_bytes()) if packed.exists() else b""
+    except (OSError, lzma.LZMAError) as error:
+        raise RunFolderError(f"{path} cannot be read: {error}") from error
 
 
 def _with_key(record: Record) -> Record:

@@ -59,8 +59,9 @@ ALWAYS_DECISIVE = (BEAM_WIDTH, LOOKAHEAD_K)
 
 EXIT_CODES = """
 Exit codes: 0 done; 1 some prompts failed (run again to retry them); 2 wrong usage; 3 something is
-missing, listed; 4 the verifier server was lost; 5 the run's folder is in use or damaged; 130
-interrupted. After 1, 4 and 130 the same command resumes.
+missing, listed; 4 the verifier server was lost; 5 the run's folder is in use, is damaged or
+cannot be written; 130 interrupted. After 1, 4 and 130, and after 5 once there is room, the same
+command resumes.
 """
 
 
@@ -200,7 +201,8 @@ class Settings:
 
     def title(self, prompts: Sequence[Prompt], rest: str) -> str:
         """Of a run's report and figures."""
-        return f"{self.model}, {len(prompts)} prompts, {self.duration:g} s; {rest}"
+        count = f"{len(prompts)} prompt{'s' * (len(prompts) != 1)}"
+        return f"{self.model}, {count}, {self.duration:g} s; {rest}"
 
     def as_record(self) -> dict[str, Any]:
         """All settings as JSON values. Paths are as they were given."""

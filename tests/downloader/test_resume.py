@@ -5,9 +5,11 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
+from src.data.files import writing
 from tests.downloader.conftest import Downloads
 
 NAMES = [f"clip{number}" for number in range(6)]
@@ -105,13 +107,14 @@ def test_a_full_disk_ends_the_run_and_leaves_no_half_file(
 ) -> None:
     downloads.offer("a")
 
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+    def full(path: Path, _: bytes) -> None:
+        with writing(path):
+            raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("src.data.downloads.command.keep", full)
+        patched.setattr("src.data.downloads.manifest.write_whole", full)
         code, _, errors = downloads.run()
     assert code == 5
-    assert "No space left" in errors
+    assert "a.wav cannot be written: No space left on device" in errors
     assert downloads.lines() == []
     assert downloads.run()[0] == 0

@@ -157,7 +157,7 @@ def test_without_network_or_weights_everything_missing_is_said_within_seconds(
     assert time.monotonic() - begin < 15
     assert code == Exit.MISSING
     for part in (
-        *("6 thing(s) missing", "musicgen-small", "t5-base", "MusicCaps", "clap", "server"),
+        *("6 things are missing", "musicgen-small", "t5-base", "MusicCaps", "clap", "server"),
         "kld_pq",
     ):
         assert part in err

@@ -6,6 +6,8 @@ import re
 import shlex
 import subprocess
 import sys
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +34,18 @@ GUIDES = (DOCS / "musiccaps.md", DOCS / "published.md")  # of the paper profile
 EXTENDING = DOCS / "extending.md"  # its commands need what it adds; test_extending.py runs them
 
 
+def blocks(language: str, documents: Sequence[Path] = DOCUMENTS) -> list[str]:
+    """The code of the documents' blocks in this language, without their indentation."""
+    text = "\n".join(path.read_text("utf-8") for path in documents)
+    found = re.findall(rf"^( *)```{language}\n(.*?)^\1```$", text, re.M | re.S)
+    return [textwrap.dedent(code) for _, code in found]
+
+
 def commands(program: str, documents: tuple[Path, ...] = DOCUMENTS) -> list[str]:
     """The command lines of the documents' shell blocks that begin with `program`, without their
     comments, each once."""
-    text = "\n".join(path.read_text("utf-8") for path in documents if path != EXTENDING)
-    blocks = "\n".join(re.findall(r"^```(?:bash|sh|shell)\n(.*?)^```", text, re.M | re.S))
-    lines = [line.split("  #")[0].strip() for line in blocks.replace("\\\n", " ").splitlines()]
+    code = "\n".join(blocks("bash", [path for path in documents if path != EXTENDING]))
+    lines = [line.split("  #")[0].strip() for line in code.replace("\\\n", " ").splitlines()]
     return list(dict.fromkeys(line for line in lines if re.match(program, line)))
 
 

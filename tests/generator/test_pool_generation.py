@@ -118,7 +118,7 @@ def test_a_folder_that_was_moved_is_reopened_and_one_that_was_changed_is_not(
     manifest.write_text(manifest.read_text().replace('"duration": 0.4', '"duration": 4'))
     with pytest.raises(RunFolderError, match="was changed"):
         Run.reopen(moved)
-    with pytest.raises(RunFolderError, match="cannot be read"):
+    with pytest.raises(RunFolderError, match="is no run's folder"):
         Run.reopen(tmp_path / "nowhere")
 
 
@@ -194,5 +194,5 @@ def test_what_is_no_run_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixt
     with pytest.raises(SystemExit) as ended:
         main([str(tmp_path)])
     assert ended.value.code == Exit.FOLDER
-    assert "cannot be read" in capsys.readouterr().err
+    assert "is no run's folder" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

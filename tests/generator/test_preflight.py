@@ -19,6 +19,7 @@ from src.data.prompts import Prompt
 from src.protocol import ErrorBody, Limits, VerifierInfo, VerifierList
 from src.runs import preflight
 from src.runs.ending import Exit
+from src.runs.records import RunFolderError
 from src.runs.settings import PROFILE_JUDGES, Settings
 from tests.hub_server import HubServer, hub_server
 
@@ -94,7 +95,7 @@ def test_everything_missing_is_listed_at_once_with_source_licence_and_remedy() -
         look(model=MUSICGEN, verifier="clap", prompts="musiccaps", judges=None).missing
     )
     for part in (
-        "6 thing(s) missing",
+        "6 things are missing",
         "MusicGen facebook/musicgen-small: state_dict.bin (facebook/musicgen-small), compression_",
         "https://huggingface.co/facebook/musicgen-small; licence CC-BY-NC 4.0",
         "t5-base",
@@ -188,7 +189,7 @@ def test_verifiers_that_select_or_judge_must_be_on_the_server(online: HubServer)
     assert missing(verifier="tags+tags_msd+perplexity", server=url) == []
     (text,) = missing(verifier="tags_vgg", server=url)
     assert "it hosts tags, tags_msd. Start it with --models tags_vgg" in text
-    assert "choose another --verifier\n" in text
+    assert text.endswith("choose another --verifier")
     assert look(verifier="tags", server=url, judges=("tags_msd",)).judges == ("tags_msd",)
     (text,) = missing(verifier="tags", server=url, judges=("tags_msd", "clap"))
     assert "verifier clap on the server" in text
@@ -207,7 +208,7 @@ def test_a_server_that_wants_a_token_or_is_none_says_so(online: HubServer) -> No
 
 
 def test_an_unknown_verifier_or_judge_lists_those_there_are() -> None:
-    assert "--verifier '0.5*' is not a verifier" in missing(verifier="0.5*")[0]
+    assert "'0.5*' is not a verifier" in missing(verifier="0.5*")[0]
     (text,) = missing(verifier="clapp", server="auto")
     assert "verifier clapp" in text
     assert "there are clap, quality, muq, imagebind, tags" in text
@@ -298,15 +299,22 @@ def test_prompts_are_read_and_cut_to_what_is_asked_unless_they_are_known(tmp_pat
 
 def test_a_results_folder_that_cannot_be_written_is_listed_and_none_is_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    (text,) = missing(output=Path("file/results"))
+    *_, text = missing(output=Path("file/results"), prompts="gone.csv")
     assert "a folder to write to: file/results" in text
     assert "file is not a folder" in text
+    with pytest.raises(RunFolderError, match="file is not a folder: choose another --output"):
+        look(output=Path("file/results"))
     assert missing(output=Path("a/b")) == []
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 @pytest.mark.parametrize(
-    ("script", "environment"), [("benchmark.py", "generator"), ("download_data.py", "downloader")]
+    ("script", "environment"),
+    [
+        ("benchmark.py", "generator"),
+        ("download_data.py", "downloader"),
+        ("verifier_server.py", "verifier"),
+    ],
 )
 def test_another_python_is_told_which_environment_to_use(script: str, environment: str) -> None:
     """-S: without any installed package."""

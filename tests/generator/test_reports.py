@@ -160,7 +160,7 @@ def test_a_folder_that_is_no_runs_is_refused_in_a_sentence(
     assert main([str(run.folder)]) == Exit.FOLDER
     assert "is no run's folder" in capsys.readouterr().err
     assert main([str(tmp_path / "nothing")]) == Exit.FOLDER
-    assert "cannot be read" in capsys.readouterr().err
+    assert "is no run's folder" in capsys.readouterr().err
 
 
 @pytest.fixture

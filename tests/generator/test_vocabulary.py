@@ -142,6 +142,61 @@ def test_tags_come_once_in_order_of_first_mention() -> None:
     assert named_tags(prompt, "tags") == Named(("slow", "piano", "violin"), ("guitar", "drums"))
 
 
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        # a land, or the style
+        ("a flute from an Asian country", {"flute"}),
+        ("like a harp in a foreign country, or in another country", {"harp"}),
+        ("piano on a country road", {"piano"}),
+        ("an Asian country song", {"country"}),
+        ("a blend of American country and rock", {"country", "rock"}),
+        ("the country genre", {"country"}),
+        # what things are made of
+        ("someone hits a metal pipe, piano", {"piano"}),
+        ("a metal song with flute", {"metal", "flute"}),
+        # places, things, sayings
+        ("a harp in an opera house, or at a hard rock cafe", {"harp"}),
+        ("a rock solid groove of drums for a fast food advert", {"drums"}),
+        ("waves of the Indian Ocean, a new age of harps", {"harp"}),
+        ("120 beats per minute, synth every two beats", {"synth"}),
+        ("a classic hip hop beat", {"beat"}),
+        ("classic music for piano", {"classic", "piano"}),
+        # what is heard beside the music
+        ("a cello in a quiet room, loud applause, soft hiss", {"cello"}),
+        ("ambient street noise, a gentle flute", {"soft", "flute"}),
+        ("birds singing over a slow harp", {"slow", "harp"}),
+        ("the synth slowly fades in", {"synth"}),
+        # who plays is no voice
+        ("a man playing the guitar, a female pianist", {"guitar", "piano"}),
+        ("a man singing in falsetto", {"male vocal"}),
+        # an instrumental passage has no say about voices
+        ("female vocals with instrumental accompaniment", {"female vocal"}),
+        ("an instrumental piece for guitar", {"no vocals", "guitar"}),
+        ("a piano under a catchy chorus", {"piano"}),
+        ("a children's chorus", {"choir"}),
+        ("no one is singing, nobody sings, harp", {"no vocals", "harp"}),
+    ],
+)
+def test_a_word_means_what_the_words_beside_it_say(prompt: str, expected: set[str]) -> None:
+    assert (wanted(prompt), unwanted(prompt)) == (expected, set())
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("a techno party in a house, funk", {"party", "funk"}),
+        ("a deep house track", {"House"}),
+        ("it soothes the soul, jazz", {"jazz"}),
+        ("a soul song", {"soul"}),
+        ("a folk tale over blues", {"blues"}),
+        ("an alternative to pop", {"pop"}),
+    ],
+)
+def test_words_of_the_other_vocabulary_too(prompt: str, expected: set[str]) -> None:
+    assert wanted(prompt, "tags_msd") == expected
+
+
 def test_free_text_as_in_musiccaps() -> None:
     prompt = (
         "The low quality recording features a ballad song that contains sustained strings, mellow "

@@ -1,5 +1,6 @@
 """--fetch: what verifiers need comes from a real HTTP server, which answers as the hub does."""
 
+import resource
 import signal
 import socket
 import subprocess
@@ -171,19 +172,37 @@ def muq(mirror: HubServer) -> str:
 
 
 @contextmanager
-def command_line(*options: str) -> Iterator[subprocess.Popen[str]]:
-    """`--fetch muq` as a process that Ctrl-C ends, also when it does not end these tests."""
+def command_line(
+    *options: str, largest_file: int = resource.RLIM_INFINITY
+) -> Iterator[subprocess.Popen[str]]:
+    """`--fetch muq` as a process that Ctrl-C ends, also when it does not end these tests.
+
+    largest_file: bytes; stands for a full disk.
+    """
+
+    def prepare() -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, resource.RLIM_INFINITY))
+
     with subprocess.Popen(
         [sys.executable, "verifier_server.py", "--fetch", "muq", *options],
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=prepare,
     ) as process:
         try:
             yield process
         finally:
             process.kill()
+
+
+def test_a_full_disk_ends_with_5_and_one_line(mirror: HubServer, muq: str, tmp_path: Path) -> None:
+    with command_line("--weights_dir", str(tmp_path / "w"), largest_file=HUB_CHUNK) as process:
+        _, text = process.communicate(timeout=60)
+    assert process.returncode == 5, text
+    assert f"{tmp_path / 'w'} cannot be written: File too large; make room" in text
+    assert "Traceback" not in text
 
 
 def test_ctrl_c_ends_with_130_and_the_next_run_goes_on_in_the_folder_it_is_given(

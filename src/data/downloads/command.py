@@ -52,12 +52,12 @@ MESSAGES = 3  # of each class, in the summary
 def run(settings: DownloadSettings) -> bool:
     """Fetch or check, and print what is there. Returns whether every clip asked for is.
 
-    Raises PromptError, SelectionError, CookiesError, FolderError, OSError, KeyboardInterrupt; what
-    is finished by then is in the manifest.
+    Raises PromptError, SelectionError, CookiesError, FolderError, WriteError, KeyboardInterrupt;
+    what is finished by then is in the manifest.
     """
     with Manifest(settings.data_dir) as manifest:
         selection = Selection(limit=settings.limit, subset=settings.split, ids=settings.ids)
-        table = musiccaps_table(settings.data_dir, settings.csv)
+        table = musiccaps_table(settings.data_dir, settings.csv, "--csv")
         clips = load_prompts(str(table), selection, settings.data_dir)
         if settings.check:
             problems = check(manifest, clips)
@@ -81,7 +81,7 @@ def check(manifest: Manifest, clips: Sequence[Prompt]) -> list[str]:
     """What is wrong with the files, a line each; offline.
 
     A file that is not what was written is marked in the manifest, so that the next run fetches it
-    again. Clips that were never had are left to the summary. Raises OSError.
+    again. Clips that were never had are left to the summary. Raises FolderError, WriteError.
     """
     problems: list[str] = []
     for clip in clips:
@@ -183,7 +183,7 @@ def fetch_all(
 ) -> str | None:
     """Try every clip once. Returns why the run ended early and what to do; None when it did not.
 
-    Raises OSError, CookiesError, KeyboardInterrupt.
+    Raises WriteError, CookiesError, KeyboardInterrupt.
     """
     pace, mine = Pace(settings.rate_limit), threading.local()
 
@@ -213,8 +213,7 @@ def fetch_all(
 def _one(
     settings: DownloadSettings, clip: Prompt, manifest: Manifest, ydl: YoutubeDL, pace: Pace
 ) -> Row:
-    """What the manifest is to have of a clip, after its file is written. Raises OSError when it
-    cannot be written."""
+    """What the manifest is to have of a clip, after its file is written. Raises WriteError."""
     versions = {"yt_dlp": version("yt-dlp"), "yt_dlp_ejs": version("yt-dlp-ejs")}
     tries = 1
     while True:

@@ -21,7 +21,7 @@ import soundfile
 
 from src.data.audio import Clip
 from src.data.downloads.clip import TOLERANCE, Reason
-from src.data.files import append_line, lock, open_to_append, write_whole
+from src.data.files import append_line, lock, make_folder, open_to_append, remove, write_whole
 from src.data.prompts import Prompt
 
 MANIFEST = "manifest.jsonl"
@@ -40,12 +40,11 @@ class FolderError(Exception):
 
 
 class Manifest:
-    """The rows of a data folder, the latest of each clip. Raises FolderError, and OSError where the
-    folder cannot be written."""
+    """The rows of a data folder, the latest of each clip. Raises FolderError, WriteError."""
 
     def __init__(self, data_dir: Path) -> None:
         self.data_dir, path = data_dir, data_dir / MANIFEST
-        data_dir.mkdir(parents=True, exist_ok=True)
+        make_folder(data_dir)
         try:
             self._lock = lock(data_dir / LOCK)
         except BlockingIOError:
@@ -53,7 +52,7 @@ class Manifest:
                 f"{data_dir} is in use by another download_data.py: wait for it or end it"
             ) from None
         for part in data_dir.glob(".*.wav.*"):  # of a run that was killed
-            part.unlink()
+            remove(part)
         self._file = open_to_append(path)
         self.rows = _read_rows(path)
 
@@ -68,11 +67,11 @@ class Manifest:
         self, clip: Prompt, status: Literal["ok", "failed", "damaged"], **facts: Any
     ) -> None:
         """A row. damaged: the file is no longer what was written. facts: as `describe` has them, or
-        reason and message. Raises OSError when it cannot be kept."""
+        reason and message. Raises WriteError when it cannot be kept."""
         section = {"start_s": clip.start_s, "end_s": clip.end_s}
         now = datetime.now(UTC).isoformat(timespec="seconds")
         row = {"ytid": clip.id, "status": status, **section, **facts, "date": now}
-        append_line(self._file, row)
+        append_line(self.data_dir / MANIFEST, self._file, row)
         self.rows[clip.id] = row
 
     def audio(self, clip: Prompt) -> Path:
@@ -95,7 +94,7 @@ class Manifest:
 def keep(path: Path, audio: Clip) -> Row:
     """Write a clip as a WAV of 16 bit, whole or not at all, and describe it.
 
-    Samples beyond full scale are clipped, as a player does. Raises OSError.
+    Samples beyond full scale are clipped, as a player does. Raises WriteError.
     """
     buffer = io.BytesIO()
     soundfile.write(buffer, audio.samples.T, audio.rate, format="WAV", subtype="PCM_16")
@@ -104,8 +103,12 @@ def keep(path: Path, audio: Clip) -> Row:
 
 
 def describe(path: Path) -> Row:
-    """What a row states of a file; of one that is no audio its bytes alone. Raises OSError."""
-    data = path.read_bytes()
+    """What a row states of a file; of one that is no audio its bytes alone. Raises FolderError for
+    a file that cannot be read."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise FolderError(f"{path} cannot be read: {error.strerror}") from error
     facts: Row = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     with contextlib.suppress(soundfile.SoundFileError):
         info = soundfile.info(io.BytesIO(data))
