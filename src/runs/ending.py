@@ -99,7 +99,6 @@ def _ends() -> dict[type[BaseException], Exit]:
 
         ends |= {
             UnsupportedModel: Exit.USAGE,
-            FloatingPointError: Exit.USAGE,  # the model overflowed in this --dtype
             OutOfMemory: Exit.USAGE,
             torch.cuda.OutOfMemoryError: Exit.USAGE,
             GeneratorError: Exit.MISSING,
