@@ -116,6 +116,8 @@ def sample(logits: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor:
     target = (uniform[..., None] * total).to(total.dtype)
     target = torch.minimum(target, total.nextafter(torch.zeros_like(total)))  # rounding met it
     # behind the last one where nothing compares: NaN
-    return torch.searchsorted(cumulative, target, right=True).squeeze(-1).clamp_(
-        max=logits.shape[-1] - 1
+    return (
+        torch.searchsorted(cumulative, target, right=True)
+        .squeeze(-1)
+        .clamp_(max=logits.shape[-1] - 1)
     )
