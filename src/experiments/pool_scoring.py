@@ -215,6 +215,7 @@ class Outcome:
 
     def as_record(self) -> Record:
         """Failed when no whole clip has a number; a prefix without any is left out."""
+        values = {key: of for key, of in self.values.items() if {*of} != {None}}
         reasons = []
         for key, out in self.reasons.items():
             first = min(out)
@@ -225,10 +226,10 @@ class Outcome:
         return {
             **scores_key(measure.name),
             "prompt_id": self.prompt.id,
-            "status": "ok" if WHOLE in self.values else "failed",
+            "status": "ok" if WHOLE in values else "failed",
             "checkpoint": self.scorer.checkpoint.model_dump(),
             **{name: value for name, value in measure.as_record().items() if name in FACTS},
-            "values": self.values,
-            "seconds": {key: round(self.seconds[key], 6) for key in self.values},
+            "values": values,
+            "seconds": {key: round(self.seconds[key], 6) for key in values},
             "reason": "; ".join(reasons),
         }

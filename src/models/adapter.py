@@ -109,7 +109,7 @@ def must_be_finite(clip: np.ndarray, shortest: int = 1) -> None:
 def must_be_audible(clip: np.ndarray, shortest: int = 1) -> None:
     """Raise ScoreError as `must_be_finite`, and for digital silence."""
     must_be_finite(clip, shortest)
-    if np.ptp(clip) <= DIGITAL_SILENCE:
+    if float(clip.max()) - float(clip.min()) <= DIGITAL_SILENCE:
         raise ScoreError("the clip is digital silence")
 
 

@@ -27,8 +27,8 @@ OTHER_WEIGHTS = Checkpoint(name="fake", sha256="4" * 64)
 class FakeClient:
     """Scores by the verifier's name, the prompt and what is heard.
 
-    refuses: (verifier, prompt text) that have no score. unheard: (verifier, value) likewise. lives:
-    requests until it is lost.
+    refuses: (verifier, prompt text) that have no score. unheard: (verifier, prompt text, value)
+    likewise. lives: requests until it is lost.
     asked: of each request the verifiers, the first prompt and its clip's frames. values: what was
     scored, by verifier and prompt.
     """
@@ -38,7 +38,7 @@ class FakeClient:
         refuses: Sequence[tuple[str, str]] = (),
         lives: int = 10**6,
         checkpoint: Checkpoint = WEIGHTS,
-        unheard: Sequence[tuple[str, float]] = (),
+        unheard: Sequence[tuple[str, str, float]] = (),
     ) -> None:
         self.unheard = set(unheard)
         self.refuses, self.lives, self.checkpoint = set(refuses), lives, checkpoint
@@ -69,7 +69,7 @@ class FakeClient:
             value = value_of(name + text, [int(x) for x in clip.samples[0]])
             if (name, text) in self.refuses:
                 scores.append(NoScore(reason="it names nothing that can be heard"))
-            elif (name, value) in self.unheard:
+            elif (name, text, value) in self.unheard:
                 scores.append(NoScore(reason=f"{value:g} is unheard of"))
             else:
                 scores.append(Score(value=value))
