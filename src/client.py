@@ -1,7 +1,7 @@
 """The client's end of the protocol: one upload per scored batch, split where the server limits it.
 
     client = ServerClient("http://127.0.0.1:8000")
-    results = client.score(["tags"], ["slow piano"], [clip])
+    results = client.score(client.checkpoints(["tags"]), ["slow piano"], [clip])
     results["tags"].scores[0].value
 
 What may pass (a reset connection, a full queue, a timeout) is tried again within a total time; a
@@ -22,8 +22,8 @@ from urllib3.exceptions import NewConnectionError
 from src import protocol
 from src.budget import Ledger
 from src.data.audio import Clip, encode_wav
-from src.protocol import Checkpoint, VerifierResult
-from src.scoring import PromptRefused, VerifierError
+from src.protocol import Checkpoint, NoScore, VerifierResult
+from src.scoring import VerifierError
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +43,21 @@ class ServerUnreachable(VerifierError):
 
 class ServerError(VerifierError):
     """The server answered, and what it said ends the run."""
+
+
+class Refused(VerifierError):
+    """A request that the server refused for some of its inputs.
+
+    reasons: by position and verifier; None: whichever is asked.
+    """
+
+    def __init__(self, message: str, reasons: Mapping[tuple[int, str | None], str]) -> None:
+        super().__init__(message)
+        self.reasons = reasons
+
+    def by(self, verifier: str) -> dict[int, str]:
+        """What it refuses, or the server for it: reasons by position."""
+        return {at: why for (at, by), why in self.reasons.items() if by in (verifier, None)}
 
 
 class ServerClient:
@@ -94,65 +109,31 @@ class ServerClient:
 
     def score(
         self,
-        names: Sequence[str],
+        verifiers: Mapping[str, Checkpoint],
         prompts: Sequence[str],
         clips: Sequence[Clip],
-        checkpoints: Mapping[str, Checkpoint] | None = None,
     ) -> dict[str, VerifierResult]:
-        """Every verifier's scores of every clip against its prompt, in order.
+        """Every verifier's scores of every clip against its prompt, in order, or why it has none.
 
-        One request, unless the batch is beyond the server's limits. checkpoints: the weights that
-        verifiers must have; others are a ServerError. Raises PromptRefused with positions in
-        `clips`.
+        verifiers: with the weights that they must have; others are a ServerError. One request,
+        unless the batch is beyond the server's limits, or some of it is refused.
         """
         begin = time.perf_counter()
         wavs = [encode_wav(clip) for clip in clips]
         self._usage.seconds["wav"] += time.perf_counter() - begin
-        weights = dict(checkpoints or {})
-        merged: dict[str, VerifierResult] = {}
+        results = {name: _nothing(checkpoint) for name, checkpoint in verifiers.items()}
         for part in self._parts(wavs, [clip.seconds for clip in clips]):
-            try:
-                results = self._score_part(names, prompts[part], wavs[part])
-            except PromptRefused as refusal:
-                raise PromptRefused(
-                    {part.start + index: reason for index, reason in refusal.refused.items()}
-                ) from None
-            for name, result in results.items():
-                expected = weights.setdefault(name, result.checkpoint)
-                if result.checkpoint != expected:
+            for name, of_part in self._score_part(verifiers, prompts[part], wavs[part]).items():
+                result = results[name]
+                if of_part.checkpoint != result.checkpoint:
                     raise ServerError(
                         f"{self.url} now scores {name} with other weights "
-                        f"({result.checkpoint}, before: {expected}); start a new run"
+                        f"({of_part.checkpoint}, before: {result.checkpoint}); start a new run"
                     )
-                if name in merged:
-                    merged[name].scores.extend(result.scores)
-                    merged[name].queue_seconds += result.queue_seconds
-                    merged[name].compute_seconds += result.compute_seconds
-                else:
-                    merged[name] = result
-        return merged
-
-    def score_each(
-        self,
-        names: Sequence[str],
-        prompts: Sequence[str],
-        clips: Sequence[Clip],
-        checkpoints: Mapping[str, Checkpoint] | None = None,
-    ) -> dict[str, VerifierResult | PromptRefused]:
-        """By verifier, its scores of a batch as of `score`, or why it has none.
-
-        A request is refused as a whole, and what one verifier cannot score another may: one request
-        asks all, and only when it is refused is each verifier asked alone.
-        """
-        try:
-            return {**self.score(names, prompts, clips, checkpoints)}
-        except PromptRefused as refusal:
-            if len(names) == 1:
-                return {names[0]: refusal}
-        answers: dict[str, VerifierResult | PromptRefused] = {}
-        for name in names:
-            answers |= self.score_each([name], prompts, clips, checkpoints)
-        return answers
+                result.scores += of_part.scores
+                result.queue_seconds += of_part.queue_seconds
+                result.compute_seconds += of_part.compute_seconds
+        return results
 
     def unread(self, names: Sequence[str], prompts: Sequence[str]) -> dict[str, list[int]]:
         """By verifier, how many tokens at each prompt's end it does not read, in order."""
@@ -204,6 +185,33 @@ class ServerClient:
             yield slice(start, len(wavs))
 
     def _score_part(
+        self, verifiers: Mapping[str, Checkpoint], prompts: Sequence[str], wavs: Sequence[bytes]
+    ) -> dict[str, VerifierResult]:
+        """As `score`. What one verifier refuses another may score: where a request is refused, each
+        is asked for what is left to it, those together to whom the same is."""
+        everything = range(len(wavs))
+        try:
+            return self._upload(list(verifiers), prompts, wavs)
+        except Refused as error:
+            out = {name: error.by(name) for name in verifiers}
+            left = {name: tuple(i for i in everything if i not in out[name]) for name in verifiers}
+            if {*left.values()} == {tuple(everything)}:
+                raise
+        results: dict[str, VerifierResult] = {}
+        for rest in dict.fromkeys(left.values()):
+            some = {name: verifiers[name] for name in verifiers if left[name] == rest}
+            answers = {name: _nothing(checkpoint) for name, checkpoint in some.items()}
+            if rest:
+                of_rest = [prompts[i] for i in rest], [wavs[i] for i in rest]
+                answers = self._score_part(some, *of_rest)
+            for name, answer in answers.items():
+                scores = dict(zip(rest, answer.scores, strict=True))
+                scores |= {i: NoScore(reason=reason) for i, reason in out[name].items()}
+                answer.scores = [scores[i] for i in everything]
+            results |= answers
+        return results
+
+    def _upload(
         self, names: Sequence[str], prompts: Sequence[str], wavs: Sequence[bytes]
     ) -> dict[str, VerifierResult]:
         begin = time.perf_counter()
@@ -237,7 +245,7 @@ class ServerClient:
             )
 
     def _ask(self, kind: type[Answer], method: str, path: str, **body: Any) -> Answer:
-        """The answer to one request. body: as requests.Request takes it. Raises PromptRefused."""
+        """The answer to one request. body: as requests.Request takes it. Raises Refused."""
         response = self._send(requests.Request(method, self.url + path, **body))
         if response.status_code != 200:
             raise self._error(response)
@@ -297,14 +305,18 @@ class ServerClient:
                 f"{response.url} answered {response.status_code} and not as a verifier server "
                 f"does: {response.text[:200]!r}"
             )
-        if body.error == "prompt_refused" and body.refused:
-            return PromptRefused({r.index: f"{r.verifier}: {r.reason}" for r in body.refused})
-        if body.error in ("bad_audio", "no_score") and body.index is not None:
-            return PromptRefused({body.index: body.message})
         message = f"{self.url}: {body.message} ({body.error}, request {body.request_id})"
+        if body.error == "prompt_refused" and body.refused:
+            return Refused(message, {(r.index, r.verifier): r.reason for r in body.refused})
+        if body.error == "bad_audio" and body.index is not None:
+            return Refused(message, {(body.index, None): body.message})
         if body.error == "unauthorized":
             message += "; set CURATOR_TOKEN to the token that the server was started with"
         return ServerError(message)
+
+
+def _nothing(checkpoint: Checkpoint) -> VerifierResult:
+    return VerifierResult(checkpoint=checkpoint, scores=[], queue_seconds=0, compute_seconds=0)
 
 
 def _never_connected(error: requests.RequestException) -> bool:

@@ -44,6 +44,12 @@ class Score(BaseModel, frozen=True):
     components: dict[str, FiniteFloat] = Field({}, description="what the value is made of, by name")
 
 
+class NoScore(BaseModel, frozen=True):
+    """Why one clip has no score, whatever happens: asking again does not help."""
+
+    reason: str = Field(examples=["the clip is digital silence"])
+
+
 class VerifierRequest(BaseModel):
     """The body of POST /texts, and the JSON in the form field `request` of POST /score."""
 
@@ -53,7 +59,7 @@ class VerifierRequest(BaseModel):
 
 class VerifierResult(BaseModel):
     checkpoint: Checkpoint
-    scores: list[Score] = Field(description="one per uploaded file, in the files' order")
+    scores: list[Score | NoScore] = Field(description="one per uploaded file, in order")
     queue_seconds: FiniteFloat = Field(description="waited for the model")
     compute_seconds: FiniteFloat = Field(description="this request's share of the model's time")
 

@@ -16,7 +16,7 @@ Nothing heavy is imported: every command line begins here.
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -27,7 +27,7 @@ from numpy.typing import ArrayLike, NDArray
 if TYPE_CHECKING:
     from src.budget import Ledger
     from src.data.audio import Clip
-    from src.protocol import Checkpoint, Score
+    from src.protocol import Checkpoint, NoScore, Score
 
 Array = NDArray[np.float64]
 
@@ -60,18 +60,6 @@ class ExpressionError(ValueError):
     """A --verifier that cannot be understood; the message shows how to write one."""
 
 
-class PromptRefused(VerifierError):
-    """Some inputs of a call have no score, whatever happens; the others can be scored without them.
-
-    refused: reason by position in the call; index, reason: the first of them.
-    """
-
-    def __init__(self, refused: Mapping[int, str]) -> None:
-        self.refused = dict(sorted(refused.items()))
-        self.index, self.reason = next(iter(self.refused.items()))
-        super().__init__(f"input {self.index}: {self.reason}")
-
-
 @dataclass(frozen=True)
 class ScoreInput:
     """A candidate, as verifiers see it.
@@ -94,30 +82,11 @@ class Verifier(Protocol):
     needs_audio: bool
     checkpoints: "dict[str, Checkpoint]"
 
-    def score(self, inputs: Sequence[ScoreInput]) -> "list[Score]":
-        """One score per input, in order.
-
-        Raises PromptRefused for inputs that have no score, and another VerifierError when the
-        verifier itself fails.
-        """
+    def score(self, inputs: Sequence[ScoreInput]) -> "list[Score | NoScore]":
+        """One per input, in order. Raises VerifierError when the verifier itself fails."""
 
     def take_usage(self) -> "Ledger":
         """What `score` used since this was last called: bytes, and seconds by stage."""
-
-
-def score_or_refuse(
-    verifier: Verifier, inputs: Sequence[ScoreInput]
-) -> "list[Score | PromptRefused]":
-    """Scores of all inputs that have one; asks again without those that are refused."""
-    outcomes: dict[int, Score | PromptRefused] = {}
-    while left := [index for index in range(len(inputs)) if index not in outcomes]:
-        try:
-            scores = verifier.score([inputs[index] for index in left])
-            outcomes |= dict(zip(left, scores, strict=True))
-        except PromptRefused as refusal:
-            for position, reason in refusal.refused.items():
-                outcomes[left[position]] = PromptRefused({left[position]: reason})
-    return [outcomes[index] for index in range(len(inputs))]
 
 
 def components(expression: str) -> dict[str, float]:

@@ -15,9 +15,14 @@ slot: it is the very continuation that the pool's candidate would have had, and 
 = 1 is best_of_n. The other children fill the freed slots in ascending order, parents by rank.
 Equal scores rank by slot.
 
+A candidate without a score is out: never kept, never the winner. Where fewer than K are scored, the
+K families of M are dealt to those in turn, the best first. A prompt of which no candidate has a
+score fails, and its rows stay where they are, so that every other prompt keeps its place.
+
 The generator and the verifier are known here by what they do, not by their classes.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
@@ -26,18 +31,25 @@ import numpy as np
 
 from src.budget import Ledger, Plan, Stage, timed
 from src.data.prompts import Prompt
-from src.scoring import PromptRefused, ScoreInput, Verifier, score_or_refuse
-from src.tree import Failure, Node, SearchResult, Winner
+from src.protocol import NoScore, Score
+from src.scoring import ScoreInput, Verifier
+from src.tree import Failure, Node, SearchResult, Winner, children
 
 if TYPE_CHECKING:
     from src.data.audio import Clip
+
+OVERFLOWED = NoScore(
+    reason="the model's output is not a number: it overflowed in this --dtype; "
+    "try --dtype bfloat16 or float32"
+)
 
 
 class Candidates(Protocol):
     """A batch of unfinished clips, prompt-major: row = prompt * candidates + slot.
 
     `tokens()` is int64 [rows, codebooks, finished frames]; `mean_log_prob()` float32 [rows], over
-    codebooks and finished frames: with the text or, where `guided`, without it.
+    codebooks and finished frames: with the text or, where `guided`, without it; NaN for a row in
+    which the model overflowed.
     """
 
     @property
@@ -86,8 +98,8 @@ def search(
     """Search one group of prompts by the plan's method; results are in the prompts' order.
 
     keep_leaves: give the clips of all candidates of the last step, not the winner's alone.
-    A prompt that the verifier refuses becomes a Failure and the others go on. Raises BudgetError
-    when the cost is not the plan's, and VerifierError when the verifier itself fails.
+    A prompt without any score becomes a Failure and the others go on. Raises BudgetError when the
+    cost is not the plan's, and VerifierError when the verifier itself fails.
     """
     group = Group(plan, prompts, generator, verifier, seed)
     plan.method.run(group)
@@ -98,7 +110,8 @@ Keep = Callable[["Group", int, list[Node]], list[Node]]
 
 
 def best(group: "Group", prompt: int, ranked: list[Node]) -> list[Node]:  # noqa: ARG001
-    """Prune to the best K. (prompt: its place in the group; ranked: its candidates, best first.)"""
+    """Prune to the best K. (prompt: its place in the group; ranked: its scored candidates, best
+    first.)"""
     return ranked[: group.plan.kept]
 
 
@@ -111,7 +124,7 @@ def best_of_n(group: "Group") -> None:
 def tree_search(group: "Group", keep: Keep = best) -> None:
     """Beam search, which sees each candidate as far as its rollout goes (k = 0: not beyond it).
 
-    keep: chooses a prompt's K parents among its candidates.
+    keep: chooses a prompt's K parents among its scored candidates.
     """
     *earlier, last = group.plan.steps
     for step, frames in enumerate(earlier):
@@ -181,18 +194,22 @@ class Group:
         self.own_frames = self.own_log_probs = None
 
     def score(self) -> None:
-        """Score every candidate as it is now, and note it in its prompt's tree."""
-        slots = range(self.plan.candidates)
-        rows = [self._row(prompt, slot) for prompt in self.live for slot in slots]
-        if not rows:
+        """Score every candidate as it is now, and note it in its prompt's tree.
+
+        One in which the model overflowed is not heard: its tokens mean nothing.
+        """
+        if not self.live:
             return
+        slots = range(self.plan.candidates)
         log_probs: list[float] = self.candidates.mean_log_prob().tolist()
         without: list[float | None] = [None] * self.candidates.rows
         if self.candidates.guided:
             without = self.candidates.mean_log_prob(conditional=False).tolist()
+        of_prompts = [self._row(prompt, slot) for prompt in self.live for slot in slots]
+        rows = [row for row in of_prompts if math.isfinite(log_probs[row])]
         self.clips = {}
         heard: dict[int, Clip] = {}
-        if self.verifier.needs_audio:
+        if self.verifier.needs_audio and rows:
             with self._timed("render"):
                 heard = self._hear(rows)
         inputs = [
@@ -204,28 +221,17 @@ class Group:
             )
             for row in rows
         ]
-        scores = score_or_refuse(self.verifier, inputs)
+        outcomes = dict(zip(rows, self.verifier.score(inputs) if rows else (), strict=True))
         self._book_scoring()
         own = self.own_log_probs or log_probs
-        for row, score in zip(rows, scores, strict=True):
-            prompt, slot = divmod(row, self.plan.candidates)
-            if prompt not in self.live:
-                continue  # an earlier candidate was refused: the prompt has dropped out
-            if isinstance(score, PromptRefused):
-                # Its rows stay where they are, unscored: every other prompt keeps its place.
-                self.failures[prompt] = Failure(
-                    prompt=self.prompts[prompt],
-                    method=self.plan.method.name,
-                    step=self.step,
-                    slot=slot,
-                    verifier=self.verifier.name,
-                    reason=score.reason,
-                    ledger=self.live.pop(prompt),
-                )
-            else:
-                self.live[prompt].clips += 1
-                parent = self.parents[prompt][slot]
+        for prompt, ledger in list(self.live.items()):
+            ledger.clips += self.plan.candidates  # those without a score included
+            for slot in slots:
+                row = self._row(prompt, slot)
+                score, parent = outcomes.get(row, OVERFLOWED), self.parents[prompt][slot]
                 self.nodes[prompt].append(Node(self.step, slot, parent, score, own[row]))
+            if not self._ranked(prompt):
+                self._drop(prompt)
 
     def prune_and_expand(self, keep: Keep = best) -> None:
         """Keep K of each prompt's candidates and put M copies of each in its slots."""
@@ -235,7 +241,8 @@ class Group:
                 kept = keep(self, prompt, self._ranked(prompt))
                 for node in kept:
                     node.kept = True
-                parents = children([node.slot for node in kept], self.plan.beam_width)
+                slots = [node.slot for node in kept]
+                parents = children(slots, self.plan.kept, self.plan.beam_width)
                 self.parents[prompt] = list(parents)
                 for slot, parent in enumerate(parents):
                     rows[self._row(prompt, slot)] = self._row(prompt, parent)
@@ -262,6 +269,7 @@ class Group:
                 results.append(self.failures[index])
                 continue
             node, row = winners[index], rows[index]
+            assert isinstance(node.score, Score)
             node.kept = True
             self.live[index].check(self.plan.expected())
             own = np.asarray(tokens[row].cpu(), dtype=np.int16)
@@ -281,9 +289,24 @@ class Group:
         return prompt * self.plan.candidates + slot
 
     def _ranked(self, prompt: int) -> list[Node]:
-        """The current step's candidates, best first."""
+        """The current step's candidates that have a score, best first."""
         nodes = [node for node in self.nodes[prompt] if node.step == self.step]
-        return sorted(nodes, key=lambda node: (-node.score.value, node.slot))
+        scored = [node for node in nodes if isinstance(node.score, Score)]
+        return sorted(scored, key=lambda node: (-node.value, node.slot))
+
+    def _drop(self, prompt: int) -> None:
+        """Let a prompt fail whose candidates of this step are all out; the first says why."""
+        first = next(node for node in self.nodes[prompt] if node.step == self.step)
+        assert isinstance(first.score, NoScore)
+        self.failures[prompt] = Failure(
+            prompt=self.prompts[prompt],
+            method=self.plan.method.name,
+            step=self.step,
+            slot=first.slot,
+            verifier="generator" if first.score is OVERFLOWED else self.verifier.name,
+            reason=first.score.reason,
+            ledger=self.live.pop(prompt),
+        )
 
     def _hear(self, rows: Sequence[int]) -> "dict[int, Clip]":
         """The rows' audio as it is now, by row; only what is not settled yet is rendered."""
@@ -317,17 +340,3 @@ class Group:
         with timed(self.live, stage):
             yield
             self.generator.synchronize()
-
-
-def children(kept: Sequence[int], width: int) -> list[int]:
-    """The parent of each slot, when each of the `kept` slots (best first) has `width` children.
-
-    >>> children([3, 0], 2)
-    [0, 3, 0, 3]
-    """
-    slots = range(len(kept) * width)
-    freed = iter(sorted(set(slots) - set(kept)))
-    parents = {slot: slot for slot in kept}
-    for parent in kept:
-        parents |= {next(freed): parent for _ in range(width - 1)}
-    return [parents[slot] for slot in slots]

@@ -1,17 +1,21 @@
-"""What a search returns: its winner, its whole tree and its cost; and how that is written down."""
+"""What a search returns: its winner, its whole tree and its cost; and how that is written down.
+And how a prune deals children to those that it keeps."""
 
 import hashlib
+import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from src.budget import Ledger
+from src.data.audio import SILENT
 from src.data.prompts import Prompt
 
 if TYPE_CHECKING:
     from src.data.audio import Clip
-    from src.protocol import Score
+    from src.protocol import NoScore, Score
 
 
 @dataclass
@@ -19,17 +23,28 @@ class Node:
     """One candidate at the end of one step, as the search saw it.
 
     parent: slot of the previous step that it continues; None at the first step.
-    score: the verifier's, at the end of the candidate's rollout where there is one.
-    log_prob: mean log-probability of the candidate itself, in nats.
+    score: the verifier's, at the end of the candidate's rollout where there is one; a candidate
+    with NoScore is out: it is never kept.
+    log_prob: mean log-probability of the candidate itself, in nats; NaN where the model overflowed.
     kept: it went on; of the last step, it won.
     """
 
     step: int
     slot: int
     parent: int | None
-    score: "Score"
+    score: "Score | NoScore"
     log_prob: float
     kept: bool = False
+
+    @property
+    def value(self) -> float:
+        """Its score; -inf for a candidate that is out."""
+        return getattr(self.score, "value", -math.inf)
+
+    def as_record(self) -> dict[str, Any]:
+        """JSON values; of a score its fields, or the `reason` why there is none."""
+        log_prob = self.log_prob if math.isfinite(self.log_prob) else None
+        return {**vars(self), "score": self.score.model_dump(), "log_prob": log_prob}
 
 
 @dataclass(frozen=True)
@@ -43,12 +58,16 @@ class Winner:
     clip: "Clip"
 
     def as_record(self) -> dict[str, Any]:
-        """JSON values; of the tokens their hash, by which two runs can be compared."""
+        """JSON values; of the tokens their hash, by which two runs can be compared. level: dB
+        relative to full scale, None for nothing but zeros."""
+        level = self.clip.level
         return {
             "slot": self.slot,
             "score": self.score.model_dump(),
             "log_prob": self.log_prob,
             "seconds": self.clip.seconds,
+            "level": round(level, 1) if math.isfinite(level) else None,
+            "silent": level < SILENT,
             "tokens_sha256": hashlib.sha256(self.tokens.astype("<i2").tobytes()).hexdigest(),
         }
 
@@ -72,14 +91,17 @@ class SearchResult:
             **_asked(self.prompt, self.method),
             "status": "ok",
             "winner": self.winner.as_record(),
-            "tree": [{**vars(node), "score": node.score.model_dump()} for node in self.nodes],
+            "tree": [node.as_record() for node in self.nodes],
             "ledger": asdict(self.ledger),
         }
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A prompt that dropped out of its group: which candidate, which verifier, why."""
+    """A prompt that dropped out of its group: none of its candidates had a score at this step.
+
+    slot, reason: of the first of them.
+    """
 
     prompt: Prompt
     method: str
@@ -103,3 +125,21 @@ class Failure:
 
 def _asked(prompt: Prompt, method: str) -> dict[str, Any]:
     return {"method": method, "prompt_id": prompt.id, "prompt": prompt.text, "key": prompt.key}
+
+
+def children(kept: Sequence[int], families: int, width: int) -> list[int]:
+    """The parent of each slot, when so many families of `width` children are dealt to the `kept`
+    slots (best first) in turn: one to each, or to few of them several.
+
+    >>> children([3, 0], 2, 2)
+    [0, 3, 0, 3]
+    >>> children([3, 0], 3, 2)
+    [0, 3, 3, 3, 3, 0]
+    """
+    slots = range(families * width)
+    freed = iter(sorted(set(slots) - set(kept)))
+    parents = {slot: slot for slot in kept}
+    for rank, parent in enumerate(kept):
+        others = width * len(range(rank, families, len(kept))) - 1
+        parents |= {next(freed): parent for _ in range(others)}
+    return [parents[slot] for slot in slots]

@@ -21,9 +21,8 @@ from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 from src.budget import Ledger
 from src.client import ServerClient
 from src.data.files import ROOT
-from src.protocol import Checkpoint, Score
+from src.protocol import Checkpoint, NoScore, Score
 from src.scoring import (
-    PromptRefused,
     ScoreInput,
     Verifier,
     VerifierError,
@@ -118,8 +117,8 @@ class SearchVerifier:
     checkpoints: by part; of a part that the server has, what it said it hosts under that name.
     client: of the server, where a part needs one. weights, scales: of a sum: each part's weight and
     its within-prompt standard deviation; None where there is one part and its own value is the
-    score. A sum's components are its parts' own values, unweighted. All parts that hear audio are
-    asked in one request.
+    score. A sum's components are its parts' own values, unweighted; without one of them it has no
+    score. All parts that hear audio are asked in one request.
     """
 
     def __init__(
@@ -136,43 +135,40 @@ class SearchVerifier:
         self.needs_audio = bool(self.remote)
         self.client = client if self.needs_audio else None
 
-    def score(self, inputs: Sequence[ScoreInput]) -> list[Score]:
+    def score(self, inputs: Sequence[ScoreInput]) -> list[Score | NoScore]:
         local = self.checkpoints.keys() - self.remote.keys()
-        parts = {part: _likelihoods(part, inputs) for part in local}
+        parts = {part: [_likelihood(part, item) for item in inputs] for part in local}
         if self.client is not None:
             clips = [item.clip for item in inputs if item.clip is not None]  # all: needs_audio
             prompts = [item.prompt for item in inputs]
             # The server's weights must be those that the run began with.
-            answers = self.client.score(list(self.remote), prompts, clips, self.remote)
+            answers = self.client.score(self.remote, prompts, clips)
             parts |= {part: answer.scores for part, answer in answers.items()}
         if self.weights is None or self.scales is None:
             return parts[self.name]
-        sums = []
+        sums: list[Score | NoScore] = []
         for index in range(len(inputs)):
-            values = {part: parts[part][index].value for part in self.weights}
+            found = {part: parts[part][index] for part in self.weights}
+            values = {part: s.value for part, s in found.items() if isinstance(s, Score)}
+            out = [f"{p}: {s.reason}" for p, s in found.items() if isinstance(s, NoScore)]
             total = sum(self.weights[p] * value / self.scales[p] for p, value in values.items())
-            sums.append(Score(value=total, components=values))
+            sums.append(
+                NoScore(reason="; ".join(out)) if out else Score(value=total, components=values)
+            )
         return sums
 
     def take_usage(self) -> Ledger:
         return Ledger() if self.client is None else self.client.take_usage()
 
 
-def _likelihoods(name: str, inputs: Sequence[ScoreInput]) -> list[Score]:
+def _likelihood(name: str, item: ScoreInput) -> Score | NoScore:
     """What the generator says itself. name: of LIKELIHOODS."""
-    scores: list[Score] = []
-    unscored: dict[int, str] = {}
-    for index, item in enumerate(inputs):
-        known = {"log_prob": item.log_prob}
-        known |= {} if item.unconditional is None else {"unconditional": item.unconditional}
-        value = float(likelihood(name, item.log_prob, item.unconditional))
-        if math.isfinite(value):
-            scores.append(Score(value=value, components=known))
-        else:
-            unscored[index] = f"{name}: the log-probabilities are {known}"
-    if unscored:
-        raise PromptRefused(unscored)
-    return scores
+    known = {"log_prob": item.log_prob}
+    known |= {} if item.unconditional is None else {"unconditional": item.unconditional}
+    value = float(likelihood(name, item.log_prob, item.unconditional))
+    if math.isfinite(value):
+        return Score(value=value, components=known)
+    return NoScore(reason=f"the log-probabilities are {known}")
 
 
 def build_verifier(

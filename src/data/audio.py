@@ -1,6 +1,7 @@
 """Audio clips: files, float32 WAV bytes, resampling. Uploads are decoded by src/server/wav.py."""
 
 import io
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -10,6 +11,9 @@ import soundfile
 import soxr
 
 from src.data.files import write_whole
+
+# dB relative to full scale: below it a clip is called silent, as by ffmpeg's silencedetect.
+SILENT = -60.0
 
 
 class AudioError(ValueError):
@@ -36,6 +40,12 @@ class Clip:
     @property
     def seconds(self) -> float:
         return float(self.samples.shape[1] / self.rate)
+
+    @property
+    def level(self) -> float:
+        """The samples' root mean square in dB relative to full scale; -inf where all are zero."""
+        power = float(np.mean(np.square(self.samples, dtype=np.float64)))
+        return 10 * math.log10(power) if power else -math.inf
 
 
 def encode_wav(clip: Clip) -> bytes:

@@ -215,22 +215,18 @@ class Decoding:
         """float32 [rows]: the mean over codebooks and finished frames, in nats.
 
         Of the distribution with the text or, where decoding is guided, without it; before guidance,
-        at temperature 1. Raises FloatingPointError where the model gave something that is not a
-        number, ValueError for what is not known.
+        at temperature 1. NaN for a row in which the model overflowed, with the text or without it:
+        its tokens mean nothing. Raises ValueError for what is not known.
         """
         if not (conditional or self.guided):
             raise ValueError("without guidance nothing is decoded without its text")
         if self._position < self.finished + max(self.decoder.delays) or not self.finished:
             raise ValueError("no log-probabilities yet: advance first")
-        half = 0 if conditional else 1
-        log_probs = torch.cat([self._by_frame(part.log_probs[half]) for part in self._parts])
-        mean = log_probs.mean((1, 2))
-        if not mean.isfinite().all():
-            raise FloatingPointError(
-                f"the model's output is not a number in {self.decoder.transformer.dtype}; "
-                "try float32 or bfloat16"
-            )
-        return mean
+        halves = zip(*(part.log_probs for part in self._parts), strict=True)
+        means = torch.stack(
+            [torch.cat([self._by_frame(x) for x in of_parts]).mean((1, 2)) for of_parts in halves]
+        )
+        return torch.where(means.isfinite().all(0), means[0 if conditional else 1], torch.nan)
 
     def _by_frame(self, x: Tensor) -> Tensor:
         """[rows, steps, codebooks] -> the finished frames, [rows, codebooks, finished]."""

@@ -80,6 +80,7 @@ class StaticPast(Past):
         self.shared, self.own.first, self.own.length = [], 0, 0
         torch.arange(self.rows, out=self.order)
         torch.arange(self.rows, out=self.places)
+        self._clear_rest()
         self._note_bounds()
 
     @property
@@ -102,11 +103,11 @@ class StaticPast(Past):
         if wanted > min(cache.shape[-2] for cache in self.own.caches):
             self.moves = (self.moves[0] + 1, self.moves[1])
             super().reserve(self.own.first + _ceil(wanted, BUCKET))
-            for cache in self.own.caches:  # read before it is written: weight 0 times NaN is NaN
-                cache[..., self.own.length :, :] = 0
+            self._clear_rest()
 
     def rewind(self, position: int) -> None:
         super().rewind(position)
+        self._clear_rest()
         self._note_bounds()
 
     def prepare(self) -> None:
@@ -153,7 +154,14 @@ class StaticPast(Past):
         places, fixed = self.places, self.order
         super().arrange(order, shared, end)
         self.order, self.places = fixed.copy_(self.order), places.copy_(self.places)
+        self._clear_rest()
         self._note_bounds()
+
+    def _clear_rest(self) -> None:
+        """Zero the own positions that are not there yet: they are read with weight 0, and 0 times
+        NaN, as fresh memory or a row that overflowed has it, is NaN."""
+        for cache in self.own.caches:
+            cache[..., self.own.length :, :] = 0
 
     def _note_bounds(self) -> None:
         for index, value in enumerate([self.own.first, *(s.length for s in self.shared)]):

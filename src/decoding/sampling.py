@@ -100,6 +100,8 @@ def uniforms(
 def sample(logits: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor:
     """Draw tokens: float32 logits [..., vocabulary], float64 uniform [...] -> int64 [...].
 
+    Where logits are not finite it is some token of the vocabulary, which later steps can take.
+
     As in audiocraft's `sample_top_k`, tokens that tie with the k-th best are all kept. A running
     sum must not fall, or a token of weight 0 could be picked: a CPU keeps a float32 one in float64
     and rounds it, a GPU adds float32 numbers in any order.
@@ -113,4 +115,9 @@ def sample(logits: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor:
     total = cumulative[..., -1:]
     target = (uniform[..., None] * total).to(total.dtype)
     target = torch.minimum(target, total.nextafter(torch.zeros_like(total)))  # rounding met it
-    return torch.searchsorted(cumulative, target, right=True).squeeze(-1)
+    # behind the last one where nothing compares: NaN
+    return (
+        torch.searchsorted(cumulative, target, right=True)
+        .squeeze(-1)
+        .clamp_(max=logits.shape[-1] - 1)
+    )

@@ -21,6 +21,7 @@ import tyro
 from src.data.files import write_whole
 from src.data.prompts import Prompt, digest_of
 from src.methods import BEST_OF_N, METHODS
+from src.protocol import Score
 from src.runs import preflight
 from src.runs.ending import Exit, check_environment, ending
 from src.runs.provenance import commit
@@ -129,8 +130,9 @@ def calibrate(
                     if isinstance(result, Failure):
                         log.warning("%s: %s", result.prompt.id, result.reason)
                         continue
+                    scores = [n.score for n in result.nodes if isinstance(n.score, Score)]
                     for name, pool in pools.items():
-                        pool.append([node.score.components[name] for node in result.nodes])
+                        pool.append([score.components[name] for score in scores])
     made = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     for name, pool in pools.items():
         deviation = within_prompt_std(pool)

@@ -25,13 +25,14 @@ from src.data.prompts import Prompt
 from src.experiments.searching import groups
 from src.generator import Generator, Renderer
 from src.judges.base import Judge
+from src.protocol import NoScore, Score
 from src.reports.table import ABSENT, document, figures, layout
 from src.runs.build import Parts
 from src.runs.evaluation import judge_clip
 from src.runs.records import Run
 from src.runs.settings import SaveAudio
-from src.scoring import PromptRefused, ScoreInput, Verifier
-from src.search import children
+from src.scoring import ScoreInput, Verifier
+from src.tree import children
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +113,7 @@ class Trial:
         middle = len(plan.steps) // 2
         if middle:
             batch.skip(sum(plan.steps[:middle]))
-            kept = children(range(plan.kept), plan.beam_width)
+            kept = children(range(plan.kept), plan.kept, plan.beam_width)
             batch.select([i * plan.candidates + row for i in range(together) for row in kept])
         batch.skip(plan.steps[middle] // 2)
 
@@ -141,17 +142,15 @@ class Trial:
     def _time_scoring(self, verifier: Verifier) -> float:
         volume = itertools.count(1)
 
-        def score(text: str) -> None:
+        def score(text: str) -> list[Score | NoScore]:
             loud = 1 / next(volume)  # a server may remember what it has heard
             clips = (replace(clip, samples=loud * clip.samples) for clip in self.clips)
-            verifier.score([ScoreInput(text, clip, -3.0, -4.0) for clip in clips])
+            return verifier.score([ScoreInput(text, clip, -3.0, -4.0) for clip in clips])
 
         for prompt in self.prompts:
-            try:
+            if any(isinstance(outcome, Score) for outcome in score(prompt.text)):
                 return seconds_of(partial(score, prompt.text)) / CLIPS
-            except PromptRefused:
-                continue
-        log.warning("%s refuses all prompts: its time is not counted", verifier.name)
+        log.warning("%s has no score for any prompt: its time is not counted", verifier.name)
         return 0.0
 
     def _time_judging(self, judges: Sequence[Judge]) -> float:

@@ -8,6 +8,7 @@ measure's are taken anew.
 """
 
 import logging
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,17 +18,17 @@ from pathlib import Path
 import torch
 
 from src.budget import Ledger
-from src.client import PromptRefused, ServerClient, ServerError
+from src.client import ServerClient
 from src.data.audio import Clip
 from src.data.progress import bar
 from src.data.prompts import Prompt
 from src.generator import Renderer
 from src.judges.base import ClipJudge, JudgeError
 from src.judges.registry import JUDGES
-from src.protocol import Checkpoint, VerifierResult
+from src.protocol import Checkpoint, NoScore, VerifierResult
 from src.runs.evaluation import measure_of
 from src.runs.measures import Measure, Role
-from src.runs.pool import FACTS, WHOLE, load_tokens, prefix_key, short
+from src.runs.pool import FACTS, WHOLE, Numbers, load_tokens, prefix_key, short
 from src.runs.records import CANDIDATES, Record, Run, scores_key
 from src.verifier_core import shares_data_with
 
@@ -140,7 +141,8 @@ def score_prompt(
         clips = renderer.render(tokens[:, :, :frames])
         rendering = time.perf_counter() - begin
         client.take_usage()  # of what came before
-        answers = client.score_each(list(asked), [prompt.text] * len(clips), clips)
+        weights = {name: o.scorer.checkpoint for name, o in asked.items()}
+        answers = client.score(weights, [prompt.text] * len(clips), clips)
         usage = client.take_usage()
         for name, answer in answers.items():
             asked[name].take(key, answer, usage, rendering)
@@ -158,18 +160,18 @@ class Outcome:
     """What is becoming one measure's record of one prompt.
 
     before: the record that is there; nothing of it stands when weights changed. values: by key, one
-    per candidate; seconds: wall seconds a clip; reasons: why a key has none. keys: what is scored:
-    seconds (None: the whole clip) by the records' names for them. The whole clip comes first: who
-    refuses it is not asked about its beginnings.
+    per candidate, None for one without a number; seconds: wall seconds a clip; reasons: by key and
+    candidate, why. keys: what is scored: seconds (None: the whole clip) by the records' names for
+    them. The whole clip comes first: who has no number for any is not asked about beginnings.
     """
 
     def __init__(self, scorer: Scorer, prompt: Prompt, before: Record | None) -> None:
         self.scorer, self.prompt, self.before = scorer, prompt, before or {}
         known = {"status": "ok", "checkpoint": scorer.checkpoint.model_dump()}
         stands = known.items() <= self.before.items()
-        self.values: dict[str, list[float]] = dict(self.before["values"]) if stands else {}
+        self.values: dict[str, Numbers] = dict(self.before["values"]) if stands else {}
         self.seconds: dict[str, float] = dict(self.before["seconds"]) if stands else {}
-        self.reasons: dict[str, str] = {}
+        self.reasons: dict[str, dict[int, str]] = {}
         self.keys = {prefix_key(at): at for at in (None, *scorer.prefixes)}
 
     @property
@@ -180,56 +182,54 @@ class Outcome:
 
     def wants(self, key: str) -> bool:
         """Whether the verifier is to be asked for this key."""
-        return key in self.keys and key not in self.values and WHOLE not in self.reasons
+        refuses = WHOLE in self.reasons and WHOLE not in self.values
+        return key in self.keys and key not in self.values and not refuses
 
-    def take(
-        self, key: str, answer: VerifierResult | PromptRefused, usage: Ledger, rendering: float
-    ) -> None:
+    def take(self, key: str, answer: VerifierResult, usage: Ledger, rendering: float) -> None:
         """Note a server's answer.
 
         Its seconds are what this verifier alone would have taken: rendering, encoding and sending,
         which all verifiers share, and its own queue and model.
         """
-        if isinstance(answer, PromptRefused):
-            self.reasons[key] = f"candidate {answer.index}: {answer.reason}"
+        out = {i: s.reason for i, s in enumerate(answer.scores) if isinstance(s, NoScore)}
+        self.reasons |= {key: out} if out else {}
+        if len(out) == len(answer.scores):
             return
-        if answer.checkpoint != self.scorer.checkpoint:
-            raise ServerError(f"the server now scores {self.scorer.name} with other weights")
         own = answer.queue_seconds + answer.compute_seconds
         shared = rendering + usage.seconds["wav"] + usage.seconds["http"]
-        self.values[key] = short([score.value for score in answer.scores])
+        self.values[key] = short([getattr(score, "value", math.nan) for score in answer.scores])
         self.seconds[key] = (own + shared) / len(answer.scores)
 
     def judge(self, index: int, clip: Clip) -> None:
-        """Let the judge hear a candidate. One without a number leaves the prompt without one."""
+        """Let the judge hear a candidate."""
         assert self.scorer.judge is not None
-        if WHOLE in self.reasons:
-            return
         begin = time.perf_counter()
         try:
             heard = self.scorer.judge.judge(clip, self.prompt)
         except JudgeError as error:
-            self.reasons[WHOLE] = f"candidate {index}: {error}"
-            self.values.pop(WHOLE, None)
-            return
+            heard = math.nan
+            self.reasons.setdefault(WHOLE, {})[index] = str(error)
         self.values.setdefault(WHOLE, []).extend(short([heard]))
         spent = self.seconds.get(WHOLE, 0.0) * index + time.perf_counter() - begin
         self.seconds[WHOLE] = spent / (index + 1)
 
     def as_record(self) -> Record:
-        """Failed when the whole clips have no number; a prefix without one is left out."""
-        reasons = [
-            reason if key == WHOLE else f"of the first {key} s: {reason}"
-            for key, reason in self.reasons.items()
-        ]
+        """Failed when no whole clip has a number; a prefix without any is left out."""
+        values = {key: of for key, of in self.values.items() if {*of} != {None}}
+        reasons = []
+        for key, out in self.reasons.items():
+            first = min(out)
+            told = f"candidate {first}: {out[first]}"
+            told += f" ({len(out)} candidates have no number)" if len(out) > 1 else ""
+            reasons.append(told if key == WHOLE else f"of the first {key} s: {told}")
         measure = self.scorer.measure
         return {
             **scores_key(measure.name),
             "prompt_id": self.prompt.id,
-            "status": "ok" if WHOLE in self.values else "failed",
+            "status": "ok" if WHOLE in values else "failed",
             "checkpoint": self.scorer.checkpoint.model_dump(),
             **{name: value for name, value in measure.as_record().items() if name in FACTS},
-            "values": self.values,
-            "seconds": {key: round(self.seconds[key], 6) for key in self.values},
+            "values": values,
+            "seconds": {key: round(self.seconds[key], 6) for key in values},
             "reason": "; ".join(reasons),
         }

@@ -14,7 +14,7 @@ from src.data.audio import Clip, read_audio
 from src.data.prompts import Prompt, Selection, load_prompts
 from src.judges.base import ClipJudge, SetJudge
 from src.judges.registry import JUDGES
-from src.scoring import PromptRefused
+from src.protocol import Score
 
 PROMPT = "builtin-26"  # "This is an instrumental medium-tempo piece featuring a grand piano .."
 SECONDS = 1.0  # that the generator decodes
@@ -65,7 +65,6 @@ def try_generator(model: str) -> str:
 
 def try_verifier(name: str, client: ServerClient) -> str:
     """Scores music above noise and silence, which it may refuse, and a batch as its clips alone."""
-    client.checkpoints([name])  # waits until it is loaded
     prompt, *heard = clips()
     together = _scores(name, client, prompt, heard[:2])
     alone = [score for clip in heard for score in _scores(name, client, prompt, [clip])]
@@ -80,11 +79,9 @@ def try_verifier(name: str, client: ServerClient) -> str:
 
 def _scores(name: str, client: ServerClient, prompt: Prompt, heard: Sequence[Clip]) -> list[float]:
     """Not a number for a clip without a score."""
-    try:
-        scores = client.score([name], [prompt.text] * len(heard), heard)[name].scores
-    except PromptRefused:
-        return [math.nan] * len(heard)
-    return [getattr(score, "value", math.nan) for score in scores]
+    weights = client.checkpoints([name])  # waits until it is loaded
+    scores = client.score(weights, [prompt.text] * len(heard), heard)[name].scores
+    return [score.value if isinstance(score, Score) else math.nan for score in scores]
 
 
 def try_judge(name: str) -> str:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from src.data.audio import AudioError, Clip, read_audio
 from src.data.prompts import Prompt
-from src.models.adapter import ScoreError, must_be_audible, undisturbed
+from src.models.adapter import ScoreError, must_be_finite, undisturbed
 from src.protocol import Checkpoint
 from src.weights.files import WeightFile
 
@@ -195,7 +195,7 @@ def at_published_loudness(clip: Clip) -> Clip:
     import torch
 
     normalize_audio = audiocrafts("data.audio_utils").normalize_audio
-    must_be_audible(clip.samples.ravel())
+    must_be_finite(clip.samples.ravel())
     samples = torch.from_numpy(clip.samples.copy())  # it cuts off in place
     try:
         with computing_as_published("cpu"):
@@ -218,7 +218,7 @@ def at_rate(clip: Clip, rate: int) -> "Tensor":
     import torch
 
     convert_audio = audiocrafts("data.audio_utils").convert_audio
-    must_be_audible(clip.samples.ravel())
+    must_be_finite(clip.samples.ravel())
     common = math.gcd(clip.rate, rate)
     if (clip.rate // common) * (rate // common) > LARGEST_FILTERS:
         raise JudgeError(f"its rate of {clip.rate} Hz does not fit: resample it to {rate} Hz")

@@ -14,14 +14,14 @@ torch is imported until a judge is used.
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 
-from src.client import PromptRefused, ServerClient
+from src.client import ServerClient
 from src.data.audio import Clip
 from src.data.prompts import Prompt
 from src.judges.base import CLIPS_KEPT, ClipJudge, Judge, JudgeError
 from src.judges.clap_score import ClapScore, FadClap
 from src.judges.passt import KldBoth, KldPq, KldQp
 from src.judges.tags import FadMsd, MsdKld, MsdVggKld, MttVgg
-from src.protocol import Checkpoint, VerifierResult
+from src.protocol import Checkpoint, NoScore, VerifierResult
 from src.verifier_core import shares_data_with
 
 JUDGES: dict[str, type[Judge]] = {
@@ -32,7 +32,7 @@ JUDGES: dict[str, type[Judge]] = {
     )
 }
 
-Answers = dict[str, VerifierResult | PromptRefused]  # by verifier
+Answers = dict[str, VerifierResult]  # by verifier
 
 
 def served(names: Iterable[str]) -> list[str]:
@@ -53,7 +53,7 @@ def build_judges(names: Sequence[str], device: str, client: ServerClient | None)
 
         @lru_cache(maxsize=CLIPS_KEPT)
         def ask(clip: Clip, text: str) -> Answers:
-            return client.score_each(tuple(hosted), [text], [clip], hosted)
+            return client.score(hosted, [text], [clip])
 
         remote = {name: ServedJudge(name, weights, ask) for name, weights in hosted.items()}
     return [remote.get(name) or JUDGES[name](device) for name in names]
@@ -79,7 +79,7 @@ class ServedJudge(ClipJudge):
         self.shares_data_with = shares_data_with(name)  # type: ignore[misc]
 
     def number(self, clip: Clip, prompt: Prompt) -> float:
-        answer = self.ask(clip, prompt.text)[self.name]
-        if isinstance(answer, PromptRefused):
-            raise JudgeError(f"the clip of {prompt.id}: {answer.reason}") from answer
-        return answer.scores[0].value
+        (score,) = self.ask(clip, prompt.text)[self.name].scores
+        if isinstance(score, NoScore):
+            raise JudgeError(f"the clip of {prompt.id}: {score.reason}")
+        return score.value

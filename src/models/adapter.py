@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     import torch
 
 
+# Peak to peak, one step of 16 bits. As 16-bit audio such a clip has one value, or two neighbouring
+# ones: there is nothing to hear, and what a network makes of it is an accident.
+DIGITAL_SILENCE = 2**-15
 # Probabilities of tags are kept this far from 0 and 1 before their logarithms are taken: log-odds
 # are within +-13.8, and no tag weighs over ln 1e6 in a divergence.
 EPSILON = 1e-6
@@ -83,7 +86,8 @@ class Adapter(ABC):
         """clips: float32 [T] mono at `sample_rate`, prompts: one each -> one score each, in order.
 
         A clip's score must not depend on the others of the call. Raises ScoreError (through
-        `finite_score`) rather than make one up.
+        `must_be_audible` and `finite_score`) rather than make one up: the clips of the call are
+        then tried one by one, and the one that it is about has no score.
         """
 
 
@@ -95,12 +99,19 @@ def finite_score(value: float, components: Mapping[str, float]) -> Score:
     return Score(value=value, components=dict(components))
 
 
-def must_be_audible(clip: np.ndarray, shortest: int = 1) -> None:
+def must_be_finite(clip: np.ndarray, shortest: int = 1) -> None:
     """Raise ScoreError for a clip with fewer samples than `shortest`, or with some not finite."""
     if len(clip) < shortest:
         raise ScoreError(f"a clip of {len(clip)} samples is too short: at least {shortest}")
     if not np.isfinite(clip).all():
         raise ScoreError("the clip holds NaN or infinite samples")
+
+
+def must_be_audible(clip: np.ndarray, shortest: int = 1) -> None:
+    """Raise ScoreError as `must_be_finite`, and for digital silence."""
+    must_be_finite(clip, shortest)
+    if float(clip.max()) - float(clip.min()) <= DIGITAL_SILENCE:
+        raise ScoreError("the clip is digital silence")
 
 
 def window_starts(samples: int, window: int) -> list[int]:

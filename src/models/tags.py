@@ -23,7 +23,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from src.models.adapter import Adapter, PromptUnusable, computing, finite_score
+from src.models.adapter import (
+    Adapter,
+    PromptUnusable,
+    computing,
+    finite_score,
+    must_be_audible,
+)
 from src.protocol import Checkpoint, Score
 
 if TYPE_CHECKING:
@@ -93,6 +99,8 @@ class TaggerVerifier(Adapter):
     def score(self, clips: Sequence[np.ndarray], prompts: Sequence[str]) -> list[Score]:
         import torch
 
+        for clip in clips:
+            must_be_audible(clip)
         with computing(self.device, self.dtype):
             waves = [torch.from_numpy(clip).to(self.device) for clip in clips]
             logits = self.tagger.logits(waves).float()

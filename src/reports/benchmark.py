@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from src.data.audio import SILENT
 from src.methods import BASELINE, colour_of
 from src.reports.benchmark_study import (
     Study,
@@ -129,7 +130,7 @@ def findings(study: Study) -> list[str]:
         lines += [DIFFERENCES, few_prompts(min(c["prompts"] for c in study.costs.values()))]
     elif study.methods and BASELINE not in study.methods:
         lines.append(NO_BASELINE)
-    lines += _of_selector(study)
+    lines += [*_of_clips(study), *_of_selector(study)]
     for measure in study.measures:
         lines += _of_measure(study, measure)
     if study.failed:
@@ -163,6 +164,22 @@ def _of_selector(study: Study) -> Iterable[str]:
             f"{', '.join(methods)}: {chosen} by {selector.name}, which chose the clips; {says} by "
             f"the primary judge {primary.name}{follows}."
         )
+
+
+def _of_clips(study: Study) -> Iterable[str]:
+    """Winners that are silent, and candidates that had no score."""
+    if silent := [r for r in study.done if r["winner"].get("silent")]:
+        of = "; ".join(f"{r['method']} {r['prompt_id']}" for r in silent[:SHOWN_FAILURES])
+        count = f"{len(silent)} of {len(study.done)}"
+        yield f"{count} winners are silent (RMS below {SILENT:g} dB of full scale): {of}."
+    reasons = [
+        node["score"]["reason"]
+        for record in study.done
+        for node in record.get("tree", ())
+        if "reason" in node["score"]
+    ]
+    if reasons:
+        yield (f"{len(reasons)} candidate(s) had no score and were out: {shortened(reasons[0])}")
 
 
 def _of_measure(study: Study, measure: Measure) -> Iterable[str]:

@@ -9,6 +9,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from src.data.files import make_folder
 from src.reports import pool_figures, sweep
 from src.reports.figure import save
@@ -114,6 +116,13 @@ def findings(study: Study) -> Iterator[str]:
             f"{name}: no numbers for {len(reasons)} of {prompts} prompts; its cells are over the "
             f"others. {shortened(reasons[0])}"
         )
+    for name in study.shown:
+        pools = study.pool.values(name).values()
+        if out := sum(int(np.isnan(pool).sum()) for pool in pools):
+            yield (
+                f"{name}: no number for {out} of {len(pools) * size} candidates. With it, they are "
+                "never chosen; draws in which all are so do not count."
+            )
     yield from (f"{m.name}: {m.note}." for m in study.measures.values() if m.note)
 
 

@@ -36,7 +36,7 @@ import numpy as np
 
 from src.reports.table import Row, ends
 from src.runs.measures import SIDES, Measure, Relation
-from src.runs.pool import Pool
+from src.runs.pool import Pool, Pools, of_both
 from src.stats.best_of_n import (
     MIN_BUDGETS,
     Array,
@@ -50,7 +50,6 @@ from src.stats.best_of_n import (
 from src.stats.intervals import Interval, StatsError, bootstrap
 
 TABLES = ("scaling", "matrix", "agreement", "transfer", "prefix", "fits", "selectors")
-Pools = Mapping[str, Array]  # [m] by prompt
 Values = Mapping[str, Pools]  # by measure
 
 
@@ -145,12 +144,6 @@ def _oriented(pool: Pool, measure: Measure, seconds: float | None = None) -> Poo
     return {p: measure.sign * x for p, x in pool.values(measure.name, seconds).items()}
 
 
-def _of_both(a: Pools, b: Pools) -> tuple[list[str], list[Array], list[Array]]:
-    """The prompts that both have, and the pools of each."""
-    both = [prompt for prompt in a if prompt in b]
-    return both, [a[p] for p in both], [b[p] for p in both]
-
-
 def _estimate(
     name: str, found: Interval | None, relation: Relation, sign: float = 1, prefix: str = ""
 ) -> dict[str, Any]:
@@ -165,7 +158,7 @@ def _pair(
     selector: Measure, measure: Measure, chosen_by: Pools, judged_by: Pools, budgets: Sequence[int]
 ) -> Mapping[str, Sequence[Row]]:
     """Of a selector by a measure the rows of four tables, none where no prompt has both."""
-    prompts, scores, values = _of_both(chosen_by, judged_by)
+    prompts, scores, values = of_both(chosen_by, judged_by)
     if not prompts:
         return {}
     seen, draws = best_of_n(scores, values, budgets), bootstrap(len(prompts))
@@ -212,7 +205,7 @@ def _compared(
     """Each two selectors once, over the prompts that both have."""
     gains: dict[str, dict[str, Array]] = {}
     for name in selectors:
-        prompts, scores, judged = _of_both(values[name], values[judge.name])
+        prompts, scores, judged = of_both(values[name], values[judge.name])
         if prompts:
             best = best_of_n(scores, judged, budgets)
             gains[name] = dict(zip(prompts, best - best[:, :1], strict=True))
@@ -227,7 +220,7 @@ def _compared(
 
 
 def _agreement(a: Measure, b: Measure, of_a: Pools, of_b: Pools) -> dict[str, Any]:
-    found, prompts = mean_tau(*_of_both(of_a, of_b)[1:])
+    found, prompts = mean_tau(*of_both(of_a, of_b)[1:])
     relation = b.relation(a)
     return {"relation": relation, "prompts": prompts} | _estimate("tau", found, relation)
 

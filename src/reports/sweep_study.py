@@ -29,7 +29,7 @@ from src.methods import BASELINE, BEST_OF_N, PARAMETERS, SearchCell
 from src.reports.benchmark_study import value_of
 from src.reports.table import Row, ends
 from src.runs.measures import Measure, Verdict
-from src.runs.pool import Pool
+from src.runs.pool import Pool, of_both
 from src.runs.records import Record, read_manifest, read_records
 from src.stats.best_of_n import best_of_n
 from src.stats.intervals import StatsError, bootstrap
@@ -159,10 +159,8 @@ def _of_pool(pool: Pool, measures: Sequence[Measure], budgets: Iterable[int]) ->
     scored = pool.values(selector.name)
     found = {}
     for measure in measures:
-        values = pool.values(measure.name)
-        both = [prompt for prompt in scored if prompt in values]
-        scores = [selector.sign * scored[p] for p in both]
-        at = best_of_n(scores, [values[p] for p in both], kept)
+        both, scores, values = of_both(scored, pool.values(measure.name))
+        at = best_of_n([selector.sign * own for own in scores], values, kept)
         found[measure.name] = pd.DataFrame(at, index=both, columns=kept)
     a_clip = pool.generation_seconds() + pool.seconds(selector.name)
     cells = []

@@ -129,7 +129,6 @@ def _code_of(error: BaseException) -> Exit | None:
 
         ends |= {
             UnsupportedModel: Exit.USAGE,
-            FloatingPointError: Exit.USAGE,  # the model overflowed in this --dtype
             OutOfMemory: Exit.USAGE,
             torch.cuda.OutOfMemoryError: Exit.USAGE,
             GeneratorError: Exit.MISSING,

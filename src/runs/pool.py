@@ -5,7 +5,7 @@ In a notebook, from the repository's root (no torch; nothing is loaded or genera
     from src.runs.pool import load_pool
 
     pool = load_pool("results/pool-builtin-m16-0123abcd")
-    pool.values("tags")["b00"]              # float64 [m], of the whole clips
+    pool.values("tags")["b00"]              # float64 [m], of the whole clips; NaN: no number
     pool.values("tags", seconds=2.0)        # of their first two seconds
     own, seen = pool.pair("tags", "msd_kld")
     pool.values("0.7*tags+0.3*pmi")         # a sum, each part in units of its spread in this pool
@@ -37,6 +37,8 @@ WHOLE = "whole"
 FACTS = ("role", "higher_is_better", "is_verifier", "shares_data_with", "note")  # of a measure
 
 Array = NDArray[np.float64]
+Pools = Mapping[str, Array]  # [m] by prompt
+Numbers = list[float | None]  # one per candidate, None where there is none
 
 
 class PoolError(ValueError):
@@ -45,6 +47,9 @@ class PoolError(ValueError):
 
 class Pool:
     """One prompt after the other has m candidates; measures may lack some prompts.
+
+    A candidate has no number (NaN) where a measure has none for it, and of no measure where the
+    model overflowed in it: its tokens mean nothing.
 
     sums: weighted sums of its verifiers, such as tags+pmi, that are verifiers of the pool too.
 
@@ -116,9 +121,8 @@ class Pool:
         self, a: str, b: str, a_seconds: float | None = None
     ) -> tuple[list[Array], list[Array]]:
         """Two measures over the prompts that have both: a list of [m] each, in one order."""
-        first, second = self.values(a, a_seconds), self.values(b)
-        both = [prompt for prompt in first if prompt in second]
-        return [first[prompt] for prompt in both], [second[prompt] for prompt in both]
+        _, first, second = of_both(self.values(a, a_seconds), self.values(b))
+        return first, second
 
     def seconds_of(self, name: str) -> tuple[float, ...]:
         """The prefixes at which a measure has any number, ascending."""
@@ -129,7 +133,8 @@ class Pool:
         return load_tokens(self.folder, prompt_id)
 
     def table(self) -> pd.DataFrame:
-        """One row for each number: prompt_id, candidate, measure, seconds (of the clip), value."""
+        """One row for each candidate and measure: prompt_id, candidate, measure, seconds (of the
+        clip), value."""
         rows = [
             (prompt, candidate, name, seconds or self.duration, value)
             for name in self.measures
@@ -195,8 +200,8 @@ class Pool:
             without = record.get(UNCONDITIONAL, {})
             for key, log_prob in record[LOG_PROBS].items():
                 if key in without or not guided:
-                    values = likelihood(name, log_prob, without.get(key))
-                    self._values[name, key][prompt] = values
+                    pair = (np.array(x, np.float64) for x in (log_prob, without.get(key)))
+                    self._take(name, key, prompt, likelihood(name, *pair))
                     known = True
         if known or not guided:
             # both are made of the same log-probabilities: neither is evidence for the other
@@ -214,7 +219,23 @@ class Pool:
         self._seconds[name] = float(np.mean([r["seconds"][WHOLE] for r in now.values()]))
         for prompt in self.prompts:
             for key, values in now[prompt]["values"].items() if prompt in now else ():
-                self._values[name, key][prompt] = np.array(values, dtype=np.float64)
+                self._take(name, key, prompt, np.array(values, dtype=np.float64))
+
+    def _take(self, name: str, key: str, prompt: str, values: Array) -> None:
+        """values: [m]."""
+        whole = np.array(self.candidates[prompt][LOG_PROBS][WHOLE], dtype=np.float64)
+        values = np.where(np.isnan(whole), np.nan, values)
+        if not np.isnan(values).all():
+            self._values[name, key][prompt] = values
+
+
+def of_both(a: Pools, b: Pools) -> tuple[list[str], list[Array], list[Array]]:
+    """The prompts of which some candidate has both numbers, and the pools of each; a candidate that
+    lacks one is NaN in both."""
+    pairs = {p: np.stack([a[p], b[p]]) for p in a if p in b}
+    known = {p: np.where(np.isnan(pair).any(0), np.nan, pair) for p, pair in pairs.items()}
+    both = {p: pair for p, pair in known.items() if not np.isnan(pair).all()}
+    return list(both), [pair[0] for pair in both.values()], [pair[1] for pair in both.values()]
 
 
 def load_pool(folder: Path | str, sums: Sequence[str] = ()) -> Pool:
@@ -241,9 +262,13 @@ def token_file(folder: Path | str, prompt_id: str) -> Path:
     return Path(folder, "tokens", f"{prompt_id}.npy")
 
 
-def short(values: ArrayLike) -> list[float]:
-    """As float32, in as few digits as tell it from its neighbours: pools hold many numbers."""
-    return [float(str(value)) for value in np.asarray(values, dtype=np.float32).ravel()]
+def short(values: ArrayLike) -> Numbers:
+    """As float32, in as few digits as tell it from its neighbours: pools hold many numbers.
+
+    None for NaN.
+    """
+    rounded = np.asarray(values, dtype=np.float32).ravel()
+    return [None if np.isnan(value) else float(str(value)) for value in rounded]
 
 
 def prefix_key(seconds: float | None) -> str:

@@ -3,7 +3,7 @@
 Clips stand in the queue one by one, each with a future for its score, so that a batch may hold
 clips of several requests and a long request may span several batches. A clip whose future is
 cancelled, because its client has gone, is dropped before it costs anything. When a batch fails its
-clips are tried alone, so that only the request with the bad clip fails.
+clips are tried alone, so that a clip without a score costs no other its own.
 """
 
 import logging
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from src.models.adapter import Adapter, ScoreError
-from src.protocol import Checkpoint, Score, State, VerifierInfo
+from src.protocol import Checkpoint, NoScore, Score, State, VerifierInfo
 from src.server.outcomes import ApiError, Metrics
 from src.server.settings import ServerSettings
 from src.weights.files import WeightsError, why_not_loaded
@@ -48,7 +48,7 @@ class Queued:
     samples: np.ndarray
     prompt: str
     index: int
-    score: "Future[Score]" = field(default_factory=Future)
+    score: "Future[Score | NoScore]" = field(default_factory=Future)
     submitted: float = field(default_factory=time.monotonic)
     queue_seconds: float = 0.0
     compute_seconds: float = 0.0
@@ -84,8 +84,8 @@ class Worker(threading.Thread):
     def submit(self, clips: Sequence[np.ndarray], prompts: Sequence[str]) -> list[Queued]:
         """Queue a request's clips, float32 [T] each. Cancel a score to drop its clip.
 
-        Raises ApiError when the queue is full or the server stops. So does the score of a clip that
-        has none, as when the model did not load.
+        Raises ApiError when the queue is full or the server stops. So does a score that cannot be
+        had, as when the model did not load.
         """
         queued = [Queued(*one) for one in zip(clips, prompts, range(len(clips)), strict=True)]
         with self._changed:
@@ -143,14 +143,20 @@ class Worker(threading.Thread):
     def _error(self, status: int, error: str, message: str, **more: Any) -> ApiError:
         return ApiError(status, error, message, verifier=self.adapter.name, **more)
 
-    def _failure(self, error: BaseException, clip: Queued) -> ApiError:
-        """What the client is told of a clip that has no score; whose fault it is."""
-        if isinstance(error, ApiError):
-            return error
+    def _fail(self, error: BaseException, clip: Queued) -> None:
+        """Set what the client is told of a clip that was tried alone: it has no score, or why the
+        whole request fails."""
         name = self.adapter.name
-        logger.error("%s: no score: %s", name, error, exc_info=error)
-        what = (422, "no_score") if isinstance(error, ScoreError) else (500, "verifier_failed")
-        return self._error(*what, f"{name}: {error}", index=clip.index)
+        if isinstance(error, ScoreError):
+            logger.info("%s: no score: %s", name, error)
+            self._metrics.unscored.labels(name).inc()
+            clip.score.set_result(NoScore(reason=str(error)))
+        elif isinstance(error, ApiError):
+            clip.score.set_exception(error)
+        else:
+            logger.error("%s: failed: %s", name, error, exc_info=error)
+            text = f"{name}: {error}"
+            clip.score.set_exception(self._error(500, "verifier_failed", text, index=clip.index))
 
     def _next_batch(self) -> list[Queued]:
         """Wait for clips and take up to `max_clips` of them; empty when the server stops."""
@@ -183,7 +189,7 @@ class Worker(threading.Thread):
                 raise RuntimeError(f"{len(scores)} scores for {len(batch)} clips")
         except BaseException as error:  # even SystemExit, which would end this thread in silence
             if len(batch) == 1:
-                batch[0].score.set_exception(self._failure(error, batch[0]))
+                self._fail(error, batch[0])
                 return
             scores = None
         if scores is None:

@@ -70,6 +70,7 @@ class Metrics:
         self.queue_seconds = histogram("queue_seconds", "a clip's wait", ["model"])
         self.compute_seconds = histogram("compute_seconds", "a model call", ["model"])
         self.clips = counter("clips", "clips scored", ["model"])
+        self.unscored = counter("unscored_clips", "clips that have no score", ["model"])
         self.dropped = counter("dropped_clips", "clips whose client had gone", ["model"])
         self.rejects = counter("rejects", "requests refused or failed", ["reason", "model"])
         self.request_seconds = histogram("request_seconds", "whole requests", ["path", "status"])

@@ -7,8 +7,11 @@ again (`best_of_n`): then its straight line over E_n (`fit`), its gain in deviat
 score of a clip's beginning for one measure, `mean_tau` says how early a search may prune.
 
 Arrays: `selector`, `measure`: one [m] per prompt, the same prompts in the same order, float64;
-higher selector scores are better. Best-of-n is [prompts, budgets]. Intervals are 95% over prompts,
-all from the same draws (src/stats/intervals.py); their ends are NaN for fewer than two prompts.
+higher selector scores are better. A candidate that is out, since one of the two has no number for
+it, is NaN in both: it is never chosen, and where all of n are out there is no best, as in a search
+that fails, so that means are over the other draws. Best-of-n is [prompts, budgets]. Intervals are
+95% over prompts, all from the same draws (src/stats/intervals.py); their ends are NaN for fewer
+than two prompts.
 """
 
 import functools
@@ -61,23 +64,32 @@ def best_of_n_weights(scores: ArrayLike, budgets: Sequence[int]) -> Array:
 
     Drawn without replacement, so that the expectation is unbiased for n fresh clips. The clip of
     ascending rank i is the best of C(i-1, n-1) of the C(m, n) subsets; tied clips share the weights
-    of their block, as a coin between them would. Raises StatsError for a pool of fewer than n.
+    of their block, as a coin between them would. The k clips that are out rank lowest: C(k, n)
+    subsets have no best and do not count. Raises StatsError for a pool of fewer than n, or in which
+    all are out.
     """
-    scores = finite(scores)
-    m = len(scores)
-    if not all(1 <= n <= m for n in budgets):
+    scores = np.asarray(scores, dtype=np.float64)
+    known = _scored(scores)
+    m, out = len(scores), len(scores) - len(known)
+    if not all(1 <= n <= m for n in budgets) or not len(known):
         raise StatsError(f"best-of-{max(budgets)} needs as many in a pool, which has {m}")
-    by_rank = [[math.comb(i, n - 1) / math.comb(m, n) for i in range(m)] for n in budgets]
-    _, block, sizes = np.unique(scores, return_inverse=True, return_counts=True)
+    by_rank = [
+        [math.comb(i, n - 1) / (math.comb(m, n) - math.comb(out, n)) for i in range(out, m)]
+        for n in budgets
+    ]
+    _, block, sizes = np.unique(known, return_inverse=True, return_counts=True)
     sums = np.add.reduceat(np.array(by_rank), np.cumsum(sizes) - sizes, axis=1)
-    weights: Array = (sums / sizes)[:, block]
+    weights = np.zeros((len(budgets), m))
+    weights[:, ~np.isnan(scores)] = (sums / sizes)[:, block]
     return weights
 
 
 def best_of_n(selector: Pools, measure: Pools, budgets: Sequence[int]) -> Array:
     """Expected measure of the clip with the best score of n: [prompts, budgets]."""
-    pools = zip(selector, measure, strict=True)
-    found = [best_of_n_weights(own, budgets) @ finite(seen) for own, seen in pools]
+    found = []
+    for own, seen in zip(selector, measure, strict=True):
+        weights = best_of_n_weights(own, budgets)
+        found.append(weights[:, ~np.isnan(np.asarray(own, dtype=float))] @ _scored(seen))
     return np.array(found).reshape(len(found), len(budgets))
 
 
@@ -126,7 +138,7 @@ def _line(x: Array, y: Array) -> tuple[float, float, float]:
 
 def within_prompt_std(pools: Pools) -> float:
     """Standard deviation of a score around its prompt's mean, pooled over prompts (m - 1 each)."""
-    freedom = sum(len(finite(pool)) - 1 for pool in pools)
+    freedom = sum(len(_scored(pool)) - 1 for pool in pools)
     if freedom < 1:
         raise StatsError("a standard deviation within prompts needs two clips of some prompt")
     return math.sqrt(_squares(pools).sum() / freedom)
@@ -140,7 +152,7 @@ def standardised(gains: Array, measure: Pools) -> Interval | None:
     spread = _squares(measure)
     if not spread.any():
         return None
-    freedom = np.array([len(finite(pool)) - 1.0 for pool in measure])
+    freedom = np.array([len(_scored(pool)) - 1.0 for pool in measure])
     means = bootstrap(len(gains)).means(np.stack([gains, spread, freedom], axis=1))
     with np.errstate(divide="ignore", invalid="ignore"):
         resampled = means[:, 0] / np.sqrt(means[:, 1] / means[:, 2])
@@ -179,7 +191,7 @@ def tau(a: Pools, b: Pools) -> Array:
 
     NaN for a pool in which a score is constant, or of one clip: it ranks nothing.
     """
-    pairs = [(finite(x), finite(y)) for x, y in zip(a, b, strict=True)]
+    pairs = [(_scored(x), _scored(y)) for x, y in zip(a, b, strict=True)]
     return np.array([kendalltau(x, y).statistic if len(x) > 1 else math.nan for x, y in pairs])
 
 
@@ -201,6 +213,12 @@ def even_tau(part: float) -> float:
     return 2 / math.pi * math.asin(math.sqrt(part))
 
 
+def _scored(pool: ArrayLike) -> Array:
+    """Without the candidates that are out."""
+    values = np.asarray(pool, dtype=np.float64)
+    return finite(values[~np.isnan(values)])
+
+
 def _standard_ratio(gains: Array, squares: Array) -> Array:
     """Of the second gain to the first, each over the root of its sum of squares: [.., 2] -> [..].
 
@@ -213,5 +231,5 @@ def _standard_ratio(gains: Array, squares: Array) -> Array:
 
 def _squares(pools: Pools) -> Array:
     """Of each pool the sum of squares around its mean, exactly 0 if it is constant: [prompts]."""
-    arrays = [finite(pool) for pool in pools]
+    arrays = [_scored(pool) for pool in pools]
     return np.array([((p - p.mean()) ** 2).sum() if np.ptp(p) > 0 else 0.0 for p in arrays])

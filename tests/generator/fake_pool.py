@@ -6,13 +6,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from src.budget import Ledger
-from src.client import PromptRefused, ServerUnreachable
+from src.client import ServerError, ServerUnreachable
 from src.data.audio import Clip
 from src.data.prompts import Prompt
 from src.experiments.pool_scoring import Scorer, score
 from src.experiments.scaling import generate, open_pool
 from src.experiments.scaling_settings import ExperimentSettings
-from src.protocol import Checkpoint, Score, VerifierResult
+from src.protocol import Checkpoint, NoScore, Score, VerifierResult
 from src.runs.measures import Measure
 from src.runs.records import Run
 from tests.generator.fake_search import FakeGenerator, FakeJudge, value_of
@@ -27,7 +27,8 @@ OTHER_WEIGHTS = Checkpoint(name="fake", sha256="4" * 64)
 class FakeClient:
     """Scores by the verifier's name, the prompt and what is heard.
 
-    refuses: (verifier, prompt text) that have no score. lives: requests until it is lost.
+    refuses: (verifier, prompt text) that have no score. unheard: (verifier, prompt text, value)
+    likewise. lives: requests until it is lost.
     asked: of each request the verifiers, the first prompt and its clip's frames. values: what was
     scored, by verifier and prompt.
     """
@@ -37,7 +38,9 @@ class FakeClient:
         refuses: Sequence[tuple[str, str]] = (),
         lives: int = 10**6,
         checkpoint: Checkpoint = WEIGHTS,
+        unheard: Sequence[tuple[str, str, float]] = (),
     ) -> None:
+        self.unheard = set(unheard)
         self.refuses, self.lives, self.checkpoint = set(refuses), lives, checkpoint
         self.asked: list[tuple[tuple[str, ...], str, int]] = []
         self.values: dict[tuple[str, str], list[float]] = defaultdict(list)
@@ -46,37 +49,31 @@ class FakeClient:
     def checkpoints(self, names: Sequence[str]) -> dict[str, Checkpoint]:
         return dict.fromkeys(names, self.checkpoint)
 
-    def score(self, names, prompts, clips, checkpoints=None) -> dict[str, VerifierResult]:
-        answers = self.score_each(names, prompts, clips)
-        for answer in answers.values():
-            if isinstance(answer, PromptRefused):
-                raise answer
-        return answers  # type: ignore[return-value]
-
-    def score_each(
-        self, names, prompts, clips, checkpoints=None
-    ) -> dict[str, VerifierResult | PromptRefused]:
+    def score(self, verifiers, prompts, clips) -> dict[str, VerifierResult]:
+        if {*verifiers.values()} != {self.checkpoint}:
+            raise ServerError("it now scores with other weights")
         self.lives -= 1
         if self.lives < 0:
             raise ServerUnreachable("the server is lost")
         self.usage.seconds["http"] += 4.0
-        self.asked.append((tuple(names), prompts[0], clips[0].samples.shape[1]))
-        return {name: self._answer(name, prompts, clips) for name in names}
+        self.asked.append((tuple(verifiers), prompts[0], clips[0].samples.shape[1]))
+        return {name: self._answer(name, prompts, clips) for name in verifiers}
 
     def take_usage(self) -> Ledger:
         usage, self.usage = self.usage, Ledger()
         return usage
 
-    def _answer(
-        self, name: str, prompts: Sequence[str], clips: Sequence[Clip]
-    ) -> VerifierResult | PromptRefused:
-        refused = [index for index, text in enumerate(prompts) if (name, text) in self.refuses]
-        if refused:
-            return PromptRefused(dict.fromkeys(refused, "it names nothing that can be heard"))
-        scores = []
+    def _answer(self, name: str, prompts: Sequence[str], clips: Sequence[Clip]) -> VerifierResult:
+        scores: list[Score | NoScore] = []
         for text, clip in zip(prompts, clips, strict=True):
-            scores.append(Score(value=value_of(name + text, [int(x) for x in clip.samples[0]])))
-            self.values[name, text].append(scores[-1].value)
+            value = value_of(name + text, [int(x) for x in clip.samples[0]])
+            if (name, text) in self.refuses:
+                scores.append(NoScore(reason="it names nothing that can be heard"))
+            elif (name, text, value) in self.unheard:
+                scores.append(NoScore(reason=f"{value:g} is unheard of"))
+            else:
+                scores.append(Score(value=value))
+                self.values[name, text].append(value)
         return VerifierResult(
             checkpoint=self.checkpoint, scores=scores, queue_seconds=0.5, compute_seconds=1.5
         )

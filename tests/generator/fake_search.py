@@ -14,11 +14,10 @@ import numpy as np
 import torch
 
 from src.budget import Ledger
-from src.client import PromptRefused
 from src.data.audio import Clip
 from src.data.prompts import Prompt
 from src.judges.base import ClipJudge, JudgeError, SetJudge
-from src.protocol import Checkpoint, Score
+from src.protocol import Checkpoint, NoScore, Score
 from src.scoring import ScoreInput
 
 RATE = 50
@@ -46,6 +45,8 @@ def value_of(text: str, tokens: Sequence[int]) -> float:
 
 class FakeCandidates:
     guided = True
+    # Whether the model overflows in such a history.
+    overflows: Callable[[list[int]], bool] | None = None
 
     def __init__(self, keys: Sequence[str], candidates: int, frames: int, seed: int) -> None:
         self.keys, self.candidates, self.frames, self.seed = keys, candidates, frames, seed
@@ -85,7 +86,9 @@ class FakeCandidates:
 
     def mean_log_prob(self, conditional: bool = True) -> torch.Tensor:
         by = 97 if conditional else 89
-        return torch.tensor([-(sum(h) % by) / by - 0.01 for h in self.histories])
+        likely = [-(sum(h) % by) / by - 0.01 for h in self.histories]
+        bad = [self.overflows is not None and self.overflows(h) for h in self.histories]
+        return torch.tensor(likely).masked_fill(torch.tensor(bad), torch.nan)
 
 
 class FakeGenerator:
@@ -101,8 +104,12 @@ class FakeGenerator:
     max_rows = 64
     segment = 30.0
 
-    def __init__(self, context: int | None = None) -> None:
-        self.context = context
+    def __init__(
+        self,
+        context: int | None = None,
+        overflows: Callable[[list[int]], bool] | None = None,
+    ) -> None:
+        self.context, self.overflows = context, overflows
         self.rendered = 0
         self.lengths: list[int] = []
         self.begun: list[tuple[tuple[str, ...], int, int]] = []
@@ -113,6 +120,7 @@ class FakeGenerator:
     ) -> FakeCandidates:
         self.begun.append((tuple(keys), candidates, frames))
         self.last = FakeCandidates(keys, candidates, frames, seed)
+        self.last.overflows = self.overflows
         return self.last
 
     def unknown_tokens(self, prompt: str) -> tuple[int, int]:
@@ -156,7 +164,7 @@ class Narrow(FakeGenerator):
 
 
 class FakeVerifier:
-    """Scores by `value_of`; refuses the inputs for which `refuses` gives a reason."""
+    """Scores by `value_of`; no score for the inputs for which `refuses` gives a reason."""
 
     name = "fake"
     needs_audio = True
@@ -166,13 +174,15 @@ class FakeVerifier:
         self.refuses = refuses
         self.usage = Ledger()
 
-    def score(self, inputs: Sequence[ScoreInput]) -> list[Score]:
-        refused = {i: reason for i, item in enumerate(inputs) if (reason := self.refuses(item))}
-        if refused:
-            raise PromptRefused(refused)
+    def score(self, inputs: Sequence[ScoreInput]) -> list[Score | NoScore]:
         self.usage.uploaded_bytes += 100 * len(inputs)
         self.usage.seconds["http"] += 1.0
-        return [Score(value=value_of(item.prompt, heard(item))) for item in inputs]
+        return [
+            NoScore(reason=reason)
+            if (reason := self.refuses(item))
+            else Score(value=value_of(item.prompt, heard(item)))
+            for item in inputs
+        ]
 
     def take_usage(self) -> Ledger:
         usage, self.usage = self.usage, Ledger()

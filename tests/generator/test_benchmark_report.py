@@ -139,6 +139,19 @@ def test_a_clip_without_a_number_is_left_out_of_that_measure_and_counted(tmp_pat
     assert [row[k] for k in ("prompts", "mean", "difference", "low")] == [0, None, None, None]
 
 
+def test_silent_winners_and_candidates_without_a_score_are_counted(tmp_path: Path) -> None:
+    def change(index: int, record: Record) -> None:
+        record["winner"] |= {"level": -75.2, "silent": True} if index == 1 else {}
+        out = {"slot": 1, "score": {"reason": "the clip is digital silence"}}
+        record["tree"] = [{"slot": 0, "score": {"value": 1.0}}, out]
+
+    folder = made_up_run(tmp_path)
+    change_records(folder, change)
+    text = " ".join(findings(study_benchmark(folder)))
+    assert "1 of 48 winners are silent (RMS below -60 dB of full scale): " in text
+    assert "48 candidate(s) had no score and were out: the clip is digital silence" in text
+
+
 def test_a_measure_of_sets_is_one_distance_to_the_references_with_a_p(tmp_path: Path) -> None:
     folder = made_up_run(tmp_path, more=(SET,))
     for method, prompt in (("baseline", "p3"), ("reference", "p5")):

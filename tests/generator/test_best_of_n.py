@@ -36,12 +36,16 @@ def normal_pools(prompts: int, size: int, scale: float = 1.0, seed: int = 0) -> 
 
 
 def best_of_all_subsets(scores: np.ndarray, measure: np.ndarray, n: int) -> float:
-    """What best-of-n means: the average over subsets of the measure of the best, ties by a coin."""
+    """What best-of-n means: the average over subsets of the measure of the best, ties by a coin.
+
+    Clips that are out (NaN) are never the best, and a subset of nothing else does not count.
+    """
     values = []
     for subset in itertools.combinations(range(len(scores)), n):
-        chosen = list(subset)
-        best = [i for i in chosen if scores[i] == scores[chosen].max()]
-        values.append(np.mean(measure[best]))
+        chosen = [i for i in subset if not np.isnan(scores[i])]
+        if chosen:
+            best = [i for i in chosen if scores[i] == scores[chosen].max()]
+            values.append(np.mean(measure[best]))
     return float(np.mean(values))
 
 
@@ -57,6 +61,31 @@ def test_best_of_n_is_the_average_over_all_subsets(seed: int, levels: int) -> No
         for s, g in zip(scores, measure, strict=True)
     ]
     np.testing.assert_allclose(best_of_n(scores, measure, budgets), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_clips_that_are_out_are_never_the_best_and_no_spread_has_them(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    m = int(random.integers(2, 9))
+    scores, measure = random.integers(4, size=m).astype(float), random.normal(size=m)
+    scores[random.permutation(m)[: random.integers(1, m)]] = np.nan
+    known = ~np.isnan(scores)
+    measure[~known] = np.nan
+    budgets = range(1, m + 1)
+    expected = [best_of_all_subsets(scores, measure, n) for n in budgets]
+    np.testing.assert_allclose(best_of_n([scores], [measure], budgets)[0], expected, atol=1e-12)
+    weights = best_of_n_weights(scores, budgets)
+    np.testing.assert_allclose(weights.sum(1), 1)
+    assert not weights[:, ~known].any()
+    others = normal_pools(2, 5)
+    whole, part = ([*others, pool] for pool in (measure, measure[known]))
+    assert within_prompt_std(whole) == within_prompt_std(part)
+    np.testing.assert_equal(tau(whole, whole), tau(part, part))
+
+
+def test_a_pool_in_which_all_are_out_is_an_error() -> None:
+    with pytest.raises(StatsError, match="pool"):
+        best_of_n_weights([math.nan, math.nan], [1])
 
 
 def test_large_pools_do_not_overflow() -> None:

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from src.client import PromptRefused
 from src.data.audio import Clip
 from src.data.files import ROOT
 from src.experiments import checks, self_tests
 from src.experiments.checks import MUSICGENS, rows_of, weight_bytes
 from src.experiments.doctor import main
+from src.protocol import Checkpoint, NoScore, Score
 
 GPU = {"name": "NVIDIA H100", "sm": "sm_90", "kernels": "sm_80 sm_90", "problem": None}
 GPU |= {"memory": 85_000_000_000, "free": 80_000_000_000}
@@ -111,21 +111,29 @@ def test_rows_on_a_gpu_follow_from_the_sizes_of_each_model() -> None:
     assert rows_of(*MUSICGENS["large"], free=6e9) == "does not fit"
 
 
+WEIGHTS = Checkpoint(name="x", sha256="0" * 64)
+
+
 class Verifier:
     """Scores clips by how much of them is not noise; `beside` is added in a batch."""
 
     def __init__(self, sign: int = 1, beside: float = 0.0) -> None:
         self.sign, self.beside = sign, beside
 
-    def checkpoints(self, names: Sequence[str]) -> None: ...
+    def checkpoints(self, names: Sequence[str]) -> dict[str, Checkpoint]:
+        return dict.fromkeys(names, WEIGHTS)
 
-    def score(self, names: Sequence[str], prompts: Sequence[str], clips: Sequence[Clip]) -> Any:
-        if not all(clip.samples.any() for clip in clips):
-            raise PromptRefused({0: "it is silent"})
-        kurtosis = [np.mean(c.samples**4) / np.mean(c.samples**2) ** 2 for c in clips]
+    def score(self, verifiers: dict[str, Checkpoint], _: Any, clips: Sequence[Clip]) -> Any:
         added = self.beside * (len(clips) - 1)
-        scores = [SimpleNamespace(value=self.sign * float(k) + added) for k in kurtosis]
-        return {names[0]: SimpleNamespace(scores=scores)}
+        return {
+            name: SimpleNamespace(scores=[self._of(c, added) for c in clips]) for name in verifiers
+        }
+
+    def _of(self, clip: Clip, added: float) -> Score | NoScore:
+        if not clip.samples.any():
+            return NoScore(reason="it is silent")
+        kurtosis = np.mean(clip.samples**4) / np.mean(clip.samples**2) ** 2
+        return Score(value=self.sign * float(kurtosis) + added)
 
 
 def test_a_verifier_that_prefers_noise_or_hears_a_batch_otherwise_fails_its_test() -> None:

@@ -31,7 +31,6 @@ def fail(end: Ending, error: BaseException, kept: str | None = None) -> None:
     [
         (UsageError("--n"), 2),
         (UnsupportedModel("its norm"), 2),
-        (FloatingPointError("it overflowed in float16"), 2),
         (torch.cuda.OutOfMemoryError("--max_rows"), 2),
         (GeneratorError("no weights"), 3),
         (CalibrationError("no constants"), 3),

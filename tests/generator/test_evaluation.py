@@ -12,12 +12,22 @@ from src.budget import Ledger
 from src.client import VerifierError
 from src.data.audio import Clip, read_audio
 from src.data.prompts import Prompt
+from src.experiments.searching import search_what_is_left
+from src.methods import METHODS
 from src.protocol import Checkpoint, Score
+from src.runs.build import Parts
 from src.runs.evaluation import finish, judge_again, judge_clip, measures, unread_captions
 from src.runs.records import RECORDS, Run, read_records, search_key
 from src.runs.settings import SaveAudio
 from src.tree import SearchResult, Winner
-from tests.generator.fake_search import FakeJudge, FakeSetJudge
+from tests.generator.fake_search import (
+    RATE,
+    FakeJudge,
+    FakeSetJudge,
+    FakeVerifier,
+    Narrow,
+    heard,
+)
 from tests.generator.made_up_run import record
 
 PROMPT = Prompt(id="a", text="a slow piano", key="a")
@@ -205,3 +215,37 @@ def test_made_up_records_have_the_shape_of_real_ones(tmp_path: Path) -> None:
     assert set(made_up["winner"]) <= set(written["winner"])
     assert set(made_up["ledger"]) == set(written["ledger"])
     assert set(made_up["ledger"]["seconds"]) <= set(written["ledger"]["seconds"])
+
+
+@pytest.mark.parametrize(
+    ("level", "recorded"), [(0.5, (-6.0, False)), (5e-4, (-66.0, True)), (0.0, (None, True))]
+)
+def test_a_winners_level_is_recorded_and_silence_marked(
+    tmp_path: Path, level: float, recorded: tuple[float | None, bool]
+) -> None:
+    winner = finish(result(level), [], tmp_path, "none")["winner"]
+    assert (winner["level"], winner["silent"]) == recorded
+
+
+def test_a_candidate_that_is_out_is_in_the_record_and_its_prompt_is_not_searched_again(
+    tmp_path: Path,
+) -> None:
+    def searched() -> tuple[int, list[dict]]:
+        generator = Narrow(overflows=lambda tokens: tokens[0] % 2 == 1)
+        verifier = FakeVerifier(lambda item: "odd" if heard(item)[0] % 3 == 0 else None)
+        parts = Parts(generator, verifier, ())  # type: ignore[arg-type]
+        plan = METHODS["best_of_n"].make_plan(4, 0.2, 0.1, RATE, {})
+        with Run(tmp_path, "run", {"script": "benchmark"}, {}) as run:
+            search_what_is_left(run, [(search_key("best_of_n"), plan, 3)], [PROMPT], parts)
+            return len(generator.begun), run.records
+
+    groups, (done,) = searched()
+    assert (groups, done["status"]) == (1, "ok")
+    overflowed, odd = (
+        [node for node in done["tree"] if node["score"].get("reason", "").startswith(why)]
+        for why in ("the model's output is not a number", "odd")
+    )
+    assert {node["log_prob"] for node in overflowed} == {None}
+    assert odd
+    assert not any(node["kept"] for node in (*overflowed, *odd))
+    assert searched() == (0, [done])

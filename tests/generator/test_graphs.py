@@ -210,3 +210,43 @@ def test_free_lanes_hold_no_more_rows_than_may_be_decoded_side_by_side(lm, captu
 def test_graphs_are_for_gpus_unless_asked_for(lm):
     assert Decoder(lm).lanes is None
     assert Decoder(lm, graphs=True).lanes is not None
+
+
+@pytest.mark.parametrize("graphed", [False, True])
+@pytest.mark.parametrize("rolling_out", [False, True])
+def test_a_row_that_overflows_is_not_a_number_and_touches_no_other(
+    lm, captured, graphed: bool, rolling_out: bool
+):
+    """As in half precision: one row's keys are infinite from some position on.
+
+    In a rollout it is the row that is kept: afterwards it is as if nothing was.
+    """
+    on, row = decoder(lm, graphed), PRUNES[0][0] if rolling_out else 6
+
+    def search(overflows: bool) -> list[Tensor]:
+        decoding = begin(on, lm)
+        decoding.advance(7)
+        mark = decoding.mark()
+        decoding.advance(2)
+        if overflows:
+            part = decoding._parts[0]
+            past = part._lane.past if graphed else part.past
+            with torch.inference_mode():
+                for cache in past.own.caches:
+                    cache[0, 0, 0, :, row, past.own.length - 1] = torch.inf
+        decoding.advance(3)
+        seen = [decoding.tokens(), decoding.mean_log_prob()]
+        if rolling_out:
+            decoding.rewind(mark)
+        decoding.select(PRUNES[0])
+        decoding.advance(12)
+        return [*seen, decoding.tokens(), decoding.mean_log_prob()]
+
+    tokens, log_probs, *after = search(overflows=True)
+    expected_tokens, expected, *expected_after = search(overflows=False)
+    others = torch.arange(len(log_probs)) != row
+    assert torch.equal(log_probs.isnan(), ~others)
+    assert_equal([tokens[others], log_probs[others]], [expected_tokens[others], expected[others]])
+    assert tokens.max() < lm.card
+    assert_equal(after, expected_after)
+    assert bool(captured) == graphed

@@ -195,9 +195,9 @@ class Client(FakeClient):
 
     held: Mapping[str, Checkpoint] = {}
 
-    def score_each(self, names, prompts, clips, checkpoints=None):
-        self.held = checkpoints
-        return super().score_each(names, prompts, clips)
+    def score(self, verifiers, prompts, clips):
+        self.held = verifiers
+        return super().score(verifiers, prompts, clips)
 
 
 def judges(client: FakeClient, *names: str) -> list[Any]:

@@ -12,11 +12,12 @@ import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 
 from src.reports.page import HERE
-from src.runs.records import RECORDS
+from src.runs.records import RECORDS, Record
 from tests.generator.made_up_run import (
     FAILED,
     HOSTILE,
@@ -170,6 +171,23 @@ def test_trees_are_as_the_records_have_them_and_leaves_are_found(tmp_path: Path)
         for step, nodes in enumerate(clip["tree"])
         for slot, parent, _, _, kept in nodes
     ] == [{k: node[k] for k in ("step", "slot", "parent", "kept")} for node in record["tree"]]
+
+
+def test_a_candidate_without_a_score_says_why_and_a_silent_winner_that_it_is(
+    tmp_path: Path,
+) -> None:
+    def change(index: int, record: Record) -> None:
+        if "winner" in record:
+            record["tree"][0] |= {"score": {"reason": "</script> NaN"}, "log_prob": None}
+            record["winner"] |= {"silent": True, "level": None if index else -75.2}
+
+    folder = listening_run(tmp_path)
+    change_records(folder, change)
+    page = read(folder)
+    clips = [clip for prompt in page.data["prompts"] for clip in prompt["clips"].values()]
+    shown = [clip for clip in clips if "tree" in clip]
+    assert all(c["tree"][0][0][2:] == [None, None, ANY, "</script> NaN"] for c in shown)
+    assert {clip["silent"] for clip in shown} == {"silent: -75 dB", "silent: nothing but zeros"}
 
 
 @pytest.mark.parametrize(

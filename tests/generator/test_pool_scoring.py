@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from src.client import ServerError, ServerUnreachable
 from src.experiments.pool_scoring import list_scorers
+from src.reports.pool import report
 from src.runs.pool import load_pool
 from src.runs.records import RECORDS, Run, scores_key
 from tests.generator.fake_pool import (
@@ -79,7 +81,7 @@ def test_other_weights_score_every_prompt_anew_and_are_never_mixed_with_the_old(
 
 
 def test_weights_that_change_while_a_pool_is_scored_end_the_run(run: Run) -> None:
-    with pytest.raises(ServerError, match="now scores tags with other weights"):
+    with pytest.raises(ServerError, match="now scores with other weights"):
         hears(run, [verifier("tags")], FakeClient(checkpoint=OTHER_WEIGHTS))
 
 
@@ -89,7 +91,9 @@ def test_a_prompt_that_one_verifier_refuses_is_scored_by_the_others(run: Run) ->
     record = run.latest(scores_key("tags"), "jig")
     assert record is not None
     assert record["status"] == "failed"
-    assert record["reason"] == "candidate 0: it names nothing that can be heard"
+    assert record["reason"] == (
+        "candidate 0: it names nothing that can be heard (4 candidates have no number)"
+    )
     # who refuses the whole clip is not asked about its beginnings
     assert [names for names, text, _ in refusing.asked if text == "a jig"] == [
         *(("tags", "clap"), ("clap",), ("clap",))
@@ -104,6 +108,47 @@ def test_a_prompt_that_one_verifier_refuses_is_scored_by_the_others(run: Run) ->
     assert (run.folder / RECORDS).read_bytes() == lines  # the same refusal is not told twice
     assert hears(run, TWO, FakeClient()) == 0
     assert len(load_pool(run.folder).values("tags")) == len(PROMPTS)
+
+
+def test_a_candidate_without_a_score_is_out_alone_and_is_not_asked_about_again(run: Run) -> None:
+    hears(run, TWO, probe := FakeClient())
+    out = probe.values["tags", "a jig"][2]  # of the whole clips, which come first
+    hears(
+        run,
+        [verifier("tags", OTHER_WEIGHTS), judge("far")],
+        FakeClient(checkpoint=OTHER_WEIGHTS, unheard=[("tags", "a jig", out)]),
+    )
+    record = run.latest(scores_key("tags"), "jig")
+    assert record is not None
+    assert (record["status"], record["values"]["whole"][2]) == ("ok", None)
+    assert record["reason"].startswith(f"candidate 2: {out:g} is unheard of")
+    pool = load_pool(run.folder)
+    assert np.isnan(pool.values("tags")["jig"]).tolist() == [False, False, True, False]
+    own, seen = pool.pair("tags", "far")
+    assert np.isnan(own[1]).tolist() == np.isnan(seen[1]).tolist() == [False, False, True, False]
+    assert "tags: no number for 1 of 12 candidates" in report(pool, [], (1, 2))
+
+    again = FakeClient(checkpoint=OTHER_WEIGHTS)
+    assert hears(run, [verifier("tags", OTHER_WEIGHTS)], again) == 0
+    assert again.asked == []
+
+
+def test_a_candidate_in_which_the_model_overflowed_is_out_of_every_measure(tmp_path: Path) -> None:
+    def overflows(tokens: list[int]) -> bool:
+        return any(token % 31 == 0 for token in tokens)
+
+    with made_pool(tmp_path, FakeGenerator(overflows=overflows)) as run:
+        hears(run, [*TWO, judge("far")], FakeClient())
+        pool = load_pool(run.folder)
+    out = {
+        prompt.id: [overflows(clip[0].tolist()) for clip in pool.tokens(prompt.id)]
+        for prompt in PROMPTS
+    }
+    some = {name: flags for name, flags in out.items() if not all(flags)}
+    assert any(any(flags) for flags in some.values())
+    for name in ("perplexity", "pmi", "tags", "clap", "far"):
+        found = {prompt: np.isnan(x).tolist() for prompt, x in pool.values(name).items()}
+        assert found == some
 
 
 def test_a_lost_server_loses_no_score_and_the_rest_is_as_if_it_had_stayed(
@@ -127,7 +172,7 @@ def test_a_judge_without_a_number_for_a_candidate_has_none_for_the_prompt(run: R
     record = run.latest(scores_key("far"), "jig")
     assert record is not None
     assert record["values"] == {}
-    assert record["reason"] == "candidate 0: no reference"
+    assert record["reason"] == "candidate 0: no reference (4 candidates have no number)"
 
 
 def test_a_verifier_that_judged_before_becomes_a_verifier(run: Run) -> None:

@@ -2,6 +2,8 @@
 
 import itertools
 import math
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -11,8 +13,9 @@ from src.budget import BudgetError, Cost, Plan
 from src.client import ServerUnreachable
 from src.data.prompts import Prompt
 from src.methods import METHODS, PARAMETERS
-from src.search import children, search, tree_search
-from src.tree import Failure, Node, SearchResult
+from src.protocol import NoScore
+from src.search import OVERFLOWED, search, tree_search
+from src.tree import Failure, Node, SearchResult, children
 from src.verifier import build_verifier
 from tests.generator.fake_search import (
     RATE,
@@ -44,26 +47,34 @@ def winner_tokens(result) -> list[int]:
     return result.winner.tokens[0].tolist()
 
 
-def by_recursion(p: Plan, prompt: Prompt) -> list[int]:
-    """The winner's tokens, by a search written down as plainly as can be."""
+def by_recursion(
+    p: Plan, prompt: Prompt, is_out: Callable[[list[int]], bool] = lambda tokens: False
+) -> list[int] | int:
+    """The winner's tokens, by a search written down as plainly as can be.
+
+    is_out: whether what is heard has no score. Where nothing of a step has one, that step.
+    """
+    families = p.candidates // p.beam_width
     pool: list[list[int]] = [[] for _ in range(p.candidates)]
     for step, frames in enumerate(p.steps):
         pool = [
             continued(history, frames, SEED, prompt.key, slot) for slot, history in enumerate(pool)
         ]
         ahead = p.rollout(step)
-        scores = [
-            value_of(prompt.text, continued(history, ahead, SEED, prompt.key, -1))
-            for history in pool
-        ]
-        best_first = sorted(range(p.candidates), key=lambda slot: -scores[slot])
+        heard = [continued(history, ahead, SEED, prompt.key, -1) for history in pool]
+        scores = [value_of(prompt.text, tokens) for tokens in heard]
+        known = [slot for slot, tokens in enumerate(heard) if not is_out(tokens)]
+        best_first = sorted(known, key=lambda slot: -scores[slot])
+        if not best_first:
+            return step
         if step == len(p.steps) - 1:
             return pool[best_first[0]]
-        kept = best_first[: p.candidates // p.beam_width]
+        kept = best_first[:families]
         free = [slot for slot in range(p.candidates) if slot not in kept]
         children_of = {slot: pool[slot] for slot in kept}
+        dealt = [kept[turn % len(kept)] for turn in range(families)]
         for parent in kept:
-            for _ in range(p.beam_width - 1):
+            for _ in range(dealt.count(parent) * p.beam_width - 1):
                 children_of[free.pop(0)] = pool[parent]
         pool = [children_of[slot] for slot in range(p.candidates)]
     raise AssertionError
@@ -79,6 +90,49 @@ def test_tree_searches_find_what_plain_recursion_finds_at_exactly_their_cost(
         for prompt, result in zip(PROMPTS[:2], run(p, PROMPTS[:2]), strict=True):
             assert winner_tokens(result) == by_recursion(p, prompt)
             assert Cost(result.ledger.frames, result.ledger.clips) == p.expected()
+
+
+def ends_badly(tokens: list[int]) -> bool:
+    return tokens[-1] % 3 > 0
+
+
+def unlucky(tokens: list[int]) -> bool:
+    """Once so, always so: as a model that has overflowed."""
+    return any(token % 13 == 0 for token in tokens)
+
+
+@pytest.mark.parametrize("overflows", [False, True])
+def test_candidates_without_a_score_are_never_kept_and_a_prompt_fails_when_all_are_so(
+    overflows: bool,
+) -> None:
+    """Against plain recursion, at the same cost. They are out by the verifier or the generator."""
+    is_out = unlucky if overflows else ends_badly
+    refuses = None if overflows else lambda item: "bad end" if ends_badly(heard(item)) else None
+    seen: Counter[str] = Counter()
+    plans = [plan("best_of_n", 4), plan("best_of_n", 8)]
+    for (n, m), k in itertools.product(FAMILIES, (0, 1, 2)):
+        plans.append(plan("lookahead", n, m, k) if k else plan("sbs", n, m))
+    for p in plans:
+        generator = FakeGenerator(overflows=unlucky if overflows else None)
+        verifier = FakeVerifier(refuses) if refuses else FakeVerifier()
+        for prompt, result in zip(PROMPTS, run(p, PROMPTS, verifier, generator), strict=True):
+            expected = by_recursion(p, prompt, is_out)
+            if isinstance(result, Failure):
+                assert result.step == expected
+                assert result.reason == (OVERFLOWED.reason if overflows else "bad end")
+                assert result.verifier == ("generator" if overflows else "fake")
+                seen["failed"] += 1
+                continue
+            assert winner_tokens(result) == expected
+            assert Cost(result.ledger.frames, result.ledger.clips) == p.expected()
+            for node in result.nodes:
+                if isinstance(node.score, NoScore):
+                    assert not node.kept
+                    seen[f"out at {node.step} of {len(p.steps)}"] += 1
+            first = [node.kept for node in result.nodes if node.step == 0]
+            seen["fewer than K"] += len(p.steps) > 1 and sum(first) < p.kept
+    outs = {f"out at {step} of {steps}" for step, steps in ((0, 1), (0, 4), (1, 4), (3, 4))}
+    assert {*outs, "failed", "fewer than K"} <= {what for what, count in seen.items() if count}
 
 
 @pytest.mark.parametrize(
@@ -121,10 +175,10 @@ def test_the_tree_is_whole_and_shows_what_was_kept(method: str) -> None:
 
 
 def test_a_kept_candidate_goes_on_in_its_own_slot_and_the_others_fill_the_freed_ones() -> None:
-    assert children([3, 0], 2) == [0, 3, 0, 3]
-    assert children([2, 1], 3) == [2, 1, 2, 2, 1, 1]
-    assert children([4, 1, 0], 1 + 1) == [0, 1, 4, 1, 4, 0]
-    assert children([0, 1, 2], 1) == [0, 1, 2]
+    assert children([3, 0], 2, 2) == [0, 3, 0, 3]
+    assert children([2, 1], 2, 3) == [2, 1, 2, 2, 1, 1]
+    assert children([4, 1, 0], 3, 2) == [0, 1, 4, 1, 4, 0]
+    assert children([0, 1, 2], 3, 1) == [0, 1, 2]
 
 
 def test_a_method_of_ones_own_chooses_what_survives_a_prune() -> None:
@@ -207,21 +261,16 @@ def test_what_is_heard_is_the_whole_clip_also_where_only_its_end_is_rendered(
             assert own.winner.clip.samples.tolist() == whole.winner.clip.samples.tolist()
 
 
-def test_a_refused_prompt_drops_out_says_where_and_the_others_go_on_unchanged() -> None:
-    threshold = []
-
+def test_a_prompt_without_any_score_drops_out_says_where_and_the_others_go_on_unchanged() -> None:
     def too_long(item) -> str | None:
-        if item.prompt == "text c" and len(heard(item)) == 6:
-            threshold.append(1)
-            return "too odd" if len(threshold) == 3 else None
-        return None
+        return "too odd" if item.prompt == "text c" and len(heard(item)) == 6 else None
 
     unhindered = run(plan("sbs"))
     *rest, failure = run(plan("sbs"), verifier=FakeVerifier(too_long))
     assert [result.nodes for result in rest] == [result.nodes for result in unhindered[:2]]
     assert isinstance(failure, Failure)
     assert (failure.prompt.id, failure.verifier) == ("c", "fake")
-    assert (failure.step, failure.slot, failure.reason) == (1, 2, "too odd")
+    assert (failure.step, failure.slot, failure.reason) == (1, 0, "too odd")
     assert failure.ledger.frames == 6 * 8
 
 

@@ -8,9 +8,9 @@ from pydantic import ValidationError
 
 from src import client
 from src.budget import Ledger
-from src.client import PromptRefused, ServerClient, ServerError, ServerUnreachable
-from src.protocol import Limits, Score, VerifierResult
-from src.scoring import ScoreInput, score_or_refuse
+from src.client import ServerClient, ServerError, ServerUnreachable
+from src.protocol import Limits, NoScore, Score
+from src.scoring import ScoreInput, VerifierError
 from tests.generator.stub_server import (
     GENERATOR,
     TAGS,
@@ -67,21 +67,28 @@ def test_refused_positions_are_those_of_the_whole_batch(stub: StubServer) -> Non
     refusal = {"index": 1, "verifier": "tags", "reason": "names no tag"}
     scores = (200, answer_of({"tags": [0.0, 0.0]}), {})
     stub.answers = [scores, problem(422, "prompt_refused", refused=[refusal])]
-    with pytest.raises(PromptRefused) as caught:
-        scored(stub, 4)
-    assert caught.value.refused == {3: "tags: names no tag"}
+    outcomes = tags(stub.client).score(inputs(4))
+    assert outcomes[3] == NoScore(reason="names no tag")
+    assert found(outcomes[:3]) == [0, 0, 2 / 8]
 
 
-def test_the_others_of_a_batch_are_scored_without_the_refused_ones(stub: StubServer) -> None:
+def test_the_others_of_a_batch_are_scored_without_what_is_refused(stub: StubServer) -> None:
     refused = [{"index": i, "verifier": "tags", "reason": "names no tag"} for i in (0, 2)]
     stub.answers = [
         problem(422, "prompt_refused", index=0, refused=refused),
-        problem(422, "no_score", index=1),
+        problem(422, "bad_audio", index=1),
     ]
-    outcomes = score_or_refuse(tags(stub.client), inputs(4))
-    reasons = {o.index: o.reason for o in outcomes if isinstance(o, PromptRefused)}
-    assert reasons == {0: "tags: names no tag", 2: "tags: names no tag", 3: "why"}
-    assert found([o for o in outcomes if isinstance(o, Score)]) == [1 / 8]
+    outcomes = tags(stub.client).score(inputs(4))
+    reasons = ["names no tag", None, "names no tag", "why"]
+    assert [getattr(outcome, "reason", None) for outcome in outcomes] == reasons
+    assert found(outcomes[1:2]) == [1 / 8]
+
+
+def test_a_refusal_of_nothing_that_was_asked_ends_the_run(stub: StubServer) -> None:
+    stub.answers = [problem(422, "bad_audio", index=7)]
+    with pytest.raises(VerifierError, match="bad_audio"):
+        scored(stub, 2)
+    assert len(stub.uploads) == 1
 
 
 def test_usage_tells_bytes_and_seconds_and_starts_anew(stub: StubServer) -> None:
@@ -93,49 +100,50 @@ def test_usage_tells_bytes_and_seconds_and_starts_anew(stub: StubServer) -> None
 
 
 def test_the_token_is_sent(stub: StubServer) -> None:
-    ServerClient(stub.url, token="hunter2").score(["tags"], ["a"], [clip()])
+    ServerClient(stub.url, token="hunter2").score({"tags": TAGS}, ["a"], [clip()])
     assert stub.token == "Bearer hunter2"
 
 
-def score_each(stub: StubServer, *names: str) -> dict[str, list[float] | dict[int, str]]:
-    answers = stub.client.score_each(names, ["a", "b"], [clip(0.25), clip(0.5)])
+def score_by(stub: StubServer, *names: str) -> dict[str, list[float | str]]:
+    clips = [clip(0.25), clip(0.5)]
+    answers = stub.client.score(dict.fromkeys(names, TAGS), ["a", "b"], clips)
     return {
-        name: found(answer.scores) if isinstance(answer, VerifierResult) else answer.refused
+        name: [s.value if isinstance(s, Score) else s.reason for s in answer.scores]
         for name, answer in answers.items()
     }
 
 
 def test_one_upload_asks_all_verifiers(stub: StubServer) -> None:
-    assert score_each(stub, *NAMES) == {n: [0.25, 0.5] for n in NAMES}
+    assert score_by(stub, *NAMES) == {n: [0.25, 0.5] for n in NAMES}
     assert [u["asked"]["verifiers"] for u in stub.uploads] == [list(NAMES)]
 
 
-def test_what_one_verifier_refuses_the_others_still_score(stub: StubServer) -> None:
-    stub.answers = [MUQ_REFUSES, (200, answer_of({"clap": [1.0, 2.0]}), {}), MUQ_REFUSES]
-    answers = score_each(stub, *NAMES)
-    assert answers == {"clap": [1.0, 2.0], "muq": {1: "muq: no"}, "tags": [0.25, 0.5]}
-    asked = [u["asked"]["verifiers"] for u in stub.uploads]
-    assert asked == [list(NAMES), ["clap"], ["muq"], ["tags"]]
-
-
-def test_one_verifier_that_refuses_is_asked_once(stub: StubServer) -> None:
+def test_what_one_verifier_refuses_the_others_still_score_together(stub: StubServer) -> None:
     stub.answers = [MUQ_REFUSES]
-    assert score_each(stub, "muq") == {"muq": {1: "muq: no"}}
+    assert score_by(stub, *NAMES) == {"clap": [0.25, 0.5], "muq": [0.25, "no"], "tags": [0.25, 0.5]}
+    asked = [(u["asked"]["verifiers"], u["asked"]["prompts"]) for u in stub.uploads[1:]]
+    assert asked == [(["clap", "tags"], ["a", "b"]), (["muq"], ["a"])]
+
+
+def test_one_verifier_that_refuses_everything_is_asked_once(stub: StubServer) -> None:
+    refused = [{"index": i, "verifier": "muq", "reason": "no"} for i in (0, 1)]
+    stub.answers = [problem(422, "prompt_refused", refused=refused)]
+    assert score_by(stub, "muq") == {"muq": ["no", "no"]}
     assert len(stub.uploads) == 1
 
 
 def test_weights_are_held_to_those_that_are_expected(stub: StubServer) -> None:
-    asked = (["tags"], ["a"], [clip()])
-    stub.client.score(*asked, checkpoints={"tags": TAGS, "clap": GENERATOR})
+    asked = (["a"], [clip()])
+    stub.client.score({"tags": TAGS}, *asked)
     with pytest.raises(ServerError, match="now scores tags with other weights"):
-        stub.client.score(*asked, checkpoints={"tags": GENERATOR})
+        stub.client.score({"tags": GENERATOR}, *asked)
 
 
 def test_weights_that_change_within_a_batch_are_an_error(stub: StubServer) -> None:
     stub.limits = Limits(max_files=1)
     stub.answers = [(200, answer_of({"tags": [1.0]}, GENERATOR), {})]
     with pytest.raises(ServerError, match="now scores tags with other weights"):
-        stub.client.score(["tags"], ["a", "b"], [clip(), clip()])
+        stub.client.score({"tags": TAGS}, ["a", "b"], [clip(), clip()])
 
 
 def test_a_busy_server_is_asked_again_after_the_time_it_names(stub: StubServer) -> None:

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from src import verifier as verifiers
-from src.client import PromptRefused, ServerError
+from src.client import ServerError
 from src.data.audio import Clip
 from src.data.prompts import Prompt
 from src.experiments.calibration import CalibrationSettings, calibrate
-from src.protocol import Checkpoint, Score
+from src.protocol import Checkpoint, NoScore, Score
 from src.runs import build
-from src.scoring import ExpressionError, ScoreInput, components, score_or_refuse
+from src.scoring import ExpressionError, ScoreInput, components
 from src.verifier import (
     Calibration,
     CalibrationError,
@@ -28,7 +28,14 @@ from src.verifier import (
 )
 from tests.generator.fake_pool import WEIGHTS, FakeClient
 from tests.generator.fake_search import FakeGenerator, Narrow
-from tests.generator.stub_server import GENERATOR, TAGS, StubServer, found, inputs
+from tests.generator.stub_server import (
+    GENERATOR,
+    TAGS,
+    StubServer,
+    answer_of,
+    found,
+    inputs,
+)
 
 
 class TestExpressions:
@@ -85,14 +92,13 @@ class TestLikelihood:
 
     def test_pmi_without_guidance_makes_no_number_up(self) -> None:
         verifier = build_verifier("pmi", GENERATOR, None, None)
-        with pytest.raises(PromptRefused, match="pmi: the log-probabilities are"):
-            verifier.score([ScoreInput("a", None, -2.0)])
+        (outcome,) = verifier.score([ScoreInput("a", None, -2.0)])
+        assert outcome == NoScore(reason="the log-probabilities are {'log_prob': -2.0}")
 
-    def test_is_refused_where_the_log_probability_is_not_finite(self) -> None:
+    def test_there_is_none_where_the_log_probability_is_not_finite(self) -> None:
         items = [ScoreInput("a", None, -1.0), ScoreInput("b", None, math.nan)]
-        outcomes = score_or_refuse(build_verifier("perplexity", GENERATOR, None, None), items)
-        assert isinstance(outcomes[0], Score)
-        assert isinstance(outcomes[1], PromptRefused)
+        outcomes = build_verifier("perplexity", GENERATOR, None, None).score(items)
+        assert [type(outcome) for outcome in outcomes] == [Score, NoScore]
 
 
 class TestSums:
@@ -114,6 +120,16 @@ class TestSums:
         assert score.value == pytest.approx(0.7 * 0.125 / 0.5 + 0.3 * math.exp(-2) / 0.1)
         assert score.components == pytest.approx({"tags": 0.125, "perplexity": math.exp(-2)})
         assert verifier.checkpoints == {"tags": TAGS, "perplexity": GENERATOR}
+
+    def test_without_a_part_there_is_no_sum_and_the_part_says_why(self, stub: StubServer) -> None:
+        known = self.calibration(tags=0.5, perplexity=0.1)
+        verifier = build_verifier("tags+perplexity", GENERATOR, stub.client, known)
+        body = answer_of({"tags": [0.5, 0.5]})
+        body["results"]["tags"]["scores"][1] = {"reason": "digital silence"}
+        stub.answers = [(200, body, {})]
+        first, second = verifier.score(inputs(2))
+        assert isinstance(first, Score)
+        assert second == NoScore(reason="tags: digital silence")
 
     def test_a_single_name_needs_no_constants(self, stub: StubServer) -> None:
         verifier = build_verifier("tags", None, stub.client, None)

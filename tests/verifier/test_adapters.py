@@ -219,7 +219,21 @@ def test_a_clip_without_a_single_frame_has_no_score(case: Case, adapter: Adapter
         reason = rf"no samples|T > 0|{samples} samples is too short: at least {case.shortest}"
         with pytest.raises(ScoreError, match=reason):
             score(adapter, np.zeros(samples, np.float32))
-    assert np.isfinite(score(adapter, np.zeros(case.shortest, np.float32)))
+    shortest = np.linspace(-0.5, 0.5, max(2, case.shortest), dtype=np.float32)
+    assert np.isfinite(score(adapter, shortest))
+
+
+@each()
+@pytest.mark.parametrize("level", [0.0, -0.25])
+def test_digital_silence_has_no_score_and_the_softest_sound_has_one(
+    case: Case, adapter: Adapter, level: float
+) -> None:
+    clip = np.full(2 * adapter.sample_rate, level, np.float32)
+    clip[::2] += 2**-15  # the last of 16 bits
+    with pytest.raises(ScoreError, match="digital silence"):
+        score(adapter, clip)
+    clip[::2] += 2**-15
+    assert np.isfinite(score(adapter, clip))
 
 
 @WITH_TEXT

@@ -17,6 +17,10 @@ import numpy as np
 import pytest
 
 from src.client import ServerClient, ServerError
+from src.data.audio import Clip
+from src.protocol import NoScore, Score
+from src.scoring import ScoreInput
+from src.verifier import SearchVerifier
 from tests.verifier.hostile_wavs import attack
 from tests.verifier.server_process import ServerProcess, refusal, values, wav
 
@@ -128,19 +132,40 @@ def test_every_prompt_without_a_score_is_named_with_the_reason(server: ServerPro
     assert refused[0]["reason"] == "names no tag"
 
 
-def test_a_score_that_is_not_finite_is_an_error_of_its_request_alone(server: ServerProcess) -> None:
+def test_a_clip_without_a_finite_score_has_the_reason_in_its_place_and_a_failure_is_its_requests(
+    server: ServerProcess,
+) -> None:
+    unscored = server.metric('curator_unscored_clips_total{model="fake"}')
     with ThreadPoolExecutor(4) as clients:
         blocked = clients.submit(server.post, [wav()], ["sleep 0.5"])
         time.sleep(0.2)
-        bad = clients.submit(server.post, [wav(), wav()], ["fine", "nan"])
+        bad = clients.submit(server.post, [wav(0.5), wav(0.1), wav(0.1)], ["fine", "nan", "fine"])
         good = clients.submit(server.post, [wav(0.1)], ["fine"])
         crash = clients.submit(server.post, [wav()], ["crash"])
         assert values(good.result()) == pytest.approx([-20])
         values(blocked.result())
-    assert refusal(bad.result()) == (422, "no_score")
-    assert bad.result().json()["index"] == 1
+    first, second, third = bad.result().json()["results"]["fake"]["scores"]
+    assert second == {"reason": "the model gave no finite number for score"}
+    assert third["value"] == pytest.approx(-20)
+    assert first["value"] > third["value"]
+    assert server.metric('curator_unscored_clips_total{model="fake"}') == unscored + 1
+    log = server.log.read_text()
+    assert "fake: no score: the model gave no finite number" in log
+    assert "ScoreError" not in log  # no traceback
     assert refusal(crash.result()) == (500, "verifier_failed")
     assert "out of luck" in crash.result().json()["message"]
+
+
+def test_a_search_goes_on_without_the_candidate_that_has_no_score(server: ServerProcess) -> None:
+    client = ServerClient(server.url)
+    verifier = SearchVerifier("fake", client.checkpoints(["fake"]), client)
+    clips = [Clip(np.full((1, 16_000), level, np.float32), 16_000) for level in (0.1, 0.5, 1)]
+    texts = ["fine", "nan", "nothing"]
+    items = [ScoreInput(text, clip, -1.0) for text, clip in zip(texts, clips, strict=True)]
+    scored, nan, refused = verifier.score(items)
+    assert isinstance(scored, Score)
+    assert nan == NoScore(reason="the model gave no finite number for score")
+    assert refused == NoScore(reason="names no tag")
 
 
 def test_unread_tokens_are_counted_by_verifier_in_the_prompts_order(server: ServerProcess) -> None:

@@ -63,7 +63,7 @@ def test_request_ids_are_kept_or_given(server: ServerProcess) -> None:
 
 @pytest.mark.parametrize(
     ("reason", "model", "file", "prompt"),
-    [("bad_audio", "", b"junk", "any"), ("no_score", "fake48", wav(), "nan")],
+    [("bad_audio", "", b"junk", "any"), ("prompt_refused", "fake48", wav(), "nothing")],
 )
 def test_rejects_are_counted_by_reason_and_model(
     server: ServerProcess, reason: str, model: str, file: bytes, prompt: str

@@ -123,7 +123,8 @@ def _link(folder: Path, name: str | None, above: int = 0) -> str | None:
 
 def _clip(folder: Path, record: Record, measures: Sequence[Measure]) -> dict[str, Any]:
     """One method's clip of one prompt. scores: in the order of `measures`, None where there is
-    none. tree: by step its candidates, each [slot, parent, score, log-probability, kept]."""
+    none. tree: by step its candidates, each [slot, parent, score, log-probability, kept]; with why,
+    where it has no score. silent: what to say of a silent winner, or nothing."""
     if record["status"] != "ok":
         where = ""
         if "step" in record:
@@ -132,9 +133,10 @@ def _clip(folder: Path, record: Record, measures: Sequence[Measure]) -> dict[str
     nodes, leaves = record.get("tree", []), record.get("candidates")
     steps: list[list[Any]] = [[] for _ in {node["step"] for node in nodes}]
     for node in nodes:
-        score, log_prob = _short(node["score"]["value"]), _short(node["log_prob"])
+        score, log_prob = _short(node["score"].get("value")), _short(node["log_prob"])
         steps[node["step"]].append(
             [node["slot"], node["parent"], score, log_prob, int(node["kept"])]
+            + ([node["score"]["reason"]] if score is None else [])
         )
     return {
         "audio": _link(folder, record.get("audio")),
@@ -143,10 +145,18 @@ def _clip(folder: Path, record: Record, measures: Sequence[Measure]) -> dict[str
         "unjudged": record["unjudged"],
         "parts": {k: _short(v) for k, v in record["winner"]["score"]["components"].items()},
         "log_prob": _short(record["winner"].get("log_prob")),
+        "silent": _silence(record["winner"]),
         "frames": record["ledger"]["frames"],
         "scored": record["ledger"]["clips"],
         "tree": steps,
     }
+
+
+def _silence(winner: Record) -> str:
+    level = winner.get("level")
+    if not winner.get("silent"):
+        return ""
+    return "silent: nothing but zeros" if level is None else f"silent: {level:.0f} dB"
 
 
 def _short(value: float | None) -> float | None:

@@ -112,6 +112,7 @@ function clipRow(prompt, method) {
   if (clip.audio && audio) first.append(playButton(clip.audio, name));
   else if (audio) first.append(make("span", { className: "play no-play" }));
   first.append(make("span", {}, method));
+  if (clip.silent) first.append(" ", make("small", { className: "silent" }, clip.silent));
   const row = make("tr", { className: "clip", role: "row" }, first);
   row.dataset.method = method;
   if (clip.failed !== undefined) {

@@ -10,12 +10,13 @@ function layout(tree) {
   const steps = [];
   for (const [step, nodes] of tree.entries()) {
     const place = new Map(step ? steps[step - 1].map((node, row) => [node.slot, row]) : []);
-    const listed = nodes.map(([slot, parent, score, logProb, kept]) => {
-      const node = { step, slot, parent, score, logProb, kept: Boolean(kept) };
+    const listed = nodes.map(([slot, parent, score, logProb, kept, reason]) => {
+      const node = { step, slot, parent, score, logProb, kept: Boolean(kept), reason };
       return { ...node, won: node.kept && step === tree.length - 1, onPath: false };
     });
     const above = (node) => place.get(node.parent) ?? 0;
-    steps.push(listed.sort((a, b) => above(a) - above(b) || b.score - a.score));
+    const rank = (node) => node.score ?? -Infinity; // without a score: last
+    steps.push(listed.sort((a, b) => above(a) - above(b) || (rank(b) > rank(a)) - (rank(b) < rank(a))));
   }
   let slot = steps.at(-1)?.find((node) => node.won)?.slot;
   for (const nodes of [...steps].reverse()) {
@@ -33,7 +34,7 @@ function candidate(node, digits, leaves, name) {
   const item = make("span", {
     className: `node ${state}${node.onPath ? " path" : ""}`,
     role: "listitem",
-    title: `log-probability ${number(node.logProb, 3)}`,
+    title: node.reason ?? `log-probability ${number(node.logProb, 3)}`,
   });
   item.dataset.slot = node.slot;
   item.dataset.step = node.step;
@@ -45,8 +46,8 @@ function candidate(node, digits, leaves, name) {
     unseen(`step ${node.step + 1}, candidate `),
     make("span", { className: "slot" }, String(node.slot)),
     unseen(`${from}: `),
-    make("b", {}, number(node.score, digits)),
-    unseen(`, ${state}`),
+    make("b", {}, node.reason ? "no score" : number(node.score, digits)),
+    unseen(node.reason ? `, ${node.reason}` : `, ${state}`),
   );
   return item;
 }
