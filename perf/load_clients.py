@@ -15,8 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from http.client import HTTPConnection
-from multiprocessing.connection import Connection
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -62,6 +61,24 @@ def sounds(number: int, seed: int = 0) -> list[bytes]:
             soundfile.write(file, samples.T, rate, "PCM_16", format="WAV")
             wavs.append(file.getvalue())
     return wavs
+
+
+@cache
+def _recording() -> Clip:
+    """A minute of tones at 32 kHz that never repeats: each note begins elsewhere and glides."""
+    rate, seconds = 32_000, 60
+    time_ = np.arange(seconds * rate) / rate
+    pitch = 110 * 2 ** (2 + 1.5 * np.sin(0.37 * time_)) * np.arange(1, 5)[:, None]
+    tones = np.sin(2 * np.pi * np.cumsum(pitch, 1) / rate).mean(0) * np.exp(-3 * (time_ % 0.53))
+    return Clip(0.3 * tones[None].astype(np.float32), rate)
+
+
+def new_clip(rng: random.Random, seconds: float = 5.0) -> Clip:
+    """A clip that no server has heard: taggers remember what they have, by its bytes."""
+    recording = _recording()
+    start = rng.randrange(recording.samples.shape[1] - round(seconds * recording.rate))
+    samples = recording.samples[:, start : start + round(seconds * recording.rate)]
+    return Clip(np.float32(0.5 + rng.random() / 2) * samples, recording.rate)
 
 
 def prepare(wavs: list[bytes], prompts: list[str], models: tuple[str, ...]) -> Asked:
@@ -201,21 +218,3 @@ class Crowd:
             self.answers[answer] += 1
             if not ok:
                 self.wrong.append(answer)
-
-
-def probe(url: str, path: str, pipe: Connection) -> None:
-    """In a process of its own: GET every 20 ms until told to stop; sends back the seconds taken.
-
-    A thread of the clients' process would measure how long the clients keep it waiting.
-    """
-    host, port = url.removeprefix("http://").split(":")
-    connection = HTTPConnection(host, int(port), timeout=30)
-    taken = []
-    while not pipe.poll(0.02):
-        begin = time.perf_counter()
-        connection.request("GET", path)
-        response = connection.getresponse()
-        response.read()
-        assert response.status == 200
-        taken.append(time.perf_counter() - begin)
-    pipe.send(taken)

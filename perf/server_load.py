@@ -21,15 +21,12 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import multiprocessing
 import shlex
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -37,7 +34,6 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-import psutil
 import requests
 from tqdm import tqdm
 
@@ -48,10 +44,10 @@ from perf.load_clients import (
     Scores,
     deviation,
     good_requests,
-    probe,
     scores,
     send,
 )
+from perf.watching import probing, watching
 from src.data.files import write_whole
 from src.runs.provenance import commit, machine, versions
 from tests.verifier.server_process import REAL_MODELS, ServerProcess
@@ -64,47 +60,6 @@ def serial(url: str, asked: list[Any]) -> list[Scores]:
     """What each request scores when it is alone."""
     with requests.Session() as session:
         return [scores(send(session, url, one)) for one in tqdm(asked, "serial", leave=False)]
-
-
-@contextmanager
-def probing(url: str) -> Iterator[list[float]]:
-    """Seconds that GET /health takes while the block runs; filled when it ends."""
-    taken: list[float] = []
-    ours, theirs = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(
-        target=probe, args=(url, "/health", theirs), daemon=True
-    )
-    process.start()
-    try:
-        yield taken
-    finally:
-        ours.send("stop")
-        if ours.poll(30):
-            taken += ours.recv()
-        process.join(5)
-
-
-@contextmanager
-def watching(pid: int, seconds: float) -> Iterator[list[float]]:
-    """Resident megabytes of a process, four times a second while the block runs."""
-    samples: list[float] = []
-    done, process = threading.Event(), psutil.Process(pid)
-
-    def watch() -> None:
-        with tqdm(total=round(seconds), desc="load", unit="s", leave=False) as bar:
-            begin = time.monotonic()
-            while not done.wait(0.25):
-                samples.append(process.memory_info().rss / 2**20)
-                bar.n = min(bar.total, round(time.monotonic() - begin))
-                bar.refresh()
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        yield samples
-    finally:
-        done.set()
-        thread.join()
 
 
 def load(server: ServerProcess, clients: int, seconds: float) -> dict[str, Any]:

@@ -18,14 +18,14 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from pydantic import Json
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartParser
 
 from src import protocol
 from src.models.adapter import Adapter
 from src.server.batching import Worker
-from src.server.middleware import MAX_JSON_BYTES, IntakeMiddleware
+from src.server.json_body import JsonOf, check_is_json
+from src.server.middleware import IntakeMiddleware
 from src.server.outcomes import Metrics
 from src.server.requests import Scorer, unless_gone
 from src.server.settings import ServerSettings
@@ -43,6 +43,8 @@ ENCODING = {
     "request": {"contentType": "application/json"},
     "files": {"contentType": "audio/wav"},
 }
+# POST /score describes the schema.
+JSON_REQUEST = {"application/json": {"schema": {"$ref": "#/components/schemas/VerifierRequest"}}}
 
 
 def create_app(adapters: Sequence[Adapter], settings: ServerSettings) -> FastAPI:
@@ -117,19 +119,20 @@ def create_app(adapters: Sequence[Adapter], settings: ServerSettings) -> FastAPI
         form_limits={
             "max_files": limits.max_files,
             "max_fields": 8,
-            "max_part_size": MAX_JSON_BYTES,
+            "max_part_size": limits.max_json_bytes,
         },
         openapi_extra={"requestBody": {"content": {"multipart/form-data": {"encoding": ENCODING}}}},
     )
     async def score(
         http: Request,
-        request: Annotated[Json[protocol.VerifierRequest], Form(description="JSON")],
+        request: Annotated[str, JsonOf(protocol.VerifierRequest), Form(description="JSON")],
         files: Annotated[
             list[UploadFile], File(min_length=1, description="one WAV per prompt, in order")
         ],
     ) -> protocol.ScoreResponse:
         """Every verifier named scores every file against its prompt."""
-        results = await unless_gone(http, scorer.score(request, files, http.state.upload))
+        work = scorer.score(request.encode(), files, http.state.upload)
+        results = await unless_gone(http, work)
         return protocol.ScoreResponse(request_id=http.state.request_id, results=results)
 
     @app.post(
@@ -137,10 +140,13 @@ def create_app(adapters: Sequence[Adapter], settings: ServerSettings) -> FastAPI
         summary="How much of each prompt is read",
         responses=ERRORS,
         dependencies=guarded,
+        openapi_extra={"requestBody": {"content": JSON_REQUEST, "required": True}},
     )
-    async def texts(http: Request, request: protocol.VerifierRequest) -> protocol.TextsResponse:
+    async def texts(http: Request) -> protocol.TextsResponse:
         """How many tokens at the end of each prompt each verifier named does not read."""
-        return protocol.TextsResponse(unread=await unless_gone(http, scorer.count_unread(request)))
+        check_is_json(http.headers.get("content-type", ""))
+        work = scorer.count_unread(await http.body(), http.state.upload)
+        return protocol.TextsResponse(unread=await unless_gone(http, work))
 
     return app
 

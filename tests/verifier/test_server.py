@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 from perf.load_clients import MODELS, TOLERANCE, Crowd, good_requests
-from perf.server_load import probing, serial
+from perf.server_load import serial
+from perf.watching import probing
 from tests.verifier.server_process import REAL_MODELS, ROOT, ServerProcess, refusal, values, wav
 
 

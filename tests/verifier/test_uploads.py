@@ -75,7 +75,7 @@ def test_more_requests_than_places_are_told_to_wait(strict: ServerProcess) -> No
         time.sleep(0.3)
         response = strict.post([wav()])
         assert refusal(response) == (503, "busy")
-        assert response.headers["Retry-After"] == "1"
+        assert response.headers["Retry-After"] in ("1", "2")
         for request in slow:
             values(request.result())
 
@@ -95,7 +95,7 @@ def test_listening_on_all_interfaces_without_a_token_is_warned_of(tmp_path: Path
 
 @pytest.fixture(scope="module")
 def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A server with one place, four uploads beside it, and memory for a few seconds of audio."""
+    """A server with one place, 16 uploads beside it, and memory for a few seconds of audio."""
     log = tmp_path_factory.mktemp("narrow") / "log"
     options = ["--models", "fake", "--max_requests", "1", "--max_held_bytes", "500000"]
     options += ["--limits.max_total_seconds", "5", "--upload_seconds", "30"]
@@ -122,22 +122,21 @@ def test_slow_uploads_take_no_places(narrow: ServerProcess) -> None:
 
 
 def test_the_slowest_upload_gives_way_when_there_are_too_many(narrow: ServerProcess) -> None:
-    with slow_uploads(narrow, number=4, size=1_000) as connections:
-        connections[0].sendall(b"\0" * 5_000)
-        connections[1].sendall(b"\0" * 2_000)
-        connections[3].sendall(b"\0" * 2_000)
+    with slow_uploads(narrow, number=16, size=1_000) as connections:
+        for connection in [*connections[:2], *connections[3:]]:
+            connection.sendall(b"\0" * 2_000)
         time.sleep(1.1)
-        assert values(narrow.post([wav(1.0)])) == pytest.approx([0], abs=1e-4)
-        status, body, headers = answer_to(connections[2])
-        assert (status, headers["Retry-After"]) == (503, "1")
+        with narrow.connect(narrow.raw_post([wav(seconds=3)])[:1_000]):
+            status, body, headers = answer_to(connections[2])
+        assert (status, headers["Retry-After"]) in [(503, "1"), (503, "2")]
         assert "gave way to others" in body["message"]
 
 
 def test_uploads_that_only_began_are_not_ended_for_new_ones(narrow: ServerProcess) -> None:
-    with slow_uploads(narrow, number=4, size=1_000):
-        response = narrow.post([wav(1.0)])
+    with slow_uploads(narrow, number=16, size=1_000):
+        response = narrow.post([wav(1.0, seconds=3)])
         assert refusal(response) == (503, "busy")
-        assert response.headers["Retry-After"] == "1"
+        assert response.headers["Retry-After"] in ("1", "2")
 
 
 def test_slow_uploads_give_way_when_memory_runs_out(narrow: ServerProcess) -> None:
