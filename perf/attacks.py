@@ -166,6 +166,7 @@ def goodput(url: str, clients: int, seconds: float) -> dict[str, float]:
 
     The first third does not count: until then the crowd has not spread.
     """
+    new_clip(Random(0))  # the recording that clips are cut from is made once
     begin = time.monotonic()
     done: list[float] = []
 

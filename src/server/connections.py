@@ -83,6 +83,8 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
         self._head_bytes = self._body_bytes = self._chunks = 0
+        if self._timer is None and not self.pipeline:
+            self._wait()
         self.cycle.transport = cast(asyncio.Transport, _CycleTransport(self, self.cycle))
 
     def on_body(self, body: bytes) -> None:
