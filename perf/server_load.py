@@ -11,8 +11,11 @@ some are slow, some are cut off in the middle or hang up. Checked, and 1 is the 
   memory   resident memory of the last third is at most 1.05 times that of the first third
   health   99 % of GET /health take under 50 ms meanwhile
   after    the same requests are right afterwards, nothing is left in queues or held, SIGTERM: 0
+  attacks  under each of perf/attacks.py half of GET /health take under 250 ms, and good requests
+           are scored; 200 clients, who wait as told, get at least 70 % of the clips of 8
   fuzz     with --fuzz N: N mutated WAVs get nothing but clean answers
 
+Requests are new sounds, but for those whose scores are compared: taggers remember what they heard.
 Throughput with batching against without (--batch.max_clips 1) is measured on two servers in turns.
 """
 
@@ -21,6 +24,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import logging
 import shlex
 import sys
 import tempfile
@@ -37,6 +41,7 @@ import numpy as np
 import requests
 from tqdm import tqdm
 
+from perf.attacks import MEASURED, goodput, under_attack
 from perf.load_clients import (
     MODELS,
     TOLERANCE,
@@ -87,8 +92,8 @@ def load(server: ServerProcess, clients: int, seconds: float) -> dict[str, Any]:
         "clients": clients,
         "seconds": seconds,
         "answers": dict(crowd.answers.most_common()),
-        "clips scored a second": round(crowd.clips / elapsed, 1),
-        "good request median s": round(median(crowd.seconds), 3),
+        "new clips scored a second": round(len(crowd.seconds) / elapsed, 1),
+        "new request median s": round(median(crowd.seconds), 3),
         "greatest deviation of a score": crowd.deviation,
         "health p50 ms": round(1000 * median(health), 2),
         "health p99 ms": round(1000 * health_p99, 2),
@@ -108,18 +113,17 @@ def load(server: ServerProcess, clients: int, seconds: float) -> dict[str, Any]:
 
 
 def throughput(servers: dict[str, ServerProcess], clients: int, seconds: float) -> dict[str, Any]:
-    """Clips a second of each server, with good requests of one clip for one model, in turns."""
-    asked = [one for one in good_requests(24, models=("tags",)) if one.clips == 1]
+    """New clips a second of each server, one clip a request and one model, in turns."""
+    asked = good_requests(1, models=("tags",))
     found: dict[str, list[float]] = {name: [] for name in servers}
     sizes = {}
-    expected = {name: serial(server.url, asked) for name, server in servers.items()}
     turns = 4
     for turn in tqdm(range(turns), "throughput", unit="turn", leave=False):
         for name in servers if turn % 2 else reversed(servers):
-            crowd = Crowd(servers[name].url, asked, expected[name])
+            crowd = Crowd(servers[name].url, asked, expected=[])
             begin = time.monotonic()
-            crowd.run(clients, seconds / turns / len(servers), kinds=("good",))
-            found[name].append(crowd.clips / (time.monotonic() - begin))
+            crowd.run(clients, seconds / turns / len(servers), kinds=("new",))
+            found[name].append(len(crowd.seconds) / (time.monotonic() - begin))
     for name, server in servers.items():
         count = server.metric('curator_batch_clips_count{model="tags"}')
         sizes[name] = round(server.metric('curator_batch_clips_sum{model="tags"}') / count, 2)
@@ -129,6 +133,22 @@ def throughput(servers: dict[str, ServerProcess], clients: int, seconds: float) 
         "clips a second": {name: [round(x, 1) for x in values] for name, values in found.items()},
         "mean batch": sizes,
         "ratio": round(median(ratios), 3),
+    }
+
+
+def attacks(server: ServerProcess, seconds: float) -> dict[str, Any]:
+    """What others notice of each attack, and what a crowd gets; so many seconds each."""
+    rows = {}
+    for name, sockets in tqdm(MEASURED, "attacks", leave=False):
+        rows[f"{name}, {sockets} sockets"] = under_attack(server, name, sockets, seconds)
+    crowd = {str(count): goodput(server.url, count, 4 * seconds) for count in (8, 200)}
+    is_well = all(row["health p50 ms"] < 250 and row["good requests"] for row in rows.values())
+    share = crowd["200"] / crowd["8"]
+    return {
+        "rows": rows,
+        "clips a second by clients": {count: round(rate, 1) for count, rate in crowd.items()},
+        "share": round(share, 2),
+        "checks": {"attacks": is_well and share >= 0.7},
     }
 
 
@@ -169,6 +189,11 @@ def report(result: dict[str, Any]) -> list[tuple[str, str]]:
         batch = result["throughput"]["mean batch"][name]
         rows.append((f"clips a second, {name}", f"{median(values):.1f} (mean batch {batch})"))
     rows.append(("batching / none, median of turns", str(result["throughput"]["ratio"])))
+    for name, row in result.get("attacks", {}).get("rows", {}).items():
+        rows += [(f"{name}, {measure}", str(value)) for measure, value in row.items()]
+    if "attacks" in result:
+        rate = result["attacks"]["clips a second by clients"]
+        rows.append(("200 clients / 8 clients", f"{result['attacks']['share']} ({rate})"))
     for name, count in result.get("fuzz", {}).get("answers", {}).items():
         rows.append((f"fuzz, {name}", str(count)))
     rows += [
@@ -186,9 +211,11 @@ def main() -> int:
         "--seconds", type=float, default=100, help="of load and throughput together"
     )
     parser.add_argument("--clients", type=int, default=24)
+    parser.add_argument("--attacks", type=float, default=8, help="seconds of each; 0: none")
     parser.add_argument("--fuzz", type=int, default=0, metavar="N", help="mutated WAVs to send")
     parser.add_argument("--output", type=Path, help="folder for server_load.json and .csv")
     options = parser.parse_args()
+    logging.getLogger("src.client").setLevel(logging.ERROR)  # a crowd is told to wait all the time
     result: dict[str, Any] = {
         "command": shlex.join(["python", "perf/server_load.py", *sys.argv[1:]]),
         "commit": commit(),
@@ -214,6 +241,9 @@ def main() -> int:
             "batches of 1": start("1.log", "--models", "tags", "--batch.max_clips", "1"),
         }
         result["throughput"] = throughput(servers, 8, 0.3 * options.seconds)
+        if options.attacks:
+            result["attacks"] = attacks(start("attacks.log", "--models", "tags"), options.attacks)
+            checks |= result["attacks"]["checks"]
         if options.fuzz:
             result["fuzz"] = fuzz(options.fuzz, scratch)
             checks["fuzz"] = result["fuzz"]["clean"]

@@ -126,7 +126,7 @@ def test_everyone_gets_their_own_scores_and_health_answers_at_once(tmp_path: Pat
         assert len(health) > 20
         assert np.quantile(health, 0.99) < 0.25  # 50 ms where nothing else runs on the machine
         assert np.median(health) < 0.05
-        assert server.metric("curator_requests_scoring") == 0
+        server.wait_for("curator_requests_scoring", 0)  # of clients that have hung up, too
     assert "Traceback" not in server.log.read_text()
 
 

@@ -8,14 +8,16 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
-from fastapi import UploadFile
+from fastapi import Request, UploadFile
 
 from src.data.audio import Clip
 from src.protocol import Limits
 from src.server import requests as scoring
+from src.server.outcomes import ApiError
 from tests.verifier.server_process import ServerProcess, answer_to, refusal, values, wav
 
 
@@ -182,3 +184,26 @@ def test_a_request_decodes_few_files_at_once(monkeypatch: pytest.MonkeyPatch) ->
     clips = asyncio.run(scoring.Scorer({}, Limits(), pool)._decode(files, {16_000}))
     assert len(clips[16_000]) == 8
     assert max(waiting) < scoring.FILES_AT_ONCE
+
+
+def test_a_request_whose_client_has_gone_ends_when_nothing_reads_its_files_any_more() -> None:
+    reading: list[str] = []
+
+    def read() -> None:
+        reading.append("began")
+        time.sleep(0.2)
+        reading.append("ended")
+
+    class Gone:
+        async def receive(self) -> dict[str, str]:
+            while not reading:
+                await asyncio.sleep(0.01)
+            return {"type": "http.disconnect"}
+
+    async def request() -> None:
+        scorer = scoring.Scorer({}, Limits(), ThreadPoolExecutor(1))
+        await scoring.unless_gone(cast(Request, Gone()), scorer._in_pool(read))
+
+    with pytest.raises(ApiError, match="hung up"):
+        asyncio.run(request())
+    assert reading == ["began", "ended"]
