@@ -24,7 +24,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import logging
 import shlex
 import sys
 import tempfile
@@ -215,7 +214,6 @@ def main() -> int:
     parser.add_argument("--fuzz", type=int, default=0, metavar="N", help="mutated WAVs to send")
     parser.add_argument("--output", type=Path, help="folder for server_load.json and .csv")
     options = parser.parse_args()
-    logging.getLogger("src.client").setLevel(logging.ERROR)  # a crowd is told to wait all the time
     result: dict[str, Any] = {
         "command": shlex.join(["python", "perf/server_load.py", *sys.argv[1:]]),
         "commit": commit(),
