@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing.synchronize import Event
 from random import Random
 from statistics import median
 
@@ -103,7 +104,7 @@ MEASURED = (
 )
 
 
-def _besiege(url: str, name: str, sockets: int) -> None:
+def _besiege(url: str, name: str, sockets: int, began: Event) -> None:
     host, port = url.removeprefix("http://").split(":")
     raise_file_limit()
 
@@ -116,16 +117,18 @@ def _besiege(url: str, name: str, sockets: int) -> None:
     threads = [threading.Thread(target=again_and_again) for _ in range(sockets)]
     for thread in threads:
         thread.start()
+    began.set()
 
 
 @contextmanager
 def besieging(url: str, name: str, sockets: int) -> Iterator[None]:
     """The attack `name` from so many sockets while the block runs."""
-    process = multiprocessing.get_context("spawn").Process(
-        target=_besiege, args=(url, name, sockets), daemon=True
-    )
+    context = multiprocessing.get_context("spawn")
+    began = context.Event()
+    process = context.Process(target=_besiege, args=(url, name, sockets, began), daemon=True)
     process.start()
     try:
+        assert began.wait(60)
         yield
     finally:
         process.kill()
@@ -139,7 +142,7 @@ def under_attack(
     rng, taken, refused = Random(0), [], 0
     session = requests.Session()
     with besieging(server.url, name, sockets):
-        time.sleep(3)  # the attack's process starts
+        time.sleep(1)  # the sockets connect
         logged = server.log.stat().st_size
         with probing(server.url) as health, watching(server.process.pid, seconds) as memory:
             begin = time.monotonic()

@@ -42,6 +42,7 @@ from tqdm import tqdm
 
 from perf.attacks import MEASURED, goodput, under_attack
 from perf.load_clients import (
+    KINDS_WITH_NEW,
     MODELS,
     TOLERANCE,
     Crowd,
@@ -70,11 +71,12 @@ def load(server: ServerProcess, clients: int, seconds: float) -> dict[str, Any]:
     """The mixed load: what came back, how memory and /health fared."""
     asked = good_requests(24)
     expected = serial(server.url, asked)
-    Crowd(server.url, asked, expected).run(clients, seconds / 4)  # threads and caches grow once
+    kinds = KINDS_WITH_NEW  # threads and caches grow once
+    Crowd(server.url, asked, expected).run(clients, seconds / 4, kinds)
     crowd = Crowd(server.url, asked, expected)
     with probing(server.url) as health, watching(server.process.pid, seconds) as memory:
         begin = time.monotonic()
-        crowd.run(clients, seconds)
+        crowd.run(clients, seconds, kinds)
         elapsed = time.monotonic() - begin  # what is under way at the end is waited for
     third = max(1, len(memory) // 3)
     first, last = mean(memory[:third]), mean(memory[-third:])
