@@ -102,7 +102,7 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if not self.transport.is_closing():
+        if self.cycle.response_complete and not self.transport.is_closing():
             self.waiting[self] = None  # uvicorn's timer for idle connections runs
 
     def linger(self) -> None:

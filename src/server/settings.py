@@ -97,6 +97,8 @@ class ServerSettings:
             raise SettingsError(f"--device {self.device}: there are auto, cpu, cuda, cuda:0, ...")
         if self.batch.max_queue < self.limits.max_files:
             raise SettingsError("--batch.max_queue must be at least --limits.max_files")
+        if self.max_connections <= self.max_requests:
+            raise SettingsError("--max_connections must be more than --max_requests")
 
     def use_weights_dir(self) -> None:
         """Make `--weights_dir` the process's folder of weights. Raises SettingsError."""
