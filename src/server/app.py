@@ -24,7 +24,7 @@ from starlette.formparsers import MultiPartParser
 from src import protocol
 from src.models.adapter import Adapter
 from src.server.batching import Worker
-from src.server.json_body import JsonOf, check_is_json
+from src.server.json_body import JsonRoute
 from src.server.middleware import IntakeMiddleware
 from src.server.outcomes import Metrics
 from src.server.requests import Scorer, unless_gone
@@ -43,8 +43,11 @@ ENCODING = {
     "request": {"contentType": "application/json"},
     "files": {"contentType": "audio/wav"},
 }
-# POST /score describes the schema.
-JSON_REQUEST = {"application/json": {"schema": {"$ref": "#/components/schemas/VerifierRequest"}}}
+# Of the form's part that is JSON; POST /texts, whose body it is, describes the schema.
+JSON_SCHEMA: dict[str, Any] = {
+    "contentMediaType": "application/json",
+    "contentSchema": {"$ref": "#/components/schemas/VerifierRequest"},
+}
 
 
 def create_app(adapters: Sequence[Adapter], settings: ServerSettings) -> FastAPI:
@@ -68,6 +71,7 @@ def create_app(adapters: Sequence[Adapter], settings: ServerSettings) -> FastAPI
         lifespan=lifespan,
         redoc_url=None,
     )
+    app.router.route_class, app.state.scorer = JsonRoute, scorer
     app.add_middleware(IntakeMiddleware, settings=settings, metrics=metrics)
     for kind in (HTTPException, RequestValidationError):
         app.add_exception_handler(kind, _pass_on)  # the middleware answers errors
@@ -125,7 +129,7 @@ def create_app(adapters: Sequence[Adapter], settings: ServerSettings) -> FastAPI
     )
     async def score(
         http: Request,
-        request: Annotated[str, JsonOf(protocol.VerifierRequest), Form(description="JSON")],
+        request: Annotated[str, Form(description="JSON", json_schema_extra=JSON_SCHEMA)],
         files: Annotated[
             list[UploadFile], File(min_length=1, description="one WAV per prompt, in order")
         ],
@@ -140,13 +144,10 @@ def create_app(adapters: Sequence[Adapter], settings: ServerSettings) -> FastAPI
         summary="How much of each prompt is read",
         responses=ERRORS,
         dependencies=guarded,
-        openapi_extra={"requestBody": {"content": JSON_REQUEST, "required": True}},
     )
-    async def texts(http: Request) -> protocol.TextsResponse:
+    async def texts(http: Request, request: protocol.VerifierRequest) -> protocol.TextsResponse:
         """How many tokens at the end of each prompt each verifier named does not read."""
-        check_is_json(http.headers.get("content-type", ""))
-        work = scorer.count_unread(await http.body(), http.state.upload)
-        return protocol.TextsResponse(unread=await unless_gone(http, work))
+        return protocol.TextsResponse(unread=await unless_gone(http, scorer.count_unread(request)))
 
     return app
 

@@ -43,7 +43,7 @@ class Scorer:
         self, json: bytes, files: Sequence[UploadFile], upload: Upload
     ) -> dict[str, VerifierResult]:
         """Every verifier's scores of every file, as the JSON asks. Raises ApiError."""
-        request = await self._parse(json, upload)
+        request = await self.parse(json, upload)
         if len(files) != len(request.prompts):
             text = f"{len(files)} files and {len(request.prompts)} prompts; send one each"
             raise ApiError(400, "bad_request", text)
@@ -55,9 +55,8 @@ class Scorer:
         clips = await self._decode(files, rates)
         return await _score(chosen, clips, request.prompts)
 
-    async def count_unread(self, json: bytes, upload: Upload) -> dict[str, list[int]]:
+    async def count_unread(self, request: VerifierRequest) -> dict[str, list[int]]:
         """By verifier, how many tokens at each prompt's end it does not read. Raises ApiError."""
-        request = await self._parse(json, upload)
         if len(request.prompts) > self.limits.max_files:
             raise ApiError(413, "too_large", f"at most {self.limits.max_files} prompts a request")
         chosen = self._choose(request)
@@ -69,7 +68,8 @@ class Scorer:
             for name, worker in chosen.items()
         }
 
-    async def _parse(self, json: bytes, upload: Upload) -> VerifierRequest:
+    async def parse(self, json: bytes, upload: Upload) -> VerifierRequest:
+        """The request that this JSON is. Raises ApiError."""
         upload.hold(len(json))  # beside the body that it was read from
         return await self._in_pool(parse_request, json)
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from src.server.json_body import MAX_LAYOUT_BYTES, check_is_json, parse_request
+from src.server.json_body import MAX_LAYOUT_BYTES, parse_request
 from src.server.outcomes import ApiError
 
 START = b'{"verifiers": ["tags"], "prompts": ['
@@ -41,23 +41,3 @@ def test_what_is_more_than_strings_is_not_parsed(
     with pytest.raises(ApiError) as caught:
         parse_request(data)
     assert caught.value.status_code == 400
-
-
-@pytest.mark.parametrize(
-    ("content_type", "is_json"),
-    [
-        ("application/json", True),
-        ("Application/JSON; charset=utf-8", True),
-        ("application/problem+json", True),
-        ("text/plain", False),
-        ("text/json", False),
-        ("application/x-www-form-urlencoded", False),
-        ("", False),
-    ],
-)
-def test_only_json_is_taken_for_json(content_type: str, is_json: bool) -> None:
-    if is_json:
-        check_is_json(content_type)
-    else:
-        with pytest.raises(ApiError, match="Content-Type: application/json"):
-            check_is_json(content_type)
