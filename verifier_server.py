@@ -79,14 +79,14 @@ def say_what_is_hosted(adapters: Sequence[Adapter], left_out: dict[str, str]) ->
 
 def serve(adapters: Sequence[Adapter], settings: ServerSettings) -> int:
     """Host the adapters until SIGTERM or SIGINT. Returns 0; SystemExit(1) when it cannot listen."""
-    app = create_app(adapters, settings)
+    app, max_files = create_app(adapters, settings), raise_file_limit()
     logging.getLogger("asyncio").addFilter(Seldom("socket.accept() out of", seconds=10))
     server = uvicorn.Server(
         uvicorn.Config(
             app,
-            http=connections(settings, raise_file_limit()),
+            http=connections(settings, max_files),
             ws="none",
-            backlog=512,  # connections that one turn of the event loop may accept
+            backlog=min(2048, max_files // 4),  # one turn of the event loop may accept so many
             host=settings.host,
             port=settings.port,
             access_log=False,
