@@ -37,6 +37,7 @@ from src.models.adapter import Adapter
 from src.runs.arguments import given
 from src.runs.fetch import fetch
 from src.server.app import create_app
+from src.server.connections import Seldom, connections, raise_file_limit
 from src.server.settings import LOCAL_HOSTS, ServerSettings, SettingsError, configure_torch
 from src.verifier_core import NotHosted, choose
 from src.weights.files import is_non_commercial
@@ -90,10 +91,14 @@ def say_what_is_hosted(adapters: Sequence[Adapter], left_out: dict[str, str]) ->
 
 def serve(adapters: Sequence[Adapter], settings: ServerSettings) -> int:
     """Host the adapters until SIGTERM or SIGINT. Returns 0; SystemExit(1) when it cannot listen."""
-    app = create_app(adapters, settings)
+    app, max_files = create_app(adapters, settings), raise_file_limit()
+    logging.getLogger("asyncio").addFilter(Seldom("socket.accept() out of", seconds=10))
     server = uvicorn.Server(
         uvicorn.Config(
             app,
+            http=connections(settings, max_files),
+            ws="none",
+            backlog=min(2048, max_files // 4),  # one turn of the event loop may accept so many
             host=settings.host,
             port=settings.port,
             access_log=False,

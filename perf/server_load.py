@@ -11,8 +11,11 @@ some are slow, some are cut off in the middle or hang up. Checked, and 1 is the 
   memory   resident memory of the last third is at most 1.05 times that of the first third
   health   99 % of GET /health take under 50 ms meanwhile
   after    the same requests are right afterwards, nothing is left in queues or held, SIGTERM: 0
+  attacks  under each of perf/attacks.py half of GET /health take under 250 ms, and good requests
+           are scored; 200 clients, who wait as told, get at least 70 % of the clips of 8
   fuzz     with --fuzz N: N mutated WAVs get nothing but clean answers
 
+Requests are new sounds, but for those whose scores are compared: taggers remember what they heard.
 Throughput with batching against without (--batch.max_clips 1) is measured on two servers in turns.
 """
 
@@ -21,15 +24,12 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import multiprocessing
 import shlex
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -37,21 +37,22 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-import psutil
 import requests
 from tqdm import tqdm
 
+from perf.attacks import MEASURED, goodput, under_attack
 from perf.load_clients import (
+    KINDS_WITH_NEW,
     MODELS,
     TOLERANCE,
     Crowd,
     Scores,
     deviation,
     good_requests,
-    probe,
     scores,
     send,
 )
+from perf.watching import probing, watching
 from src.data.files import write_whole
 from src.runs.provenance import commit, machine, versions
 from tests.verifier.server_process import REAL_MODELS, ServerProcess
@@ -66,56 +67,16 @@ def serial(url: str, asked: list[Any]) -> list[Scores]:
         return [scores(send(session, url, one)) for one in tqdm(asked, "serial", leave=False)]
 
 
-@contextmanager
-def probing(url: str) -> Iterator[list[float]]:
-    """Seconds that GET /health takes while the block runs; filled when it ends."""
-    taken: list[float] = []
-    ours, theirs = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(
-        target=probe, args=(url, "/health", theirs), daemon=True
-    )
-    process.start()
-    try:
-        yield taken
-    finally:
-        ours.send("stop")
-        if ours.poll(30):
-            taken += ours.recv()
-        process.join(5)
-
-
-@contextmanager
-def watching(pid: int, seconds: float) -> Iterator[list[float]]:
-    """Resident megabytes of a process, four times a second while the block runs."""
-    samples: list[float] = []
-    done, process = threading.Event(), psutil.Process(pid)
-
-    def watch() -> None:
-        with tqdm(total=round(seconds), desc="load", unit="s", leave=False) as bar:
-            begin = time.monotonic()
-            while not done.wait(0.25):
-                samples.append(process.memory_info().rss / 2**20)
-                bar.n = min(bar.total, round(time.monotonic() - begin))
-                bar.refresh()
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        yield samples
-    finally:
-        done.set()
-        thread.join()
-
-
 def load(server: ServerProcess, clients: int, seconds: float) -> dict[str, Any]:
     """The mixed load: what came back, how memory and /health fared."""
     asked = good_requests(24)
     expected = serial(server.url, asked)
-    Crowd(server.url, asked, expected).run(clients, seconds / 4)  # threads and caches grow once
+    # Once, threads start and the taggers' memories of what they have heard fill up.
+    Crowd(server.url, asked, expected).run(clients, seconds / 2, ("new",))
     crowd = Crowd(server.url, asked, expected)
     with probing(server.url) as health, watching(server.process.pid, seconds) as memory:
         begin = time.monotonic()
-        crowd.run(clients, seconds)
+        crowd.run(clients, seconds, KINDS_WITH_NEW)
         elapsed = time.monotonic() - begin  # what is under way at the end is waited for
     third = max(1, len(memory) // 3)
     first, last = mean(memory[:third]), mean(memory[-third:])
@@ -132,8 +93,8 @@ def load(server: ServerProcess, clients: int, seconds: float) -> dict[str, Any]:
         "clients": clients,
         "seconds": seconds,
         "answers": dict(crowd.answers.most_common()),
-        "clips scored a second": round(crowd.clips / elapsed, 1),
-        "good request median s": round(median(crowd.seconds), 3),
+        "new clips scored a second": round(len(crowd.seconds) / elapsed, 1),
+        "new request median s": round(median(crowd.seconds), 3),
         "greatest deviation of a score": crowd.deviation,
         "health p50 ms": round(1000 * median(health), 2),
         "health p99 ms": round(1000 * health_p99, 2),
@@ -153,18 +114,17 @@ def load(server: ServerProcess, clients: int, seconds: float) -> dict[str, Any]:
 
 
 def throughput(servers: dict[str, ServerProcess], clients: int, seconds: float) -> dict[str, Any]:
-    """Clips a second of each server, with good requests of one clip for one model, in turns."""
-    asked = [one for one in good_requests(24, models=("tags",)) if one.clips == 1]
+    """New clips a second of each server, one clip a request and one model, in turns."""
+    asked = good_requests(1, models=("tags",))
     found: dict[str, list[float]] = {name: [] for name in servers}
     sizes = {}
-    expected = {name: serial(server.url, asked) for name, server in servers.items()}
     turns = 4
     for turn in tqdm(range(turns), "throughput", unit="turn", leave=False):
         for name in servers if turn % 2 else reversed(servers):
-            crowd = Crowd(servers[name].url, asked, expected[name])
+            crowd = Crowd(servers[name].url, asked, expected=[])
             begin = time.monotonic()
-            crowd.run(clients, seconds / turns / len(servers), kinds=("good",))
-            found[name].append(crowd.clips / (time.monotonic() - begin))
+            crowd.run(clients, seconds / turns / len(servers), kinds=("new",))
+            found[name].append(len(crowd.seconds) / (time.monotonic() - begin))
     for name, server in servers.items():
         count = server.metric('curator_batch_clips_count{model="tags"}')
         sizes[name] = round(server.metric('curator_batch_clips_sum{model="tags"}') / count, 2)
@@ -174,6 +134,22 @@ def throughput(servers: dict[str, ServerProcess], clients: int, seconds: float) 
         "clips a second": {name: [round(x, 1) for x in values] for name, values in found.items()},
         "mean batch": sizes,
         "ratio": round(median(ratios), 3),
+    }
+
+
+def attacks(server: ServerProcess, seconds: float) -> dict[str, Any]:
+    """What others notice of each attack, and what a crowd gets; so many seconds each."""
+    rows = {}
+    for name, sockets in tqdm(MEASURED, "attacks", leave=False):
+        rows[f"{name}, {sockets} sockets"] = under_attack(server, name, sockets, seconds)
+    crowd = {str(count): goodput(server.url, count, 4 * seconds) for count in (8, 200)}
+    is_well = all(row["health p50 ms"] < 250 and row["good requests"] for row in rows.values())
+    share = crowd["200"] / crowd["8"]
+    return {
+        "rows": rows,
+        "clips a second by clients": {count: round(rate, 1) for count, rate in crowd.items()},
+        "share": round(share, 2),
+        "checks": {"attacks": is_well and share >= 0.7},
     }
 
 
@@ -214,6 +190,11 @@ def report(result: dict[str, Any]) -> list[tuple[str, str]]:
         batch = result["throughput"]["mean batch"][name]
         rows.append((f"clips a second, {name}", f"{median(values):.1f} (mean batch {batch})"))
     rows.append(("batching / none, median of turns", str(result["throughput"]["ratio"])))
+    for name, row in result.get("attacks", {}).get("rows", {}).items():
+        rows += [(f"{name}, {measure}", str(value)) for measure, value in row.items()]
+    if "attacks" in result:
+        rate = result["attacks"]["clips a second by clients"]
+        rows.append(("200 clients / 8 clients", f"{result['attacks']['share']} ({rate})"))
     for name, count in result.get("fuzz", {}).get("answers", {}).items():
         rows.append((f"fuzz, {name}", str(count)))
     rows += [
@@ -231,6 +212,7 @@ def main() -> int:
         "--seconds", type=float, default=100, help="of load and throughput together"
     )
     parser.add_argument("--clients", type=int, default=24)
+    parser.add_argument("--attacks", type=float, default=8, help="seconds of each; 0: none")
     parser.add_argument("--fuzz", type=int, default=0, metavar="N", help="mutated WAVs to send")
     parser.add_argument("--output", type=Path, help="folder for server_load.json and .csv")
     options = parser.parse_args()
@@ -259,6 +241,9 @@ def main() -> int:
             "batches of 1": start("1.log", "--models", "tags", "--batch.max_clips", "1"),
         }
         result["throughput"] = throughput(servers, 8, 0.3 * options.seconds)
+        if options.attacks:
+            result["attacks"] = attacks(start("attacks.log", "--models", "tags"), options.attacks)
+            checks |= result["attacks"]["checks"]
         if options.fuzz:
             result["fuzz"] = fuzz(options.fuzz, scratch)
             checks["fuzz"] = result["fuzz"]["clean"]

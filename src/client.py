@@ -9,6 +9,7 @@ server that is not there, or that answers anything else, ends with an error that
 """
 
 import logging
+import random
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -283,11 +284,12 @@ class ServerClient:
                     ) from error
             else:
                 self._reached, last_reached = True, time.monotonic()
-                retry_after = response.headers.get("Retry-After", "")
-                if response.status_code != 503 or not retry_after.isdecimal():
+                is_retry = response.headers.get("Retry-After", "").isdecimal()
+                if response.status_code != 503 or not is_retry:
                     return response
                 problem = str(self._error(response))
-                wait = max(pause, float(retry_after))
+                wait = max(pause, _retry_seconds(response))
+            wait *= random.uniform(1.0, 1.25)  # clients that were refused together come apart
             if wait > left:
                 raise ServerUnreachable(
                     f"{self.url} did not answer within {self.total_seconds:g} s: {problem}"
@@ -317,6 +319,15 @@ class ServerClient:
 
 def _nothing(checkpoint: Checkpoint) -> VerifierResult:
     return VerifierResult(checkpoint=checkpoint, scores=[], queue_seconds=0, compute_seconds=0)
+
+
+def _retry_seconds(response: requests.Response) -> float:
+    """How long a server asks to wait: exactly where it says so, else in whole seconds."""
+    try:
+        exact = protocol.ErrorBody.model_validate_json(response.content).retry_after_seconds
+    except ValidationError:
+        exact = None
+    return float(response.headers["Retry-After"]) if exact is None else exact
 
 
 def _never_connected(error: requests.RequestException) -> bool:

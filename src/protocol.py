@@ -91,6 +91,14 @@ class Limits(BaseModel):
     max_prompt_chars: int = Field(default=2_000, description="of one prompt")
     max_verifiers: int = Field(default=8, description="that one request may ask for")
 
+    @property
+    def max_json_bytes(self) -> int:
+        """Of a VerifierRequest as JSON: all its prompts, and 64 KiB for names and layout.
+
+        A character is at most 12 bytes: two escapes of half a surrogate pair each.
+        """
+        return 12 * self.max_files * self.max_prompt_chars + 2**16
+
 
 State = Literal["loading", "ready", "failed"]
 
@@ -142,3 +150,6 @@ class ErrorBody(BaseModel):
     index: int | None = Field(None, description="of the file concerned")
     verifier: str | None = None
     refused: list[Refusal] = Field([], description="with prompt_refused: every prompt concerned")
+    retry_after_seconds: float | None = Field(
+        None, description="of Retry-After, unrounded: when the same request may succeed"
+    )

@@ -18,14 +18,14 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from pydantic import Json
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartParser
 
 from src import protocol
 from src.models.adapter import Adapter
 from src.server.batching import Worker
-from src.server.middleware import MAX_JSON_BYTES, IntakeMiddleware
+from src.server.json_body import JsonRoute
+from src.server.middleware import IntakeMiddleware
 from src.server.outcomes import Metrics
 from src.server.requests import Scorer, unless_gone
 from src.server.settings import ServerSettings
@@ -42,6 +42,11 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 ENCODING = {
     "request": {"contentType": "application/json"},
     "files": {"contentType": "audio/wav"},
+}
+# Of the form's part that is JSON; POST /texts, whose body it is, describes the schema.
+JSON_SCHEMA: dict[str, Any] = {
+    "contentMediaType": "application/json",
+    "contentSchema": {"$ref": "#/components/schemas/VerifierRequest"},
 }
 
 
@@ -66,6 +71,7 @@ def create_app(adapters: Sequence[Adapter], settings: ServerSettings) -> FastAPI
         lifespan=lifespan,
         redoc_url=None,
     )
+    app.router.route_class, app.state.scorer = JsonRoute, scorer
     app.add_middleware(IntakeMiddleware, settings=settings, metrics=metrics)
     for kind in (HTTPException, RequestValidationError):
         app.add_exception_handler(kind, _pass_on)  # the middleware answers errors
@@ -117,19 +123,20 @@ def create_app(adapters: Sequence[Adapter], settings: ServerSettings) -> FastAPI
         form_limits={
             "max_files": limits.max_files,
             "max_fields": 8,
-            "max_part_size": MAX_JSON_BYTES,
+            "max_part_size": limits.max_json_bytes,
         },
         openapi_extra={"requestBody": {"content": {"multipart/form-data": {"encoding": ENCODING}}}},
     )
     async def score(
         http: Request,
-        request: Annotated[Json[protocol.VerifierRequest], Form(description="JSON")],
+        request: Annotated[str, Form(description="JSON", json_schema_extra=JSON_SCHEMA)],
         files: Annotated[
             list[UploadFile], File(min_length=1, description="one WAV per prompt, in order")
         ],
     ) -> protocol.ScoreResponse:
         """Every verifier named scores every file against its prompt."""
-        results = await unless_gone(http, scorer.score(request, files, http.state.upload))
+        work = scorer.score(request.encode(), files, http.state.upload)
+        results = await unless_gone(http, work)
         return protocol.ScoreResponse(request_id=http.state.request_id, results=results)
 
     @app.post(

@@ -7,7 +7,6 @@ clips are tried alone, so that a clip without a score costs no other its own.
 """
 
 import logging
-import math
 import sys
 import threading
 import time
@@ -93,8 +92,8 @@ class Worker(threading.Thread):
                 raise self._error(503, "not_ready", "the server is stopping")
             waiting = sum(not clip.score.cancelled() for clip in self._queue)
             if waiting + len(clips) > self._settings.batch.max_queue:
-                seconds = min(max(math.ceil(waiting * self._seconds_per_clip), 1), 60)
                 text = f"{waiting} clips are waiting for {self.adapter.name}"
+                seconds = waiting * self._seconds_per_clip
                 raise self._error(503, "queue_full", text, retry_after=seconds)
             self._queue.extend(queued)
             self._changed.notify()

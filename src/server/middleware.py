@@ -1,10 +1,7 @@
 """What a request passes before its body is read, and what it is answered when it is refused.
 
-    IntakeMiddleware   request id, token, limits; every error's answer; access log and metrics
-    Admission          how many uploads there may be, how large, and which one is evicted
-
-Plain ASGI, because it has to act before FastAPI parses a form. Classes that hold state are for the
-event loop's thread only.
+Plain ASGI, because it has to act before FastAPI parses a form. What has to be decided about uploads
+together is in admission.py, what about connections in connections.py.
 """
 
 import asyncio
@@ -13,20 +10,18 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from src import protocol
-from src.server.outcomes import CLOSE, ApiError, Metrics, as_api_error
+from src.server.admission import Admission, too_large
+from src.server.outcomes import ApiError, Metrics, as_api_error
 from src.server.settings import ServerSettings
 
 logger = logging.getLogger(__name__)
 
-MAX_JSON_BYTES = 2**22
 _OPEN_PATHS = (protocol.HEALTH_PATH, protocol.READY_PATH, "/docs", "/openapi.json")
 _KNOWN_PATHS = (
     *(protocol.SCORE_PATH, protocol.TEXTS_PATH, protocol.VERIFIERS_PATH, protocol.METRICS_PATH),
@@ -35,116 +30,12 @@ _KNOWN_PATHS = (
 _GOOD_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
-class Admission:
-    """Which uploads the server takes.
-
-    A client that is slow, or pretends to be, must not keep others out. So a place among the
-    requests that are worked on is taken when the body is complete, not when it begins; incomplete
-    ones are bounded in number and, with all decoded audio, in bytes; and when either runs out, the
-    upload that came in most slowly is evicted to make room for the others.
-    """
-
-    UPLOADS_PER_PLACE = 4
-    GRACE_SECONDS = 1.0  # the rate of an upload that has only begun says nothing
-
-    def __init__(self, settings: ServerSettings, metrics: Metrics) -> None:
-        self.places, self.max_bytes = settings.max_requests, settings.max_held_bytes
-        self.seconds = settings.upload_seconds
-        self._uploads: set[Upload] = set()
-        metrics.uploading.set_function(lambda: len(self._incomplete()))
-        metrics.scoring.set_function(self._complete)
-        metrics.held_bytes.set_function(self._held)
-
-    @asynccontextmanager
-    async def admit(self, receive: Receive, max_body_bytes: int) -> AsyncIterator["Upload"]:
-        """One request, from its headers to its answer. Raises ApiError."""
-        self.check_place()
-        if len(self._incomplete()) >= self.UPLOADS_PER_PLACE * self.places:
-            self._evict_slowest(asking=None)
-        upload = Upload(self, receive, max_body_bytes)
-        self._uploads.add(upload)
-        try:
-            async with upload.timeout:
-                yield upload
-        except TimeoutError:
-            if not upload.timeout.expired():
-                raise
-            if upload in self._uploads:
-                text = f"the upload took more than {self.seconds:g} s"
-                raise ApiError(408, "too_slow", text, headers=CLOSE) from None
-            text = "this upload was slow and gave way to others"
-            raise ApiError(503, "busy", text, retry_after=1, headers=CLOSE) from None
-        finally:
-            self._uploads.discard(upload)
-
-    def check_place(self) -> None:
-        """Raise ApiError when every place is taken."""
-        if self._complete() >= self.places:
-            raise ApiError(503, "busy", f"{self.places} requests are in progress", retry_after=1)
-
-    def make_room(self, size: int, asking: "Upload") -> None:
-        """Room for `size` bytes more. Raises ApiError when evicting slow uploads is not enough."""
-        while self._held() + size > self.max_bytes:
-            self._evict_slowest(asking)
-
-    def _evict_slowest(self, asking: "Upload | None") -> None:
-        now = time.monotonic()
-        old = [u for u in self._incomplete() if now - u.began >= self.GRACE_SECONDS]
-        slowest = min(old, key=lambda u: u.bytes / (now - u.began), default=None)
-        if slowest is None or slowest is asking:
-            raise ApiError(503, "busy", "no room for more uploads", retry_after=1, headers=CLOSE)
-        self._uploads.remove(slowest)
-        slowest.timeout.reschedule(0)
-
-    def _incomplete(self) -> list["Upload"]:
-        return [upload for upload in self._uploads if not upload.complete]
-
-    def _complete(self) -> int:
-        return sum(upload.complete for upload in self._uploads)
-
-    def _held(self) -> int:
-        return sum(upload.bytes for upload in self._uploads)
-
-
-class Upload:
-    """One scoring request and the bytes that it holds: its body, then its decoded audio too.
-
-    timeout: ends the request; none once its body is complete.
-    """
-
-    def __init__(self, admission: Admission, receive: Receive, max_body_bytes: int) -> None:
-        self.began = time.monotonic()
-        self.bytes = 0
-        self.complete = False
-        self.timeout = asyncio.timeout(admission.seconds)
-        self._admission = admission
-        self._receive = receive
-        self._max_body_bytes = max_body_bytes
-
-    async def receive(self) -> Message:
-        """The next part of the body, within the limits. Raises ApiError."""
-        message = await self._receive()
-        if self.complete:  # it has been read; this is the client going
-            return message
-        if message["type"] != "http.request":
-            raise ApiError(499, "client_gone", "the client hung up before its upload was complete")
-        self.hold(len(message.get("body", b"")))
-        if self.bytes > self._max_body_bytes:  # one that did not say its length
-            raise _too_large(self._max_body_bytes)
-        if not message.get("more_body", False):
-            self._admission.check_place()
-            self.complete = True
-            self.timeout.reschedule(None)
-        return message
-
-    def hold(self, size: int) -> None:
-        """Count `size` bytes more until the request is answered. Raises ApiError."""
-        self._admission.make_room(size, asking=self)
-        self.bytes += size
-
-
-def _too_large(limit: int) -> ApiError:
-    return ApiError(413, "too_large", f"a body has at most {limit} bytes")
+def _has_whole_body(scope: Scope, headers: Headers) -> bool:
+    """Whether a request has no body, or one that has been read to its end."""
+    if "transfer-encoding" not in headers and headers.get("content-length", "0") == "0":
+        return True
+    upload = scope["state"].get("upload")
+    return upload is not None and upload.completed is not None
 
 
 class IntakeMiddleware:
@@ -157,7 +48,7 @@ class IntakeMiddleware:
         # By path that takes uploads; of another path's body nothing is read.
         self.max_body_bytes = {
             protocol.SCORE_PATH: settings.limits.max_body_bytes,
-            protocol.TEXTS_PATH: MAX_JSON_BYTES,
+            protocol.TEXTS_PATH: settings.limits.max_json_bytes,
         }
         self._expected = f"bearer {settings.token}".encode() if settings.token else None
 
@@ -175,7 +66,10 @@ class IntakeMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[protocol.REQUEST_ID_HEADER] = request_id
+                answer = MutableHeaders(scope=message)
+                answer[protocol.REQUEST_ID_HEADER] = request_id
+                if not _has_whole_body(scope, headers):  # else the rest would be read and parsed
+                    answer["Connection"] = "close"
             await send(message)
 
         try:
@@ -201,7 +95,7 @@ class IntakeMiddleware:
         length = headers.get("content-length", "0")
         largest = self.max_body_bytes.get(path, max(self.max_body_bytes.values()))
         if length.isdecimal() and int(length) > largest:
-            raise _too_large(largest)
+            raise too_large(largest)
         if path in self.max_body_bytes and scope["method"] == "POST":
             async with self.admission.admit(receive, largest) as upload:
                 scope["state"]["upload"] = upload

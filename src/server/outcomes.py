@@ -1,7 +1,9 @@
 """How requests end: the error that a client reads, and the metrics that count them."""
 
 import asyncio
-from collections.abc import Mapping
+import math
+import random
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -11,7 +13,7 @@ from starlette.exceptions import HTTPException
 
 from src.protocol import ErrorBody
 
-CLOSE = {"Connection": "close"}  # else the connection would wait for the rest of the body
+MAX_RETRY_SECONDS = 60.0
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
@@ -19,7 +21,9 @@ SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 1
 class ApiError(HTTPException):  # FastAPI lets no other error out of the reading of a body
     """A request that is answered with an ErrorBody.
 
-    retry_after: seconds until the same request may succeed. more: further fields of ErrorBody.
+    retry_after: seconds until the same request may succeed, about; each client is told to wait
+    between half as long and half as long again, so that they do not come back together. more:
+    further fields of ErrorBody.
     """
 
     def __init__(
@@ -28,11 +32,15 @@ class ApiError(HTTPException):  # FastAPI lets no other error out of the reading
         error: str,
         message: str,
         *,
-        retry_after: int | None = None,
+        retry_after: float | None = None,
         headers: Mapping[str, str] | None = None,
         **more: Any,
     ) -> None:
-        retry = {} if retry_after is None else {"Retry-After": str(retry_after)}
+        retry = {}
+        if retry_after is not None:
+            seconds = min(retry_after * random.uniform(0.5, 1.5), MAX_RETRY_SECONDS)
+            more["retry_after_seconds"] = round(seconds, 3)
+            retry["Retry-After"] = str(max(1, math.ceil(seconds)))
         super().__init__(status, message, {**(headers or {}), **retry})
         self.body = ErrorBody(request_id="", error=error, message=message, **more)
 
@@ -46,12 +54,17 @@ def as_api_error(error: BaseException) -> ApiError:
         code = codes.get(error.status_code, "bad_request")
         return ApiError(error.status_code, code, str(error.detail), headers=error.headers)
     if isinstance(error, RequestValidationError):
-        texts = [f"{'.'.join(map(str, e['loc'][1:]))}: {e['msg']}" for e in error.errors()]
-        return ApiError(400, "bad_request", "; ".join(texts))
+        return not_valid({**e, "loc": e["loc"][1:]} for e in error.errors())
     if isinstance(error, asyncio.CancelledError):  # the time for a stop is over
         return ApiError(503, "stopping", "the server stopped before this was done")
     name = type(error).__name__
     return ApiError(500, "internal", f"the server failed ({name}); its log has the details")
+
+
+def not_valid(errors: Iterable[Mapping[str, Any]]) -> ApiError:
+    """The answer to a request with these errors, as pydantic describes them."""
+    texts = [": ".join(filter(None, (".".join(map(str, e["loc"])), e["msg"]))) for e in errors]
+    return ApiError(400, "bad_request", "; ".join(texts))
 
 
 class Metrics:

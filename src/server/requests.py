@@ -18,8 +18,9 @@ from fastapi import Request, UploadFile
 from src.data.audio import AudioError, resample, to_mono
 from src.models.adapter import PromptUnusable
 from src.protocol import Limits, Refusal, VerifierRequest, VerifierResult
+from src.server.admission import Upload
 from src.server.batching import Queued, Worker
-from src.server.middleware import Upload
+from src.server.json_body import parse_request
 from src.server.outcomes import ApiError
 from src.server.wav import decode_wav, wav_seconds
 
@@ -39,9 +40,10 @@ class Scorer:
     pool: ThreadPoolExecutor
 
     async def score(
-        self, request: VerifierRequest, files: Sequence[UploadFile], upload: Upload
+        self, json: bytes, files: Sequence[UploadFile], upload: Upload
     ) -> dict[str, VerifierResult]:
-        """Every verifier's scores of every file. Raises ApiError."""
+        """Every verifier's scores of every file, as the JSON asks. Raises ApiError."""
+        request = await self.parse(json, upload)
         if len(files) != len(request.prompts):
             text = f"{len(files)} files and {len(request.prompts)} prompts; send one each"
             raise ApiError(400, "bad_request", text)
@@ -65,6 +67,11 @@ class Scorer:
             name: [await self._in_pool(worker.adapter.unread_tokens, p) for p in request.prompts]
             for name, worker in chosen.items()
         }
+
+    async def parse(self, json: bytes, upload: Upload) -> VerifierRequest:
+        """The request that this JSON is. Raises ApiError."""
+        upload.hold(len(json))  # beside the body that it was read from
+        return await self._in_pool(parse_request, json)
 
     def _choose(self, request: VerifierRequest) -> dict[str, Worker]:
         """The workers that a request within the limits names. Raises ApiError."""
@@ -122,7 +129,16 @@ class Scorer:
         return {rate: [clips[rate] for clips in decoded] for rate in rates}
 
     async def _in_pool(self, function: Callable[..., T], *args: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self.pool, function, *args)
+        """What the function returns; when this is cancelled, only once the function has ended.
+
+        The request's files are closed as soon as it is over, and must not be read by then.
+        """
+        work = self.pool.submit(function, *args)
+        try:
+            return await asyncio.wrap_future(work)
+        except asyncio.CancelledError:
+            await asyncio.gather(asyncio.wrap_future(work), return_exceptions=True)
+            raise
 
 
 def _check_prompts(prompts: Sequence[str], chosen: dict[str, Worker]) -> None:
@@ -177,18 +193,20 @@ async def _score(
 
 
 async def unless_gone(http: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which is cancelled when the client hangs up."""
+    """The result of `work`, which is cancelled when the client hangs up, and waited for."""
 
     async def gone() -> None:
         while (await http.receive())["type"] != "http.disconnect":
             pass
 
-    tasks = working, leaving = asyncio.create_task(work), asyncio.create_task(gone())
+    working = asyncio.create_task(work)
+    tasks = working, asyncio.create_task(gone())
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
             raise ApiError(499, "client_gone", "the client hung up")
         return working.result()
     finally:
-        working.cancel()
-        leaving.cancel()
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)

@@ -69,6 +69,10 @@ class ServerSettings:
     #: Clients must send it as "Authorization: Bearer <token>". Better given as CURATOR_TOKEN in
     #: the environment, where other users of the machine cannot read it.
     token: str | None = None
+    #: Connections at once; beyond them the one that has waited longest for its client is closed.
+    max_connections: int = 2048
+    #: Seconds that a client may take to send the headers of a request and begin with its body.
+    head_seconds: float = 20.0
     #: Requests that may be in progress at once; more are answered with 503.
     max_requests: int = 32
     #: Bytes of uploads and of decoded audio that may be held at once; more are answered with 503.
@@ -94,6 +98,8 @@ class ServerSettings:
             raise SettingsError(f"--device {self.device}: there are auto, cpu, cuda, cuda:0, ...")
         if self.batch.max_queue < self.limits.max_files:
             raise SettingsError("--batch.max_queue must be at least --limits.max_files")
+        if self.max_connections <= self.max_requests:
+            raise SettingsError("--max_connections must be more than --max_requests")
 
     def use_weights_dir(self) -> None:
         """Make `--weights_dir` the process's folder of weights. Raises SettingsError."""

@@ -153,6 +153,18 @@ def test_a_busy_server_is_asked_again_after_the_time_it_names(stub: StubServer) 
     assert 1 <= time.monotonic() - begin < 3
 
 
+def test_a_busy_server_may_name_less_than_a_second_and_clients_come_again_apart(
+    stub: StubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(client.time, "sleep", waits.append)
+    for _ in range(5):
+        stub.answers = [problem(503, "busy", {"Retry-After": "1"}, retry_after_seconds=0.4)]
+        assert scored(stub, 1) == [0]
+    assert all(0.4 <= wait <= 0.5 for wait in waits)
+    assert len(set(waits)) == 5
+
+
 def test_a_reset_connection_is_tried_again_and_its_bytes_count(stub: StubServer) -> None:
     stub.answers = [lambda: None, lambda: None]
     assert scored(stub) == [0, 1 / 8]

@@ -109,9 +109,9 @@ class ServerProcess:
         connection.sendall(data)
         return connection
 
-    def raw_post(self, wavs: list[bytes]) -> bytes:
+    def raw_post(self, wavs: list[bytes], prompts: list[str] | None = None) -> bytes:
         """The bytes of a whole POST /score."""
-        asked = requests.Request("POST", "http://x", **form(wavs)).prepare()
+        asked = requests.Request("POST", "http://x", **form(wavs, prompts)).prepare()
         assert isinstance(asked.body, bytes)
         return self.raw("/score", asked.headers["Content-Type"], len(asked.body)) + asked.body
 

@@ -48,6 +48,7 @@ def test_a_model_without_its_weights_costs_one_line_and_exit_2(tmp_path: Path) -
         (("--device", "cpu", "--dtype", "float16"), "--dtype float16 needs a GPU"),
         (("--port", "65536"), "--port 65536"),
         (("--batch.max_queue", "3"), "--batch.max_queue must be at least --limits.max_files"),
+        (("--max_connections", "32"), "--max_connections must be more than --max_requests"),
         (("--weights_dir", "/no/such/folder"), "/no/such/folder is not a folder"),
         (("--dtype", "int8"), "dtype"),
         (("--log_level", "loud"), "log_level"),
