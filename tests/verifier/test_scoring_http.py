@@ -125,7 +125,11 @@ def test_every_prompt_without_a_score_is_named_with_the_reason(server: ServerPro
     assert refusal(response) == (422, "prompt_refused")
     refused = response.json()["refused"]
     assert [r["index"] for r in refused] == [1, 2]
-    assert refused[0]["reason"] == "names no tag"
+    assert refused[0]["reason"] == "nothing names no tag"
+    assert (
+        "prompt 1: nothing names no tag; name one of: piano, guitar" in response.json()["message"]
+    )
+    assert response.text.count("piano, guitar") == 1
 
 
 def test_a_score_that_is_not_finite_is_an_error_of_its_request_alone(server: ServerProcess) -> None:

@@ -47,6 +47,10 @@ def test_a_model_without_its_weights_costs_one_line_and_exit_2(tmp_path: Path) -
         (("--device", "cuda:9", "--models", "tags"), "torch sees no such GPU"),
         (("--device", "cpu", "--dtype", "float16"), "--dtype float16 needs a GPU"),
         (("--port", "65536"), "--port 65536"),
+        (("--host", "300.1.1.1"), "--host 300.1.1.1: not an address of this machine"),
+        (("--host", "192.0.2.1"), "--host 192.0.2.1: not an address of this machine"),
+        (("--token", "två ord"), "the token (CURATOR_TOKEN) may have letters"),
+        (("--token", " "), "the token (CURATOR_TOKEN) may have letters"),
         (("--batch.max_queue", "3"), "--batch.max_queue must be at least --limits.max_files"),
         (("--weights_dir", "/no/such/folder"), "/no/such/folder is not a folder"),
         (("--dtype", "int8"), "dtype"),
@@ -57,6 +61,13 @@ def test_wrong_flags_end_with_a_clear_line(options: tuple[str, ...], reason: str
     done = run(*options)
     assert done.returncode == (1 if options == ("--fetch", "clap") else 2)
     assert reason in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_port_that_is_taken_ends_with_1(server: ServerProcess) -> None:
+    done = run("--models", "tags", "--host", "127.0.0.1", "--port", server.url.split(":")[-1])
+    assert done.returncode == 1
+    assert "address already in use" in done.stderr
     assert "Traceback" not in done.stderr
 
 
