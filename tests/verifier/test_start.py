@@ -181,6 +181,20 @@ def test_a_client_that_hangs_up_costs_no_compute(server: ServerProcess) -> None:
     assert [server.metric(name) - a for name, a in zip(metrics, before, strict=True)] == [3, 2]
 
 
+def test_a_client_that_hangs_up_while_headers_are_read_leaves_no_trace_in_the_log(
+    server: ServerProcess,
+) -> None:
+    gone = 'curator_rejects_total{model="",reason="client_gone"}'
+    before, body = server.metric(gone), server.raw_post([wav(seconds=0.02)] * 250)
+    for milliseconds in range(4, 34, 2):
+        with server.connect(body):
+            time.sleep(milliseconds / 1000)
+    server.wait_for(gone, before + 15)
+    text = server.log.read_text()
+    assert "Exception ignored" not in text
+    assert "closed file" not in text
+
+
 def test_an_upload_that_is_cut_off_leaves_the_server_working(server: ServerProcess) -> None:
     gone = 'curator_rejects_total{model="",reason="client_gone"}'
     before = server.metric(gone)
