@@ -42,7 +42,7 @@ SYNONYMS: dict[str, list[str]] = _TABLE["synonyms"]
 NOT_TAGS: list[str] = _TABLE["not_tags"]
 OPPOSITES: dict[str, str] = _TABLE["opposites"]
 
-SHOWN_CHARS = 80  # of a prompt that is refused
+SHOWN_CHARS = 60  # of a prompt that is refused
 _KINDS = {tuple(p.split()): kind for kind, listed in _TABLE["negators"].items() for p in listed}
 _FILLERS, _ENDS = frozenset(_TABLE["words"]["fillers"]), frozenset(_TABLE["words"]["ends"])
 _FREE_WORDS = 3  # that may stand between a negation and a noun
@@ -145,8 +145,7 @@ def named_tags(prompt: str, tagger: str) -> Named:
     if named == Named((), ()):
         shown = prompt if len(prompt) <= SHOWN_CHARS else prompt[:SHOWN_CHARS] + ".."
         raise PromptUnusable(
-            f"the prompt {shown!r} names no tag that {tagger!r} knows "
-            "(which there are: src/models/vocabulary.toml)"
+            f"{shown!r} names no tag that {tagger!r} knows (listed in src/models/vocabulary.toml)"
         )
     return named
 
