@@ -38,7 +38,7 @@ from src.runs.arguments import given
 from src.runs.fetch import fetch
 from src.server.app import create_app
 from src.server.connections import Seldom, connections, raise_file_limit
-from src.server.settings import LOCAL_HOSTS, ServerSettings, SettingsError, configure_torch
+from src.server.settings import ServerSettings, SettingsError, configure_torch
 from src.verifier_core import NotHosted, choose
 from src.weights.files import is_non_commercial
 
@@ -72,7 +72,7 @@ def main() -> int:
     except KeyboardInterrupt:
         logger.error("interrupted: the same command goes on where this one stopped")
         return Exit.INTERRUPTED
-    if settings.token is None and settings.host not in LOCAL_HOSTS:
+    if settings.token is None and not settings.is_local:
         logger.warning(
             "anyone who reaches this machine can use the server: set CURATOR_TOKEN, "
             "or listen on --host 127.0.0.1"
@@ -90,7 +90,7 @@ def say_what_is_hosted(adapters: Sequence[Adapter], left_out: dict[str, str]) ->
 
 
 def serve(adapters: Sequence[Adapter], settings: ServerSettings) -> int:
-    """Host the adapters until SIGTERM or SIGINT. Returns 0; SystemExit(1) when it cannot listen."""
+    """Host the adapters until SIGTERM or SIGINT. Returns 0, or 1 when it cannot listen."""
     app, max_files = create_app(adapters, settings), raise_file_limit()
     logging.getLogger("asyncio").addFilter(Seldom("socket.accept() out of", seconds=10))
     server = uvicorn.Server(
@@ -115,8 +115,8 @@ def serve(adapters: Sequence[Adapter], settings: ServerSettings) -> int:
     try:
         server.run()
     except SystemExit as exit_:
-        if exit_.code:
-            raise
+        if exit_.code:  # uvicorn's, which has said why
+            return 1
     if not getattr(app.state, "stopped", False):
         logger.warning("a model was still computing when the time to stop was over")
         logging.shutdown()

@@ -3,9 +3,10 @@
 `POST /score` is a multipart form: the field `request` holds a VerifierRequest as JSON, the field
 `files` is repeated, one WAV a prompt, in the prompts' order. The answer is a ScoreResponse, or an
 ErrorBody with a 4xx or 5xx status. `POST /texts` is a VerifierRequest as JSON, its answer a
-TextsResponse.
+TextsResponse. A token, where the server has one, goes with every request (`checked_token`).
 """
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, FailFast, Field, FiniteFloat, NonNegativeInt
@@ -18,6 +19,19 @@ READY_PATH = "/ready"
 METRICS_PATH = "/metrics"
 
 REQUEST_ID_HEADER = "X-Request-ID"
+
+
+def checked_token(token: str | None) -> str | None:
+    """A token that fits into a header (`b64token` of RFC 6750); None where none is set.
+
+    Raises ValueError, whose message does not show it.
+    """
+    if token and not re.fullmatch(r"[A-Za-z0-9._~+/-]+=*", token):
+        raise ValueError(
+            "the token (CURATOR_TOKEN) may have letters from a to z, digits and -._~+/ only, and = "
+            "at its end: no spaces, no accents"
+        )
+    return token or None
 
 
 def _encodable(text: str) -> str:
@@ -144,7 +158,14 @@ class ErrorBody(BaseModel):
     request_id: str
     error: str = Field(
         description="for programs",
-        examples=["bad_audio", "bad_request", "prompt_refused", "queue_full", "unknown_verifier"],
+        examples=[
+            "bad_audio",
+            "bad_request",
+            "forbidden",
+            "prompt_refused",
+            "queue_full",
+            "unknown_verifier",
+        ],
     )
     message: str = Field(description="for people: what is wrong and what to do")
     index: int | None = Field(None, description="of the file concerned")

@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from src.models.memory import DIGEST_BYTES, RowMemory, digest
 
 PATCH_BYTES = 64 * 2**20  # that remembered patches take: some 32,000, 8 minutes of distinct audio
-PATCHES_AT_ONCE = 512
-# Products of fewer rows are summed in another order by some libraries: a patch's numbers should
-# not depend on how many others are computed with it.
-FEWEST_ROWS = 16
-FRAMES_AT_ONCE = 8  # of a temporal filter's output
+# A matrix product's shape decides in which order some libraries sum, the more so with many threads.
+# Every product has one shape, whatever else is computed with it, so that the same audio gives the
+# same numbers to the last bit: patches come in portions of this many, filled up with zeros.
+PATCHES_AT_ONCE = 128
+FRAMES_AT_ONCE = 16  # of a temporal filter's output
 
 
 class Block(nn.Module):
@@ -55,7 +55,8 @@ class Block(nn.Module):
 class FrontEnd:
     """What `Musicnn`'s timbral and temporal blocks make of windows, on the CPU.
 
-    Equal to the blocks' own `forward` but for rounding. For one thread.
+    Equal to the blocks' own `forward` but for rounding. A window's numbers do not depend on the
+    other windows at all. For one thread.
     """
 
     def __init__(self, timbral: Sequence[Block], temporal: Sequence[Block]) -> None:
@@ -91,7 +92,7 @@ class FrontEnd:
 
     def _timbral_of_patches(self, patches: Tensor) -> Tensor:
         """float32 [patches, 96, length] -> float32 [patches, channels]."""
-        filled = F.pad(patches, (0, 0, 0, 0, 0, max(0, FEWEST_ROWS - len(patches))))
+        filled = F.pad(patches, (0, 0, 0, 0, 0, PATCHES_AT_ONCE - len(patches)))
         peaks = [(block, timbral_peaks(filled, block.conv)) for block in self.timbral]
         return torch.cat([block.finish(peak) for block, peak in peaks], 1)[: len(patches)]
 
@@ -146,17 +147,15 @@ def temporal_peaks(x: Tensor, conv: nn.Module) -> Tensor:
     shifted = x.new_zeros(length + FRAMES_AT_ONCE - 1, FRAMES_AT_ONCE, channels)
     for shift in range(FRAMES_AT_ONCE):
         shifted[shift : shift + length, shift] = filters
-    by_band = x.transpose(0, 1).contiguous()  # [bands, W, T]
-    bands, count, frames = by_band.shape
-    # Taken once: memory that is new each time costs a third more.
-    space = x.new_empty(bands * count * FRAMES_AT_ONCE * channels)
-    peaks = []
+    count, bands, frames = x.shape
+    peaks = x.new_empty(count, frames, channels)
     for first in range(0, frames, FRAMES_AT_ONCE):
         some = min(FRAMES_AT_ONCE, frames - first)
         start = first - before
         seen = slice(max(0, start), min(frames, start + length + some - 1))
         matrix = shifted[seen.start - start : seen.stop - start, :some].flatten(1)
-        outputs = space[: bands * count * some * channels].view(bands * count, some * channels)
-        torch.mm(by_band.view(bands * count, frames)[:, seen], matrix, out=outputs)
-        peaks.append(outputs.view(bands, count, some, channels).amax(0))
-    return (torch.cat(peaks, 1) + conv.bias).transpose(1, 2)
+        outputs = x.new_empty(bands, some * channels)
+        for window, peak in zip(x, peaks, strict=True):  # one by one: see PATCHES_AT_ONCE
+            torch.mm(window[:, seen], matrix, out=outputs)
+            peak[first : first + some] = outputs.view(bands, some, channels).amax(0)
+    return (peaks + conv.bias).transpose(1, 2)

@@ -49,6 +49,7 @@ SYNONYMS: dict[str, list[str]] = _TABLE["synonyms"]
 NOT_TAGS: list[str] = _TABLE["not_tags"]
 OPPOSITES: dict[str, str] = _TABLE["opposites"]
 
+SHOWN_CHARS = 60  # of a prompt that is refused
 _KINDS = {tuple(p.split()): kind for kind, listed in _TABLE["negators"].items() for p in listed}
 _FILLERS, _ENDS = frozenset(_TABLE["words"]["fillers"]), frozenset(_TABLE["words"]["ends"])
 _FREE_WORDS = 3  # that may stand between a negation and a noun
@@ -146,8 +147,7 @@ class Phrase:
 def named_tags(prompt: str, tagger: str) -> Named:
     """What `prompt` names in the vocabulary of `tagger`, a key of TAGS.
 
-    A tag that is named in one place and negated in another is wanted. Raises PromptUnusable,
-    whose message lists the tags.
+    A tag that is named in one place and negated in another is wanted. Raises PromptUnusable.
     """
     words = _words(prompt)
     phrases = list(_phrases(words, tagger))
@@ -164,9 +164,9 @@ def named_tags(prompt: str, tagger: str) -> Named:
                 unwanted[tag] = None
     named = Named(tuple(wanted), tuple(tag for tag in unwanted if tag not in wanted))
     if named == Named((), ()):
+        shown = prompt if len(prompt) <= SHOWN_CHARS else prompt[:SHOWN_CHARS] + ".."
         raise PromptUnusable(
-            f"the prompt {prompt!r} names no tag that {tagger!r} knows; name one of: "
-            f"{', '.join(TAGS[tagger])} (or a synonym, such as violinist or adagio)"
+            f"{shown!r} names no tag that {tagger!r} knows (listed in src/models/vocabulary.toml)"
         )
     return named
 

@@ -23,6 +23,7 @@ import tyro
 from src.budget import PlanError
 from src.data.prompts import Pick, Prompt, Selection, Subset
 from src.methods import BEAM_WIDTH, LOOKAHEAD_K, METHODS, PARAMETERS, parameters_of
+from src.protocol import checked_token
 from src.runs.arguments import given
 from src.scoring import PMI
 
@@ -160,6 +161,7 @@ class Settings:
             raise UsageError(f"--temperature must be more than 0, not {self.temperature:g}")
         if self.server != "auto" and not self.server.startswith(("http://", "https://")):
             raise UsageError(f"--server must be 'auto' or begin with http://, not {self.server!r}")
+        server_token()
         selecting = ("verifier", "verifiers", "sums", "sweep_verifiers")
         asked = re.findall(r"\w+", " ".join(str(getattr(self, flag, "")) for flag in selecting))
         if PMI in asked and self.guidance == 1:
@@ -268,5 +270,11 @@ def start_logging(level: str) -> None:
 
 
 def server_token() -> str | None:
-    """The verifier server's token, kept off command lines and out of manifests."""
-    return os.environ.get("CURATOR_TOKEN") or None
+    """The verifier server's token, kept off command lines and out of manifests.
+
+    Raises UsageError for one that no header can carry.
+    """
+    try:
+        return checked_token(os.environ.get("CURATOR_TOKEN"))
+    except ValueError as error:
+        raise UsageError(str(error)) from error

@@ -36,7 +36,8 @@ MODEL_STOP_SECONDS = 5.0
 MultiPartParser.spool_max_size = 8 * 2**20
 
 ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": protocol.ErrorBody} for status in (400, 401, 404, 408, 413, 422, 500, 503)
+    status: {"model": protocol.ErrorBody}
+    for status in (400, 401, 403, 404, 408, 413, 422, 500, 503)
 }
 # Of the form's parts; FastAPI would call a file just octets.
 ENCODING = {
@@ -79,10 +80,12 @@ def create_app(adapters: Sequence[Adapter], settings: ServerSettings) -> FastAPI
     bearer = HTTPBearer(auto_error=False, description="the server's token")
     guarded = [Depends(bearer)] if settings.token else []
 
+    @app.head(protocol.HEALTH_PATH, include_in_schema=False)
     @app.get(protocol.HEALTH_PATH, summary="Is the process alive?")
     async def health() -> dict[str, str]:
         return {"status": "ok"}
 
+    @app.head(protocol.READY_PATH, include_in_schema=False)
     @app.get(
         protocol.READY_PATH,
         summary="Are the models loaded?",

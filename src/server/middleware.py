@@ -10,6 +10,7 @@ import logging
 import re
 import time
 import uuid
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
@@ -17,8 +18,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from src import protocol
 from src.server.admission import Admission, too_large
-from src.server.outcomes import ApiError, Metrics, as_api_error
-from src.server.settings import ServerSettings
+from src.server.outcomes import ApiError, Metrics, as_api_error, shown
+from src.server.settings import LOCAL_HOSTS, ServerSettings
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +28,7 @@ _KNOWN_PATHS = (
     *(protocol.SCORE_PATH, protocol.TEXTS_PATH, protocol.VERIFIERS_PATH, protocol.METRICS_PATH),
     *_OPEN_PATHS,
 )
+METHOD_CHARS, LOGGED_CHARS = 16, 200
 _GOOD_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -36,6 +38,13 @@ def _has_whole_body(scope: Scope, headers: Headers) -> bool:
         return True
     upload = scope["state"].get("upload")
     return upload is not None and upload.completed is not None
+
+
+def _hostname(host: str) -> str | None:
+    try:
+        return urlsplit(f"//{host}").hostname
+    except ValueError:
+        return None
 
 
 class IntakeMiddleware:
@@ -50,6 +59,7 @@ class IntakeMiddleware:
             protocol.SCORE_PATH: settings.limits.max_body_bytes,
             protocol.TEXTS_PATH: settings.limits.max_json_bytes,
         }
+        self._hosts = (*LOCAL_HOSTS, settings.host.lower()) if settings.is_local else None
         self._expected = f"bearer {settings.token}".encode() if settings.token else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -85,13 +95,12 @@ class IntakeMiddleware:
             self.metrics.request_seconds.labels(path, status).observe(seconds)
             is_probe = path in (protocol.HEALTH_PATH, protocol.READY_PATH)
             level = logging.DEBUG if is_probe else logging.INFO
-            logger.log(
-                level, "%s %s %s %d %.3f s", request_id, scope["method"], path, status, seconds
-            )
+            method = shown(scope["method"], METHOD_CHARS)
+            logger.log(level, "%s %s %s %d %.3f s", request_id, method, path, status, seconds)
 
     async def _serve(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
         path = scope["path"]
-        self._check_token(path, headers)
+        self._check_sender(scope, headers)
         length = headers.get("content-length", "0")
         largest = self.max_body_bytes.get(path, max(self.max_body_bytes.values()))
         if length.isdecimal() and int(length) > largest:
@@ -103,15 +112,36 @@ class IntakeMiddleware:
         else:
             await self.app(scope, receive, send)
 
-    def _check_token(self, path: str, headers: Headers) -> None:
-        is_open = path in _OPEN_PATHS or path.startswith("/static-offline-docs/")
-        if self._expected is None or is_open:
+    def _check_sender(self, scope: Scope, headers: Headers) -> None:
+        """Raise ApiError for who lacks the token, or may be a page of another site."""
+        path = scope["path"]
+        if path in _OPEN_PATHS or path.startswith("/static-offline-docs/"):
+            return
+        if self._expected is None:
+            self._check_site(scope["method"], headers)
             return
         scheme, _, credentials = headers.get("authorization", "").partition(" ")
         given = f"{scheme.lower()} {credentials}".encode()
         if not hmac.compare_digest(given, self._expected):
             text = "send the server's token: 'Authorization: Bearer <token>'"
             raise ApiError(401, "unauthorized", text, headers={"WWW-Authenticate": "Bearer"})
+
+    def _check_site(self, method: str, headers: Headers) -> None:
+        """Raise ApiError for what a page of another site may send through its visitor's browser.
+
+        Browsers say where a request comes from (Sec-Fetch-Site, or Origin); programs do not. A name
+        of the page's own that resolves to this machine makes the two the same site, hence Host.
+        """
+        host = headers.get("host", "").lower()
+        if self._hosts is not None and host and _hostname(host) not in self._hosts:
+            text = f"the Host header {shown(host)} is not this server's: {', '.join(LOCAL_HOSTS)}"
+            raise ApiError(400, "bad_request", text)
+        site = headers.get("sec-fetch-site")
+        origin = headers.get("origin", f"http://{host}").lower()
+        own = site in ("same-origin", "none") if site else origin.partition("://")[2] == host
+        if not own and method not in ("GET", "HEAD"):
+            text = "a page of another site may ask for nothing here without the server's token"
+            raise ApiError(403, "forbidden", text)
 
     def _refuse(self, error: BaseException, request_id: str) -> JSONResponse:
         """The answer to a request that ended in an error, counted and logged."""
@@ -121,6 +151,7 @@ class IntakeMiddleware:
         model = "" if body.error == "unknown_verifier" else body.verifier or ""
         self.metrics.rejects.labels(body.error, model).inc()
         level, trace = (logging.ERROR, error) if body.error == "internal" else (logging.INFO, None)
-        logger.log(level, "%s %s: %s", request_id, body.error, body.message, exc_info=trace)
+        message = shown(body.message, LOGGED_CHARS)
+        logger.log(level, "%s %s: %s", request_id, body.error, message, exc_info=trace)
         answer = body.model_copy(update={"request_id": request_id})
         return JSONResponse(answer.model_dump(), status_code=status, headers=api_error.headers)

@@ -13,9 +13,16 @@ from starlette.exceptions import HTTPException
 
 from src.protocol import ErrorBody
 
+SHOWN_CHARS = 80  # of a text that a client sent, in answers and in the log
 MAX_RETRY_SECONDS = 60.0
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+
+
+def shown(text: str, most: int = SHOWN_CHARS) -> str:
+    """A client's text on one short line: the log shows it too."""
+    short = text if len(text) <= most else text[:most] + "..."
+    return "".join(c if c.isprintable() else "?" for c in short)
 
 
 class ApiError(HTTPException):  # FastAPI lets no other error out of the reading of a body

@@ -21,14 +21,13 @@ from src.protocol import Limits, Refusal, VerifierRequest, VerifierResult
 from src.server.admission import Upload
 from src.server.batching import Queued, Worker
 from src.server.json_body import parse_request
-from src.server.outcomes import ApiError
+from src.server.outcomes import SHOWN_CHARS, ApiError, shown
 from src.server.wav import decode_wav, wav_seconds
 
 T = TypeVar("T")
 
 # Files of one request in the pool at once, so that a long request does not hold up a short one.
 FILES_AT_ONCE = 2
-SHOWN_CHARS = 80  # of a name that a client sent, in answers and in the log
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ class Scorer:
                 raise ApiError(413, "too_large", f"prompt {index} has {length}", index=index)
         for name in request.verifiers:
             if name not in self.workers:
-                text = f"{_shown(name)} is not hosted here; hosted: {', '.join(self.workers)}"
+                text = f"{shown(name)} is not hosted here; hosted: {', '.join(self.workers)}"
                 raise ApiError(404, "unknown_verifier", text, verifier=name[:SHOWN_CHARS])
         return {name: self.workers[name] for name in request.verifiers}
 
@@ -153,18 +152,14 @@ def _check_prompts(prompts: Sequence[str], chosen: dict[str, Worker]) -> None:
     if refused:
         first = refused[0]
         text = f"prompt {first.index}: {first.reason}"
+        if tags := chosen[first.verifier].adapter.vocabulary:  # once, and not for each prompt
+            text += f"; name one of: {', '.join(tags)}"
         where: dict[str, Any] = {"index": first.index, "verifier": first.verifier}
         raise ApiError(422, "prompt_refused", text, **where, refused=refused)
 
 
 def _name(index: int, file: UploadFile) -> str:
-    return f"file {index} ({_shown(file.filename)})" if file.filename else f"file {index}"
-
-
-def _shown(text: str) -> str:
-    """A client's text on one short line: the log shows it too."""
-    printable = "".join(c if c.isprintable() else "?" for c in text)
-    return printable if len(printable) <= SHOWN_CHARS else printable[:SHOWN_CHARS] + "..."
+    return f"file {index} ({shown(file.filename)})" if file.filename else f"file {index}"
 
 
 async def _score(

@@ -3,8 +3,11 @@
 The comments of the fields are the texts of `python verifier_server.py --help`.
 """
 
+import ipaddress
 import os
 import re
+import socket
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,10 +15,10 @@ from typing import Annotated, Literal
 import tyro
 
 from src.data.gpus import without_kernels
-from src.protocol import Limits
+from src.protocol import Limits, checked_token
 from src.weights.files import WEIGHTS_VARIABLE, weights_dir
 
-LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
+LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")  # by which a server on loopback is asked for
 
 
 class SettingsError(ValueError):
@@ -94,12 +97,40 @@ class ServerSettings:
         """Raise SettingsError for what can be seen to be wrong without torch."""
         if not 0 <= self.port <= 65_535:
             raise SettingsError(f"--port {self.port}: there are 0 (any free one) to 65535")
+        try:
+            checked_token(self.token)
+        except ValueError as error:
+            raise SettingsError(str(error)) from error
+        self._check_host()
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise SettingsError(f"--device {self.device}: there are auto, cpu, cuda, cuda:0, ...")
         if self.batch.max_queue < self.limits.max_files:
             raise SettingsError("--batch.max_queue must be at least --limits.max_files")
         if self.max_connections <= self.max_requests:
             raise SettingsError("--max_connections must be more than --max_requests")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only programs of this machine reach the server."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host in LOCAL_HOSTS
+
+    def _check_host(self) -> None:
+        """Raise SettingsError for a host that is not this machine's."""
+        try:
+            found = socket.getaddrinfo(self.host, 0, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError):
+            found = []
+        for family, kind, _, _, address in found:
+            with suppress(OSError), socket.socket(family, kind) as any_port:
+                any_port.bind(address)
+                return
+        raise SettingsError(
+            f"--host {self.host}: not an address of this machine; 0.0.0.0 listens on all that it "
+            "has, 127.0.0.1 for this machine only"
+        )
 
     def use_weights_dir(self) -> None:
         """Make `--weights_dir` the process's folder of weights. Raises SettingsError."""

@@ -1,6 +1,7 @@
 """What the taggers remember, and musicnn's front end on a CPU against its own convolutions."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -76,7 +77,27 @@ def test_what_was_heard_before_does_not_move_a_posterior(name: str) -> None:
     for seconds in (2, 4, 7):
         experienced.posteriors([whole[: RATE * seconds], clip("choir")])
     after, alone = (tagger.posteriors([whole]) for tagger in (experienced, fresh))
-    torch.testing.assert_close(after, alone, rtol=0, atol=1e-6)
+    assert torch.equal(after, alone)
+
+
+def test_products_have_the_same_shapes_whatever_is_computed_with_them(
+    tagger: Tagger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With many threads libraries sum in an order that the shape decides."""
+    shapes: set[tuple[int, ...]] = set()
+    for name in ("mm", "addmm"):
+        product = getattr(torch, name)
+
+        def recorded(*args: Tensor, product: Any = product, **how: Tensor) -> Tensor:
+            shapes.add(tuple(size for matrix in args for size in matrix.shape))
+            return product(*args, **how)
+
+        monkeypatch.setattr(torch, name, recorded)
+    tagger.posteriors([clip("violin")])
+    of_one_window = set(shapes)
+    tagger.posteriors([clip(n) for n in ("piano", "choir", "flute")])
+    tagger.posteriors([clip("piano")[: RATE * 9]])
+    assert shapes == of_one_window
 
 
 def test_equal_windows_pass_through_the_network_once(

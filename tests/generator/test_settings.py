@@ -174,6 +174,23 @@ def test_the_servers_token_is_kept_out_of_the_settings(monkeypatch: pytest.Monke
     assert "secret" not in json.dumps(settings().as_record())
 
 
+@pytest.mark.parametrize("token", ["two words", "clé", "line\n", "tab\t", " ", "=x", "\udcff"])
+def test_a_token_that_no_header_can_carry_is_refused_and_not_shown(
+    monkeypatch: pytest.MonkeyPatch, token: str
+) -> None:
+    monkeypatch.setenv("CURATOR_TOKEN", token)
+    with pytest.raises(UsageError, match="CURATOR_TOKEN") as refused:
+        Settings().check()
+    assert token not in str(refused.value).replace(" ", "")
+
+
+@pytest.mark.parametrize("token", ["", "secret", "a-._~+/Z9=="])
+def test_other_tokens_are_sent_as_they_are(monkeypatch: pytest.MonkeyPatch, token: str) -> None:
+    monkeypatch.setenv("CURATOR_TOKEN", token)
+    Settings().check()
+    assert server_token() == (token or None)
+
+
 def test_command_lines_records_and_the_list_of_judges_need_no_torch() -> None:
     kinds = ", ".join(sorted({kind.__module__ for kind in SCRIPTS.values()}))
     modules = f"{kinds}, src.data.prompts, src.judges.registry, src.runs.records"

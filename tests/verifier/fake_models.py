@@ -38,8 +38,8 @@ class Fake(Adapter):
         return Checkpoint(name=self.name, sha256="00")
 
     def check(self, prompt: str) -> None:
-        if prompt == "nothing":
-            raise PromptUnusable("names no tag")
+        if prompt.startswith("nothing"):
+            raise PromptUnusable(f"{prompt} names no tag")
 
     def unread_tokens(self, prompt: str) -> int:
         _obey(prompt)

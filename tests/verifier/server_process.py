@@ -118,7 +118,11 @@ class ServerProcess:
     def raw(self, path: str, content_type: str, length: int) -> bytes:
         """The head of a POST whose body has `length` bytes."""
         headers = {**self.headers, "Content-Type": content_type, "Content-Length": length}
-        lines = [f"POST {path} HTTP/1.1", "Host: x", *(f"{k}: {v}" for k, v in headers.items())]
+        lines = [
+            f"POST {path} HTTP/1.1",
+            "Host: localhost",
+            *(f"{k}: {v}" for k, v in headers.items()),
+        ]
         return "\r\n".join([*lines, "", ""]).encode()
 
 

@@ -129,7 +129,11 @@ def test_every_prompt_without_a_score_is_named_with_the_reason(server: ServerPro
     assert refusal(response) == (422, "prompt_refused")
     refused = response.json()["refused"]
     assert [r["index"] for r in refused] == [1, 2]
-    assert refused[0]["reason"] == "names no tag"
+    assert refused[0]["reason"] == "nothing names no tag"
+    assert (
+        "prompt 1: nothing names no tag; name one of: piano, guitar" in response.json()["message"]
+    )
+    assert response.text.count("piano, guitar") == 1
 
 
 def test_a_clip_without_a_finite_score_has_the_reason_in_its_place_and_a_failure_is_its_requests(

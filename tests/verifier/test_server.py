@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import requests
 
 from perf.load_clients import MODELS, TOLERANCE, Crowd, good_requests
 from perf.server_load import serial
@@ -51,6 +52,13 @@ def test_models_work_side_by_side(server: ServerProcess) -> None:
         values(server.post([wav()], verifiers=("fake48",)), "fake48")
         assert not slow.done()
         values(slow.result())
+
+
+def test_head_answers_as_get_does_without_a_body(server: ServerProcess) -> None:
+    for path in ("/health", "/ready"):
+        answer = requests.head(server.url + path, timeout=5)
+        assert (answer.status_code, answer.content) == (200, b"")
+        assert answer.headers["Content-Length"] == server.get(path).headers["Content-Length"]
 
 
 def test_request_ids_are_kept_or_given(server: ServerProcess) -> None:
@@ -101,6 +109,17 @@ def test_a_files_name_cannot_write_lines_into_the_log(server: ServerProcess) -> 
     assert message.startswith("file 0 (x?[31m?INFO fake lineyyy")
     assert len(message) < 200
     assert "\x1b" not in server.log.read_text()
+
+
+def test_a_client_fills_the_log_neither_with_a_method_nor_with_a_prompt(
+    server: ServerProcess,
+) -> None:
+    logged = len(server.log.read_text())
+    requests.request("A" * 5000, f"{server.url}/{'b' * 5000}", timeout=5)
+    assert server.post([wav()], ["nothing " + "c" * 1900]).status_code == 422
+    server.wait_for_log("nothing ccc")
+    lines = server.log.read_text()[logged:].splitlines()
+    assert max(map(len, lines)) < 300
 
 
 def test_the_docs_page_needs_no_network(server: ServerProcess) -> None:

@@ -47,6 +47,10 @@ def test_a_model_without_its_weights_costs_one_line_and_exit_2(tmp_path: Path) -
         (("--device", "cuda:9", "--models", "tags"), "torch sees no such GPU"),
         (("--device", "cpu", "--dtype", "float16"), "--dtype float16 needs a GPU"),
         (("--port", "65536"), "--port 65536"),
+        (("--host", "300.1.1.1"), "--host 300.1.1.1: not an address of this machine"),
+        (("--host", "192.0.2.1"), "--host 192.0.2.1: not an address of this machine"),
+        (("--token", "två ord"), "the token (CURATOR_TOKEN) may have letters"),
+        (("--token", " "), "the token (CURATOR_TOKEN) may have letters"),
         (("--batch.max_queue", "3"), "--batch.max_queue must be at least --limits.max_files"),
         (("--max_connections", "32"), "--max_connections must be more than --max_requests"),
         (("--weights_dir", "/no/such/folder"), "/no/such/folder is not a folder"),
@@ -58,6 +62,13 @@ def test_wrong_flags_end_with_a_clear_line(options: tuple[str, ...], reason: str
     done = run(*options)
     assert done.returncode == (1 if options == ("--fetch", "clap") else 2)
     assert reason in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_port_that_is_taken_ends_with_1(server: ServerProcess) -> None:
+    done = run("--models", "tags", "--host", "127.0.0.1", "--port", server.url.split(":")[-1])
+    assert done.returncode == 1
+    assert "address already in use" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -174,6 +185,20 @@ def test_a_client_that_hangs_up_costs_no_compute(server: ServerProcess) -> None:
         values(blocked.result())
     assert values(server.post([wav()]))
     assert [server.metric(name) - a for name, a in zip(metrics, before, strict=True)] == [3, 2]
+
+
+def test_a_client_that_hangs_up_while_headers_are_read_leaves_no_trace_in_the_log(
+    server: ServerProcess,
+) -> None:
+    gone = 'curator_rejects_total{model="",reason="client_gone"}'
+    before, body = server.metric(gone), server.raw_post([wav(seconds=0.02)] * 250)
+    for milliseconds in range(4, 34, 2):
+        with server.connect(body):
+            time.sleep(milliseconds / 1000)
+    server.wait_for(gone, before + 15)
+    text = server.log.read_text()
+    assert "Exception ignored" not in text
+    assert "closed file" not in text
 
 
 def test_an_upload_that_is_cut_off_leaves_the_server_working(server: ServerProcess) -> None:
