@@ -19,7 +19,7 @@ import torch
 
 from src.decoding.decoder import Decoder, Decoding
 from src.methods import METHODS
-from src.search import children
+from src.tree import children
 from tests.generator.random_models import condition, random_lm
 
 MODELS = {"builtin": (6, 320), "small": (24, 1024), "medium": (48, 1536), "large": (48, 2048)}
@@ -39,7 +39,7 @@ def peak(decoding: Decoding, steps: list[int], rollouts: list[int], width: int) 
         most = max(most, decoding.nbytes)
         if decoding.finished < decoding.frames:
             best = torch.rand(candidates).argsort(descending=True)[: candidates // width].tolist()
-            decoding.select(children(best, width))
+            decoding.select(children(best, len(best), width))
             most = max(most, decoding.nbytes)
     return most
 

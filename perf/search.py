@@ -90,7 +90,7 @@ class Plain:
         if verifier.needs_audio:
             clips = [Clip(samples.numpy(), self.model.sample_rate) for samples in audio]
             scores = verifier.score([ScoreInput(text, clip, 0.0, None) for clip in clips])
-            values = torch.tensor([score.value for score in scores])
+            values = torch.tensor([getattr(score, "value", -torch.inf) for score in scores])
         else:
             attributes = [ConditioningAttributes(text={"description": text})] * len(tokens)
             output = self.model.lm.compute_predictions(tokens, attributes)

@@ -4,7 +4,7 @@ summary.csv, per_clip.csv, benchmark.png and index.html are written anew, from t
 """
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -179,7 +179,8 @@ def _of_clips(study: Study) -> Iterable[str]:
         if "reason" in node["score"]
     ]
     if reasons:
-        yield (f"{len(reasons)} candidate(s) had no score and were out: {shortened(reasons[0])}")
+        told = (f"{shortened(reason)} ({n})" for reason, n in Counter(reasons).most_common(3))
+        yield f"{len(reasons)} candidate(s) had no score and were out: {'; '.join(told)}"
 
 
 def _of_measure(study: Study, measure: Measure) -> Iterable[str]:

@@ -1,5 +1,6 @@
 """Reading the listening page: sorting, filtering, trees, phones, and many prompts."""
 
+import re
 import time
 from pathlib import Path
 
@@ -8,7 +9,14 @@ from playwright.sync_api import Page, expect
 
 from src.runs.records import Record, read_records
 from tests.browser.conftest import Open
-from tests.generator.made_up_run import ALL_METHODS, FAILED, UNJUDGED, listening_run, page_of
+from tests.generator.made_up_run import (
+    ALL_METHODS,
+    FAILED,
+    UNJUDGED,
+    change_records,
+    listening_run,
+    page_of,
+)
 
 LONGEST = 3.0  # seconds until a page of 200 prompts is there, or sorted
 
@@ -111,6 +119,24 @@ def test_methods_are_left_out_with_what_of_them_is_open(page: Page) -> None:
     page.locator("#state").select_option("failed")
     page.get_by_label("lookahead", exact=True).uncheck()
     assert order(page) == []
+
+
+def test_a_candidate_without_a_score_comes_last_with_the_reason_and_a_silent_winner_is_marked(
+    tmp_path: Path, open_page: Open
+) -> None:
+    def change(index: int, record: Record) -> None:
+        if (record["method"], record["prompt_id"]) == ("best_of_n", "p3"):
+            record["tree"][0] |= {"score": {"reason": "it is NaN"}, "log_prob": None, "kept": False}
+            record["winner"] |= {"level": -75.2, "silent": True}
+
+    folder = listening_run(tmp_path)
+    change_records(folder, change)
+    page = open_page(page_of(folder))
+    expect(page.locator(".silent")).to_have_text("silent: -75 dB")
+    page.get_by_role("button", name="candidates of best_of_n, p3").click()
+    last = page.locator(".pool .node").last
+    expect(last).to_have_text(re.compile("no score, it is NaN$"))
+    expect(last).to_have_attribute("title", "it is NaN")
 
 
 def test_a_tree_opens_with_who_was_kept_pruned_and_won_and_closes_again(

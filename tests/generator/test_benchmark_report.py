@@ -149,7 +149,7 @@ def test_silent_winners_and_candidates_without_a_score_are_counted(tmp_path: Pat
     change_records(folder, change)
     text = " ".join(findings(study_benchmark(folder)))
     assert "1 of 48 winners are silent (RMS below -60 dB of full scale): " in text
-    assert "48 candidate(s) had no score and were out: the clip is digital silence" in text
+    assert "48 candidate(s) had no score and were out: the clip is digital silence (48)" in text
 
 
 def test_a_measure_of_sets_is_one_distance_to_the_references_with_a_p(tmp_path: Path) -> None:

@@ -27,7 +27,8 @@ from src.runs.ending import Exit
 from src.runs.records import Run, search_key
 from src.runs.settings import parse
 from src.scoring import ScoreInput
-from src.search import children, search
+from src.search import search
+from src.tree import children
 from tests.generator import fake_pool
 from tests.generator.fake_pool import PROMPTS
 from tests.generator.fake_search import RATE, FakeGenerator, FakeVerifier, Narrow
@@ -190,7 +191,7 @@ def held(plan: Plan, spread: bool) -> float:
         if step + 1 < len(plan.steps):
             one_each = [parents.index(parent) for parent in dict.fromkeys(parents)]
             best = one_each if spread else torch.randperm(plan.candidates).tolist()
-            parents = children(best[: plan.kept], plan.beam_width)
+            parents = children(best[: plan.kept], plan.kept, plan.beam_width)
             decoding.select(parents)
             most = max(most, decoding.nbytes)
     return most / plan.candidates / transformer.position_bytes(decoding.guided)
