@@ -62,13 +62,15 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._lingering:
             return
+        before = self.cycle
+        is_body = before is not None and before.more_body
         super().data_received(data)
-        if self.cycle is None or self.cycle.response_complete:  # a head, or blank lines before it
+        if self.cycle is before and not is_body:  # a part of a head, or blank lines before it
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
                 self.send_400_response("The headers are too long.")
-            if self._timer is None:
-                self._wait()
+        if self._timer is None and (self.cycle is None or self.cycle.response_complete):
+            self._wait()
 
     def on_message_begin(self) -> None:
         if len(self.pipeline) >= MAX_PIPELINED:

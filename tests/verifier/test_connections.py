@@ -129,6 +129,15 @@ def test_a_client_that_sends_all_before_it_reads_gets_its_refusal(hasty: ServerP
         client.score(["fake"], ["any"] * 4, [silence] * 4)  # 92 MB
 
 
+def test_a_head_without_end_is_not_kept_while_another_request_is_scored(
+    hasty: ServerProcess,
+) -> None:
+    slow = hasty.raw_post([wav()], ["sleep 2"])
+    with hasty.connect(slow + b"GET /health HTTP/1.1\r\nX: " + b"y" * 600_000) as connection:
+        assert seconds_until_closed(connection) < 1
+    hasty.wait_for("curator_requests_scoring", 0)
+
+
 @pytest.mark.parametrize(
     "data",
     [
