@@ -34,7 +34,7 @@ HELD_AT_ONCE = 3_000  # connections that one thread of an attack keeps open
 
 
 def head(path: str, *lines: str) -> bytes:
-    return "\r\n".join([f"POST {path} HTTP/1.1", "Host: x", *lines, "", ""]).encode()
+    return "\r\n".join([f"POST {path} HTTP/1.1", "Host: localhost", *lines, "", ""]).encode()
 
 
 def tiny_chunks(address: Address) -> None:

@@ -190,7 +190,7 @@ class Crowd:
             self._note(f"{kind}: {response.status_code}", ok=response.status_code == status)
 
     def _leave(self, asked: Asked, share: float, wait: float) -> None:
-        head = f"POST /score HTTP/1.1\r\nHost: x\r\nContent-Type: {asked.content_type}\r\n"
+        head = f"POST /score HTTP/1.1\r\nHost: localhost\r\nContent-Type: {asked.content_type}\r\n"
         data = f"{head}Content-Length: {len(asked.body)}\r\n\r\n".encode() + asked.body
         with socket.create_connection(self._address, timeout=60) as connection:
             connection.sendall(data[: max(1, round(share * len(data)))])

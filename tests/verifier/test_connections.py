@@ -18,8 +18,8 @@ from src.protocol import Limits
 from src.server.connections import Seldom
 from tests.verifier.server_process import ROOT, ServerProcess, answer_to, values, wav
 
-GET = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
-CHUNKED = b"Host: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+GET = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+CHUNKED = b"Host: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 @pytest.fixture(scope="module")
