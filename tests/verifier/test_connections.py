@@ -14,12 +14,13 @@ import pytest
 
 from src.client import ServerClient, ServerError
 from src.data.audio import Clip
-from src.protocol import Limits
+from src.protocol import Checkpoint, Limits
 from src.server.connections import Seldom
 from tests.verifier.server_process import ROOT, ServerProcess, answer_to, values, wav
 
 GET = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 CHUNKED = b"Host: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+NO_WEIGHTS = Checkpoint(name="fake", sha256="")
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +127,7 @@ def test_a_client_that_sends_all_before_it_reads_gets_its_refusal(hasty: ServerP
     client._limits = Limits()
     silence = Clip(np.zeros((2, 48_000 * 60), np.float32), 48_000)
     with pytest.raises(ServerError, match="set CURATOR_TOKEN"):
-        client.score(["fake"], ["any"] * 4, [silence] * 4)  # 92 MB
+        client.score({"fake": NO_WEIGHTS}, ["any"] * 4, [silence] * 4)  # 92 MB
 
 
 def test_a_head_without_end_is_not_kept_while_another_request_is_scored(

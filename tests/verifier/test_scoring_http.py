@@ -169,7 +169,7 @@ def test_a_search_goes_on_without_the_candidate_that_has_no_score(server: Server
     scored, nan, refused = verifier.score(items)
     assert isinstance(scored, Score)
     assert nan == NoScore(reason="the model gave no finite number for score")
-    assert refused == NoScore(reason="names no tag")
+    assert refused == NoScore(reason="nothing names no tag")
 
 
 def test_unread_tokens_are_counted_by_verifier_in_the_prompts_order(server: ServerProcess) -> None:

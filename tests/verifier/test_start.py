@@ -50,7 +50,7 @@ def test_a_model_without_its_weights_costs_one_line_and_exit_2(tmp_path: Path) -
         (("--host", "300.1.1.1"), "--host 300.1.1.1: not an address of this machine"),
         (("--host", "192.0.2.1"), "--host 192.0.2.1: not an address of this machine"),
         (("--token", "två ord"), "the token (CURATOR_TOKEN) may have letters"),
-        (("--token", " "), "the token (CURATOR_TOKEN) may have letters"),
+        (("--token", " "), "--token is empty"),
         (("--batch.max_queue", "3"), "--batch.max_queue must be at least --limits.max_files"),
         (("--max_connections", "32"), "--max_connections must be more than --max_requests"),
         (("--weights_dir", "/no/such/folder"), "/no/such/folder is not a folder"),
