@@ -24,6 +24,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import random
 import shlex
 import sys
 import tempfile
@@ -49,10 +50,13 @@ from perf.load_clients import (
     Scores,
     deviation,
     good_requests,
+    new_clip,
+    prepare,
     scores,
     send,
 )
 from perf.watching import probing, watching
+from src.data.audio import encode_wav
 from src.data.files import write_whole
 from src.runs.provenance import commit, machine, versions
 from tests.verifier.server_process import REAL_MODELS, ServerProcess
@@ -67,12 +71,24 @@ def serial(url: str, asked: list[Any]) -> list[Scores]:
         return [scores(send(session, url, one)) for one in tqdm(asked, "serial", leave=False)]
 
 
+def fill_memories(url: str) -> None:
+    """Let the taggers hear as much as they remember, 8 minutes: then their memory is full."""
+    rng = random.Random(1)
+    with requests.Session() as session:
+        for _ in tqdm(range(6), "memories", leave=False):
+            wavs = [encode_wav(new_clip(rng, seconds=22)) for _ in range(4)]
+            send(
+                session, url, prepare(wavs, ["metal"] * 4, ("tags", "tags_msd"))
+            ).raise_for_status()
+
+
 def load(server: ServerProcess, clients: int, seconds: float) -> dict[str, Any]:
     """The mixed load: what came back, how memory and /health fared."""
     asked = good_requests(24)
     expected = serial(server.url, asked)
-    # Once, threads start and the taggers' memories of what they have heard fill up.
-    Crowd(server.url, asked, expected).run(clients, seconds / 2, ("new",))
+    fill_memories(server.url)
+    # Threads start and caches grow once.
+    Crowd(server.url, asked, expected).run(clients, seconds / 4, KINDS_WITH_NEW)
     crowd = Crowd(server.url, asked, expected)
     with probing(server.url) as health, watching(server.process.pid, seconds) as memory:
         begin = time.monotonic()
