@@ -227,6 +227,8 @@ class Pool:
         values = np.where(np.isnan(whole), np.nan, values)
         if not np.isnan(values).all():
             self._values[name, key][prompt] = values
+        elif key == WHOLE:
+            self.reasons[name][prompt] = "the model overflowed in every candidate"
 
 
 def of_both(a: Pools, b: Pools) -> tuple[list[str], list[Array], list[Array]]:

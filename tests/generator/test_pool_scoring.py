@@ -135,7 +135,7 @@ def test_a_candidate_without_a_score_is_out_alone_and_is_not_asked_about_again(r
 
 def test_a_candidate_in_which_the_model_overflowed_is_out_of_every_measure(tmp_path: Path) -> None:
     def overflows(tokens: list[int]) -> bool:
-        return any(token % 31 == 0 for token in tokens)
+        return any(token % 13 == 0 for token in tokens)
 
     with made_pool(tmp_path, FakeGenerator(overflows=overflows)) as run:
         hears(run, [*TWO, judge("far")], FakeClient())
@@ -145,10 +145,12 @@ def test_a_candidate_in_which_the_model_overflowed_is_out_of_every_measure(tmp_p
         for prompt in PROMPTS
     }
     some = {name: flags for name, flags in out.items() if not all(flags)}
+    assert 0 < len(some) < len(out)
     assert any(any(flags) for flags in some.values())
     for name in ("perplexity", "pmi", "tags", "clap", "far"):
         found = {prompt: np.isnan(x).tolist() for prompt, x in pool.values(name).items()}
         assert found == some
+        assert set(pool.reasons[name]) == out.keys() - some.keys()
 
 
 def test_a_lost_server_loses_no_score_and_the_rest_is_as_if_it_had_stayed(
