@@ -44,6 +44,8 @@ from src.weights.files import is_non_commercial
 
 logger = logging.getLogger("verifier_server")
 
+SELDOM = {"asyncio": "socket.accept() out of", "uvicorn.error": "Invalid HTTP request"}
+
 
 def main() -> int:
     args = given(None, "verifier_server.py")
@@ -92,7 +94,9 @@ def say_what_is_hosted(adapters: Sequence[Adapter], left_out: dict[str, str]) ->
 def serve(adapters: Sequence[Adapter], settings: ServerSettings) -> int:
     """Host the adapters until SIGTERM or SIGINT. Returns 0, or 1 when it cannot listen."""
     app, max_files = create_app(adapters, settings), raise_file_limit()
-    logging.getLogger("asyncio").addFilter(Seldom("socket.accept() out of", seconds=10))
+    # An attack must not fill the disk with the log of itself.
+    for name, message in SELDOM.items():
+        logging.getLogger(name).addFilter(Seldom(message, seconds=10))
     server = uvicorn.Server(
         uvicorn.Config(
             app,

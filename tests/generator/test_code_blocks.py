@@ -14,13 +14,13 @@ from src.experiments.settings import LatencySettings
 from src.models.adapter import Adapter
 from src.protocol import ScoreResponse, VerifierRequest
 from src.runs.settings import parse
-from src.weights.files import model_parts
+from src.weights.musicgen import model_parts
 from tests.generator.test_guides import DOCUMENTS, EXTENDING, ROOT, blocks, commands
 
 POOL = "results/builtin/pool-builtin-m32-56d9a212"
 CHECKED = (  # programs of shell blocks: looked at here or in test_guides.py, but for the last two
     *("make ", r"\S*python [\w/]+\.py", r"\S*python -m (?:src|pytest)", r"envs/setup\.sh "),
-    *(r"source envs/\w+/\.venv/bin/activate$", "curl ", "hf download ", "conda ", "docker run "),
+    *(r"source envs/\w+/\.venv/bin/activate$", "curl ", "hf download ", "conda ", "docker run ", "ffmpeg "),
 )
 
 
