@@ -21,10 +21,11 @@ from torch import Tensor, nn
 from src.models.memory import DIGEST_BYTES, RowMemory, digest
 
 PATCH_BYTES = 64 * 2**20  # that remembered patches take: some 32,000, 8 minutes of distinct audio
-# A matrix product's shape decides in which order some libraries sum, the more so with many threads.
-# Every product has one shape, whatever else is computed with it, so that the same audio gives the
-# same numbers to the last bit: patches come in portions of this many, filled up with zeros.
-PATCHES_AT_ONCE = 128
+# A matrix product's shape decides in which order some libraries sum, the more so with many threads:
+# what some odd rows come to, or several windows at once, depends on how many there are. The same
+# audio has to give the same numbers to the last bit, whatever else is computed with it. So patches
+# are filled up with zeros to a multiple of 64, and windows come one by one; tests hold it to that.
+PATCHES_AT_ONCE, ROWS_FILLED_TO = 512, 64
 FRAMES_AT_ONCE = 16  # of a temporal filter's output
 
 
@@ -92,7 +93,7 @@ class FrontEnd:
 
     def _timbral_of_patches(self, patches: Tensor) -> Tensor:
         """float32 [patches, 96, length] -> float32 [patches, channels]."""
-        filled = F.pad(patches, (0, 0, 0, 0, 0, PATCHES_AT_ONCE - len(patches)))
+        filled = F.pad(patches, (0, 0, 0, 0, 0, -len(patches) % ROWS_FILLED_TO))
         peaks = [(block, timbral_peaks(filled, block.conv)) for block in self.timbral]
         return torch.cat([block.finish(peak) for block, peak in peaks], 1)[: len(patches)]
 
@@ -155,7 +156,7 @@ def temporal_peaks(x: Tensor, conv: nn.Module) -> Tensor:
         seen = slice(max(0, start), min(frames, start + length + some - 1))
         matrix = shifted[seen.start - start : seen.stop - start, :some].flatten(1)
         outputs = x.new_empty(bands, some * channels)
-        for window, peak in zip(x, peaks, strict=True):  # one by one: see PATCHES_AT_ONCE
+        for window, peak in zip(x, peaks, strict=True):  # one by one: see ROWS_FILLED_TO
             torch.mm(window[:, seen], matrix, out=outputs)
             peak[first : first + some] = outputs.view(bands, some, channels).amax(0)
     return (peaks + conv.bias).transpose(1, 2)

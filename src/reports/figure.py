@@ -96,7 +96,7 @@ def panels(
 
 @styled
 def save(figure: Figure, path: Path, run: Path | str, pool: Path | None = None) -> None:
-    """Write a PNG of 256 colours, a third of the bytes of one with all.
+    """Write a PNG of 64 colours, a quarter of the bytes of one with all.
 
     run: the folder whose records it shows; pool: that of a sweep's figure with a pool beside it.
     """
@@ -109,7 +109,7 @@ def save(figure: Figure, path: Path, run: Path | str, pool: Path | None = None) 
         marks.add_text(POOL_DIGEST_KEY, records_digest(pool))
     marks.add_text("Software", "Curator")
     # Dithering would put dots on even ground, which weigh more than they show.
-    few = drawn.quantize(256, dither=Image.Dither.NONE)
+    few = drawn.quantize(64, dither=Image.Dither.NONE)
     png = io.BytesIO()
     few.save(png, "PNG", pnginfo=marks, optimize=True, dpi=(figure.dpi, figure.dpi))
     write_whole(path, png.getvalue())

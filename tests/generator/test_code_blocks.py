@@ -7,12 +7,13 @@ import subprocess
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 
 from src.experiments.calibration import CalibrationSettings
 from src.experiments.scaling_settings import ExperimentSettings
 from src.experiments.settings import LatencySettings
 from src.models.adapter import Adapter
-from src.protocol import ScoreResponse, VerifierRequest
+from src.protocol import NoScore, Score, ScoreResponse, VerifierRequest
 from src.runs.settings import parse
 from src.weights.musicgen import model_parts
 from tests.generator.test_guides import DOCUMENTS, EXTENDING, ROOT, blocks, commands
@@ -20,7 +21,14 @@ from tests.generator.test_guides import DOCUMENTS, EXTENDING, ROOT, blocks, comm
 POOL = "results/builtin/pool-builtin-m32-56d9a212"
 CHECKED = (  # programs of shell blocks: looked at here or in test_guides.py, but for the last two
     *("make ", r"\S*python [\w/]+\.py", r"\S*python -m (?:src|pytest)", r"envs/setup\.sh "),
-    *(r"source envs/\w+/\.venv/bin/activate$", "curl ", "hf download ", "conda ", "docker run ", "ffmpeg "),
+    *(
+        r"source envs/\w+/\.venv/bin/activate$",
+        "curl ",
+        "hf download ",
+        "conda ",
+        "docker run ",
+        "ffmpeg ",
+    ),
 )
 
 
@@ -87,6 +95,8 @@ def test_the_request_and_the_answer_of_the_protocol_are_of_its_form() -> None:
     (command,) = commands("curl")
     request = next(w for w in shlex.split(command) if w.startswith("request="))
     sent = VerifierRequest.model_validate_json(request.removeprefix("request="))
-    (answer,) = blocks("json")
+    answer, unscored = blocks("json")
     result = ScoreResponse.model_validate(json.loads(answer)).results["tags"]
     assert len(sent.prompts) == len(result.scores) == command.count("files=@")
+    scores = TypeAdapter(list[Score | NoScore]).validate_python(json.loads(unscored)["scores"])
+    assert [type(score) for score in scores] == [Score, NoScore]

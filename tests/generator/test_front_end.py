@@ -1,7 +1,6 @@
 """What the taggers remember, and musicnn's front end on a CPU against its own convolutions."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -80,24 +79,19 @@ def test_what_was_heard_before_does_not_move_a_posterior(name: str) -> None:
     assert torch.equal(after, alone)
 
 
-def test_products_have_the_same_shapes_whatever_is_computed_with_them(
-    tagger: Tagger, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("threads", [1, 2, 7, 16])
+def test_a_patch_is_heard_the_same_among_any_others_to_the_last_bit(
+    tagger: Tagger, threads: int
 ) -> None:
-    """With many threads libraries sum in an order that the shape decides."""
-    shapes: set[tuple[int, ...]] = set()
-    for name in ("mm", "addmm"):
-        product = getattr(torch, name)
-
-        def recorded(*args: Tensor, product: Any = product, **how: Tensor) -> Tensor:
-            shapes.add(tuple(size for matrix in args for size in matrix.shape))
-            return product(*args, **how)
-
-        monkeypatch.setattr(torch, name, recorded)
-    tagger.posteriors([clip("violin")])
-    of_one_window = set(shapes)
-    tagger.posteriors([clip(n) for n in ("piano", "choir", "flute")])
-    tagger.posteriors([clip("piano")[: RATE * 9]])
-    assert shapes == of_one_window
+    front, before = tagger.network.front_end, torch.get_num_threads()
+    patches = torch.randn(512, 96, 7, generator=torch.Generator().manual_seed(1))
+    torch.set_num_threads(threads)
+    try:
+        together = front._timbral_of_patches(patches)
+        for count in (1, 17, 63, 65, 130, 300, 511):
+            assert torch.equal(front._timbral_of_patches(patches[-count:]), together[-count:])
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_equal_windows_pass_through_the_network_once(

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from src.data.downloads.settings import DownloadSettings
+from src.experiments import doctor
 from src.experiments.calibration import CalibrationSettings
 from src.experiments.scaling_settings import ExperimentSettings
 from src.experiments.settings import BenchmarkSettings, LatencySettings
@@ -52,6 +53,7 @@ SPEAKERS = {
     "src/runs/local_server.py": SERVER,
     "src/weights/": RUNS | SERVER,
     "src/models/": RUNS | SERVER,
+    "src/experiments/doctor.py": flags_in(help_of(doctor.main)),
 }
 # What names another program: git's, yt-dlp's, the server's that a run asks for.
 OTHERS = {"--porcelain", "--cookies-from-browser", "--name", "--help"}

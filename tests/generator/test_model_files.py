@@ -44,7 +44,7 @@ def test_the_text_encoder_is_the_one_that_the_checkpoint_names(tmp_path: Path) -
         "conditioners: {description: {model: t5, t5: {name: google/flan-t5-small}}}\n"
         "other: {t5: {name: wrong}}",
     )
-    assert "1 thing(s) missing" in text
+    assert "one thing is missing" in text
     assert "text encoder google/flan-t5-small" in text
 
 
@@ -104,7 +104,7 @@ def test_a_model_that_does_not_decode_a_text_alone_is_refused_by_its_configurati
     config: str, said: str, tmp_path: Path
 ) -> None:
     text = of_config(tmp_path, config)
-    assert "1 thing(s) missing" in text
+    assert "one thing is missing" in text
     assert said in text
     assert "take a text-to-music model" in text
 
