@@ -74,7 +74,8 @@ def test_every_cell_is_measured_with_its_stages_bytes_and_memory(tmp_path: Path)
 
 
 def test_what_is_missing_is_said_and_nothing_is_started(tmp_path: Path) -> None:
-    code, _, err = run(tmp_path, "--prompts", str(tmp_path / "no.csv"))
+    asked = ("--prompts", str(tmp_path / "no.csv"), "--server", "auto", "--verifier", "clap")
+    code, _, err = run(tmp_path, *asked)
     assert code == Exit.MISSING
     assert "no.csv" in err
     assert "python latency_experiment.py --profile builtin" in err
