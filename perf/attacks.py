@@ -139,7 +139,7 @@ def under_attack(
     server: ServerProcess, name: str, sockets: int, seconds: float
 ) -> dict[str, float]:
     """What others notice: of GET /health, of a client with good requests; memory and the log."""
-    rng, taken, refused = Random(0), [], 0
+    rng, taken, refused = Random(f"{name} {sockets}"), [], 0  # clips of its own
     session = requests.Session()
     with besieging(server.url, name, sockets):
         time.sleep(1)  # the sockets connect
