@@ -25,9 +25,9 @@ NO_WEIGHTS = Checkpoint(name="fake", sha256="")
 
 @pytest.fixture(scope="module")
 def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A server that waits a second for its clients, and has 20 connections and one place."""
+    """A server that waits two seconds for its clients, and has 20 connections and one place."""
     log = tmp_path_factory.mktemp("hasty") / "log"
-    options = ["--models", "fake", "--max_connections", "20", "--head_seconds", "1"]
+    options = ["--models", "fake", "--max_connections", "20", "--head_seconds", "2"]
     with ServerProcess(log, *options, "--max_requests", "1", token="hunter2") as server:
         server.wait_until_ready()
         yield server
@@ -73,7 +73,7 @@ def test_a_connection_whose_client_does_not_go_on_is_closed(
         if not is_first:
             assert answer_to(connection)[0] == 200
         connection.sendall(beginning)
-        assert 0.5 < seconds_until_closed(connection) < 5
+        assert 1 < seconds_until_closed(connection) < 10
 
 
 def test_a_request_may_take_longer_than_its_head_and_be_followed_by_another(
@@ -81,9 +81,9 @@ def test_a_request_may_take_longer_than_its_head_and_be_followed_by_another(
 ) -> None:
     with hasty.connect(b"") as connection:
         for _ in range(2):
-            connection.sendall(hasty.raw_post([wav(1.0)], ["sleep 1.5"]))
+            connection.sendall(hasty.raw_post([wav(1.0)], ["sleep 2.5"]))
             assert answer_to(connection)[0] == 200
-            time.sleep(1.2)  # idle connections are kept for longer
+            time.sleep(2.2)  # idle connections are kept for longer
 
 
 def test_beyond_the_connections_the_one_that_waits_longest_makes_way(hasty: ServerProcess) -> None:
@@ -93,7 +93,7 @@ def test_beyond_the_connections_the_one_that_waits_longest_makes_way(hasty: Serv
         idle = [stack.enter_context(hasty.connect(b"")) for _ in range(19)]
         time.sleep(0.3)
         assert hasty.get("/health").status_code == 200
-        assert seconds_until_closed(idle[0]) < 0.2
+        assert seconds_until_closed(idle[0]) < 1  # and not because it waits
         begun.sendall(upload[-100:])
         assert answer_to(begun)[0] == 200
 
@@ -133,9 +133,9 @@ def test_a_client_that_sends_all_before_it_reads_gets_its_refusal(hasty: ServerP
 def test_a_head_without_end_is_not_kept_while_another_request_is_scored(
     hasty: ServerProcess,
 ) -> None:
-    slow = hasty.raw_post([wav()], ["sleep 2"])
+    slow = hasty.raw_post([wav()], ["sleep 3"])
     with hasty.connect(slow + b"GET /health HTTP/1.1\r\nX: " + b"y" * 600_000) as connection:
-        assert seconds_until_closed(connection) < 1
+        assert seconds_until_closed(connection) < 1.5
     hasty.wait_for("curator_requests_scoring", 0)
 
 
@@ -154,7 +154,7 @@ def test_a_head_without_end_is_not_kept_while_another_request_is_scored(
 )
 def test_costly_framing_ends_the_connection(hasty: ServerProcess, data: bytes) -> None:
     with hasty.connect(data) as connection:
-        assert seconds_until_closed(connection) < 0.9  # and not because it waits
+        assert seconds_until_closed(connection) < 1.5  # and not because it waits
     assert hasty.get("/health").status_code == 200
 
 
