@@ -41,6 +41,11 @@ class Clip:
     def seconds(self) -> float:
         return float(self.samples.shape[1] / self.rate)
 
+    def first(self, seconds: float) -> "Clip":
+        """Its first seconds; itself where it is no longer."""
+        end = round(seconds * self.rate)
+        return Clip(self.samples[:, :end], self.rate) if end < self.samples.shape[1] else self
+
     @property
     def level(self) -> float:
         """The samples' root mean square in dB relative to full scale; -inf where all are zero."""

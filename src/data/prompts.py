@@ -19,6 +19,7 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -29,6 +30,7 @@ TABLE_NAME = "musiccaps.csv"
 
 MAX_CAPTION = 2000  # characters; MusicCaps' longest caption has about a thousand
 SECTION = 10.0  # seconds of the source that a row describes, unless it says otherwise
+WRONG_REFERENCES = 8
 ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 Pick = Literal["first", "random"]
@@ -58,7 +60,8 @@ class Prompt:
     key: noise key. It depends on the row alone, so a prompt's candidates are the same in any
     subset. reference: audio file that the caption describes, if there is one. start_s, end_s: the
     section of the source that the caption describes, in seconds. subsets: MusicCaps' subsets that
-    it is in. aspects: the words for single traits that the table lists beside the caption.
+    it is in. aspects: the words for single traits that the table lists beside the caption. wrong:
+    references of other prompts of its set, by `with_wrong`.
     """
 
     id: str
@@ -69,6 +72,7 @@ class Prompt:
     end_s: float = SECTION
     subsets: frozenset[Subset] = frozenset()
     aspects: tuple[str, ...] = ()
+    wrong: tuple[Path, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -110,7 +114,7 @@ def load_prompts(source: str, selection: Selection, data_dir: Path | str) -> lis
     if table is None:
         return _select([single_prompt(source)], "the prompt", selection)
     columns = [SUBSET_COLUMNS[selection.subset]] if selection.subset != "all" else []
-    return _select(read_table(table, data_dir, columns), str(table), selection)
+    return _select(with_wrong(read_table(table, data_dir, columns)), str(table), selection)
 
 
 def single_prompt(text: str) -> Prompt:
@@ -162,6 +166,27 @@ def read_table(
             f"than case: {_some_of(repeated, 5)}"
         )
     return prompts
+
+
+def with_wrong(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """The prompts of a set, with the references that controls compare their clips with.
+
+    In a circle of those whose reference is there, in an order drawn by their ids, these are the
+    next WRONG_REFERENCES that are other files, for other captions: so each is as often a wrong
+    reference as any other, whichever prompts are selected later.
+    """
+    there = [prompt for prompt in prompts if prompt.is_referenced]
+    circle = sorted(there, key=lambda prompt: _digest(prompt.id))
+    found = {}
+    for at, prompt in enumerate(circle):
+        after = (circle[(at + ahead) % len(circle)] for ahead in range(1, len(circle)))
+        others = (
+            other.reference
+            for other in after
+            if other.reference and other.reference != prompt.reference and other.text != prompt.text
+        )
+        found[prompt.id] = tuple(islice(others, WRONG_REFERENCES))
+    return [replace(prompt, wrong=found.get(prompt.id, ())) for prompt in prompts]
 
 
 def digest_of(prompts: Sequence[Prompt]) -> str:

@@ -22,6 +22,7 @@ from src.client import ServerClient, ServerUnreachable
 from src.data import hub
 from src.data.files import ROOT
 from src.experiments import self_tests
+from src.judges.base import Control
 from src.judges.registry import JUDGES
 from src.runs import provenance
 from src.runs.local_server import PYTHON, local_server
@@ -88,7 +89,8 @@ def _self_tests(model: str, stack: ExitStack) -> list[Check]:
     """Of each model whose files are there."""
     clients: list[ServerClient] = []
     verifiers = [n for n in VERIFIERS if not absent(verifier_part(n).files)]
-    judges = [n for n in JUDGES if not absent(judge_parts([n])[0].files)]
+    listed = [n for n, judge in JUDGES.items() if not issubclass(judge, Control)]
+    judges = [n for n in listed if not absent(judge_parts([n])[0].files)]
 
     def generator() -> Found:
         if any(part.problem or absent(part.files) for part in model_parts(model)):

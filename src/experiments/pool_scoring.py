@@ -1,6 +1,6 @@
 """Scoring pools: every verifier and judge hears each candidate once.
 
-    score(run, prompts, list_scorers(["tags"], ["msd_kld"], hosted, (), "cpu"), generator, client)
+    score(run, prompts, list_scorers(["tags"], ["msd_kld"], hosted, (), codec), codec, client)
 
 Each measure of each prompt is a record of its own in the pool's folder: scoring may be killed
 anywhere and goes on there, and what is named later is added. Scores of other weights than a
@@ -60,18 +60,18 @@ def list_scorers(
     judges: Sequence[str],
     hosted: Mapping[str, Checkpoint],
     prefixes: Sequence[float],
-    device: str,
+    renderer: Renderer,
 ) -> list[Scorer]:
     """What is to score: verifiers at prefixes and whole, then judges, whole.
 
     hosted: the server's checkpoints, of verifiers and of those that judge. A verifier that is asked
-    to judge as well is a verifier.
+    to judge as well is a verifier. renderer: the codec that references may be heard through.
     """
     listed = []
     for name in dict.fromkeys((*verifiers, *judges)):
         role: Role = "verifier" if name in verifiers else "judge"
         if name in JUDGES:
-            judge = JUDGES[name](device)
+            judge = JUDGES[name](renderer.device, renderer)
             assert isinstance(judge, ClipJudge)
             listed.append(Scorer(measure_of(judge, role), judge.checkpoint, judge=judge))
             continue

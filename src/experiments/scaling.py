@@ -119,7 +119,7 @@ def scorers_of(
     """What scores the pool."""
     verifiers, judges = remote_parts(settings.verifiers or ()), settings.judges or ()
     hosted = client.checkpoints([*verifiers, *served(judges)]) if client else {}
-    return list_scorers(verifiers, judges, hosted, settings.prefix_seconds, renderer.device)
+    return list_scorers(verifiers, judges, hosted, settings.prefix_seconds, renderer)
 
 
 def open_pool(

@@ -12,7 +12,8 @@ import numpy as np
 from src.client import ServerClient
 from src.data.audio import Clip, read_audio
 from src.data.prompts import Prompt, Selection, load_prompts
-from src.judges.base import ClipJudge, SetJudge
+from src.generator import load_renderer
+from src.judges.base import ClipJudge, ReferenceJudge, SetJudge
 from src.judges.registry import JUDGES
 from src.protocol import Score
 
@@ -86,7 +87,9 @@ def _scores(name: str, client: ServerClient, prompt: Prompt, heard: Sequence[Cli
 
 def try_judge(name: str) -> str:
     """A clip is nearer to its reference, or to its prompt, than noise is."""
-    judge = JUDGES[name]("cpu")
+    kind = JUDGES[name]
+    through = issubclass(kind, ReferenceJudge) and kind.through_codec
+    judge = kind("cpu", load_renderer("builtin", "cpu") if through else None)
     prompt, *heard = clips()
     if isinstance(judge, SetJudge):
         centre = judge.hear_reference(prompt).mean(0)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import cache, cached_property, lru_cache
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 # What is heard of a clip is kept for the judges that come next; a clip is judged by all in turn.
 CLIPS_KEPT = 4
+WRONG, CONTRAST = "_wrong", "_contrast"  # ends of the names of a judge's controls
 HEADROOM = 14.0  # dB below full scale, LKFS by ITU-R BS.1770-4
 # audiocraft's resampler holds a filter for each phase: gigabytes for rates with no common factor.
 LARGEST_FILTERS = 2**26  # numbers
@@ -45,6 +46,13 @@ def speaking_of(name: str) -> Iterator[None]:
         raise JudgeError(f"{name}: {error}") from error
 
 
+class Codec(Protocol):
+    """A generator's codec (src/generator.py, Renderer)."""
+
+    def reconstruct(self, clip: Clip) -> Clip:
+        """The clip, encoded and decoded."""
+
+
 class Listener(ABC):
     """A network that turns a clip into an array: posteriors or an embedding.
 
@@ -58,7 +66,7 @@ class Listener(ABC):
         self.device = device
         # What is heard is kept for the judge that asks next.
         self.hear = lru_cache(maxsize=CLIPS_KEPT)(self.listen_to_generated)
-        self.hear_file = cache(lambda path: self.listen(read_audio(path)))
+        self.hear_file = cache(self._listen_to_file)
 
     @classmethod
     @cache
@@ -79,6 +87,14 @@ class Listener(ABC):
     def checkpoint(self) -> Checkpoint:
         """The weights; loads them. Raises WeightsError."""
         return self.loaded[1]
+
+    def _listen_to_file(
+        self, path: Path, seconds: float | None = None, codec: Codec | None = None
+    ) -> NDArray[np.float32]:
+        """What is heard in a reference: whole or its first seconds, through a codec if given."""
+        clip = read_audio(path)
+        clip = clip if seconds is None else clip.first(seconds)
+        return self.listen(clip if codec is None else codec.reconstruct(clip))
 
     @abstractmethod
     def listen(self, clip: Clip) -> NDArray[np.float32]:
@@ -107,7 +123,8 @@ class Judge(ABC):
 
     is_verifier: verifiers whose own number this is; where one of them selected the clips, it is no
     evidence. shares_data_with: verifiers trained on the same data and labels, of which it is not
-    independent. note: what else to know when reading it.
+    independent. note: what else to know when reading it. codec: the generator's, for those that
+    hear references through it.
     """
 
     name: ClassVar[str]
@@ -119,8 +136,8 @@ class Judge(ABC):
     licence: ClassVar[str] = ""
     listener_class: ClassVar[type[Listener]]
 
-    def __init__(self, device: str = "cpu") -> None:
-        self.listener = self.listener_class.shared(device)
+    def __init__(self, device: str = "cpu", codec: Codec | None = None) -> None:
+        self.listener, self.codec = self.listener_class.shared(device), codec
 
     @cached_property
     def checkpoint(self) -> Checkpoint:
@@ -159,6 +176,84 @@ class ClipJudge(Judge):
 
         Raises JudgeError.
         """
+
+
+class ReferenceJudge(ClipJudge):
+    """A judge that compares a clip with its reference; it has two controls (`with_controls`).
+
+    A clip of S seconds is compared with the reference's first S seconds; one that outlasts its
+    reference, with all of it. through_codec: the reference is encoded and decoded first, so that
+    what the generator's codec costs every clip is no part of the number; where there is no codec,
+    `judge` raises JudgeError.
+    """
+
+    higher_is_better = False  # most are distances
+    needs_reference = True
+    through_codec: ClassVar[bool] = False
+
+    def number(self, clip: Clip, prompt: Prompt) -> float:
+        return self.compare(clip, prompt, reference_path(prompt))
+
+    @abstractmethod
+    def compare(self, clip: Clip, prompt: Prompt, reference: Path) -> float:
+        """A clip of the prompt with a reference, its own or another's. Raises JudgeError."""
+
+    def hear_start(self, clip: Clip, prompt: Prompt, reference: Path) -> NDArray[np.float32]:
+        """What the listener hears in a reference for as long as the clip lasts."""
+        if self.through_codec and self.codec is None:
+            raise JudgeError(f"{self.name} hears references through a codec, and there is none")
+        codec = self.codec if self.through_codec else None
+        with speaking_of(f"a reference for {prompt.id}: {reference}"):
+            return self.listener.hear_file(reference, clip.seconds, codec)  # type: ignore[arg-type]
+
+
+class Control(ClipJudge):
+    """What a ReferenceJudge says when it compares a clip with other prompts' references."""
+
+    of: ClassVar[type[ReferenceJudge]]
+
+    def __init__(self, device: str = "cpu", codec: Codec | None = None) -> None:
+        super().__init__(device, codec)
+        self.judge_of = self.of(device, codec)
+
+    def wrong(self, clip: Clip, prompt: Prompt) -> float:
+        """The mean over the prompt's wrong references. Raises JudgeError for none."""
+        if not prompt.wrong:
+            raise JudgeError(f"prompt {prompt.id} has no other prompt's reference to compare with")
+        return float(np.mean([self.judge_of.compare(clip, prompt, r) for r in prompt.wrong]))
+
+
+class Wrong(Control):
+    """The mean over wrong references: what a clip gains by it, it gains whatever was asked for."""
+
+    suffix = WRONG
+
+    def number(self, clip: Clip, prompt: Prompt) -> float:
+        return self.wrong(clip, prompt)
+
+
+class Contrast(Control):
+    """Own minus wrong: what of a clip's number belongs to its prompt. Better as the judge is."""
+
+    suffix = CONTRAST
+
+    def number(self, clip: Clip, prompt: Prompt) -> float:
+        return self.judge_of.number(clip, prompt) - self.wrong(clip, prompt)
+
+
+def with_controls(judge: type[ReferenceJudge]) -> tuple[type[ClipJudge], ...]:
+    """A judge, and its two controls as judges of their own."""
+    facts = ("higher_is_better", "needs_reference", "shares_data_with", "licence", "listener_class")
+    same = {fact: getattr(judge, fact) for fact in facts} | {"of": judge}
+    controls = (
+        type(
+            judge.__name__ + control.__name__,
+            (control,),
+            same | {"name": judge.name + control.suffix},
+        )
+        for control in (Contrast, Wrong)
+    )
+    return (*controls, judge)
 
 
 class SetJudge(Judge):

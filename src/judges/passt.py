@@ -5,7 +5,7 @@ audiocraft's configuration of its evaluations (config/solver/default.yaml in its
 `pretrained_length: 20`. The network, its pieces and its softmax are audiocraft's own metric's.
 """
 
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 from unittest.mock import patch
@@ -17,14 +17,13 @@ from src.data.audio import Clip, read_audio
 from src.data.prompts import Prompt
 from src.judges.base import (
     CLIPS_KEPT,
-    ClipJudge,
     JudgeError,
     Listener,
+    ReferenceJudge,
     at_published_loudness,
     at_rate,
     audiocrafts,
     computing_as_published,
-    reference_path,
     speaking_of,
 )
 from src.models.adapter import undisturbed
@@ -60,8 +59,18 @@ class PasstListener(Listener):
 
     def __init__(self, device: str = "cpu") -> None:
         super().__init__(device)
-        self.hear_pair = lru_cache(maxsize=CLIPS_KEPT)(self._hear_pair)
-        self._starts: dict[tuple[Path, int], NDArray[np.float32]] = {}
+        self.samples_of = lru_cache(maxsize=CLIPS_KEPT)(
+            lambda clip, seconds: at_rate(at_published_loudness(clip.first(seconds)), SAMPLE_RATE)
+        )
+        self.hear_first = lru_cache(maxsize=CLIPS_KEPT)(
+            lambda clip, seconds, length: self._posteriors(self.samples_of(clip, seconds)[:length])
+        )
+        # Of references, by path and seconds.
+        self.seconds_of = cache(lambda path: read_audio(path).seconds)
+        self.length_of = cache(lambda *start: len(_reference(*start)))
+        self.hear_start = cache(
+            lambda path, seconds, length: self._posteriors(_reference(path, seconds)[:length])
+        )
 
     def load(self) -> tuple[Any, Checkpoint]:
         """audiocraft's metric, its PaSST with the weights of this machine's file.
@@ -89,27 +98,24 @@ class PasstListener(Listener):
     def listen(self, clip: Clip) -> NDArray[np.float32]:
         return self._posteriors(at_rate(clip, SAMPLE_RATE))
 
-    def _hear_pair(self, clip: Clip, prompt: Prompt) -> Pair:
-        """What is heard in a generated clip and in its prompt's reference, over the same time.
+    def hear_pair(self, clip: Clip, prompt: Prompt, path: Path) -> Pair:
+        """What is heard in a clip of the prompt and in a reference, over the same time.
 
         The longer of the two is cut to the other's length; then the clip is brought to audiocraft's
         loudness. Both have the same number of pieces. Raises JudgeError.
         """
-        path = reference_path(prompt)
-        with speaking_of(f"reference of {prompt.id}"):
-            reference = read_audio(path)
-        seconds = min(clip.seconds, reference.seconds)
-        with speaking_of(f"the clip of {prompt.id}"):
-            samples = at_rate(at_published_loudness(_first(clip, seconds)), SAMPLE_RATE)
-        with speaking_of(f"reference of {prompt.id}: {path}"):
-            compared = at_rate(_first(reference, seconds), SAMPLE_RATE)
-        # of two rates, one may come out a sample longer, which must not become a piece
-        length = min(len(samples), len(compared))
-        with speaking_of(f"the clip of {prompt.id}"):
-            heard = self._posteriors(samples[:length])
-        if (path, length) not in self._starts:
-            self._starts[path, length] = self._posteriors(compared[:length])
-        return heard, self._starts[path, length]
+        generated, reference = f"the clip of {prompt.id}", f"reference of {prompt.id}: {path}"
+        with speaking_of(reference):
+            seconds = min(clip.seconds, self.seconds_of(path))
+        with speaking_of(generated):
+            samples = self.samples_of(clip, seconds)
+        with speaking_of(reference):
+            # of two rates, one may come out a sample longer, which must not become a piece
+            length = min(len(samples), self.length_of(path, seconds))
+        with speaking_of(generated):
+            heard = self.hear_first(clip, seconds, length)
+        with speaking_of(reference):
+            return heard, self.hear_start(path, seconds, length)
 
     def _posteriors(self, samples: "torch.Tensor") -> NDArray[np.float32]:
         """Of float32 [T] at 32 kHz. Raises JudgeError where no piece is over 0.15 s long."""
@@ -127,7 +133,7 @@ class PasstListener(Listener):
         return posteriors.float().cpu().numpy()
 
 
-class PasstDivergence(ClipJudge):
+class PasstDivergence(ReferenceJudge):
     """How far PaSST's posterior of a clip is from that of its reference, in nats.
 
     As audiocraft's PasstKLDivergenceMetric computes it for MusicGen's published figures: the clip
@@ -140,8 +146,6 @@ class PasstDivergence(ClipJudge):
     knows no such clips), and of a clip that outlasts its reference the rest is not heard.
     """
 
-    higher_is_better = False
-    needs_reference = True
     note: ClassVar[str] = (
         "PaSST learnt AudioSet's tags; MusicCaps' clips come from AudioSet, which the verifiers "
         "clap and imagebind saw too, with other labels; the longer of clip and reference is cut"
@@ -151,11 +155,11 @@ class PasstDivergence(ClipJudge):
     from_reference = False  # whether KL(reference || clip) counts
     from_clip = False  # whether KL(clip || reference) counts
 
-    def number(self, clip: Clip, prompt: Prompt) -> float:
+    def compare(self, clip: Clip, prompt: Prompt, reference: Path) -> float:
         assert isinstance(self.listener, PasstListener)
-        heard, reference = self.listener.hear_pair(clip, prompt)
-        value = mean_kl(reference, heard) if self.from_reference else 0.0
-        return value + mean_kl(heard, reference) if self.from_clip else value
+        heard, start = self.listener.hear_pair(clip, prompt, reference)
+        value = mean_kl(start, heard) if self.from_reference else 0.0
+        return value + mean_kl(heard, start) if self.from_clip else value
 
 
 class KldPq(PasstDivergence):
@@ -187,6 +191,6 @@ def mean_kl(p: NDArray[np.float32], q: NDArray[np.float32]) -> float:
     return float(kl_divergence(torch.from_numpy(q), torch.from_numpy(p)).mean())
 
 
-def _first(clip: Clip, seconds: float) -> Clip:
-    """The clip's first seconds."""
-    return Clip(clip.samples[:, : round(seconds * clip.rate)], clip.rate)
+def _reference(path: Path, seconds: float) -> "torch.Tensor":
+    """A reference's first seconds, float32 [T] at 32 kHz, at its own loudness."""
+    return at_rate(read_audio(path).first(seconds), SAMPLE_RATE)

@@ -6,9 +6,9 @@
 The registry; what a judge is stands in src/judges/base.py. Besides these, every verifier of the
 server can judge under its own name (`ServedJudge`), all with one upload of a clip.
 
-The primary judge of the built-in stack, fixed before any result was seen, is `msd_kld`: another
-data set than the verifier's, and it compares with reference audio instead of reading the prompt. No
-torch is imported until a judge is used.
+Each judge X that compares with references has two controls (src/judges/base.py): X_wrong, the mean
+over other prompts' references, and X_contrast, own minus wrong. Whoever names one of the three gets
+them all, X_contrast first (`all_three`). No torch is imported until a judge is used.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -17,19 +17,41 @@ from functools import lru_cache
 from src.client import ServerClient
 from src.data.audio import Clip
 from src.data.prompts import Prompt
-from src.judges.base import CLIPS_KEPT, ClipJudge, Judge, JudgeError
+from src.judges.base import (
+    CLIPS_KEPT,
+    CONTRAST,
+    WRONG,
+    ClipJudge,
+    Codec,
+    Control,
+    Judge,
+    JudgeError,
+    ReferenceJudge,
+    with_controls,
+)
 from src.judges.clap_score import ClapScore, FadClap
 from src.judges.passt import KldBoth, KldPq, KldQp
-from src.judges.tags import FadMsd, MsdKld, MsdVggKld, MttVgg
+from src.judges.tags import (
+    FadMsd,
+    MsdCosine,
+    MsdCosineCodec,
+    MsdKld,
+    MsdKldCodec,
+    MsdVggKld,
+    MsdVggKldCodec,
+    MttVgg,
+)
 from src.protocol import Checkpoint, NoScore, VerifierResult
 from src.verifier_core import shares_data_with
 
+LISTED: tuple[type[Judge], ...] = (
+    *(MsdCosine, MsdCosineCodec, MsdKld, MsdKldCodec, MsdVggKld, MsdVggKldCodec, MttVgg, FadMsd),
+    *(ClapScore, KldPq, KldQp, KldBoth, FadClap),
+)
 JUDGES: dict[str, type[Judge]] = {
     judge.name: judge
-    for judge in (
-        *(MsdKld, MttVgg, MsdVggKld, FadMsd),
-        *(ClapScore, KldPq, KldQp, KldBoth, FadClap),
-    )
+    for listed in LISTED
+    for judge in (with_controls(listed) if issubclass(listed, ReferenceJudge) else (listed,))
 }
 
 Answers = dict[str, VerifierResult]  # by verifier
@@ -40,12 +62,29 @@ def served(names: Iterable[str]) -> list[str]:
     return [name for name in names if name not in JUDGES]
 
 
-def build_judges(names: Sequence[str], device: str, client: ServerClient | None) -> list[Judge]:
+def all_three(names: Iterable[str]) -> tuple[str, ...]:
+    """The names, each judge that compares with references together with its controls."""
+    found: list[str] = []
+    for name in names:
+        judge = JUDGES.get(name, Judge)
+        of = judge.of if issubclass(judge, Control) else judge
+        compares = issubclass(of, ReferenceJudge)
+        found += [of.name + CONTRAST, of.name, of.name + WRONG] if compares else [name]
+    return tuple(dict.fromkeys(found))
+
+
+def build_judges(
+    names: Sequence[str],
+    device: str,
+    client: ServerClient | None,
+    codec: Codec | None = None,
+) -> list[Judge]:
     """Judges by name, in order.
 
-    client: of their own. A client counts what it sends and how long it waits, and the search's
-    count becomes the cost of a method, which judging is no part of. Raises ServerError for a
-    verifier that the server does not host.
+    codec: the generator's, for those that hear references through it. client: of their own. A
+    client counts what it sends and how long it waits, and the search's count becomes the cost of a
+    method, which judging is no part of. Raises ServerError for a verifier that the server does not
+    host.
     """
     remote: dict[str, Judge] = {}
     if client is not None:
@@ -56,7 +95,7 @@ def build_judges(names: Sequence[str], device: str, client: ServerClient | None)
             return client.score(hosted, [text], [clip])
 
         remote = {name: ServedJudge(name, weights, ask) for name, weights in hosted.items()}
-    return [remote.get(name) or JUDGES[name](device) for name in names]
+    return [remote.get(name) or JUDGES[name](device, codec) for name in names]
 
 
 class ServedJudge(ClipJudge):

@@ -55,7 +55,9 @@ def assemble(
     selecting = build_verifier(verifier, generator.checkpoint, client, constants)
     # Judges have a client of their own: what they send is no cost of a search.
     own = ServerClient(client.url, server_token()) if client and served(judges) else None
-    return Parts(generator, selecting, build_judges(judges, generator.device, own), client)
+    return Parts(
+        generator, selecting, build_judges(judges, generator.device, own, generator), client
+    )
 
 
 def load(settings: Settings) -> Generator:

@@ -21,7 +21,7 @@ from src.data import hub
 from src.data.files import ROOT
 from src.data.prompts import TABLE_NAME, Prompt, PromptError, load_prompts
 from src.judges.base import Listener
-from src.judges.registry import JUDGES
+from src.judges.registry import JUDGES, all_three
 from src.runs.records import RunFolderError
 from src.runs.settings import PROFILE_JUDGES, Settings, server_token
 from src.scoring import ExpressionError, components, remote_parts
@@ -89,6 +89,8 @@ def look(
         lacking.append(Missing(f"a folder to write to: {settings.output}", problem, remedy))
     if not lacking and not any(absent(part.files) for part in parts):
         hub.go_offline()
+    if any(prompt.wrong for prompt in prompts):
+        chosen = tuple(name for name in all_three(chosen) if name != selector)
     return Ready(prompts, chosen, lacking)
 
 

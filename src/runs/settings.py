@@ -38,10 +38,11 @@ else:
 
 PROFILE_MODEL: dict[Profile, str] = {"paper": "facebook/musicgen-small", "builtin": "builtin"}
 PROFILE_PROMPTS: dict[Profile, str] = {"paper": "musiccaps", "builtin": "builtin"}
-# The first is the primary judge, fixed before any result was seen.
+# The first is the primary judge, or its contrast where there are wrong references to compare with;
+# fixed before any result was seen.
 PROFILE_JUDGES: dict[Profile, tuple[str, ...]] = {
     "paper": ("kld_pq", "clap_score"),
-    "builtin": ("msd_kld", "mtt_vgg", "msd_vgg_kld"),
+    "builtin": ("msd_cosine_codec", "msd_kld_codec", "msd_kld", "msd_vgg_kld_codec", "mtt_vgg"),
 }
 NONE = "none"
 MUSICGEN_FRAME_RATE = 50.0  # of every MusicGen and of the built-in model; checked again once loaded

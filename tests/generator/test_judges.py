@@ -15,7 +15,7 @@ from src.client import ServerUnreachable
 from src.data.audio import Clip, read_audio, resample
 from src.data.prompts import Prompt
 from src.judges.base import ClipJudge, JudgeError
-from src.judges.registry import JUDGES, build_judges
+from src.judges.registry import JUDGES, all_three, build_judges
 from src.judges.tags import FadMsd, bernoulli_kl
 from src.models.tagger import load_tagger
 from src.protocol import Checkpoint
@@ -42,20 +42,30 @@ def judge_named(name: str) -> ClipJudge:
     return judge
 
 
-BUILT_IN = ("msd_kld", "mtt_vgg", "msd_vgg_kld", "fad_msd")
+BUILT_IN = (
+    "msd_cosine",
+    "msd_cosine_codec",
+    "msd_kld",
+    "msd_kld_codec",
+    "mtt_vgg",
+    "msd_vgg_kld",
+    "msd_vgg_kld_codec",
+    "fad_msd",
+)
 
 
 def test_the_judges_of_the_profiles_exist_and_the_primary_one_comes_first() -> None:
     assert set(PROFILE_JUDGES["builtin"]) <= set(BUILT_IN)
     assert set(PROFILE_JUDGES["paper"]) <= set(JUDGES)
-    assert PROFILE_JUDGES["builtin"][0] == "msd_kld"
+    assert PROFILE_JUDGES["builtin"][0] == "msd_cosine_codec"
 
 
 def test_every_judge_is_known_by_its_name_and_says_its_direction() -> None:
     for name, judge in JUDGES.items():
         assert judge.name == name
-        assert judge.higher_is_better == (name in ("mtt_vgg", "clap_score"))
-        assert judge.needs_reference == ("kld" in name or "fad" in name)
+        name = name.removesuffix("_wrong").removesuffix("_contrast")
+        assert judge.higher_is_better == (name in ("mtt_vgg", "clap_score") or "cosine" in name)
+        assert judge.needs_reference == (name not in ("mtt_vgg", "clap_score"))
         assert bool(judge.listener_class.files) == (name not in BUILT_IN)
         if judge.listener_class.files:
             assert judge.licence
@@ -76,6 +86,58 @@ def test_a_divergence_is_zero_from_itself_and_larger_from_other_music(name: str)
     same, guitar, synth = (judge.judge(clip(n), asked) for n in ("choir", "guitar", "synth"))
     assert same == 0
     assert min(guitar, synth) > 0.3
+
+
+def test_a_reference_is_heard_for_as_long_as_the_clip_lasts() -> None:
+    judge, whole = judge_named("msd_kld"), clip("choir")
+    start = whole.first(whole.seconds / 2)
+    assert judge.judge(start, prompt("choir", "choir")) == 0
+    assert bernoulli_kl(judge.listener.listen(whole), judge.listener.listen(start)) > 0
+
+
+@pytest.mark.parametrize("name", ["msd_kld", "msd_vgg_kld_codec"])
+def test_controls_are_the_mean_over_wrong_references_and_own_minus_wrong(name: str) -> None:
+    codec = Muffling()
+    kinds = [JUDGES[name + end] for end in ("", "_wrong", "_contrast")]
+    own, wrong, contrast = (kind("cpu", codec) for kind in kinds)
+    asked = replace(
+        prompt("choir", "choir"), wrong=tuple(DATA / f"{n}.flac" for n in ("guitar", "synth"))
+    )
+    heard = clip("violin")
+    others = [own.judge(heard, prompt("x", n)) for n in ("guitar", "synth")]
+    assert wrong.judge(heard, asked) == pytest.approx(np.mean(others))
+    assert contrast.judge(heard, asked) == pytest.approx(own.judge(heard, asked) - np.mean(others))
+    with pytest.raises(JudgeError, match="no other prompt's reference"):
+        contrast.judge(heard, prompt("choir", "choir"))
+
+
+class Muffling:
+    """A codec that halves every clip."""
+
+    def reconstruct(self, clip: Clip) -> Clip:
+        return Clip(clip.samples / 2, clip.rate)
+
+
+def test_the_cosine_is_one_with_itself_and_smaller_with_other_music() -> None:
+    judge, asked = judge_named("msd_cosine"), prompt("choir", "choir")
+    same, guitar = (judge.judge(clip(name), asked) for name in ("choir", "guitar"))
+    assert same == pytest.approx(1)
+    assert guitar < 0.95
+
+
+def test_a_codec_matched_judge_hears_the_reference_through_the_codec_the_clip_as_it_is() -> None:
+    kind, codec = JUDGES["msd_kld_codec"], Muffling()
+    asked, whole = prompt("choir", "choir"), clip("choir")
+    assert kind("cpu", codec).judge(codec.reconstruct(whole), asked) == 0
+    assert kind("cpu", codec).judge(whole, asked) > 0
+    with pytest.raises(JudgeError, match="through a codec, and there is none"):
+        kind("cpu").judge(whole, asked)
+
+
+def test_who_names_a_judge_that_compares_gets_its_controls_and_the_contrast_first() -> None:
+    three = ("msd_kld_contrast", "msd_kld", "msd_kld_wrong")
+    assert all_three(["msd_kld", "mtt_vgg"]) == (*three, "mtt_vgg")
+    assert all_three(["msd_kld_wrong", "tags", "msd_kld"]) == (*three, "tags")
 
 
 def test_a_divergence_hears_channels_as_mono_and_any_rate() -> None:

@@ -263,14 +263,15 @@ def test_default_judges_are_those_that_say_something_and_the_others_are_named(
     (tmp_path / "p.csv").write_text("id,caption,path\na,x,a.ogg\n")
     ready = look(profile="builtin", judges=None, prompts="p.csv")
     assert (ready.judges, ready.missing) == (("mtt_vgg",), [])
-    assert "judges left out: msd_kld (no prompt has reference audio)" in caplog.text
+    assert "msd_kld (no prompt has reference audio)" in caplog.text
     (tmp_path / "a.ogg").touch()
     ready = look(profile="builtin", judges=None, prompts="p.csv")
     assert ready.judges == PROFILE_JUDGES["builtin"]
-    assert look(judges=None, prompts=TABLE).judges == ("kld_pq", "clap_score")
+    three = ("kld_pq_contrast", "kld_pq", "kld_pq_wrong")
+    assert look(judges=None, prompts=TABLE).judges == (*three, "clap_score")
     assert look(judges=None).judges == ("clap_score",)
     selected = look(judges=None, prompts=TABLE, verifier="clap+perplexity", server="auto")
-    assert selected.judges == ("kld_pq",)
+    assert selected.judges == three
     assert "clap_score (its number is that of clap, which selects)" in caplog.text
 
 

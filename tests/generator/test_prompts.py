@@ -3,6 +3,7 @@
 import csv
 import json
 import time
+from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -299,3 +300,23 @@ def test_a_table_that_is_no_text_is_named(tmp_path: Path, name: str) -> None:
     said = "there is no file {}" if name == "gone.csv" else "{} cannot be read as a CSV file"
     with pytest.raises(PromptError, match=said.format(tmp_path / name)):
         read_table(tmp_path / name, tmp_path)
+
+
+def test_wrong_references_are_other_captions_each_as_often_as_any_whatever_is_selected(
+    tmp_path: Path,
+) -> None:
+    rows = [f"p{n},caption {n % 20},{n}.wav" for n in range(24)]  # four captions come twice
+    (tmp_path / "t.csv").write_text("\n".join(["id,caption,path", *rows]))
+    for n in range(23):  # the last reference is not there
+        (tmp_path / f"{n}.wav").touch()
+    everything = load_prompts(str(tmp_path / "t.csv"), Selection(limit=None), tmp_path)
+    assert everything[-1].wrong == ()
+    captions = {p.reference: p.text for p in everything}
+    for p in everything[:-1]:
+        assert len(set(p.wrong)) == 8
+        assert p.text not in {captions[path] for path in p.wrong}
+    used = Counter(path for p in everything for path in p.wrong)
+    assert set(used) == {tmp_path / f"{n}.wav" for n in range(23)}
+    assert max(used.values()) - min(used.values()) <= 2
+    few = load_prompts(str(tmp_path / "t.csv"), Selection(limit=3, pick="random"), tmp_path)
+    assert all(p in everything for p in few)
