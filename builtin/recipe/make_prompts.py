@@ -13,6 +13,7 @@ import csv
 import json
 import random
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +25,15 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def choose(rows: list[dict], count: int, seed: int) -> list[int]:
-    """Indices of `count` test rows: the leads in turn, every fourth a held-out combination."""
+def choose(rows: list[dict], count: int, seed: int, splits: Sequence[str] = ("test",)) -> list[int]:
+    """Indices of `count` rows, each of a piece of its own: the leads in turn, every fourth a
+    held-out combination; of the first split what fits, then of the next."""
     rng = random.Random(seed)
-    order = [i for i, row in enumerate(rows) if row["split"] == "test"]
-    rng.shuffle(order)
+    order: list[int] = []
+    for split in splits:
+        group = [i for i, row in enumerate(rows) if row["split"] == split]
+        rng.shuffle(group)
+        order += group
     leads = sorted({row["lead"] for row in rows})
     rng.shuffle(leads)
     chosen: list[int] = []
@@ -50,6 +55,18 @@ def choose(rows: list[dict], count: int, seed: int) -> list[int]:
     if len(chosen) < count:
         raise SystemExit(f"only {len(chosen)} prompts of {count} found: render more test clips")
     return chosen
+
+
+def table_row(name: str, row: dict, seconds: int, balanced: bool) -> dict:
+    """A clip's row in MusicCaps' columns; its reference is references/<name>.ogg."""
+    drums = "drums" if row["drums"] else "no drums"
+    aspects = [row[key] for key in ("lead", "accompaniment", "tempo", "mode", "style")] + [drums]
+    return {
+        "ytid": name, "start_s": 0, "end_s": seconds, "audioset_positive_labels": "",
+        "aspect_list": str([a for a in aspects if a]), "caption": row["caption"],
+        "author_id": 0, "is_balanced_subset": balanced, "is_audioset_eval": False,
+        "path": f"references/{name}.ogg",
+    }  # fmt: skip
 
 
 def main() -> None:
@@ -78,20 +95,7 @@ def main() -> None:
             soundfile.write(
                 references / f"{name}.ogg", audio[index], 16_000, format="OGG", subtype="OPUS"
             )
-            aspects = [
-                row["lead"],
-                row["accompaniment"],
-                row["tempo"],
-                row["mode"],
-                row["style"],
-                "drums" if row["drums"] else "no drums",
-            ]
-            table.writerow({
-                "ytid": name, "start_s": 0, "end_s": 10, "audioset_positive_labels": "",
-                "aspect_list": str([a for a in aspects if a]), "caption": row["caption"],
-                "author_id": 0, "is_balanced_subset": number < 32, "is_audioset_eval": False,
-                "path": f"references/{name}.ogg",
-            })  # fmt: skip
+            table.writerow(table_row(name, row, 10, number < 32))
             attributes[name] = {**row, "row": index}
     (options.target / "prompts.json").write_text(json.dumps(attributes, indent=1) + "\n")
 

@@ -1,9 +1,12 @@
 """The built-in stack: its weights load as audiocraft's classes and do what the recipe trained."""
 
+import csv
+import hashlib
 import json
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from builtin.recipe.captions import STYLE_WORDS, Attributes, caption
@@ -13,6 +16,7 @@ from src.data.prompts import Selection, load_prompts
 from src.decoding.builtin import BUILTIN_DIR, as_compression_model, load_codec, load_config
 from src.decoding.codec import Codec, CodecConfig
 from src.generator import load_generator
+from src.models.tags import named_tags
 
 LM_FIELDS = LMConfig.__dataclass_fields__
 
@@ -126,6 +130,21 @@ def test_prompts_are_held_out_and_have_references():
     assert all(p.reference and p.reference.exists() for p in prompts)
     assert {row["split"] for row in attributes.values()} == {"test"}
     assert sum(row["held_out_combination"] for row in attributes.values()) == 16
+
+
+def test_the_confirmations_prompts_are_new_held_out_and_have_references_of_5_s():
+    table = BUILTIN_DIR / "confirmation" / "prompts.csv"
+    prompts = load_prompts(str(table), Selection(1000), BUILTIN_DIR)
+    earlier = json.loads((BUILTIN_DIR / "prompts.json").read_text()).values()
+    pieces = [row["piece"] for row in csv.DictReader(table.open(newline=""))]
+    assert [p.id for p in prompts] == [f"conf-{number:03d}" for number in range(256)]
+    assert len({p.text for p in prompts} | {row["caption"] for row in earlier}) == 256 + 64
+    assert len({*pieces} | {row["piece"] for row in earlier}) == 256 + 64
+    buckets = [int(hashlib.sha256(piece.encode()).hexdigest(), 16) % 100 for piece in pieces]
+    assert max(buckets) < 10  # those from 10 on were trained on (corpus.split_of)
+    for prompt in prompts:
+        assert named_tags(prompt.text, "tags").wanted
+        assert prompt.seconds == soundfile.info(prompt.reference).duration == 5
 
 
 def test_captions_name_the_lead_in_every_wording():
