@@ -118,7 +118,7 @@ def findings(study: Study) -> Iterator[str]:
             f"{name}: no numbers for {len(reasons)} of {prompts} prompts; its cells are over the "
             f"others. {shortened(reasons[0])}"
         )
-    for name in study.shown:
+    for name in (name for name in study.shown if name in study.pool.measures):
         pools = study.pool.values(name).values()
         if out := sum(int(np.isnan(pool).sum()) for pool in pools):
             yield (

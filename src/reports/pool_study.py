@@ -42,6 +42,7 @@ import numpy as np
 from src.reports.table import Row, adjusted, ends
 from src.runs.measures import Measure, Relation, verdict
 from src.runs.pool import Pool, Pools, of_both
+from src.scoring import PERPLEXITY
 from src.stats.best_of_n import (
     MIN_BUDGETS,
     Array,
@@ -57,6 +58,8 @@ from src.stats.best_of_n import (
 from src.stats.intervals import StatsError, mean_interval, mean_p
 
 TABLES = ("scaling", "matrix", "agreement", "transfer", "prefix", "fits", "selectors")
+LOG_P = "log_p"
+LOGARITHM = "mean log-probability of a token in nats: perplexity's number without its long tail"
 Values = Mapping[str, Pools]  # by measure
 
 
@@ -117,24 +120,24 @@ def study_pool(pool: Pool, budgets: Sequence[int]) -> Study:
     kept = tuple(n for n in asked if n <= pool.size)
     judges = {name: m for name, m in pool.measures.items() if m.is_judge}
     judges |= {name: replace(m, role="primary judge") for name, m in list(judges.items())[:1]}
-    measures = judges | pool.measures | judges
-    selectors = {name: m for name, m in measures.items() if m.role == "verifier"}
+    selectors = {name: m for name, m in pool.measures.items() if name not in judges}
+    measures = judges | selectors
     values = {name: _oriented(pool, m) for name, m in measures.items()}
     no_sums = {name: m for name, m in measures.items() if not m.scales}
-    units = [name for name, m in measures.items() if m.role == "own verifier"]
+    log_p = replace(selectors[PERPLEXITY], name=LOG_P, role="own verifier", note=LOGARITHM)
     tables: dict[str, list[Row]] = {name: [] for name in TABLES}
-    for a, b in product(selectors, measures):
-        # What is gained by a sum its parts say as well, and another unit of a verifier's number
-        # nothing that this number does not, but of what it selected itself.
-        unit_of_other = b in units and measures[b].relation(measures[a]) != "own"
-        if (b in no_sums or b == a) and not unit_of_other:
-            for table, rows in _pair(measures[a], measures[b], values[a], values[b], kept).items():
-                tables[table] += rows
-    for a, b in combinations([name for name in no_sums if name not in units], 2):
+    for a, b in combinations(no_sums, 2):
         found = _agreement(measures[a], measures[b], values[a], values[b])
         tables["agreement"].append({"a": a, "b": b} | found)
     for name in selectors:
         tables["prefix"] += _prefixes(pool, name, measures, values)
+    measures |= {LOG_P: log_p}
+    values[LOG_P] = {prompt: np.log(own) for prompt, own in values[PERPLEXITY].items()}
+    for a, b in product(selectors, measures):
+        # Of what is gained by a sum its parts say as much; a logarithm is for own numbers.
+        if b in no_sums or b == a or (b == LOG_P and log_p.relation(selectors[a]) == "own"):
+            for table, rows in _pair(measures[a], measures[b], values[a], values[b], kept).items():
+                tables[table] += rows
     compared: list[Row] = []
     for name in [n for n in judges if not measures[n].is_control] or no_sums:
         compared += _compared(measures[name], selectors, values, kept)

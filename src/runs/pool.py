@@ -28,10 +28,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from src.runs.measures import Measure, in_short
 from src.runs.records import Record, RunFolderError, read_manifest, read_records
-from src.scoring import LIKELIHOODS, PERPLEXITY, PMI, ExpressionError, components, likelihood
+from src.scoring import LIKELIHOODS, PMI, ExpressionError, components, likelihood
 from src.stats.best_of_n import within_prompt_std
 
-LOG_P = "log_p"  # perplexity's unit without its long tail: its logarithm, as a measure
 LOG_PROBS = "log_probs"  # mean log-probabilities of a prompt's candidates, with their text
 UNCONDITIONAL = "unconditional_log_probs"  # and without it, where decoding was guided
 WHOLE = "whole"
@@ -203,18 +202,12 @@ class Pool:
                 if key in without or not guided:
                     pair = (np.array(x, np.float64) for x in (log_prob, without.get(key)))
                     self._take(name, key, prompt, likelihood(name, *pair))
-                    if name == PERPLEXITY:
-                        self._take(LOG_P, key, prompt, np.array(log_prob, np.float64))
                     known = True
         if known or not guided:
             # both are made of the same log-probabilities: neither is evidence for the other
             same = LIKELIHOODS
             self.measures[name] = Measure(name, "verifier", True, generator, is_verifier=same)
             self._seconds[name] = 0.0
-            if name == PERPLEXITY:
-                note = f"the logarithm of {name}, the mean of a token's log-probability in nats"
-                own = Measure(LOG_P, "own verifier", True, generator, is_verifier=same, note=note)
-                self.measures[LOG_P], self._seconds[LOG_P] = own, 0.0
 
     def _take_scores(self, name: str, records: Mapping[str, Record]) -> None:
         """What was scored; by other weights than the latest record's, it does not count."""

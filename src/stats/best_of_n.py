@@ -74,15 +74,23 @@ def best_of_n_weights(scores: ArrayLike, budgets: Sequence[int]) -> Array:
     m, out = len(scores), len(scores) - len(known)
     if not all(1 <= n <= m for n in budgets) or not len(known):
         raise StatsError(f"best-of-{max(budgets)} needs as many in a pool, which has {m}")
-    by_rank = [
-        [math.comb(i, n - 1) / (math.comb(m, n) - math.comb(out, n)) for i in range(out, m)]
-        for n in budgets
-    ]
+    by_rank = _weights_by_rank(m, out, tuple(budgets))
     _, block, sizes = np.unique(known, return_inverse=True, return_counts=True)
-    sums = np.add.reduceat(np.array(by_rank), np.cumsum(sizes) - sizes, axis=1)
+    sums = np.add.reduceat(by_rank, np.cumsum(sizes) - sizes, axis=1)
     weights = np.zeros((len(budgets), m))
     weights[:, ~np.isnan(scores)] = (sums / sizes)[:, block]
     return weights
+
+
+@functools.cache
+def _weights_by_rank(m: int, out: int, budgets: tuple[int, ...]) -> Array:
+    """Of those in, from the lowest on: [budgets, m - out]."""
+    return np.array(
+        [
+            [math.comb(i, n - 1) / (math.comb(m, n) - math.comb(out, n)) for i in range(out, m)]
+            for n in budgets
+        ]
+    )
 
 
 def best_of_n(selector: Pools, measure: Pools, budgets: Sequence[int]) -> Array:
