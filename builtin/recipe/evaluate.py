@@ -31,7 +31,7 @@ from src.decoding.builtin import BUILTIN_DIR, load_codec
 from src.generator import load_generator
 from src.models.tagger import Tagger, load_tagger
 from src.models.tags import named_tags
-from src.stats.intervals import bootstrap
+from src.stats.intervals import mean_interval
 
 log = logging.getLogger("evaluate")
 INSTRUMENTS = tuple(INSTRUMENT_WORDS)
@@ -152,7 +152,7 @@ def main() -> None:
         ]
     )
     on_reference = np.array([score(i, references[i : i + 1]) for i in range(len(prompts))])
-    mean, low, high = bootstrap(len(right)).interval(right - wrong)
+    mean, low, high = mean_interval(right - wrong)
     figures["conditioning"] = {
         "right_prompt": float(right.mean()),
         "other_prompts": float(wrong.mean()),

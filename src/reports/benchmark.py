@@ -6,6 +6,7 @@ summary.csv, per_clip.csv, benchmark.png and index.html are written anew, from t
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from src.reports.benchmark_study import (
 from src.reports.figure import GREY, intervals, name_panel, notes, panels, save, styled
 from src.reports.page import write_page
 from src.reports.table import (
+    HOLM,
+    INTERVALS,
     Row,
     describe,
     document,
@@ -34,20 +37,25 @@ from src.reports.table import (
     shown,
     write_tables,
 )
-from src.runs.measures import Measure, Verdict
-from src.stats.intervals import Array, bootstrap
+from src.runs.measures import Claim, Measure
+from src.stats.intervals import Array, mean_interval
 
 PANELS_IN_A_ROW = 5
 PANEL_WIDTH = 2.1  # inches
 SHOWN_FAILURES = 5
+OWN_MINUS_WRONG = "own minus wrong"
 DIFFERENCES = (
-    "Differences are to the baseline over the same prompts, with 95% intervals; of a measure of "
-    "sets with p, of a paired permutation test. Better, worse: the interval excludes zero, or p is "
-    "0.05 at most. Not independent: the selector's own number, or trained on its data."
+    f"Differences are to the baseline, one sample, over the same prompts, with {INTERVALS}; of a "
+    f"measure of sets with p, of a paired permutation test. Better, worse: p {HOLM}. Not "
+    "independent: the selector's own number, or trained on its data."
+)
+CONTRASTS = (
+    "Own minus wrong: by how much more the number by the own reference changed than that by other "
+    "prompts' references: the part that belongs to the prompt, of which the verdict is."
 )
 NO_BASELINE = "No differences are given: baseline is not among the methods (--method baseline ..)."
 # What the primary judge does where the selector's own number is better.
-FOLLOWS: dict[Verdict, str] = {
+FOLLOWS: dict[Claim, str] = {
     "better": ": it follows",
     "unclear": ": it does not follow",
     "worse": ": it contradicts",
@@ -91,7 +99,7 @@ def benchmark_text(study: Study) -> str:
     """Under each measure the methods with their differences to the baseline; costs; findings."""
     head, lines = [study.manifest["title"]], []
     if study.methods:
-        groups = {f"{m.name} {m.arrow}  {describe(m)}": _texts(study, m) for m in study.measures}
+        groups = {_heading(study, m): _texts(study, m) for m in study.shown}
         costs = [
             {
                 "cost per prompt": method,
@@ -102,25 +110,35 @@ def benchmark_text(study: Study) -> str:
             }
             for method, cost in study.costs.items()
         ]
-        table = layout(groups, left=("to the baseline", "verdict"))
+        table = layout(groups, left=("to the baseline", OWN_MINUS_WRONG, "verdict"))
         lines = [*table, "", *layout({"": costs})]
     else:
         head.append("No prompt is finished.")
     return document(head, lines, findings(study))
 
 
+def _heading(study: Study, measure: Measure) -> str:
+    """A measure with what it is worth: where its contrast is the primary judge, it says so."""
+    contrast = study.contrast(measure)
+    told = replace(measure, role=contrast.role) if contrast else measure
+    return f"{measure.name} {measure.arrow}  {describe(told)}"
+
+
 def _texts(study: Study, measure: Measure) -> list[dict[str, str]]:
-    digits = study.digits(measure.name)
-    return [
-        {
+    digits, contrast = study.digits(measure.name), study.contrast(measure)
+    texts = []
+    for row in study.of(measure.name):
+        text = {
             "": row["method"],
             "clips": shown(row["prompts"]),
             "value": shown(row["mean"], f".{digits}f"),
             "to the baseline": difference_text(row, digits),
-            "verdict": row["verdict"],
         }
-        for row in study.of(measure.name)
-    ]
+        own = study.rows[row["method"], contrast.name] if contrast else None
+        if any(map(study.contrast, study.measures)):
+            text[OWN_MINUS_WRONG] = difference_text(own, digits) if own else ""
+        texts.append(text | {"verdict": (own or row)["verdict"]})
+    return texts
 
 
 def findings(study: Study) -> list[str]:
@@ -128,6 +146,7 @@ def findings(study: Study) -> list[str]:
     lines = list(study.manifest.get("caveats", ()))
     if len(study.methods) > 1 and BASELINE in study.methods:
         lines += [DIFFERENCES, few_prompts(min(c["prompts"] for c in study.costs.values()))]
+        lines += [CONTRASTS] * any(map(study.contrast, study.measures))
     elif study.methods and BASELINE not in study.methods:
         lines.append(NO_BASELINE)
     lines += [*_of_clips(study), *_of_selector(study)]
@@ -142,8 +161,10 @@ def findings(study: Study) -> list[str]:
 
 
 def _of_selector(study: Study) -> Iterable[str]:
-    """Whether the primary judge follows the selector: one sentence for methods with one answer."""
+    """Whether the primary judge follows the selector, by its prompt-specific part where there is
+    one: a sentence for methods with one answer."""
     selector, primary = study.selector, study.primary
+    primary = primary and (study.contrast(primary) or primary)
     searched = [method for method in study.methods if method != BASELINE]
     if primary is None:
         lacking = "is independent of it" if len(study.measures) > 1 else "was asked"
@@ -153,7 +174,7 @@ def _of_selector(study: Study) -> Iterable[str]:
                 "not show that they are better."
             )
         return
-    answers: dict[tuple[Verdict, Verdict], list[str]] = defaultdict(list)
+    answers: dict[tuple[Claim, Claim], list[str]] = defaultdict(list)
     for method in searched:
         own, judged = (study.rows[method, m.name] for m in (selector, primary))
         if own["difference"] is not None and judged["difference"] is not None:
@@ -206,7 +227,8 @@ def benchmark_figure(study: Study) -> Figure:
     """
     paired = BASELINE in study.methods and len(study.methods) > 1
     methods = [m for m in study.methods if not (paired and m == BASELINE)]
-    count = len(study.measures) + 1
+    measures = [m for m in study.measures if not m.is_control]
+    count = len(measures) + 1
     across = math.ceil(count / math.ceil(count / PANELS_IN_A_ROW))
     figure, axes = panels(
         *(count, study.manifest["title"], _caption(study)),
@@ -215,7 +237,7 @@ def benchmark_figure(study: Study) -> Figure:
         columns=PANELS_IN_A_ROW,
         sharey=True,
     )
-    for ax, measure in zip(axes, study.measures, strict=False):
+    for ax, measure in zip(axes, measures, strict=False):
         _panel(ax, study, measure, methods, paired)
     _costs(axes[-1], methods, study, paired)
     axes[0].set_yticks(range(len(methods)), methods)
@@ -226,7 +248,7 @@ def benchmark_figure(study: Study) -> Figure:
 
 
 def _caption(study: Study) -> str:
-    lines = "Dots: prompts. Bars: mean with 95% bootstrap interval over prompts."
+    lines = f"Dots: prompts. Bars: mean, {INTERVALS}."
     if any(m.kind == "set" for m in study.measures):
         lines += " Diamonds: one number for all clips; p of a paired permutation test."
     made_with = [f"{m.name}: {m.checkpoint}" for m in study.measures if m.checkpoint]
@@ -261,7 +283,7 @@ def _points(ax: Axes, y: int, values: Array, colour: str) -> None:
     # A fixed spread in height, so that equal values can be told apart and a figure repeats itself.
     heights = y + 0.22 * np.sin(2.4 * np.arange(len(values)))
     ax.scatter(values, heights, s=5, color=colour, alpha=0.35, linewidths=0)
-    mean = bootstrap(len(values)).interval(values)
+    mean = mean_interval(values)
     style: dict[str, Any] = {"markersize": 4.5, "elinewidth": 1.6, "capsize": 3}
     intervals(ax, [y], [mean], colour, sideways=True, **style, markeredgecolor="white")
 

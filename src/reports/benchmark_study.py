@@ -3,8 +3,9 @@
     study = study_benchmark(Path("results/benchmark-builtin-tags-n8-1a2b3c4d"))
     study.rows["best_of_n", "msd_kld"]["difference"]
 
-Differences are to the baseline over the prompts that both methods finished, and judges alone have a
-verdict: the selector's own number says that the search worked, not that the music is better.
+Differences are to the baseline, one sample, over the prompts that both methods finished. Judges
+alone have a verdict: the selector's own number says that the search worked, not that the music is
+better. Better or worse: p is 0.05 at most after Holm's adjustment for all that have a verdict.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,15 +18,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from src.methods import BASELINE
-from src.reports.table import Row, brackets, digits_of, ends, interval_of
+from src.reports.table import Row, adjusted, brackets, digits_of, ends, interval_of
 from src.runs.evaluation import REFERENCE, load_embeddings
-from src.runs.measures import Measure, Verdict, in_short
+from src.runs.measures import Claim, Measure, in_short
 from src.runs.records import Record, read_manifest, read_records
 from src.stats.frechet import References, distance, p_of_difference
-from src.stats.intervals import Array, Interval, bootstrap
+from src.stats.intervals import Array, mean_interval, mean_p
 
 MIN_CLIPS = 2  # fewer have no Frechet distance
-ALPHA = 0.05  # as an interval of 95% has it
 LOST = "its embedding, or that of its reference, is not in the run's folder"
 
 Embeddings = dict[str, NDArray[np.float32]]  # by prompt id, [windows, D]
@@ -62,6 +62,16 @@ class Study:
     def of(self, measure: str) -> list[Row]:
         """A measure's rows, by method."""
         return [self.rows[method, measure] for method in self.methods]
+
+    def contrast(self, measure: Measure) -> Measure | None:
+        """A judge's prompt-specific part, where it is among the measures."""
+        return next((m for m in self.measures if m.name == measure.contrast), None)
+
+    @property
+    def shown(self) -> list[Measure]:
+        """Without controls, and without what stands beside the judge that it is a part of."""
+        parts = {m.contrast for m in self.measures}
+        return [m for m in self.measures if not m.is_control and m.name not in parts]
 
     def points(self, method: str, measure: str, paired: bool) -> Array:
         """Each clip's number, or if `paired` its difference to the baseline's; float64 [clips]."""
@@ -112,6 +122,7 @@ def study_benchmark(folder: Path | str) -> Study:
         for method, numbers in found.items():
             study.rows[method, name] = _row(study, method, measure, numbers)
         study.unjudged[name] = reasons
+    study.rows.update(zip(study.rows, adjusted([*study.rows.values()]), strict=True))
     return study
 
 
@@ -125,19 +136,16 @@ def value_of(record: Record, measure: Measure) -> float | None:
 
 def difference_text(row: Row, digits: int) -> str:
     """Such as "+0.650 [+0.500, +0.813]", of a measure of sets "-0.41, p = 0.012"."""
-    if row["p"] is not None:
+    if row["kind"] == "set" and row["difference"] is not None:
         return f"{row['difference']:+.{digits}f}, p = {row['p']:.3f}"
     found = interval_of(row, "difference")
     return brackets(found, f"+.{digits}f") if found else ""
 
 
-def direction(measure: Measure, row: Row) -> Verdict:
-    """Which side of zero a difference shows, whoever measures it."""
-    if row["p"] is None:
-        return measure.verdict(Interval(row["difference"], row["low"], row["high"]))
-    if row["p"] > ALPHA:
-        return "unclear"
-    return "better" if row["difference"] * measure.sign > 0 else "worse"
+def direction(measure: Measure, row: Row) -> Claim:
+    """What a difference shows, whoever measures it; adjusted where it is a claim of the table."""
+    p = row["p"] if row["p_holm"] is None else row["p_holm"]
+    return measure.verdict(row["difference"], p)
 
 
 def _measure(entry: dict[str, Any], manifest: dict[str, Any]) -> Measure:
@@ -149,7 +157,7 @@ def _measure(entry: dict[str, Any], manifest: dict[str, Any]) -> Measure:
 
 
 def _row(study: Study, method: str, measure: Measure, numbers: Row) -> Row:
-    names = ("prompts", "windows", "mean", "paired_prompts", "difference", "low", "high", "p")
+    names = ("prompts", "windows", "mean", "paired_prompts", "difference", "low", "high")
     row: dict[str, Any] = {
         "method": method,
         "measure": measure.name,
@@ -157,7 +165,7 @@ def _row(study: Study, method: str, measure: Measure, numbers: Row) -> Row:
         "kind": measure.kind,
         "higher_is_better": measure.higher_is_better,
         "checkpoint": measure.checkpoint,
-        **dict.fromkeys(names),
+        **dict.fromkeys((*names, "p", "p_holm")),
         **numbers,
         "verdict": "",
         **{name: study.costs[method][name] for name in ("frames", "clips", "seconds")},
@@ -167,6 +175,7 @@ def _row(study: Study, method: str, measure: Measure, numbers: Row) -> Row:
         shares = measure.relation(study.selector) or measure.note.startswith("not independent")
         evidence = measure.is_judge and not shares
         row["verdict"] = direction(measure, row) if evidence else "not independent"
+        row["verdict"] = "control" if measure.is_control else row["verdict"]
     return row
 
 
@@ -176,8 +185,8 @@ def _clip_numbers(study: Study, method: str, measure: str) -> Row:
     if len(own):
         numbers["mean"] = float(np.mean(own))
     if len(paired) and method != BASELINE:
-        found = bootstrap(len(paired)).interval(paired)
-        numbers |= {"paired_prompts": len(paired), **ends("difference", found)}
+        numbers |= {"paired_prompts": len(paired), **ends("difference", mean_interval(paired))}
+        numbers["p"] = mean_p(paired)
     return numbers
 
 

@@ -16,6 +16,8 @@ from src.reports import pool_figures, sweep
 from src.reports.figure import save
 from src.reports.pool_study import Study, study_pool
 from src.reports.table import (
+    HOLM,
+    INTERVALS,
     brackets,
     describe,
     digits_of,
@@ -31,9 +33,9 @@ from src.runs.pool import Pool
 RELATIONS = {"own": "own number", "shares data": "shares data"}
 SHOWN_BUDGETS = 4  # the first, and the largest; scaling.csv has all
 LEGEND = (
-    "Gains are in within-prompt standard deviations, positive where better, with 95% intervals "
-    "over prompts. Better, worse: the interval excludes zero. Own number: the measure is the "
-    "selector's, no evidence. Shares data: trained on the selector's data, not independent."
+    "Gains are in within-prompt standard deviations, positive where better, with "
+    f"{INTERVALS}. Better, worse: p {HOLM}. Own number: the measure is the selector's, no "
+    "evidence. Shares data: trained on the selector's data, not independent."
 )
 
 
@@ -116,7 +118,7 @@ def findings(study: Study) -> Iterator[str]:
             f"{name}: no numbers for {len(reasons)} of {prompts} prompts; its cells are over the "
             f"others. {shortened(reasons[0])}"
         )
-    for name in study.shown:
+    for name in (name for name in study.shown if name in study.pool.measures):
         pools = study.pool.values(name).values()
         if out := sum(int(np.isnan(pool).sum()) for pool in pools):
             yield (
@@ -130,10 +132,11 @@ def _over_optimised(study: Study) -> Iterator[str]:
     """Where more search serves a judge less and less, and where it does harm."""
     falls, losses = [], []
     for row in study.rows("transfer", n=study.largest):
-        change = interval_of(row, "change", "change_")
+        in_sd, in_ranks = (interval_of(row, f"change{k}", f"change{k}_") for k in ("", "_rank"))
         judged = row["relation"] != "own" and row["measure"] in study.judges
-        if judged and change and change.side < 0:
-            falls.append(f"{row['selector']} to {row['measure']} {brackets(change)}")
+        if judged and in_ranks and in_ranks.side < 0:
+            of = f"{row['selector']} to {row['measure']} {brackets(in_ranks)}"
+            falls.append(f"{of}, in sd {brackets(in_sd)}")
     for row in study.rows("matrix"):
         lost = interval_of(row, "since_best", "since_")
         judged = row["best_n"] > 1 and row["measure"] in study.judges
@@ -142,9 +145,9 @@ def _over_optimised(study: Study) -> Iterator[str]:
             losses.append(f"{row['selector']} by {row['measure']} from N = {row['best_n']} {found}")
     if falls:
         yield (
-            f"Over-optimisation, the transfer falls clearly with N: {'; '.join(falls)}. One pair "
-            "in forty would by chance, and a selector whose scores have a long upper tail falls a "
-            "little without any."
+            "Over-optimisation, the transfer in ranks falls clearly with N: "
+            f"{'; '.join(falls)}. One pair in forty would by chance. In sd a selector whose scores "
+            "have a long upper tail falls without any."
         )
     if losses:
         yield (

@@ -28,7 +28,7 @@ from src.reports.figure import (
     styled,
 )
 from src.reports.pool_study import Study
-from src.reports.table import Row, interval_of, shown
+from src.reports.table import INTERVALS, Row, interval_of, shown
 from src.runs.measures import Relation
 from src.stats.best_of_n import even_tau, expected_maximum, kl_bound
 
@@ -47,8 +47,8 @@ def scaling_figure(study: Study) -> Figure:
         len(study.shown),
         f"{study.title}: score against N",
         "Points: best-of-N, exact expectations from the pool. Lines: a + b·E(N), where E(N), the "
-        "expected maximum of N standard normals, spaces the axis. Bands: 95% interval of the gain "
-        "over N = 1, bootstrap over prompts. Dashed: the measure is the selector's own number, no "
+        "expected maximum of N standard normals, spaces the axis. Bands: the gain over N = 1, "
+        f"{INTERVALS}. Dashed: the measure is the selector's own number, no "
         "evidence. Dotted: trained on the selector's data, not independent."
         + notes(study.measures[name] for name in study.shown),
     )
@@ -76,7 +76,7 @@ def transfer_figure(study: Study) -> Figure:
         f"{study.title}: transfer to the judges",
         "The judge's gain over the selector's gain, each in within-prompt standard deviations: 1, "
         "the judge gains what the selector gains; falling, the search finds what the selector "
-        "alone likes. Bars: 95% interval, bootstrap over prompts. Hollow: trained on the "
+        f"alone likes. Bars: {INTERVALS}. Hollow: trained on the "
         "selector's data. Not drawn: own numbers, and where the selector's gain is not clearly "
         "above zero. KL: bound on KL(best-of-N || model), in nats.",
         rows_each=2,

@@ -18,6 +18,8 @@ from src.methods import BEST_OF_N, METHODS, colour_of
 from src.reports.figure import GREY, WIDTH, intervals, name_panel, notes, panels, save, styled
 from src.reports.sweep_study import Sweep, cell_of, study_sweep
 from src.reports.table import (
+    HOLM,
+    INTERVALS,
     Row,
     brackets,
     describe,
@@ -37,8 +39,9 @@ BY_K = ("o", "^", "s", "D")  # markers by lookahead k, the last for all larger o
 AXES = {"frames": "frames generated per prompt", "seconds": "seconds per prompt"}
 LEGEND = (
     "*: on the Pareto front of frames; +: of seconds. To equal frames: to best-of-n with as many "
-    "frames, and whether that is better. Brackets: 95% intervals, paired by prompt. (pool): exact "
-    "expectations from the pool. Seconds are those of two runs, on whatever else the machine did: "
+    f"frames, and whether that is better. Brackets: {INTERVALS}, paired by prompt. Better, worse: "
+    f"p {HOLM}. (pool): exact expectations from the pool; with it, one sample is the mean of a "
+    "prompt's candidates. Seconds are those of two runs, on whatever else the machine did: "
     "latency_experiment.py compares seconds."
 )
 
@@ -101,7 +104,7 @@ def cost_figure(study: Sweep) -> Figure:
     figure, axes = panels(
         2,
         f"{study.title}: what each method gives for its cost",
-        "Gains over one sample, mean over prompts (and seeds) with 95% interval, paired by prompt. "
+        f"Gains over one sample, mean over prompts (and seeds), {INTERVALS}, paired by prompt. "
         "Size: N. Marker: lookahead k (0 circle, 1 triangle, 2 square, more diamond). Line: "
         "best-of-N from the pool, exact; hollow: run by the sweep itself. Grey: Pareto front, "
         "labelled. Hatched: the selector's own number, no evidence. Points of equal cost stand a "

@@ -12,7 +12,8 @@ same prompts. cost.csv, a row a cell and measure:
     gain             over one sample of the same prompt, paired
     best_of_n        of a tree search: the n with as many frames, rounded down to whole clips;
                      over_best_of_n: by how much more the search gives, paired
-    verdict          whether the search is better than that best-of-n
+    p, p_holm        of over_best_of_n, p_holm adjusted over the searches of this table (Holm)
+    verdict          whether the search is better than that best-of-n, by p_holm
     front_frames, front_seconds    whether no other cell is as good for less
 """
 
@@ -25,14 +26,15 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from src.judges.base import CONTRAST
 from src.methods import BASELINE, BEST_OF_N, PARAMETERS, SearchCell
 from src.reports.benchmark_study import value_of
-from src.reports.table import Row, ends
-from src.runs.measures import Measure, Verdict
+from src.reports.table import Row, adjusted, ends
+from src.runs.measures import Measure
 from src.runs.pool import Pool, of_both
 from src.runs.records import Record, read_manifest, read_records
 from src.stats.best_of_n import best_of_n
-from src.stats.intervals import StatsError, bootstrap
+from src.stats.intervals import StatsError, mean_interval, mean_p
 
 SAME_LENGTH = 0.05  # seconds by which clips of a pool and a sweep may differ
 COSTS = ("frames", "seconds")
@@ -41,8 +43,8 @@ SINGLE = (BASELINE, BEST_OF_N)  # what all others, the tree searches, are compar
 
 @dataclass(frozen=True)
 class Sweep:
-    """measures: the selector, then the primary judge, or for want of it the first one. notes: what
-    was left out, and why."""
+    """measures: the selector, then the primary judge, or for want of it the first one, with its
+    prompt-specific part where there is one. notes: what was left out, and why."""
 
     title: str
     measures: tuple[Measure, ...]
@@ -69,7 +71,9 @@ def study_sweep(folder: Path | str, pool: Pool | None, budgets: Sequence[int]) -
     measures = [Measure.from_record(entry) for entry in manifest["measures"]]
     judges = [m for m in measures if m.is_judge and m.kind == "clip"]
     judges.sort(key=lambda m: m.role != "primary judge")
-    measures = [m for m in measures if m.role == "selector"] + judges[:1]
+    shown = {n for judge in judges[:1] for n in (judge.plain, judge.plain + CONTRAST)}
+    measures = [m for m in measures if m.role == "selector"]
+    measures += [judge for judge in judges if judge.name in shown]
     cells, notes = _of_sweep(records, measures)
     notes = [*manifest.get("caveats", ()), *notes]
     if not cells:
@@ -94,13 +98,15 @@ def study_sweep(folder: Path | str, pool: Pool | None, budgets: Sequence[int]) -
         if len(prompts) < len(every):
             of = f"{len(prompts)} of {len(every)} prompts"
             notes.append(f"{measure.name}: over the {of} that all cells have numbers for.")
-        own = [_row(cell, measure, prompts, singles) for cell in cells]
+        evidence = measure.is_judge and judges[0].role == "primary judge"
+        own = [_row(cell, measure, prompts, singles, evidence) for cell in cells]
         # What a sweep sampled of best-of-n is not to beat its own expectation by chance.
         sampled = SINGLE if pool else ()
         running = [r for r in own if r["source"] == "pool" or r["method"] not in sampled]
         fronts = {f"front_{cost}": front(running, cost, measure.sign) for cost in COSTS}
         rows += [row | {name: row in best for name, best in fronts.items()} for row in own]
-    return Sweep(manifest.get("title", Path(folder).name), tuple(measures), rows, notes)
+    title = manifest.get("title", Path(folder).name)
+    return Sweep(title, tuple(measures), adjusted(rows), notes)
 
 
 def cell_of(row: Row) -> SearchCell:
@@ -187,23 +193,24 @@ def _differs(pool: Pool, records: Sequence[Record], measures: Sequence[Measure])
 
 
 def _row(
-    cell: _Cell, measure: Measure, prompts: list[str], singles: Sequence[_Cell]
+    cell: _Cell, measure: Measure, prompts: list[str], singles: Sequence[_Cell], evidence: bool
 ) -> dict[str, Any]:
-    """singles: baseline and best-of-n, with which a cell is compared; the first that fits."""
+    """singles: baseline and best-of-n, with which a cell is compared; the first that fits.
+    evidence: whether the measure is independent of the selector."""
     values, search = cell.numbers.loc[prompts, measure.name], cell.search
-    draws, frames = bootstrap(len(prompts)), cell.mean("frames", prompts)
+    frames = cell.mean("frames", prompts)
     equal = None
     if search.method not in SINGLE:
         equal = next((c for c in singles if _as_many(frames, c, prompts)), None)
     one = next((c for c in singles if c.search.method == BASELINE), None)
     gain, over = (
-        None if c is None else draws.interval(values - c.numbers.loc[prompts, measure.name])
+        None if c is None else (values - c.numbers.loc[prompts, measure.name]).to_numpy()
         for c in (one, equal)
     )
-    verdict: Verdict | None = None
+    p, verdict = None, None
     if over is not None:
-        independent = measure.role == "primary judge"
-        verdict = measure.verdict(over) if independent else "not independent"
+        p = mean_p(over)
+        verdict = measure.verdict(over.mean(), p) if evidence else "not independent"
     return (
         {"method": search.method, "source": cell.source, "n": search.candidates}
         | {p.name: search.parameters.get(p.name) for p in PARAMETERS}
@@ -211,10 +218,10 @@ def _row(
         | {"prompts": len(prompts), "seeds": cell.seeds}
         | {cost: cell.mean(cost, prompts) for cost in COSTS}
         | {"mean": float(values.mean())}
-        | ends("gain", gain)
+        | ends("gain", None if gain is None else mean_interval(gain))
         | {"best_of_n": equal.search.candidates if equal else None}
-        | ends("over_best_of_n", over, "over_")
-        | {"verdict": verdict}
+        | ends("over_best_of_n", None if over is None else mean_interval(over), "over_")
+        | {"p": p, "p_holm": None, "verdict": verdict}
     )
 
 

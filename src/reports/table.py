@@ -17,12 +17,15 @@ from typing import Any
 import pandas as pd
 
 from src.data.files import remove, write_whole
-from src.runs.measures import Measure
-from src.stats.intervals import Interval
+from src.runs.measures import CLAIMS, Measure
+from src.stats.intervals import ALPHA, Interval, holm
 
 WIDTH = 100  # columns of text
 ABSENT = "-"
-FEW_PROMPTS = 10  # a bootstrap over fewer gives intervals that are too narrow
+FEW_PROMPTS = 10  # from fewer nobody can tell how skewed a measure is
+# What legends and captions say of all tables alike.
+INTERVALS = "95% intervals over prompts (t and bootstrap-t, an end the farther of the two)"
+HOLM = "is 0.05 at most, adjusted for all comparisons of the table (Holm)"
 LONGEST_REASON = 200  # characters; records have it whole
 # Of measures that are no evidence.
 ROLES = {
@@ -137,6 +140,21 @@ def ends(name: str, found: Interval | None, prefix: str = "") -> dict[str, float
     """An estimate's column and those of its interval's ends, `low` and `high`."""
     values = found or (None, None, None)
     return dict(zip((name, f"{prefix}low", f"{prefix}high"), values, strict=True))
+
+
+def adjusted(rows: Sequence[Row]) -> list[Row]:
+    """Rows of one table with `p_holm`: their p adjusted for there being so many, and only what is
+    clear by it called better or worse. The family: rows with a p whose verdict is a claim."""
+    claims = [at for at, row in enumerate(rows) if row["verdict"] in CLAIMS and row["p"] <= 1]
+    of = dict(zip(claims, holm([rows[at]["p"] for at in claims]), strict=True))
+    return [
+        {
+            **row,
+            "p_holm": of.get(at),
+            "verdict": "unclear" if of.get(at, 0) > ALPHA else row["verdict"],
+        }
+        for at, row in enumerate(rows)
+    ]
 
 
 def interval_of(row: Row, name: str, prefix: str = "") -> Interval | None:

@@ -6,15 +6,17 @@ everywhere: a selector's own number says that the search worked, not that the mu
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
+from src.judges.base import CONTRAST, WRONG
 from src.protocol import Checkpoint
-from src.stats.intervals import Interval
+from src.stats.intervals import ALPHA
 
 Role = Literal["selector", "own verifier", "verifier", "primary judge", "judge"]
 Relation = Literal["own", "shares data", ""]
-Verdict = Literal["better", "worse", "unclear", "not independent"]
-SIDES: dict[int, Verdict] = {1: "better", 0: "unclear", -1: "worse"}  # of Interval.side
+Claim = Literal["better", "worse", "unclear"]
+Verdict = Claim | Literal["not independent", "control", ""]
+CLAIMS: tuple[Claim, ...] = get_args(Claim)
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,21 @@ class Measure:
         """Whether no search saw it."""
         return self.role in ("primary judge", "judge")
 
+    @property
+    def is_control(self) -> bool:
+        """Whether it says by intention nothing of the prompt."""
+        return self.name.endswith(WRONG)
+
+    @property
+    def plain(self) -> str:
+        """The name of the judge that it is, or is a control or the prompt-specific part of."""
+        return self.name.removesuffix(CONTRAST).removesuffix(WRONG)
+
+    @property
+    def contrast(self) -> str:
+        """The name that its prompt-specific part has, where there is one."""
+        return f"{self.name}{CONTRAST}"
+
     def relation(self, selector: "Measure") -> Relation:
         """What it has in common with a selector: the number itself, or the data it learnt from."""
         own, other = {self.name, *self.is_verifier}, {selector.name, *selector.is_verifier}
@@ -61,9 +78,9 @@ class Measure:
         shared = own & {*selector.shares_data_with} or other & {*self.shares_data_with}
         return "shares data" if shared else ""
 
-    def verdict(self, difference: Interval) -> Verdict:
-        """Which side of zero an interval shows, by what this measure calls better."""
-        return SIDES[difference.side * int(self.sign)]
+    def verdict(self, difference: float, p: float) -> Claim:
+        """What a difference shows, by what this measure calls better. p: NaN, of one prompt."""
+        return verdict(self.sign * difference, p)
 
     def as_record(self) -> dict[str, Any]:
         """JSON values."""
@@ -74,6 +91,13 @@ class Measure:
     def from_record(cls, record: Mapping[str, Any]) -> Self:
         own = {n: tuple(record.get(n, ())) for n in ("is_verifier", "shares_data_with")}
         return cls(**{**record, **own})
+
+
+def verdict(gain: float, p: float) -> Claim:
+    """What a gain, positive where better, shows with this p, or with none (NaN)."""
+    if not p <= ALPHA:
+        return "unclear"
+    return "better" if gain > 0 else "worse"
 
 
 def in_short(checkpoint: Checkpoint | Mapping[str, str]) -> str:

@@ -2,16 +2,17 @@
 
 A pool is m independent clips of one prompt, each with a selector's score and a measure's number.
 What best-of-n would give on average, for every n up to m, follows from the pool without sampling
-again (`best_of_n`): then its straight line over E_n (`fit`), its gain in deviations
-(`standardised`), and how much of the selector's gain another measure shows (`transfer`). With the
-score of a clip's beginning for one measure, `mean_tau` says how early a search may prune.
+again (`best_of_n`): then its straight line over E_n (`fit`), its gain in deviations (`in_sd`,
+`in_own_sd`), and how much of the selector's gain another measure shows (`transfer`). All of it in
+ranks: the same of `normal_scores`. With the score of a clip's beginning for one measure, `mean_tau`
+says how early a search may prune.
 
 Arrays: `selector`, `measure`: one [m] per prompt, the same prompts in the same order, float64;
 higher selector scores are better. A candidate that is out, since one of the two has no number for
 it, is NaN in both: it is never chosen, and where all of n are out there is no best, as in a search
 that fails, so that means are over the other draws. Best-of-n is [prompts, budgets]. Intervals are
-95% over prompts, all from the same draws (src/stats/intervals.py); their ends are NaN for fewer
-than two prompts.
+`mean_interval`'s, over prompts. A ratio's is that of its terms, [prompts]: linear in what each
+prompt adds to the means of which it is a ratio, with the ratio as their mean (the delta method).
 """
 
 import functools
@@ -22,9 +23,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import integrate
-from scipy.stats import kendalltau, norm
+from scipy.stats import kendalltau, norm, rankdata
 
-from src.stats.intervals import Interval, StatsError, bootstrap, finite, interval
+from src.stats.intervals import Interval, StatsError, finite, mean_interval
 
 Array = NDArray[np.float64]
 Pools = Sequence[ArrayLike]
@@ -73,15 +74,23 @@ def best_of_n_weights(scores: ArrayLike, budgets: Sequence[int]) -> Array:
     m, out = len(scores), len(scores) - len(known)
     if not all(1 <= n <= m for n in budgets) or not len(known):
         raise StatsError(f"best-of-{max(budgets)} needs as many in a pool, which has {m}")
-    by_rank = [
-        [math.comb(i, n - 1) / (math.comb(m, n) - math.comb(out, n)) for i in range(out, m)]
-        for n in budgets
-    ]
+    by_rank = _weights_by_rank(m, out, tuple(budgets))
     _, block, sizes = np.unique(known, return_inverse=True, return_counts=True)
-    sums = np.add.reduceat(np.array(by_rank), np.cumsum(sizes) - sizes, axis=1)
+    sums = np.add.reduceat(by_rank, np.cumsum(sizes) - sizes, axis=1)
     weights = np.zeros((len(budgets), m))
     weights[:, ~np.isnan(scores)] = (sums / sizes)[:, block]
     return weights
+
+
+@functools.cache
+def _weights_by_rank(m: int, out: int, budgets: tuple[int, ...]) -> Array:
+    """Of those in, from the lowest on: [budgets, m - out]."""
+    return np.array(
+        [
+            [math.comb(i, n - 1) / (math.comb(m, n) - math.comb(out, n)) for i in range(out, m)]
+            for n in budgets
+        ]
+    )
 
 
 def best_of_n(selector: Pools, measure: Pools, budgets: Sequence[int]) -> Array:
@@ -124,7 +133,7 @@ def fit(values: Array, budgets: Sequence[int]) -> Fit:
     x, y = np.array([expected_maximum(n) for n in budgets]), values.mean(0)
     a, b, r2 = _line(x, y)
     x = x - x.mean()
-    slope = bootstrap(len(values)).interval(values @ (x / (x @ x)))
+    slope = mean_interval(values @ (x / (x @ x)))
     return Fit(a, slope._replace(mean=b), r2, _line(np.log2(budgets), y)[2])
 
 
@@ -144,19 +153,35 @@ def within_prompt_std(pools: Pools) -> float:
     return math.sqrt(_squares(pools).sum() / freedom)
 
 
-def standardised(gains: Array, measure: Pools) -> Interval | None:
-    """Mean gain in within-prompt standard deviations of the measure.
+def in_sd(gains: Array, measure: Pools) -> Array | None:
+    """Terms of the mean gain over the measure's `within_prompt_std`: [prompts].
 
-    gains: [prompts]. Gains and deviations are resampled together. None for a constant measure.
+    gains: [prompts]. None for a constant measure.
     """
-    spread = _squares(measure)
-    if not spread.any():
+    squares = _squares(measure)
+    if not squares.any():
         return None
     freedom = np.array([len(_scored(pool)) - 1.0 for pool in measure])
-    means = bootstrap(len(gains)).means(np.stack([gains, spread, freedom], axis=1))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        resampled = means[:, 0] / np.sqrt(means[:, 1] / means[:, 2])
-    return interval(float(gains.mean()) / within_prompt_std(measure), resampled, len(gains))
+    std = within_prompt_std(measure)
+    spread = squares / squares.mean() - freedom / freedom.mean()
+    return gains / std - gains.mean() / std * spread / 2
+
+
+def in_own_sd(gains: Array, measure: Pools) -> Array:
+    """Each prompt's gain in its own standard deviations, without prompts in which there is none."""
+    stds = [pool.std(ddof=1) if np.ptp(pool) > 0 else math.nan for pool in map(_scored, measure)]
+    return (gains / stds)[np.isfinite(stds)]
+
+
+def normal_scores(pool: ArrayLike) -> Array:
+    """Its ranks as the normal deviates expected there, so that no tail counts more than another.
+
+    Best-of-n by the measure itself then gains about E_n, whatever its unit. Ties share a rank.
+    Source: Blom, Statistical Estimates and Transformed Beta-Variables, 1958.
+    """
+    ranks = rankdata(pool, nan_policy="omit")
+    scores: Array = norm.ppf((ranks - 0.375) / (np.isfinite(ranks).sum() + 0.25))
+    return scores
 
 
 def transfer(selector: Pools, measure: Pools, budgets: Sequence[int]) -> Transfer:
@@ -164,25 +189,24 @@ def transfer(selector: Pools, measure: Pools, budgets: Sequence[int]) -> Transfe
 
     Both are higher where better; the first budget is 1. A ratio of 1: the measure gains what the
     selector gains. Falling with n: the search finds what the selector alone likes
-    (over-optimisation). Prompts are resampled with both gains and both deviations together.
+    (over-optimisation).
     """
-    draws, prompts = bootstrap(len(measure)), len(measure)
     values = np.stack([best_of_n(selector, of, budgets) for of in (selector, measure)], axis=-1)
-    gains = values[:, 1:] - values[:, :1]  # [prompts, n over 1, 2]
+    own, seen = np.moveaxis(values[:, 1:] - values[:, :1], -1, 0)  # [prompts, n over 1] each
     squares = np.stack([_squares(selector), _squares(measure)], axis=-1)
     if not squares.any(0).all():
         reason = NO_GAIN if squares[:, 1].any() else CONSTANT
-        return Transfer((None,) * gains.shape[1], None, reason)
-    means = _standard_ratio(gains.mean(0), squares.mean(0))
-    resampled = _standard_ratio(draws.means(gains), draws.means(squares)[:, None])
-    known = [at for at in range(len(means)) if draws.interval(gains[:, at, 0]).side > 0]
-    found = {at: interval(float(means[at]), resampled[:, at], prompts) for at in known}
-    ratios = tuple(found.get(at) for at in range(len(means)))
-    change = None
-    if len(known) > 1:
-        first, last = known[0], known[-1]
-        shifts = resampled[:, last] - resampled[:, first]
-        change = interval(float(means[last] - means[first]), shifts, prompts)
+        return Transfer((None,) * own.shape[1], None, reason)
+    known = [at for at, gains in enumerate(own.T) if mean_interval(gains).side > 0]
+    means, spread = squares.mean(0), squares / squares.mean(0)
+    scale = math.sqrt(means[0] / means[1])
+    terms = {}  # of each ratio that there is
+    for at in known:
+        ratio = seen[:, at].mean() / own[:, at].mean()
+        rest = (seen[:, at] - ratio * own[:, at]) / own[:, at].mean()
+        terms[at] = scale * (rest + ratio * (1 + (spread[:, 0] - spread[:, 1]) / 2))
+    ratios = tuple(mean_interval(terms[at]) if at in terms else None for at in range(own.shape[1]))
+    change = mean_interval(terms[known[-1]] - terms[known[0]]) if len(known) > 1 else None
     return Transfer(ratios, change, NO_GAIN if None in ratios else "")
 
 
@@ -201,7 +225,7 @@ def mean_tau(a: Pools, b: Pools) -> tuple[Interval, int]:
     found = found[np.isfinite(found)]
     if not found.size:
         return Interval(math.nan, math.nan, math.nan), 0
-    return bootstrap(len(found)).interval(found), len(found)
+    return mean_interval(found), len(found)
 
 
 def even_tau(part: float) -> float:
@@ -217,16 +241,6 @@ def _scored(pool: ArrayLike) -> Array:
     """Without the candidates that are out."""
     values = np.asarray(pool, dtype=np.float64)
     return finite(values[~np.isnan(values)])
-
-
-def _standard_ratio(gains: Array, squares: Array) -> Array:
-    """Of the second gain to the first, each over the root of its sum of squares: [.., 2] -> [..].
-
-    NaN where the first gain or the second sum is not above zero."""
-    known = (gains[..., 0] > 0) & (squares[..., 1] > 0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        roots = np.sqrt(squares[..., 0] / squares[..., 1])
-        return np.where(known, gains[..., 1] / gains[..., 0] * roots, np.nan)
 
 
 def _squares(pools: Pools) -> Array:

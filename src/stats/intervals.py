@@ -1,8 +1,9 @@
-"""What chance would do: intervals of means over prompts, and p of what has no mean.
+"""What chance would do: intervals and p of means over prompts, and p of what has no mean.
 
 Prompts are what is drawn at random, so they are what is resampled: never the clips of a prompt.
 The draws are made once for a number of prompts and shared by everything that is computed over so
-many. Ratios and differences of means stay paired, and hundreds of intervals take seconds.
+many, so that hundreds of intervals take seconds. A ratio of means has the interval of the mean of
+its linear terms, a number for each prompt (src/stats/best_of_n.py).
 
 Of timings, repetitions are resampled as well (`resampled_medians`); `crossing` and
 `line_of_seconds` read their curves.
@@ -24,8 +25,9 @@ Array = NDArray[np.float64]
 
 RESAMPLES = 10_000
 LEVEL = 0.95
+ALPHA = 0.05  # what p has to be at most, as LEVEL has it
 TIMING_RESAMPLES = 2_000
-RESAMPLED_AT_ONCE = 4_000_000  # counts: bounds the memory of a bootstrap
+RESAMPLED_AT_ONCE = 4_000_000  # counts: bounds memory
 PERMUTATIONS = 200  # p down to 0.005; a Frechet distance of thousands of clips takes 0.1 s
 
 
@@ -47,35 +49,45 @@ class Interval(NamedTuple):
 
 
 def mean_interval(values: ArrayLike) -> Interval:
-    """Mean over prompts with its 95% interval, by Student's t.
+    """Mean over prompts with its 95% interval: Student's and the bootstrap-t's taken together.
 
     values: [prompts]: a measure, or the difference of two methods on each prompt (then it is
-    paired). Without ends for fewer than two prompts. Raises StatsError for none, or for values
-    that are not finite.
+    paired). Student's t is right for values that lie evenly around their mean. Skewed ones, such as
+    ratios and exponentials, need the bootstrap-t: the same t with quantiles from resampled prompts,
+    longer on the side of the tail. From a few prompts one cannot tell which they are, so an end is
+    the farther of the two. Without ends for fewer than two prompts. Raises StatsError for none, or
+    for values that are not finite.
+
+    Source of the bootstrap-t: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, 12.5.
     """
-    mean, error, freedom = _mean(values)
-    if not freedom:
+    mean, error, resampled = _studentised(values)
+    if math.isnan(error):
         return Interval(mean, math.nan, math.nan)
-    reach = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * error
-    return Interval(mean, mean - reach, mean + reach)
+    reach = stats.t.ppf((1 + LEVEL) / 2, np.size(values) - 1)
+    beyond = int(len(resampled) * (1 - LEVEL) / 2)  # of the resamples, on either side
+    low, high = (resampled[beyond], resampled[-1 - beyond]) if len(resampled) else (0.0, 0.0)
+    return Interval(mean, mean - max(reach, high) * error, mean + max(reach, -low) * error)
 
 
 def mean_p(values: ArrayLike) -> float:
     """p, two-sided, of a mean of 0: 0.05 at most exactly where `mean_interval` excludes 0.
 
-    NaN for fewer than two prompts. Raises StatsError, as `mean_interval`.
+    The larger of Student's and the bootstrap-t's. NaN for fewer than two prompts. Raises
+    StatsError, as `mean_interval`.
     """
-    mean, error, freedom = _mean(values)
-    if not freedom:
+    mean, error, resampled = _studentised(values)
+    if math.isnan(error):
         return math.nan
     if not error:
         return float(mean == 0)
-    return float(2 * stats.t.sf(abs(mean) / error, freedom))
+    t = mean / error
+    beyond = np.mean(resampled * np.sign(t) >= abs(t)) if len(resampled) else 0.0
+    return min(1.0, 2 * float(max(stats.t.sf(abs(t), np.size(values) - 1), beyond)))
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """p of each of several comparisons, adjusted so that any is falsely called clear in at most
-    5% of cases where 0.05 is the limit; in the order given.
+    """p of each of several comparisons, adjusted so that where 0.05 is the limit any one of them is
+    falsely called clear in at most 5% of cases; in the order given.
 
     Source: Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of
     Statistics 6(2), 1979.
@@ -87,60 +99,42 @@ def holm(ps: Sequence[float]) -> list[float]:
     return [float(p) for p in adjusted]
 
 
-def _mean(values: ArrayLike) -> tuple[float, float, int]:
-    """Mean, its standard error, and degrees of freedom."""
+def _studentised(values: ArrayLike) -> tuple[float, float, Array]:
+    """Mean; its standard error, NaN for one prompt; t of resampled prompts, ascending.
+
+    A resample of one value has no t and is left out.
+    """
     array = finite(values)
     if not array.size:
         raise StatsError("no mean of nothing: no prompt has both measures")
-    freedom = array.size - 1
-    error = float(array.std(ddof=1)) / math.sqrt(array.size) if freedom else math.nan
-    return float(array.mean()), error, freedom
-
-
-class Bootstrap:
-    """Means over resampled prompts, the same draws for everything that is given to it."""
-
-    def __init__(self, prompts: int, seed: int = 0, resamples: int = RESAMPLES) -> None:
-        if prompts < 1:
-            raise StatsError("nothing to resample: no prompt has both measures")
-        random = np.random.default_rng(seed)
-        self.prompts = prompts
-        self._parts: list[NDArray[np.uint16]] = []  # how often each prompt is drawn
-        at_once = max(1, RESAMPLED_AT_ONCE // prompts)
-        for start in range(0, resamples, at_once):
-            rows = random.integers(prompts, size=(min(at_once, resamples - start), prompts))
-            counts = np.zeros(rows.shape, np.uint16)
-            np.add.at(counts, (np.arange(len(rows))[:, None], rows), 1)
-            self._parts.append(counts)
-
-    def means(self, values: Array) -> Array:
-        """[prompts, ...] -> [resamples, ...]"""
-        flat = np.asarray(values, dtype=np.float64).reshape(self.prompts, -1)
-        parts = [counts.astype(np.float64) @ flat for counts in self._parts]
-        return np.concatenate(parts).reshape(-1, *np.shape(values)[1:]) / self.prompts
-
-    def interval(self, values: Array) -> Interval:
-        """Mean over prompts with the percentile interval of a bootstrap over prompts.
-
-        values: [prompts]: a measure, or the difference of two methods on each prompt (then the
-        interval is paired).
-        """
-        return interval(float(np.mean(values)), self.means(values), self.prompts)
+    mean, freedom = float(array.mean()), array.size - 1
+    if not freedom:
+        return mean, math.nan, np.empty(0)
+    moments = np.stack([array - mean, (array - mean) ** 2], axis=1)
+    drawn = (counts.astype(np.float64) @ moments for counts in _resamples(array.size))
+    shifts, squares = np.concatenate([*drawn]).T / array.size
+    variances, own = squares - shifts**2, moments[:, 1].mean()
+    known = variances > 1e-12 * own  # else it is rounding
+    t = shifts[known] / np.sqrt(variances[known] / freedom)
+    return mean, math.sqrt(own / freedom), np.sort(t)
 
 
 @functools.lru_cache(maxsize=4)
-def bootstrap(prompts: int) -> Bootstrap:
-    """That of `prompts` prompts, drawn once."""
-    return Bootstrap(prompts)
+def _resamples(prompts: int) -> list[NDArray[np.uint16]]:
+    """How often each prompt is drawn: [RESAMPLES, prompts], in parts; always the same draws."""
+    random, at_once = np.random.default_rng(0), max(1, RESAMPLED_AT_ONCE // prompts)
+    sizes = [min(at_once, RESAMPLES - start) for start in range(0, RESAMPLES, at_once)]
+    even = np.full(prompts, 1 / prompts)
+    return [random.multinomial(prompts, even, size=size).astype(np.uint16) for size in sizes]
 
 
-def interval(estimate: float, resampled: Array, prompts: int = 2) -> Interval:
-    """The percentile interval of an estimate; without ends for fewer than two prompts.
+def interval(estimate: float, resampled: Array) -> Interval:
+    """The percentile interval of an estimate, for medians of repeated timings.
 
     resampled: NaN where a resample has no value; they are left out. Empty: no ends.
     """
     found = resampled[np.isfinite(resampled)]
-    if prompts < 2 or not found.size or not math.isfinite(estimate):
+    if not found.size or not math.isfinite(estimate):
         return Interval(estimate, math.nan, math.nan)
     low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(estimate, float(low), float(high))

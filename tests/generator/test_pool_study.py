@@ -9,7 +9,7 @@ from src.reports.pool_study import Study, study_pool
 from src.reports.table import Row, interval_of
 from src.runs.pool import Pool, load_pool
 from src.stats.best_of_n import CONSTANT, NO_GAIN, best_of_n, expected_maximum, fit, tau
-from src.stats.intervals import StatsError, bootstrap
+from src.stats.intervals import StatsError, mean_interval
 from tests.generator.made_up_pool import MEASURES, PREFIXES, made_up_pool
 
 BUDGETS = (2, 4, 8)
@@ -59,9 +59,7 @@ def test_a_pairs_numbers_are_best_of_n_of_each_prompt(pool: Pool, study: Study) 
         gains = values[:, column] - [g.mean() for g in copy]
         assert row["n"] == study.budgets[column]
         assert row["mean"] == pytest.approx(values[:, column].mean())
-        assert interval_of(row, "gain") == pytest.approx(
-            bootstrap(len(gains)).interval(gains), abs=1e-12
-        )
+        assert interval_of(row, "gain") == pytest.approx(mean_interval(gains), abs=1e-12)
         assert row["verdict"] == ("better" if column else "unclear")  # less of it is better
     line = row_of(study, "fits", "tags", "copy")
     assert interval_of(line, "b", "b_") == pytest.approx(fit(values, study.budgets).b)
@@ -89,7 +87,7 @@ def test_a_judge_that_turns_has_falling_transfer_and_passes_its_peak(
     row = row_of(study, "matrix", "tags", "turning")
     assert row["best_n"] == 2
     at = best_of_n(*pool.pair("tags", "turning"), (2, 8))
-    lost = bootstrap(12).interval(at[:, 1] - at[:, 0])
+    lost = mean_interval(at[:, 1] - at[:, 0])
     assert interval_of(row, "since_best", "since_") == pytest.approx(lost, abs=1e-12)
     assert lost.high < 0
 
@@ -115,9 +113,7 @@ def test_selectors_are_compared_over_the_prompts_that_both_have(pool: Pool, stud
         of_tags, of_noise = best_of_n([values["tags"][prompt], noise], judged, [8])[:, 0]
         expected.append(of_noise - of_tags)  # less of copy is better
     (row,) = study.rows("selectors", judge="copy", n=8, selector="tags", other="noise")
-    assert interval_of(row, "difference") == pytest.approx(
-        bootstrap(len(expected)).interval(expected), abs=1e-12
-    )
+    assert interval_of(row, "difference") == pytest.approx(mean_interval(expected), abs=1e-12)
     assert row["verdict"] == "better"
     assert study.rows("selectors", judge="kin", n=8, selector="tags")[0]["verdict"] == (
         "not independent"

@@ -11,7 +11,7 @@ from src.reports.table import Row, interval_of
 from src.runs.pool import Pool, load_pool
 from src.runs.records import RunFolderError
 from src.stats.best_of_n import best_of_n
-from src.stats.intervals import StatsError, bootstrap
+from src.stats.intervals import StatsError, mean_interval
 from tests.generator.made_up_pool import (
     BASELINE,
     BEST_OF_4,
@@ -55,7 +55,7 @@ def test_cells_are_means_over_prompts_and_seeds(pool: Pool, study: Sweep) -> Non
         assert (row["frames"], row["seconds"]) == (frames, seconds)  # judging is not a cost
         assert (row["prompts"], row["seeds"], row["role"]) == (12, 2, "primary judge")
         alone = np.array([g.mean() for g in pool.values("copy").values()])
-        expected = bootstrap(12).interval(7 - 2 * judged - alone)
+        expected = mean_interval(7 - 2 * judged - alone)
         assert interval_of(row, "gain") == pytest.approx(expected, abs=1e-12)
     assert {row["role"] for row in by_cell(study, "tags").values()} == {"selector"}
     assert not study.notes
@@ -80,7 +80,7 @@ def test_a_tree_search_is_compared_with_best_of_n_of_as_many_frames(
         row = by_cell(study, "copy")[cell]
         assert row["best_of_n"] == n
         difference = interval_of(row, "over_best_of_n", "over_")
-        assert difference == pytest.approx(bootstrap(len(expected)).interval(expected), abs=1e-12)
+        assert difference == pytest.approx(mean_interval(expected), abs=1e-12)
     verdicts = {cell: row["verdict"] for cell, row in by_cell(study, "copy").items()}
     assert verdicts == {SBS4: "better", SBS8: "worse", LOOKAHEAD: "better"}
     assert {row["verdict"] for row in by_cell(study, "tags").values()} == {"not independent"}
