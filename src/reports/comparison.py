@@ -27,8 +27,8 @@ from src.reports.figure import notes as notes_of
 from src.reports.gains import (
     Means,
     best_of,
+    by_measure,
     gain,
-    gain_texts,
     no_evidence,
     one_sample,
     oriented,
@@ -37,7 +37,6 @@ from src.reports.gains import (
 from src.reports.table import (
     Row,
     Texts,
-    describe,
     document,
     few_prompts,
     figures,
@@ -167,17 +166,14 @@ def _text(
     ]
     lines: list[str] = []
     for name, rows in tables.items():
-        groups: dict[str, list[Texts]] = {}
-        for judge in judges:
-            own = [row for row in rows if row["measure"] == judge.name]
-            groups[f"{judge.name} {judge.arrow}  {describe(judge)}"] = [
-                {name.replace("_", " "): f"  {_label(row, n)}"}
-                | ({"over": row["over"]} if "over" in row else {})
-                | ({"mean": figures(row["mean"])} if "mean" in row else {})
-                | gain_texts(row)
-                for row in own
-            ]
-        lines += (["", ""] if lines else []) + layout(groups, ("over", "verdict")) if rows else []
+
+        def key(row: Row, name: str = name) -> Texts:
+            more = {"mean": figures(row["mean"])} if "mean" in row else {"over": row["over"]}
+            return {name.replace("_", " "): f"  {_label(row, n)}", **more}
+
+        if rows:
+            groups = by_measure(rows, judges, key)
+            lines += [""] * bool(lines) + layout(groups, ("over", "verdict"))
     left_out = [m.name for m in usual.measures.values() if m.is_judge and m not in judges]
     notes = [LEGEND, few_prompts(len(usual.prompts))]
     if left_out:

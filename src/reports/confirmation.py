@@ -2,23 +2,11 @@
 
     python -m src.reports.confirmation PROTOCOL POOL
 
-The protocol is a TOML file that is committed before the pool is made:
-
-    prompts = "builtin/confirmation/prompts.csv"    # all of this table
-    candidates = 16                                 # and the other settings of the pool's manifest
-    duration = 5.0
-    seed = 42
-    temperature = 1.0
-    guidance = 3.0
-    n = 8                                           # best of so many
-    selectors = ["perplexity", "pmi", "tags+pmi"]
-    statistic = "msd_kld_contrast"                  # a judge
-    alpha = 0.05
-    correction = "holm"                             # over the selectors
-    power = "what gain so many prompts can show"    # printed, not used
-    [weights]                                       # as manifests and tables name them
-    generator = "builtin (9db82df4)"
-    msd_kld_contrast = "MSD_musicnn (ebd4de86)"
+The protocol is a TOML file that is committed before the pool is made, such as
+results/builtin/confirmation.toml: which `prompts`, how many (`count`), the pool's settings, `n`,
+the `selectors`, the `statistic` (a judge), `alpha` and `correction`, and in words `against`, `test`
+and `power`. A table `weights` may name what makes and judges the clips, as tables name it:
+{generator = "builtin (9db82df4)"}.
 
 A pool of other settings, prompts or weights is refused, and one that is not finished. The gain of
 best-of-n over choosing at random, exact from the pool, decides by the statistic. Further judges of
@@ -31,6 +19,7 @@ import hashlib
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -41,14 +30,14 @@ from src.data.files import WriteError
 from src.data.prompts import PromptError, Selection, digest_of, load_prompts
 from src.reports.gains import (
     best_of,
+    by_measure,
     gain,
-    gain_texts,
     no_evidence,
     one_sample,
     oriented,
     with_verdicts,
 )
-from src.reports.table import Row, describe, document, few_prompts, layout, write_tables
+from src.reports.table import Row, document, few_prompts, layout, write_tables
 from src.runs.arguments import given
 from src.runs.ending import Exit, say
 from src.runs.measures import in_short
@@ -56,7 +45,8 @@ from src.runs.pool import Pool, PoolError, load_pool
 from src.runs.records import RunFolderError
 from src.stats.intervals import StatsError
 
-SETTINGS = ("candidates", "duration", "seed", "temperature", "guidance")  # as manifests name them
+# As manifests name them.
+SETTINGS = ("candidates", "duration", "seed", "temperature", "top_k", "guidance")
 SECONDARY = "secondary, no correction"
 LEGEND = (
     "Gains are positive where better, over choosing at random, paired by prompt, with 95% "
@@ -75,18 +65,22 @@ class Protocol(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     prompts: Path
+    count: PositiveInt
     candidates: PositiveInt
     duration: PositiveFloat
     seed: int
     temperature: PositiveFloat
+    top_k: int
     guidance: float
     n: PositiveInt
     selectors: Annotated[tuple[str, ...], Field(min_length=1)]
     statistic: str
+    against: str
+    test: str
     alpha: Annotated[float, Field(gt=0, lt=1)]
     correction: Literal["holm"]
     power: str
-    weights: Mapping[str, str]
+    weights: Mapping[str, str] = {}
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -99,7 +93,7 @@ class Protocol(BaseModel):
     def departures(self, pool: Pool) -> list[str]:
         """In what the pool is not the one asked for. Raises PromptError, PoolError."""
         identity = pool.manifest["identity"]
-        asked = load_prompts(str(self.prompts), Selection(None), self.prompts.parent)
+        asked = load_prompts(str(self.prompts), Selection(self.count), self.prompts.parent)
         weights = {name: m.checkpoint for name, m in pool.measures.items()}
         weights["generator"] = in_short(identity["checkpoints"]["generator"])
         compared = [(key, identity.get(key), getattr(self, key)) for key in SETTINGS]
@@ -108,12 +102,13 @@ class Protocol(BaseModel):
         ]
         compared += [
             ("SHA-256 of the prompts", identity["prompts"]["sha256"], digest_of(asked)),
-            ("finished prompts", len(pool.prompts), len(asked)),
+            ("finished prompts", len(pool.prompts), self.count),
+            (f"{self.statistic} is a judge", pool.sum_of(self.statistic).is_judge, True),
         ]
         for name in (self.statistic, *self.selectors):
             refused = [pool.reasons.get(part, {}) for part in (name, *pool.sum_of(name).scales)]
             done = {*pool.values(name)}.union(*refused)
-            compared.append((f"prompts scored by {name}", len(done), len(asked)))
+            compared.append((f"prompts scored by {name}", len(done), self.count))
         return [
             f"{key}: {found}, not {wanted}" for key, found, wanted in compared if found != wanted
         ]
@@ -127,8 +122,8 @@ def report(path: Path, pool: Pool) -> str:
     protocol = Protocol.read(path)
     if departures := protocol.departures(pool):
         raise ProtocolError(f"{pool.folder} is not the pool of {path}: {'; '.join(departures)}")
-    judges = [pool.measures[protocol.statistic]]
-    judges += [m for m in pool.measures.values() if m.is_judge and m not in judges]
+    judges = [replace(pool.measures[protocol.statistic], role="primary judge")]
+    judges += [m for n, m in pool.measures.items() if m.is_judge and n != protocol.statistic]
     rows: list[Row] = []
     for judge, name in product(judges, protocol.selectors):
         selector = pool.sum_of(name)
@@ -138,19 +133,12 @@ def report(path: Path, pool: Pool) -> str:
         rows.append({"measure": judge.name, "selector": name, **found, "verdict": verdict})
     rows = with_verdicts(rows, protocol.alpha)
     write_tables(pool.folder, {"confirmation": rows})
-    groups = {
-        f"{judge.name} {judge.arrow}  "
-        f"{describe(judge) if number else 'the statistic fixed beforehand'}": [
-            {"selector": f"  {row['selector']}"} | gain_texts(row)
-            for row in rows
-            if row["measure"] == judge.name
-        ]
-        for number, judge in enumerate(judges)
-    }
+    groups = by_measure(rows, judges, lambda row: {"selector": f"  {row['selector']}"})
     head = [
         f"{pool.manifest.get('title', pool.folder.name)}: best of {protocol.n}, confirmation by "
         f"{path.name} (SHA-256 {hashlib.sha256(path.read_bytes()).hexdigest()[:8]})",
-        f"Power: {protocol.power}",
+        f"Against {protocol.against}. Test: {protocol.test}. Power: {protocol.power}.",
+        f"Clips: {in_short(pool.manifest['identity']['checkpoints']['generator'])}.",
     ]
     return document(head, layout(groups), [LEGEND, few_prompts(len(pool.prompts))])
 

@@ -6,12 +6,21 @@ table in the measure's unit, in the measure's pooled within-prompt standard devi
 prompt's own, all with 95% intervals over prompts.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from src.reports.table import Row, brackets, digits_of, ends, interval_of, shown
+from src.reports.table import (
+    Row,
+    Texts,
+    brackets,
+    describe,
+    digits_of,
+    ends,
+    interval_of,
+    shown,
+)
 from src.runs.measures import SIDES, Measure
 from src.runs.pool import Pool, Pools, of_both
 from src.stats.best_of_n import best_of_n, within_prompt_std
@@ -83,7 +92,19 @@ def no_evidence(selector: Measure | None, measure: Measure) -> str:
     return "not independent" if selector and measure.relation(selector) else ""
 
 
-def gain_texts(row: Row) -> dict[str, str]:
+def by_measure(
+    rows: Sequence[Row], measures: Sequence[Measure], key: Callable[[Row], Texts]
+) -> dict[str, list[Texts]]:
+    """Under each measure its rows as text: what `key` makes of a row, then its gain and verdict."""
+    return {
+        f"{measure.name} {measure.arrow}  {describe(measure)}": [
+            {**key(row), **_gain_texts(row)} for row in rows if row["measure"] == measure.name
+        ]
+        for measure in measures
+    }
+
+
+def _gain_texts(row: Row) -> dict[str, str]:
     """The columns of `gain` and `with_verdicts` as text."""
     digits = digits_of([row["gain"], row["high"], row["low"]])
     return {

@@ -16,7 +16,7 @@ from src.stats.best_of_n import best_of_n, within_prompt_std
 from src.stats.intervals import holm
 from tests.generator.made_up_pool import SHA, made_up_pool
 
-USUAL = {"seed": 42, "temperature": 1.0, "guidance": 3.0}
+USUAL = {"seed": 42, "temperature": 1.0, "top_k": 250, "guidance": 3.0}
 N = 8
 
 
@@ -104,6 +104,7 @@ class TestConfirmation:
     def protocol(self, table: Path, **changed: str) -> Path:
         lines = {
             "prompts": f'"{table}"',
+            "count": "12",
             "candidates": "16",
             "duration": "5.0",
             **{key: str(value) for key, value in USUAL.items()},
@@ -112,6 +113,8 @@ class TestConfirmation:
             "statistic": '"copy"',
             "alpha": "0.05",
             "correction": '"holm"',
+            "against": '"one at random"',
+            "test": '"two-sided"',
             "power": '"as the test has it"',
             "weights": f'{{generator = "made up ({SHA[:8]})", copy = "copy ({SHA[:8]})"}}',
         } | changed
@@ -151,9 +154,20 @@ class TestConfirmation:
         assert confirmation.main([str(path), str(pool.folder)]) != Exit.DONE
         assert said in capsys.readouterr().err
 
-    def test_a_pool_that_lacks_prompts_or_scores_is_refused(self, table, pool, capsys) -> None:
-        path = self.protocol(table)
+    def test_other_prompts_or_fewer_are_refused(self, table, pool, capsys) -> None:
         with table.open("a") as file:
             file.write("p12,a flute\n")
+        path = self.protocol(table, count="13")
         assert confirmation.main([str(path), str(pool.folder)]) != Exit.DONE
-        assert "finished prompts: 12, not 13" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert "SHA-256 of the prompts" in said
+        assert "finished prompts: 12, not 13" in said
+
+    def test_a_measure_that_has_not_scored_all_prompts_yet_is_refused(
+        self, table, pool, capsys
+    ) -> None:
+        records = (pool.folder / "records.jsonl").read_text().splitlines(keepends=True)
+        last = max(at for at, line in enumerate(records) if '"measure":"copy"' in line)
+        (pool.folder / "records.jsonl").write_text("".join(records[:last] + records[last + 1 :]))
+        assert confirmation.main([str(self.protocol(table)), str(pool.folder)]) != Exit.DONE
+        assert "prompts scored by copy: 11, not 12" in capsys.readouterr().err
