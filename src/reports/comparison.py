@@ -46,7 +46,7 @@ from src.reports.table import (
 )
 from src.runs.arguments import given
 from src.runs.ending import Exit, say
-from src.runs.measures import SIDES, Measure
+from src.runs.measures import Measure
 from src.runs.pool import Pool, PoolError, load_pool
 from src.runs.records import RunFolderError
 from src.stats.intervals import StatsError
@@ -202,7 +202,7 @@ def _figure(usual: Pool, judges: Sequence[Measure], rows: Sequence[Row], n: int)
             found = interval_of(row, "gain_sd", "sd_")
             if row["measure"] == judge.name and found is not None:
                 colour, marker = look(int(row["choice"] != ONE))
-                hollow = row["verdict"] not in (*SIDES.values(), USUAL)
+                hollow = row["p_holm"] is None and row["verdict"] != USUAL
                 at = [labels.index(_label(row, n))]
                 intervals(ax, at, [found], colour, sideways=True, hollow=hollow, fmt=marker)
         ax.axvline(0, color=GREY, linewidth=0.6, zorder=0)

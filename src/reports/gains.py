@@ -21,7 +21,7 @@ from src.reports.table import (
     interval_of,
     shown,
 )
-from src.runs.measures import SIDES, Measure
+from src.runs.measures import Measure
 from src.runs.pool import Pool, Pools, of_both
 from src.stats.best_of_n import best_of_n, within_prompt_std
 from src.stats.intervals import holm, mean_interval, mean_p
@@ -80,7 +80,8 @@ def with_verdicts(rows: Sequence[Row], alpha: float = ALPHA) -> list[Row]:
         p_holm, verdict = None, row["verdict"]
         if not verdict:
             p_holm = next(adjusted)
-            verdict = SIDES[int(np.sign(row["gain"])) if p_holm <= alpha else 0]
+            clear = "better" if row["gain"] > 0 else "worse"
+            verdict = clear if p_holm <= alpha else "unclear"
         found.append({**row, "p_holm": p_holm, "verdict": verdict})
     return found
 
