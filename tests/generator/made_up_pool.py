@@ -46,9 +46,12 @@ def made_up_pool(
     measures: Iterable[str] = tuple(MEASURES),
     refused: Mapping[str, Sequence[int]] | None = None,
     guided: bool = False,
+    settings: Mapping[str, Any] | None = None,
+    shift: float = 0.0,
 ) -> Path:
     """A pool's folder. refused: by measure, the prompts (their numbers) without scores. guided:
-    whether log-probabilities without the text are known."""
+    whether log-probabilities without the text are known. settings: further ones of its identity.
+    shift: is added to every z."""
     rng = np.random.default_rng(0)
     identity = {
         "script": "pool",
@@ -58,12 +61,13 @@ def made_up_pool(
         "prompts": {"count": prompts, "sha256": SHA},
         "checkpoints": {"generator": {"name": "made up", "sha256": SHA}},
         "made up": [sorted(measures), dict(refused or {}), guided],
+        **(settings or {}),
     }
     facts = {"title": f"made up: {prompts} prompts, m = {size}", "source": {}}
     with Run(output, "pool made up", identity, facts) as run:
         (run.folder / "tokens").mkdir(exist_ok=True)
         for number in range(prompts):
-            prompt, z = f"p{number}", rng.normal(size=size)
+            prompt, z = f"p{number}", rng.normal(size=size) + shift
             np.save(run.folder / "tokens" / f"{prompt}.npy", np.zeros((size, 4, FRAMES), np.int16))
             log_probs = {key: values.tolist() for key, values in _beginnings(0.1 * z, rng).items()}
             without = {key: [-x for x in values] for key, values in log_probs.items()}

@@ -17,6 +17,7 @@ from src.experiments.scaling_settings import ExperimentSettings
 from src.experiments.settings import BenchmarkSettings, LatencySettings
 from src.protocol import Limits
 from src.reports import __main__ as reports
+from src.reports import comparison
 from src.server.settings import BatchSettings, ServerSettings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,6 +55,7 @@ SPEAKERS = {
     "src/weights/": RUNS | SERVER,
     "src/models/": RUNS | SERVER,
     "src/experiments/doctor.py": flags_in(help_of(doctor.main)),
+    "src/reports/comparison.py": flags_in(help_of(comparison.main)),
 }
 # What names another program: git's, yt-dlp's, the server's that a run asks for.
 OTHERS = {"--porcelain", "--cookies-from-browser", "--name", "--help"}

@@ -1,0 +1,119 @@
+"""What choosing among a pool's clips gains by a measure: prompt by prompt, exact, paired.
+
+Means are by prompt, over all that could be drawn from the pool, and higher where better, whichever
+way the measure counts. A gain is one mean less another over the prompts that have both: for the
+table in the measure's unit, in the measure's pooled within-prompt standard deviation, and in each
+prompt's own, all with 95% intervals over prompts.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from src.reports.table import (
+    Row,
+    Texts,
+    brackets,
+    describe,
+    digits_of,
+    ends,
+    interval_of,
+    shown,
+)
+from src.runs.measures import Measure
+from src.runs.pool import Pool, Pools, of_both
+from src.stats.best_of_n import best_of_n, within_prompt_std
+from src.stats.intervals import holm, mean_interval, mean_p
+
+ALPHA = 0.05
+WRONG = "_wrong"  # ends the names of judges that hear other prompts' references: controls
+Means = Mapping[str, float]
+
+
+def oriented(pool: Pool, measure: Measure) -> Pools:
+    return {p: measure.sign * x for p, x in pool.values(measure.name).items()}
+
+
+def one_sample(pool: Pool, measure: Measure) -> Means:
+    """Of one clip, or of one chosen at random from any number."""
+    return {p: float(np.nanmean(x)) for p, x in oriented(pool, measure).items()}
+
+
+def best_of(pool: Pool, selector: Measure, measure: Measure, n: int) -> Means:
+    """Of the clip that the selector scores highest of n. Raises StatsError if the pool has less."""
+    prompts, scores, seen = of_both(oriented(pool, selector), oriented(pool, measure))
+    return dict(zip(prompts, best_of_n(scores, seen, (n,))[:, 0].tolist(), strict=True))
+
+
+def gain(better: Means, usual: Means, spreads: Pools) -> dict[str, Any]:
+    """Columns of a mean's gain over the usual one, with p of no gain.
+
+    spreads: the measure's [m] by prompt that deviations are of. Raises StatsError where no prompt
+    has both means.
+    """
+    both = [prompt for prompt in better if prompt in usual]
+    gains = np.array([better[prompt] - usual[prompt] for prompt in both])
+    pooled = within_prompt_std([spreads[prompt] for prompt in both])
+    own = np.array([np.nanstd(spreads[prompt], ddof=1) for prompt in both])
+    varied = own > 0
+    return (
+        {"prompts": len(both)}
+        | ends("gain", mean_interval(gains))
+        | ends("gain_sd", mean_interval(gains / pooled) if pooled else None, "sd_")
+        | ends(
+            "gain_own_sd",
+            mean_interval(gains[varied] / own[varied]) if varied.any() else None,
+            "own_",
+        )
+        | {"p": mean_p(gains)}
+    )
+
+
+def with_verdicts(rows: Sequence[Row], alpha: float = ALPHA) -> list[Row]:
+    """The rows with `p_holm` and a verdict: better or worse where p, adjusted for all rows that
+    have no verdict yet, is alpha at most; those that have one are no part of the family."""
+    family = [row["p"] for row in rows if not row["verdict"]]
+    adjusted = iter(holm(family))
+    found: list[Row] = []
+    for row in rows:
+        p_holm, verdict = None, row["verdict"]
+        if not verdict:
+            p_holm = next(adjusted)
+            clear = "better" if row["gain"] > 0 else "worse"
+            verdict = clear if p_holm <= alpha else "unclear"
+        found.append({**row, "p_holm": p_holm, "verdict": verdict})
+    return found
+
+
+def no_evidence(selector: Measure | None, measure: Measure) -> str:
+    """The verdict on what a selector gains by a measure that cannot show that clips are better."""
+    if measure.name.endswith(WRONG):
+        return "control"
+    return "not independent" if selector and measure.relation(selector) else ""
+
+
+def by_measure(
+    rows: Sequence[Row], measures: Sequence[Measure], key: Callable[[Row], Texts]
+) -> dict[str, list[Texts]]:
+    """Under each measure its rows as text: what `key` makes of a row, then its gain and verdict."""
+    return {
+        f"{measure.name} {measure.arrow}  {describe(measure)}": [
+            {**key(row), **_gain_texts(row)} for row in rows if row["measure"] == measure.name
+        ]
+        for measure in measures
+    }
+
+
+def _gain_texts(row: Row) -> dict[str, str]:
+    """The columns of `gain` and `with_verdicts` as text."""
+    digits = digits_of([row["gain"], row["high"], row["low"]])
+    return {
+        "prompts": f"{row['prompts']}",
+        "gain": brackets(interval_of(row, "gain"), f"+.{digits}f"),
+        "in sd": brackets(interval_of(row, "gain_sd", "sd_")),
+        "in own sd": brackets(interval_of(row, "gain_own_sd", "own_")),
+        "p": shown(row["p"], ".2g"),
+        "p (Holm)": shown(row["p_holm"], ".2g"),
+        "verdict": row["verdict"],
+    }
