@@ -23,11 +23,9 @@ from src.reports.table import (
 )
 from src.runs.measures import Measure
 from src.runs.pool import Pool, Pools, of_both
-from src.stats.best_of_n import best_of_n, within_prompt_std
-from src.stats.intervals import holm, mean_interval, mean_p
+from src.stats.best_of_n import best_of_n, in_own_sd, in_sd
+from src.stats.intervals import ALPHA, holm, mean_interval, mean_p
 
-ALPHA = 0.05
-WRONG = "_wrong"  # ends the names of judges that hear other prompts' references: controls
 Means = Mapping[str, float]
 
 
@@ -54,18 +52,13 @@ def gain(better: Means, usual: Means, spreads: Pools) -> dict[str, Any]:
     """
     both = [prompt for prompt in better if prompt in usual]
     gains = np.array([better[prompt] - usual[prompt] for prompt in both])
-    pooled = within_prompt_std([spreads[prompt] for prompt in both])
-    own = np.array([np.nanstd(spreads[prompt], ddof=1) for prompt in both])
-    varied = own > 0
+    pools = [spreads[prompt] for prompt in both]
+    sd, own_sd = in_sd(gains, pools), in_own_sd(gains, pools)
     return (
         {"prompts": len(both)}
         | ends("gain", mean_interval(gains))
-        | ends("gain_sd", mean_interval(gains / pooled) if pooled else None, "sd_")
-        | ends(
-            "gain_own_sd",
-            mean_interval(gains[varied] / own[varied]) if varied.any() else None,
-            "own_",
-        )
+        | ends("gain_sd", None if sd is None else mean_interval(sd), "sd_")
+        | ends("gain_own_sd", mean_interval(own_sd) if own_sd.size else None, "own_")
         | {"p": mean_p(gains)}
     )
 
@@ -88,7 +81,7 @@ def with_verdicts(rows: Sequence[Row], alpha: float = ALPHA) -> list[Row]:
 
 def no_evidence(selector: Measure | None, measure: Measure) -> str:
     """The verdict on what a selector gains by a measure that cannot show that clips are better."""
-    if measure.name.endswith(WRONG):
+    if measure.is_control:
         return "control"
     return "not independent" if selector and measure.relation(selector) else ""
 
