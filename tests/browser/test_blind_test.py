@@ -85,13 +85,16 @@ def test_what_a_listener_prefers_is_what_the_files_say(
         page.get_by_role("button", name="Save answers").click()
     saved = tmp_path / saving.value.suggested_filename
     saving.value.save_as(saved)
-    assert json.loads(page.locator("#text").input_value())["pairs"] == json.loads(saved.read_text())["pairs"]
+    assert (
+        json.loads(page.locator("#text").input_value())["pairs"]
+        == json.loads(saved.read_text())["pairs"]
+    )
     capsys.readouterr()
     assert main(["--read", str(saved), "--key", str(key_path)]) == 0
     text, sound = (key_path.parent / "preference.csv").read_text().splitlines()[1:]
     assert text.startswith("text,4,0.875,")
     assert sound.startswith("sound,4,0.5,")
-    assert "Pairs heard twice got the same answer in 100%." in capsys.readouterr().out
+    assert "Same answer to pairs heard twice: 100%." in capsys.readouterr().out
 
 
 def test_a_phone_has_large_buttons_and_nothing_to_scroll_sideways(

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from src.data.audio import AudioError
-from src.data.files import WriteError
+from src.data.files import WriteError, write_whole
 from src.reports.listening import QUESTIONS, Key
-from src.reports.listening.make import make_test, write_test
+from src.reports.listening.make import make_test
 from src.reports.listening.read import read_answers, tables, text_of
 from src.reports.table import write_tables
 from src.runs.arguments import given
@@ -63,17 +63,20 @@ def question(given: str) -> tuple[str, str]:
     """A question's name and text."""
     name, _, text = given.partition("=")
     if not (text := text or QUESTIONS.get(name, "")):
-        raise argparse.ArgumentTypeError(f"{given}: name one of {', '.join(QUESTIONS)}, or name=text")
+        raise argparse.ArgumentTypeError(f"{given}: {' or '.join(QUESTIONS)}, or name=text")
     return name, text
 
 
 def _make(asked: argparse.Namespace) -> str:
     methods, questions = tuple(asked.methods), dict(asked.questions)
     key, page = make_test(asked.run, methods, questions, asked.repeats, asked.pairs)
-    page_path, key_path = write_test(asked.output or asked.run / "listening", key, page)
+    output, number = asked.output or asked.run / "listening", key.page[:8]
+    for_listeners, for_you = output / f"test-{number}.html", output / f"key-{number}.json"
+    write_whole(for_you, key.model_dump_json(indent=1) + "\n")
+    write_whole(for_listeners, page)
     lines = [
-        f"{page_path}: {len(key.pairs)} pairs of clips, {len(page) / 1e6:.1f} MB, for listeners",
-        f"{key_path}: says which is which; keep it to yourself",
+        f"{for_listeners}: {len(key.pairs)} pairs, {len(page) / 1e6:.1f} MB, for listeners",
+        f"{for_you}: says which is which; keep it to yourself",
     ]
     if key.identical:
         lines.append(f"Not heard, the clips are the same: {', '.join(key.identical)}")

@@ -17,7 +17,6 @@ import numpy as np
 import soundfile
 
 from src.data.audio import Clip, read_audio
-from src.data.files import write_whole
 from src.reports.listening import Key, ListeningError, Pair
 from src.reports.page import HERE as SHARED
 from src.reports.page import link, one_file
@@ -26,8 +25,8 @@ from src.runs.records import Record, read_records, records_digest
 HERE = Path(__file__).parent
 LOUDNESS = -16.0  # LKFS (ITU-R BS.1770-4), as streaming services have it
 PEAK = -1.0  # dB of full scale that no sample passes
-SHORTEST = 0.4  # seconds: one block of BS.1770-4; shorter clips have no loudness
-SAME = 1e-3  # samples that differ less are one token sequence rendered in other batches
+SHORTEST = 0.4  # seconds: one block of BS.1770-4
+SAME = 1e-3  # samples that differ less are of the same tokens, rendered in another batch
 
 
 def make_test(
@@ -96,15 +95,6 @@ def make_test(
     return made, page
 
 
-def write_test(output: Path, key: Key, page: str) -> tuple[Path, Path]:
-    """The paths of the page and of the key, which is written first. Raises WriteError."""
-    number = key.page[:8]
-    paths = output / f"test-{number}.html", output / f"key-{number}.json"
-    write_whole(paths[1], key.model_dump_json(indent=1) + "\n")
-    write_whole(paths[0], page)
-    return paths
-
-
 def clips_of(run: Path, methods: Sequence[str]) -> dict[str, dict[str, Record]]:
     """By prompt and method, the records whose audio is there; prompts that lack one included.
 
@@ -133,33 +123,26 @@ def clips_of(run: Path, methods: Sequence[str]) -> dict[str, dict[str, Record]]:
 
 def matched(one: Clip, two: Clip) -> tuple[Clip, Clip]:
     """Both clips as long as the shorter one and equally loud: at LOUDNESS, or at what is less the
-    loudest at which no peak of either passes PEAK.
-
-    A clip without loudness (silence, less than SHORTEST) stays as it is.
+    loudest at which no sample of either passes PEAK. One without loudness stays as it is.
     """
     length = min(one.samples.shape[1], two.samples.shape[1])
     clips = [Clip(clip.samples[:, :length], clip.rate) for clip in (one, two)]
-    levels = [loudness(clip) for clip in clips]
-    peaks = [20 * np.log10(max(float(np.abs(clip.samples).max()), 1e-9)) for clip in clips]
-    heard = [(level, peak) for level, peak in zip(levels, peaks, strict=True) if level > -math.inf]
-    target = min([LOUDNESS, *(level + PEAK - peak for level, peak in heard)])
-    gains = [10 ** ((target - level) / 20) if level > -math.inf else 1.0 for level in levels]
-    first, second = (
-        Clip(clip.samples * np.float32(gain), clip.rate)
-        for clip, gain in zip(clips, gains, strict=True)
-    )
+    levels = np.array([loudness(clip) for clip in clips])
+    peaks = 20 * np.log10([max(np.abs(clip.samples).max(), 1e-9) for clip in clips])
+    target = np.nanmin([LOUDNESS, *(levels + PEAK - peaks)])
+    gains = np.where(np.isnan(levels), 1, 10 ** ((target - levels) / 20)).astype(np.float32)
+    first, second = (Clip(c.samples * gain, c.rate) for c, gain in zip(clips, gains, strict=True))
     return first, second
 
 
 def loudness(clip: Clip) -> float:
-    """LKFS by ITU-R BS.1770-4; -inf where there is none."""
+    """LKFS by ITU-R BS.1770-4; NaN for silence and for clips that are too short to have one."""
     import torch
     from torchaudio.functional import loudness
 
-    if clip.seconds < SHORTEST:
-        return -math.inf
-    level = float(loudness(torch.from_numpy(clip.samples.copy()), clip.rate))
-    return level if math.isfinite(level) else -math.inf
+    if clip.seconds < SHORTEST or not clip.samples.any():
+        return math.nan
+    return float(loudness(torch.from_numpy(clip.samples.copy()), clip.rate))
 
 
 def flac(clip: Clip) -> str:

@@ -12,7 +12,16 @@ import pandas as pd
 from scipy import stats
 
 from src.reports.listening import Key, ListeningError, Results
-from src.reports.table import Row, Texts, brackets, document, few_prompts, interval_of, layout, shown
+from src.reports.table import (
+    Row,
+    Texts,
+    brackets,
+    document,
+    few_prompts,
+    interval_of,
+    layout,
+    shown,
+)
 from src.stats.intervals import LEVEL, Interval
 
 TIE = 0.5
@@ -37,11 +46,11 @@ def read_answers(key: Key, paths: Sequence[Path]) -> pd.DataFrame:
             raise ListeningError(f"{path} is of page {results.page[:8]}, the key of {key.page[:8]}")
         other = seen.setdefault(results.listener, path)
         if other is not path:
-            raise ListeningError(f"{other} and {path} are of one listener: name the later one alone")
+            raise ListeningError(f"{other} and {path} are of one listener: name the later alone")
         names = [heard.pair for heard in results.pairs]
         asked = {question for heard in results.pairs for question in heard.answers}
         if len(set(names)) < len(names) or {*names} - {*key.pairs} or asked - {*key.questions}:
-            raise ListeningError(f"{path} is damaged: it has pairs or questions that the page has not")
+            raise ListeningError(f"{path} is damaged: its pairs or questions are not the page's")
         for heard in results.pairs:
             pair = key.pairs[heard.pair]
             for question, answer in heard.answers.items():
@@ -71,7 +80,7 @@ def tables(key: Key, answers: pd.DataFrame) -> dict[str, list[Row]]:
             for prompt, value in means.items()
         ]
         rows.append({"question": question, **_preference(means), **_agreement(own)})
-    listeners = [
+    listeners: list[Row] = [
         {
             "listener": listener,
             "answers": len(own),
@@ -144,11 +153,10 @@ def text_of(key: Key, answers: pd.DataFrame, found: dict[str, list[Row]]) -> str
         "prompts, for these listeners; p is of an exact sign test over prompts.",
         few_prompts(min(row["prompts"] for row in found["preference"])),
         f"{len(key.identical)} prompts have the same clip by both methods and count as no "
-        "difference, unheard."
-        * bool(key.identical),
-        f"Of the answers with a preference {_share_of_a(answers):.0%} are for side A.",
+        "difference, unheard." * bool(key.identical),
+        f"Of the answers with a preference {shown(_share_of_a(answers), '.0%')} are for side A.",
     ]
     if answers["again"].any():
-        notes.append(f"Pairs heard twice got the same answer in {_consistency(answers):.0%}.")
+        notes.append(f"Same answer to pairs heard twice: {shown(_consistency(answers), '.0%')}.")
     head = [f"Listening test {key.page[:8]}: {second} against {first}, {key.run}"]
     return document(head, layout({"": rows}), filter(None, notes))
