@@ -211,8 +211,8 @@ def _audio(folder: Path, name: str, nodes: list[dict[str, Any]], save: str) -> d
     return made
 
 
-def tone(path: Path, seconds: float = 0.6) -> None:
-    wave = np.sin(np.arange(int(8000 * seconds)) * 0.3, dtype=np.float32) * 0.1
+def tone(path: Path, seconds: float = 0.6, pitch: float = 0.3) -> None:
+    wave = np.sin(np.arange(int(8000 * seconds)) * pitch, dtype=np.float32) * 0.1
     write_wav(path, Clip(wave[None], 8000))
 
 

@@ -18,6 +18,7 @@ from src.experiments.settings import BenchmarkSettings, LatencySettings
 from src.protocol import Limits
 from src.reports import __main__ as reports
 from src.reports import comparison
+from src.reports.listening import __main__ as listening
 from src.server.settings import BatchSettings, ServerSettings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,6 +47,7 @@ SERVER |= {f"--batch.{f.name}" for f in dataclasses.fields(BatchSettings)}
 SERVER |= {f"--limits.{name}" for name in Limits.model_fields}
 # Whose flags the messages of a module can name, by the beginning of its path; else a run's.
 SPEAKERS = {
+    "src/reports/listening/": flags_in(help_of(listening.main)) | RUNS,
     "download_data.py": DOWNLOADS,
     "verifier_server.py": SERVER,
     "src/data/downloads/": DOWNLOADS,

@@ -220,7 +220,7 @@ def luminance(colour: str) -> float:
 
 
 def test_text_stands_out_from_its_ground_in_light_and_dark() -> None:
-    style = (HERE / "page.css").read_text()
+    style = (HERE / "base.css").read_text()
     light, dark = (
         dict(re.findall(r"--(\w+): (#\w{6})", block))
         for block in re.findall(r":root \{(.*?)\}", style, re.S)

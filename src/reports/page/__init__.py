@@ -3,7 +3,7 @@
 `python -m src.reports RUN_DIR` makes it for any run of benchmark.py: finished, still running or
 interrupted. The page is one file with its styles and scripts inside; it names audio relatively and
 asks for nothing from outside, so it works from the disk and from a file server. Here is what it
-says; how it looks and behaves is in page.html, page.css and the *.js files beside this module.
+says; how it looks and behaves is in the files beside this module.
 
 Captions are anybody's text. The template escapes them, the scripts write them as text and never as
 markup, and the page's own policy lets no script run but the page's.
@@ -28,6 +28,7 @@ from src.runs.records import Record
 HERE = Path(__file__).parent
 # One module, in this order: each part uses what stands before it.
 SCRIPTS = ("markup.js", "player.js", "tree.js", "clips.js", "choose.js")
+STYLES = ("base.css", "page.css")
 # Results beside the page that it links to.
 FILES = ("benchmark.png", "summary.csv", "per_clip.csv", "records.jsonl", "manifest.json")
 REACH = 3  # folders above the run's in which a reference is linked to: results/demo/run/../../..
@@ -35,20 +36,13 @@ REACH = 3  # folders above the run's in which a reference is linked to: results/
 
 def write_page(folder: Path, study: Study, findings: Sequence[str]) -> Path:
     """Write a run's page and return its path. findings: the report's sentences."""
-    code = "\n".join((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS)
-    style = (HERE / "page.css").read_text(encoding="utf-8")
-    environment = Environment(
-        loader=FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    # tojson escapes what could end a script element; keys keep their order.
-    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     clips = _clips(folder, study)
     saved = sum(bool(clip.get("audio")) for p in clips["prompts"] for clip in p["clips"].values())
-    page = environment.get_template("page.html").render(
+    page = one_file(
+        HERE / "page.html",
+        scripts=[HERE / name for name in SCRIPTS],
+        styles=[HERE / name for name in STYLES],
+        media="'self' file:",
         title=study.manifest["title"],
         study=study,
         describe=describe,
@@ -58,23 +52,40 @@ def write_page(folder: Path, study: Study, findings: Sequence[str]) -> Path:
         files=[name for name in FILES if (folder / name).is_file()],
         saved=saved,
         clips=clips,
-        style=style,
-        script=code,
-        policy=_policy(style, code),
     )
     path = folder / "index.html"
     write_whole(path, page)
     return path
 
 
-def _policy(style: str, script: str) -> str:
-    """The page's Content-Security-Policy: its own style and script, audio beside it, no more."""
-    sums = [hashlib.sha256(text.encode()).digest() for text in (style, script)]
-    of_style, of_script = (base64.b64encode(digest).decode() for digest in sums)
-    return (
-        f"default-src 'none'; style-src 'sha256-{of_style}'; script-src 'sha256-{of_script}'; "
-        "media-src 'self' file:; base-uri 'none'; form-action 'none'"
+def one_file(
+    template: Path, scripts: Sequence[Path], styles: Sequence[Path], media: str, **values: Any
+) -> str:
+    """A page with its scripts and styles inside, which its policy lets run alone.
+
+    media: where its audio may come from, as a Content-Security-Policy names it. values: what the
+    template shows besides `script`, `style` and `policy`.
+    """
+    code, style = (
+        "\n".join(path.read_text(encoding="utf-8") for path in paths) for paths in (scripts, styles)
     )
+    environment = Environment(
+        loader=FileSystemLoader(template.parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    # tojson escapes what could end a script element; keys keep their order.
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    sums = [hashlib.sha256(text.encode()).digest() for text in (style, code)]
+    of_style, of_script = (base64.b64encode(digest).decode() for digest in sums)
+    policy = (
+        f"default-src 'none'; style-src 'sha256-{of_style}'; script-src 'sha256-{of_script}'; "
+        f"media-src {media}; base-uri 'none'; form-action 'none'"
+    )
+    page = environment.get_template(template.name)
+    return page.render(script=code, style=style, policy=policy, **values)
 
 
 def _clips(folder: Path, study: Study) -> dict[str, Any]:
@@ -86,7 +97,7 @@ def _clips(folder: Path, study: Study) -> dict[str, Any]:
         key = record["prompt_id"]
         new = {"id": key, "text": record.get("prompt", key), "reference": None, "clips": {}}
         prompt = prompts.setdefault(key, new)
-        prompt["reference"] = prompt["reference"] or _link(folder, record.get("reference"), REACH)
+        prompt["reference"] = prompt["reference"] or link(folder, record.get("reference"), REACH)
         prompt["clips"][record["method"]] = _clip(folder, record, measures)
     return {
         "methods": [m for m in study.manifest["identity"]["settings"]["method"] if m in finished],
@@ -107,7 +118,7 @@ def _clips(folder: Path, study: Study) -> dict[str, Any]:
     }
 
 
-def _link(folder: Path, name: str | None, above: int = 0) -> str | None:
+def link(folder: Path, name: str | None, above: int = 0) -> str | None:
     """A file's name relative to the run's folder; None where there is no such file.
 
     None too where it lies neither in the folder nor in one that is at most `above` folders up: such
@@ -139,8 +150,8 @@ def _clip(folder: Path, record: Record, measures: Sequence[Measure]) -> dict[str
             + ([node["score"]["reason"]] if score is None else [])
         )
     return {
-        "audio": _link(folder, record.get("audio")),
-        "leaves": leaves if leaves and _link(folder, f"{leaves}/000.wav") else None,
+        "audio": link(folder, record.get("audio")),
+        "leaves": leaves if leaves and link(folder, f"{leaves}/000.wav") else None,
         "scores": [_short(value_of(record, measure)) for measure in measures],
         "unjudged": record["unjudged"],
         "parts": {k: _short(v) for k, v in record["winner"]["score"]["components"].items()},
