@@ -162,19 +162,42 @@ class ClipJudge(Judge):
 
 
 class SetJudge(Judge):
-    """A judge with one number for all clips of a method: their Frechet audio distance.
+    """A judge with one number for all clips of a method, by default their Frechet audio distance.
 
-    It hears embeddings [windows, D], which the run keeps; `distance` (src/stats/frechet.py) makes
-    the number from them. None is the published FAD of MusicGen, which takes VGGish embeddings and
-    the references of a whole data set.
+    It hears embeddings [windows, D], which the run keeps; `statistic` (src/stats/sets.py) makes the
+    number from them. embeddings: the name they are kept under, one for all judges of a network;
+    empty for the judge's own. None is the published FAD of MusicGen, which takes VGGish embeddings
+    and the references of a whole data set.
     """
 
     higher_is_better = False
     needs_reference = True
+    statistic: ClassVar[str] = "frechet"
+    embeddings: ClassVar[str] = ""
     note = (
-        "biased upwards for few clips: compare equal numbers of them only, and not with the "
-        "published VGGish FAD"
+        "biased upwards for few clips: of 64 short ones most of it may be bias, and less diverse "
+        "ones look better. Compare equal numbers only, and not with the published VGGish FAD"
     )
+
+
+class KernelJudge(SetJudge):
+    """Kernel audio distance (KAD) to the references: unbiased, however few the clips are."""
+
+    statistic = "kernel"
+    note = (
+        "unbiased, about 0 where clips and references do not differ. On other embeddings than "
+        "published KADs: compare it within a run only"
+    )
+
+
+class SpreadJudge(SetJudge):
+    """Mean distance between clips of different prompts. References are heard where there are any,
+    to compare with."""
+
+    higher_is_better = True
+    needs_reference = False
+    statistic = "spread"
+    note = "higher is more diverse, which is not better by itself"
 
 
 def audiocrafts(module: str) -> Any:

@@ -18,17 +18,17 @@ from src.client import ServerClient
 from src.data.audio import Clip
 from src.data.prompts import Prompt
 from src.judges.base import CLIPS_KEPT, ClipJudge, Judge, JudgeError
-from src.judges.clap_score import ClapScore, FadClap
+from src.judges.clap_score import ClapScore, FadClap, KadClap, SpreadClap
 from src.judges.passt import KldBoth, KldPq, KldQp
-from src.judges.tags import FadMsd, MsdKld, MsdVggKld, MttVgg
+from src.judges.tags import FadMsd, KadMsd, MsdKld, MsdVggKld, MttVgg, SpreadMsd
 from src.protocol import Checkpoint, NoScore, VerifierResult
 from src.verifier_core import shares_data_with
 
 JUDGES: dict[str, type[Judge]] = {
     judge.name: judge
     for judge in (
-        *(MsdKld, MttVgg, MsdVggKld, FadMsd),
-        *(ClapScore, KldPq, KldQp, KldBoth, FadClap),
+        *(MsdKld, MttVgg, MsdVggKld, FadMsd, KadMsd, SpreadMsd),
+        *(ClapScore, KldPq, KldQp, KldBoth, FadClap, KadClap, SpreadClap),
     )
 }
 

@@ -42,7 +42,7 @@ def judge_named(name: str) -> ClipJudge:
     return judge
 
 
-BUILT_IN = ("msd_kld", "mtt_vgg", "msd_vgg_kld", "fad_msd")
+BUILT_IN = ("msd_kld", "mtt_vgg", "msd_vgg_kld", "fad_msd", "kad_msd", "spread_msd")
 
 
 def test_the_judges_of_the_profiles_exist_and_the_primary_one_comes_first() -> None:
@@ -54,8 +54,8 @@ def test_the_judges_of_the_profiles_exist_and_the_primary_one_comes_first() -> N
 def test_every_judge_is_known_by_its_name_and_says_its_direction() -> None:
     for name, judge in JUDGES.items():
         assert judge.name == name
-        assert judge.higher_is_better == (name in ("mtt_vgg", "clap_score"))
-        assert judge.needs_reference == ("kld" in name or "fad" in name)
+        assert judge.higher_is_better == (name in ("mtt_vgg", "clap_score") or "spread" in name)
+        assert judge.needs_reference == any(x in name for x in ("kld", "fad", "kad"))
         assert bool(judge.listener_class.files) == (name not in BUILT_IN)
         if judge.listener_class.files:
             assert judge.licence
@@ -182,6 +182,14 @@ def test_judges_of_sets_share_a_network_with_those_of_clips() -> None:
     assert judge.shares_data_with == JUDGES["msd_kld"].shares_data_with
     assert JUDGES["fad_clap"].listener_class is JUDGES["clap_score"].listener_class
     assert "biased upwards for few clips" in judge.note
+
+
+@pytest.mark.parametrize("network", ["msd", "clap"])
+def test_measures_of_sets_on_one_network_share_its_embeddings(network: str) -> None:
+    family = [JUDGES[f"{kind}_{network}"] for kind in ("fad", "kad", "spread")]
+    assert {judge.listener_class for judge in family} == {family[0].listener_class}
+    assert [judge.statistic for judge in family] == ["frechet", "kernel", "spread"]  # type: ignore[attr-defined]
+    assert {judge.embeddings for judge in family} == {f"fad_{network}"}  # type: ignore[attr-defined]
 
 
 # Verifiers of the server as judges
