@@ -205,7 +205,8 @@ def test_other_measures_of_sets_read_the_same_embeddings_and_say_what_chance_giv
     assert study.rows["sbs", "fad_msd"]["null"] > 0.2, "all of it bias"
     text = text_of(folder)
     assert "kad_msd by chance, if clips were no different from references (mean" in text
-    assert f"baseline {base['null']:.1f} ({base['null_low']:.1f} to" in text
+    shown = f".{study.digits('kad_msd')}f"
+    assert f"baseline {base['null']:{shown}} ({base['null_low']:{shown}} to" in text
     assert "between the references." in text
     assert "null" not in tables(study_of(tmp_path / "without"))["summary"][0]
 

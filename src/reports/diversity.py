@@ -1,0 +1,126 @@
+"""What search costs in diversity, exactly, from a pool's embeddings.
+
+    diversity(study)   # rows of diversity.csv
+
+For each selector and N, of best-of-N clips of different prompts: `spread`, their mean Euclidean
+distance, and `kernel`, their kernel distance to the prompts' references (src/stats/sets.py). Both
+are means over pairs of clips of different prompts, drawn independently, so that their expectations
+follow from how likely each candidate is to win. `change`: to N = 1, a random candidate.
+
+Intervals are 95% over prompts. A prompt is in both places of the pairs, which the mean of its own
+pairs shows by half: what is resampled is twice that mean less the mean of all (the first term of
+the estimate's Hoeffding decomposition). `within`: the mean distance between candidates of one prompt, and
+`references`: between references of different ones, to compare spreads with.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.distance import cdist, pdist
+
+from src.reports.pool_study import Study
+from src.reports.table import Row, brackets, digits_of, ends, interval_of
+from src.runs.embeddings import load_pool_embedding, pool_embedding_file, pool_embeddings
+from src.stats.best_of_n import best_of_n_weights
+from src.stats.intervals import bootstrap
+from src.stats.sets import SCALE, expected_pairs, gaussian, mean_of_pairs, median_distance
+
+Array = NDArray[np.float64]
+MIN_PROMPTS = 3  # of two there is one pair
+
+
+def diversity(study: Study) -> list[Row]:
+    """The rows of every network that has heard the pool. Raises RunFolderError."""
+    return [row for name in pool_embeddings(study.pool.folder) for row in _network(study, name)]
+
+
+def findings(rows: list[Row]) -> Iterator[str]:
+    """What the rows say of the largest N, a sentence a network and statistic."""
+    for key in dict.fromkeys((row["embeddings"], row["statistic"]) for row in rows):
+        own = [row for row in rows if (row["embeddings"], row["statistic"]) == key]
+        largest = [row for row in own if row["n"] == max(row["n"] for row in own)]
+        digits = digits_of(row["value"] for row in own)
+        changes = ", ".join(
+            f"{row['selector']} {brackets(interval_of(row, 'change', 'change_'), f'+.{digits}f')}"
+            for row in largest
+        )
+        first = own[0]
+        told = f"{first['value']:.{digits}f} at N = 1"
+        if key[1] == "spread":
+            told += f" ({first['within']:.{digits}f} between candidates of one prompt"
+            if first["references"] is not None:
+                told += f", {first['references']:.{digits}f} between references"
+            told += ")"
+        what = "diversity" if key[1] == "spread" else "distance to the references (KAD)"
+        yield f"{what}, {key[0]}: {told}; change at N = {largest[0]['n']}: {changes}."
+
+
+def _network(study: Study, name: str) -> Iterator[Row]:
+    pool = study.pool
+    files = {p: pool_embedding_file(pool.folder, name, p) for p in pool.prompts}
+    heard = {p: found for p, path in files.items() if (found := load_pool_embedding(path))}
+    if len(heard) < MIN_PROMPTS:
+        return
+    prompts = list(heard)
+    checkpoint = ", ".join(sorted({str(one["checkpoint"]) for one in heard.values()}))
+    clips = np.array([heard[p]["candidates"] for p in prompts], dtype=np.float64)
+    known = np.isfinite(clips).all(-1)
+    clips = np.where(known[..., None], clips, 0.0)  # never chosen
+    cells = [(s, n) for s in study.selectors for n in study.budgets]
+    weights = np.concatenate([_weights(study, s, prompts, known) for s in study.selectors])
+    referenced = np.array([len(heard[p]["reference"]) > 0 for p in prompts])
+    within = [float(pdist(c[k]).mean()) for c, k in zip(clips, known, strict=True) if k.sum() > 1]
+    spread: dict[str, Any] = {"within": float(np.mean(within)), "references": None}
+    measured = [("spread", expected_pairs(weights, clips, cdist), spread)]
+    if referenced.sum() >= MIN_PROMPTS:
+        both = [heard[p] for p in np.array(prompts)[referenced]]
+        theirs = np.concatenate([one["reference"] for one in both]).astype(np.float64)
+        spread["references"] = float(pdist(theirs).mean())
+        pairs = np.full_like(measured[0][1], np.nan)
+        at = np.ix_(range(len(cells)), referenced, referenced)
+        pairs[at] = _kernel_pairs(weights[:, referenced], clips[referenced], theirs)
+        measured.append(("kernel", SCALE * pairs, {"within": None, "references": None}))
+    for statistic, pairs, beside in measured:
+        for at, (selector, n) in enumerate(cells):
+            first = pairs[at - at % len(study.budgets)]
+            chosen = (weights[at].sum(-1) > 0) & (referenced | (statistic == "spread"))
+            if chosen.sum() >= MIN_PROMPTS:
+                value, change = (of[chosen][:, chosen] for of in (pairs[at], pairs[at] - first))
+                yield (
+                    {"embeddings": name, "checkpoint": checkpoint, "statistic": statistic}
+                    | {"selector": selector, "n": n, "prompts": int(chosen.sum())}
+                    | ends("value", _interval(value))
+                    | ends("change", _interval(change), "change_")
+                    | beside
+                )
+
+
+def _weights(study: Study, selector: str, prompts: list[str], known: NDArray[np.bool_]) -> Array:
+    """How likely each candidate is to win, [budgets, prompts, m]; zeros for a prompt without a
+    score."""
+    values, sign = study.pool.values(selector), study.measures[selector].sign
+    found = np.zeros((len(study.budgets), *known.shape))
+    for at, prompt in enumerate(prompts):
+        scores = np.where(known[at], sign * values.get(prompt, np.array(np.nan)), np.nan)
+        if not np.isnan(scores).all():
+            found[:, at] = best_of_n_weights(scores, study.budgets)
+    return found
+
+
+def _kernel_pairs(weights: Array, clips: Array, theirs: Array) -> Array:
+    """The terms of the squared MMD, [selections, prompts, prompts]. theirs: [prompts, D]."""
+    kernel = partial(gaussian, bandwidth=median_distance(theirs))
+    own = expected_pairs(weights, clips, kernel)
+    cross = np.einsum("spm,pmq->spq", weights, np.array([kernel(c, theirs) for c in clips]))
+    return own + kernel(theirs, theirs) - cross - cross.swapaxes(-1, -2)
+
+
+def _interval(pairs: Array) -> Any:
+    """Of the mean over pairs of prompts, [prompts, prompts] -> Interval."""
+    prompts = len(pairs)
+    mean = float(mean_of_pairs(pairs))
+    own = (pairs.sum(1) - pairs.diagonal()) / (prompts - 1)
+    return bootstrap(prompts).interval(2 * own - mean)
