@@ -32,7 +32,9 @@ def embed(
     known = [prompt for prompt in prompts if run.is_done(CANDIDATES, prompt.id)]
     networks = {judge.embeddings or judge.name: judge for judge in judges}
     lacking = {
-        prompt.id: [name for name, judge in networks.items() if is_lacking(run, name, judge, prompt)]
+        prompt.id: [
+            name for name, judge in networks.items() if is_lacking(run, name, judge, prompt)
+        ]
         for prompt in known
     }
     total, left = len(known) * len(networks), sum(map(len, lacking.values()))

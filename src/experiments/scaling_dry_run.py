@@ -35,7 +35,7 @@ def estimate(settings: ExperimentSettings, prompts: Sequence[Prompt]) -> str:
             rows += score_rows(settings, scorers, runs[0], client, trial)
         for selector in settings.selecting if settings.cells()[0] else ():
             assert generator is not None
-            judges = [name for name in settings.judges or () if name != selector]
+            judges = [name for name in settings.clip_judges if name != selector]
             parts = assemble(settings, selector, judges, generator, client)
             runs.append(open_sweep(settings, prompts, parts))
             rows += sweep_rows(settings, runs[-1], parts, trial)

@@ -144,7 +144,12 @@ class Judge(ABC):
 
 
 class ClipJudge(Judge):
-    """A judge with a number for each clip."""
+    """A judge with a number for each clip.
+
+    parts: names of further numbers that come with it (`parts_of`), each a measure of its own.
+    """
+
+    parts: ClassVar[tuple[str, ...]] = ()
 
     def judge(self, clip: Clip, prompt: Prompt) -> float:
         """A finite number for a clip of the prompt. Raises JudgeError."""
@@ -152,6 +157,10 @@ class ClipJudge(Judge):
         if not math.isfinite(number):
             raise JudgeError(f"the clip of {prompt.id}: {self.name} gave no finite number")
         return number
+
+    def parts_of(self, clip: Clip, prompt: Prompt) -> dict[str, float]:  # noqa: ARG002
+        """Of a clip that `judge` has a number for the further ones, by name."""
+        return {}
 
     @abstractmethod
     def number(self, clip: Clip, prompt: Prompt) -> float:

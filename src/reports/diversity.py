@@ -7,13 +7,13 @@ distance, and `kernel`, their kernel distance to the prompts' references (src/st
 are means over pairs of clips of different prompts, drawn independently, so that their expectations
 follow from how likely each candidate is to win. `change`: to N = 1, a random candidate.
 
-Intervals are 95% over prompts. A prompt is in both places of the pairs, which the mean of its own
-pairs shows by half: what is resampled is twice that mean less the mean of all (the first term of
-the estimate's Hoeffding decomposition). `within`: the mean distance between candidates of one prompt, and
-`references`: between references of different ones, to compare spreads with.
+Intervals are 95% over prompts. Of a mean over pairs, which a prompt enters in both places, twice
+the mean of each prompt's own pairs less the mean of all is resampled (the first order of
+Hoeffding's decomposition). To compare spreads with: `within`, the mean distance between candidates
+of one prompt, and `references`, between references of different ones.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -25,7 +25,7 @@ from src.reports.pool_study import Study
 from src.reports.table import Row, brackets, digits_of, ends, interval_of
 from src.runs.embeddings import load_pool_embedding, pool_embedding_file, pool_embeddings
 from src.stats.best_of_n import best_of_n_weights
-from src.stats.intervals import bootstrap
+from src.stats.intervals import Interval, bootstrap
 from src.stats.sets import SCALE, expected_pairs, gaussian, mean_of_pairs, median_distance
 
 Array = NDArray[np.float64]
@@ -37,7 +37,7 @@ def diversity(study: Study) -> list[Row]:
     return [row for name in pool_embeddings(study.pool.folder) for row in _network(study, name)]
 
 
-def findings(rows: list[Row]) -> Iterator[str]:
+def findings(rows: Sequence[Row]) -> Iterator[str]:
     """What the rows say of the largest N, a sentence a network and statistic."""
     for key in dict.fromkeys((row["embeddings"], row["statistic"]) for row in rows):
         own = [row for row in rows if (row["embeddings"], row["statistic"]) == key]
@@ -80,8 +80,10 @@ def _network(study: Study, name: str) -> Iterator[Row]:
         theirs = np.concatenate([one["reference"] for one in both]).astype(np.float64)
         spread["references"] = float(pdist(theirs).mean())
         pairs = np.full_like(measured[0][1], np.nan)
-        at = np.ix_(range(len(cells)), referenced, referenced)
-        pairs[at] = _kernel_pairs(weights[:, referenced], clips[referenced], theirs)
+        both_ways = referenced[:, None] & referenced
+        pairs[:, both_ways] = _kernel_pairs(
+            weights[:, referenced], clips[referenced], theirs
+        ).reshape(len(cells), -1)
         measured.append(("kernel", SCALE * pairs, {"within": None, "references": None}))
     for statistic, pairs, beside in measured:
         for at, (selector, n) in enumerate(cells):
@@ -118,8 +120,8 @@ def _kernel_pairs(weights: Array, clips: Array, theirs: Array) -> Array:
     return own + kernel(theirs, theirs) - cross - cross.swapaxes(-1, -2)
 
 
-def _interval(pairs: Array) -> Any:
-    """Of the mean over pairs of prompts, [prompts, prompts] -> Interval."""
+def _interval(pairs: Array) -> Interval:
+    """Of the mean over pairs of different prompts; pairs: [prompts, prompts]."""
     prompts = len(pairs)
     mean = float(mean_of_pairs(pairs))
     own = (pairs.sum(1) - pairs.diagonal()) / (prompts - 1)

@@ -2,7 +2,7 @@
 
     <pool>/embeddings/<name>/<prompt id>.npz
 
-name: one for all judges of a network (`SetJudge.embeddings`). Each file holds `candidates` [m, D] and
+name: one for all judges of a network (`SetJudge.embeddings`). A file holds `candidates` [m, D] and
 `reference` [1, D], or [0, D] where there is none, float16, the means over a clip's windows (a
 candidate that cannot be heard is NaN), and `checkpoint`, the network's weights. They can be made
 again from tokens, and are not committed.
@@ -45,4 +45,6 @@ def load_pool_embedding(path: Path) -> Heard | None:
         with np.load(path, allow_pickle=False) as found:
             return {name: found[name] for name in ("candidates", "reference", "checkpoint")}
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise RunFolderError(f"{path} cannot be read ({error}). Remove it: it is made again.") from None
+        raise RunFolderError(
+            f"{path} cannot be read ({error}). Remove it: it is made again."
+        ) from None

@@ -58,6 +58,9 @@ def measures(verifier: Verifier, judges: Sequence[Judge]) -> list[Measure]:
         notes += [judge.note] if judge.note else []
         measure = measure_of(judge, "own verifier" if own else role)
         listed.append(replace(measure, note="; ".join(notes)))
+        if isinstance(judge, ClipJudge):
+            part = replace(listed[-1], role=measure.role if own else "judge")
+            listed += [replace(part, name=name) for name in judge.parts]
     return listed
 
 
@@ -149,6 +152,7 @@ def judge_clip(
             else:
                 assert isinstance(judge, ClipJudge)
                 values[judge.name] = judge.judge(clip, prompt)
+                values |= judge.parts_of(clip, prompt)
         except JudgeError as error:
             unjudged[judge.name] = str(error)
     return {"judges": values, "unjudged": unjudged}

@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,11 @@ from src.client import ServerUnreachable
 from src.data.audio import Clip, read_audio, resample
 from src.data.prompts import Prompt
 from src.judges.base import ClipJudge, JudgeError
-from src.judges.registry import JUDGES, build_judges
+from src.judges.registry import JUDGES, ServedJudge, build_judges
 from src.judges.tags import FadMsd, bernoulli_kl
 from src.models.tagger import load_tagger
-from src.protocol import Checkpoint
+from src.protocol import Checkpoint, Score, VerifierResult
+from src.runs.evaluation import judge_clip, measures
 from src.runs.settings import PROFILE_JUDGES
 from src.stats.frechet import distance
 from tests.generator.fake_pool import WEIGHTS, FakeClient
@@ -240,6 +242,28 @@ def test_what_one_verifier_refuses_the_others_still_judge_and_it_is_asked_once()
             tags.judge(heard, ASKED)
     assert clap.judge(heard, ASKED) == client.values["clap", "slow piano"][0]
     assert len(client.asked) == 1
+
+
+def test_the_axes_of_a_quality_score_are_columns_of_their_own(tmp_path: Path) -> None:
+    """They come with the score's components; a server that sends none leaves them out."""
+    axes = {"CE": 7.0, "CU": 7.5, "PC": 5.0, "PQ": 8.0}
+    for components in (axes, {}):
+        answer = VerifierResult(
+            checkpoint=WEIGHTS,
+            scores=[Score(value=0.75, components=components)],
+            queue_seconds=0,
+            compute_seconds=0,
+        )
+        judge = ServedJudge("quality", WEIGHTS, lambda *_, of=answer: {"quality": of})
+        names = [f"quality_{axis.lower()}" for axis in axes]
+        found = judge_clip(level(1), ASKED, "baseline", [judge], tmp_path)
+        parts = dict(zip(names, components.values(), strict=False))
+        assert found == {"judges": {"quality": 0.75} | parts, "unjudged": {}}
+    selector = SimpleNamespace(name="tags", checkpoints={"tags": WEIGHTS})
+    listed = measures(selector, [judge])  # type: ignore[arg-type]
+    assert [m.name for m in listed] == ["tags", "quality", *names]
+    assert [m.role for m in listed[1:]] == ["primary judge", *["judge"] * 4]
+    assert {m.is_verifier for m in listed[1:]} == {("quality",)}
 
 
 def test_a_lost_server_is_no_matter_of_one_clip() -> None:
