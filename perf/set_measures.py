@@ -56,7 +56,7 @@ def draw(path: Path) -> None:
         ax.set_xticks(CLIPS, map(str, CLIPS))
         ax.minorticks_off()
     axes[0].legend()
-    figure.savefig(path)
+    figure.savefig(path, dpi=140)
 
 
 if __name__ == "__main__":

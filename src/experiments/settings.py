@@ -52,8 +52,9 @@ class BenchmarkSettings(Settings):
     #: N: candidates held at each step. The baseline has one.
     candidates: int = 16
     #: Measures of the final clips that no search saw, the primary one first; 'none' for no judges.
-    #: kld_pq, kld_qp, kld_both (PaSST), clap_score, fad_clap, fad_msd, msd_kld, mtt_vgg,
-    #: msd_vgg_kld, and every verifier of the server by its name. paper profile: kld_pq clap_score;
+    #: kld_pq, kld_qp, kld_both (PaSST), clap_score, msd_kld, mtt_vgg, msd_vgg_kld; of sets
+    #: fad_clap, kad_clap, spread_clap, fad_msd, kad_msd, spread_msd; and every verifier of the
+    #: server by its name, quality with its axes. paper profile: kld_pq clap_score;
     #: builtin profile: msd_kld mtt_vgg msd_vgg_kld.
     judges: Annotated[
         tuple[str, ...] | None,
