@@ -6,7 +6,7 @@ weights hear anew.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -26,11 +26,10 @@ log = logging.getLogger(__name__)
 
 
 def embed(
-    run: Run, prompts: Sequence[Prompt], judges: Sequence[SetJudge], renderer: Renderer
+    run: Run, prompts: Sequence[Prompt], networks: Mapping[str, SetJudge], renderer: Renderer
 ) -> None:
-    """Hear whatever lacks an embedding, once for judges that share them."""
+    """Hear whatever lacks an embedding. networks: a judge of each, by the embeddings' name."""
     known = [prompt for prompt in prompts if run.is_done(CANDIDATES, prompt.id)]
-    networks = {judge.embeddings or judge.name: judge for judge in judges}
     lacking = {
         prompt.id: [
             name for name, judge in networks.items() if is_lacking(run, name, judge, prompt)

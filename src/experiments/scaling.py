@@ -113,8 +113,7 @@ def make_pool(
                 f"{in_short(renderer.checkpoint)}"
             )
         failed = score(run, prompts, scorers_of(settings, renderer, client), renderer, client)
-        sets = cast("list[SetJudge]", build_judges(settings.set_judges, renderer.device, None))
-        embed(run, prompts, sets, renderer)
+        embed(run, prompts, set_judges_of(settings, renderer), renderer)
     return run.folder, failed
 
 
@@ -125,6 +124,12 @@ def scorers_of(
     verifiers, judges = remote_parts(settings.verifiers or ()), settings.clip_judges
     hosted = client.checkpoints([*verifiers, *served(judges)]) if client else {}
     return list_scorers(verifiers, judges, hosted, settings.prefix_seconds, renderer.device)
+
+
+def set_judges_of(settings: ExperimentSettings, renderer: Renderer) -> dict[str, SetJudge]:
+    """What hears the pool, by the name that its embeddings are kept under: one a network."""
+    judges = cast("list[SetJudge]", build_judges(settings.set_judges, renderer.device, None))
+    return {judge.embeddings or judge.name: judge for judge in judges}
 
 
 def open_pool(

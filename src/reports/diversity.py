@@ -61,7 +61,8 @@ def findings(rows: Sequence[Row]) -> Iterator[str]:
 def _network(study: Study, name: str) -> Iterator[Row]:
     pool = study.pool
     files = {p: pool_embedding_file(pool.folder, name, p) for p in pool.prompts}
-    heard = {p: found for p, path in files.items() if (found := load_pool_embedding(path))}
+    found = {p: load_pool_embedding(path) for p, path in files.items()}
+    heard = {p: one for p, one in found.items() if one and np.isfinite(one["candidates"]).any()}
     if len(heard) < MIN_PROMPTS:
         return
     prompts = list(heard)
@@ -75,9 +76,8 @@ def _network(study: Study, name: str) -> Iterator[Row]:
     within = [float(pdist(c[k]).mean()) for c, k in zip(clips, known, strict=True) if k.sum() > 1]
     spread: dict[str, Any] = {"within": float(np.mean(within)), "references": None}
     measured = [("spread", expected_pairs(weights, clips, cdist), spread)]
-    if referenced.sum() >= MIN_PROMPTS:
-        both = [heard[p] for p in np.array(prompts)[referenced]]
-        theirs = np.concatenate([one["reference"] for one in both]).astype(np.float64)
+    theirs = np.concatenate([one["reference"] for one in heard.values()]).astype(np.float64)
+    if len(theirs) >= MIN_PROMPTS and median_distance(theirs) > 0:
         spread["references"] = float(pdist(theirs).mean())
         pairs = np.full_like(measured[0][1], np.nan)
         both_ways = referenced[:, None] & referenced

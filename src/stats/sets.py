@@ -44,6 +44,8 @@ def kernel_to(references: Clips) -> Measure:
     """The kernel distance to these references. Raises StatsError where they are all the same."""
     theirs = means(references)
     bandwidth = median_distance(theirs)
+    if not bandwidth > 0:
+        raise StatsError("most references are the same: a kernel distance needs different ones")
 
     def distance(clips: Clips) -> float:
         own = means(clips)
@@ -118,11 +120,8 @@ def means(clips: Clips) -> Array:
 
 
 def median_distance(vectors: Array) -> float:
-    """Between two of the vectors [n, D]. Raises StatsError for 0: a kernel has to have a width."""
-    found = float(np.median(pdist(vectors)))
-    if not found > 0:
-        raise StatsError("most references are the same: a kernel distance needs different ones")
-    return found
+    """Between two of the vectors [n, D]."""
+    return float(np.median(pdist(vectors)))
 
 
 def gaussian(a: Array, b: Array, bandwidth: float) -> Array:

@@ -30,6 +30,9 @@ class Listening(FakeSetJudge):
         return super().hear(clip, prompt)
 
 
+NETWORK = {"fake_set": Listening()}
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[Run]:
     with made_pool(tmp_path) as run:
@@ -39,12 +42,11 @@ def run(tmp_path: Path) -> Iterator[Run]:
 
 def test_a_pool_is_heard_once_and_again_only_where_a_file_is_lacking(run: Run) -> None:
     Listening.heard = 0
-    two = [Listening(), Listening()]  # of one network: they share what is heard
     for _ in range(2):
-        embed(run, PROMPTS, two, FakeGenerator())  # type: ignore[arg-type]
+        embed(run, PROMPTS, NETWORK, FakeGenerator())  # type: ignore[arg-type]
         assert Listening.heard == M * len(PROMPTS)
     pool_embedding_file(run.folder, "fake_set", PROMPTS[0].id).unlink()
-    embed(run, PROMPTS, two, FakeGenerator())  # type: ignore[arg-type]
+    embed(run, PROMPTS, NETWORK, FakeGenerator())  # type: ignore[arg-type]
     assert Listening.heard == M * (len(PROMPTS) + 1)
 
 
@@ -82,7 +84,7 @@ def test_a_table_is_written_where_embeddings_are_and_kept_where_they_are_not(run
     pool = load_pool(run.folder)
     assert "diversity" not in report(pool, (), (1, 2))
     assert not (run.folder / "diversity.csv").exists()
-    embed(run, PROMPTS, [Listening()], FakeGenerator())  # type: ignore[arg-type]
+    embed(run, PROMPTS, NETWORK, FakeGenerator())  # type: ignore[arg-type]
     text = report(pool, (), (1, 2)).replace("\n    ", " ")
     assert "diversity, fake_set: " in text
     assert "change at N = 2: perplexity " in text
