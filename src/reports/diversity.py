@@ -10,7 +10,8 @@ follow from how likely each candidate is to win. `change`: to N = 1, a random ca
 Intervals are 95% over prompts. Of a mean over pairs, which a prompt enters in both places, twice
 the mean of each prompt's own pairs less the mean of all is resampled (the first order of
 Hoeffding's decomposition). To compare spreads with: `within`, the mean distance between candidates
-of one prompt, and `references`, between references of different ones.
+of one prompt, and `references`, between references of different ones. `relation`: "shares data"
+where the selector learnt from the data of the network that hears: no independent evidence.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,9 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist, pdist
 
+from src.judges.registry import JUDGES
 from src.reports.pool_study import Study
 from src.reports.table import Row, brackets, digits_of, ends, interval_of
 from src.runs.embeddings import load_pool_embedding, pool_embedding_file, pool_embeddings
+from src.runs.measures import Measure
 from src.stats.best_of_n import best_of_n_weights
 from src.stats.intervals import Interval, bootstrap
 from src.stats.sets import SCALE, expected_pairs, gaussian, mean_of_pairs, median_distance
@@ -45,6 +48,7 @@ def findings(rows: Sequence[Row]) -> Iterator[str]:
         digits = digits_of(row["value"] for row in own)
         changes = ", ".join(
             f"{row['selector']} {brackets(interval_of(row, 'change', 'change_'), f'+.{digits}f')}"
+            + f" ({row['relation']})" * bool(row["relation"])
             for row in largest
         )
         first = own[0]
@@ -70,6 +74,9 @@ def _network(study: Study, name: str) -> Iterator[Row]:
     clips = np.array([heard[p]["candidates"] for p in prompts], dtype=np.float64)
     known = np.isfinite(clips).all(-1)
     clips = np.where(known[..., None], clips, 0.0)  # never chosen
+    shared = JUDGES[name].shares_data_with if name in JUDGES else ()
+    judge = Measure(name, "judge", shares_data_with=shared)
+    relation = {s: judge.relation(study.measures[s]) for s in study.selectors}
     cells = [(s, n) for s in study.selectors for n in study.budgets]
     weights = np.concatenate([_weights(study, s, prompts, known) for s in study.selectors])
     referenced = np.array([len(heard[p]["reference"]) > 0 for p in prompts])
@@ -93,7 +100,8 @@ def _network(study: Study, name: str) -> Iterator[Row]:
                 value, change = (of[chosen][:, chosen] for of in (pairs[at], pairs[at] - first))
                 yield (
                     {"embeddings": name, "checkpoint": checkpoint, "statistic": statistic}
-                    | {"selector": selector, "n": n, "prompts": int(chosen.sum())}
+                    | {"selector": selector, "relation": relation[selector]}
+                    | {"n": n, "prompts": int(chosen.sum())}
                     | ends("value", _interval(value))
                     | ends("change", _interval(change), "change_")
                     | beside
