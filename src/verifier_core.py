@@ -36,6 +36,11 @@ def shares_data_with(name: str) -> tuple[str, ...]:
     return VERIFIERS[name](name).shares_data_with if name in VERIFIERS else ()
 
 
+def axes_of(name: str) -> tuple[str, ...]:
+    """Components of a verifier's scores that have a column each where it judges."""
+    return VERIFIERS[name](name).axes if name in VERIFIERS else ()
+
+
 def choose(names: Sequence[str]) -> tuple[list[Adapter], dict[str, str]]:
     """The adapters of `names`, or of everything whose weights are there when `names` is empty.
 

@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,12 +24,14 @@ from src.budget import Ledger, timed
 from src.client import ServerClient
 from src.data.progress import bar
 from src.data.prompts import Prompt
+from src.experiments.pool_embedding import embed
 from src.experiments.pool_scoring import Scorer, list_scorers, score
 from src.experiments.scaling_offline import report
 from src.experiments.scaling_settings import GENERATING, ExperimentSettings
 from src.experiments.searching import in_groups, search_what_is_left
 from src.generator import Generator, GeneratorError, Renderer, load_renderer
-from src.judges.registry import served
+from src.judges.base import SetJudge
+from src.judges.registry import build_judges, served
 from src.methods import SearchCell
 from src.protocol import Checkpoint
 from src.runs.build import (
@@ -65,7 +68,7 @@ def run(settings: ExperimentSettings, prompts: Sequence[Prompt], end: Ending) ->
             folder, failed = make_pool(settings, prompts, generator, renderer, client)
         for selector in settings.selecting if cells else ():
             assert generator is not None
-            judges = [name for name in settings.judges or () if name != selector]
+            judges = [name for name in settings.clip_judges if name != selector]
             parts = assemble(settings, selector, judges, generator, client)
             with open_sweep(settings, prompts, parts) as swept:
                 failed += search_cells(swept, cells, prompts, parts, settings)
@@ -110,6 +113,7 @@ def make_pool(
                 f"{in_short(renderer.checkpoint)}"
             )
         failed = score(run, prompts, scorers_of(settings, renderer, client), renderer, client)
+        embed(run, prompts, set_judges_of(settings, renderer), renderer)
     return run.folder, failed
 
 
@@ -117,9 +121,15 @@ def scorers_of(
     settings: ExperimentSettings, renderer: Renderer, client: ServerClient | None
 ) -> list[Scorer]:
     """What scores the pool."""
-    verifiers, judges = remote_parts(settings.verifiers or ()), settings.judges or ()
+    verifiers, judges = remote_parts(settings.verifiers or ()), settings.clip_judges
     hosted = client.checkpoints([*verifiers, *served(judges)]) if client else {}
     return list_scorers(verifiers, judges, hosted, settings.prefix_seconds, renderer)
+
+
+def set_judges_of(settings: ExperimentSettings, renderer: Renderer) -> dict[str, SetJudge]:
+    """What hears the pool, by the name that its embeddings are kept under: one a network."""
+    judges = cast("list[SetJudge]", build_judges(settings.set_judges, renderer.device, None))
+    return {judge.embeddings or judge.name: judge for judge in judges}
 
 
 def open_pool(

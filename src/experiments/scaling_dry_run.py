@@ -1,15 +1,23 @@
 """What verifier_experiment.py will cost: a pool's candidates and scores, and searches."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import ExitStack
 
 from src.budget import Plan
 from src.client import ServerClient
 from src.data.prompts import Prompt
 from src.experiments.dry_run import Row, Trial, report, search_row
+from src.experiments.pool_embedding import is_lacking
 from src.experiments.pool_scoring import Outcome, Scorer
-from src.experiments.scaling import load_models, open_pool, open_sweep, scorers_of
+from src.experiments.scaling import (
+    load_models,
+    open_pool,
+    open_sweep,
+    scorers_of,
+    set_judges_of,
+)
 from src.experiments.scaling_settings import ExperimentSettings
+from src.judges.base import SetJudge
 from src.methods import BEST_OF_N, METHODS
 from src.runs.build import Parts, assemble
 from src.runs.pool import WHOLE
@@ -33,9 +41,10 @@ def estimate(settings: ExperimentSettings, prompts: Sequence[Prompt]) -> str:
                 rows.append(candidates_row(settings, runs[0], parts, trial))
             scorers = scorers_of(settings, renderer, client)
             rows += score_rows(settings, scorers, runs[0], client, trial)
+            rows += hearing_rows(settings, set_judges_of(settings, renderer), runs[0], trial)
         for selector in settings.selecting if settings.cells()[0] else ():
             assert generator is not None
-            judges = [name for name in settings.judges or () if name != selector]
+            judges = [name for name in settings.clip_judges if name != selector]
             parts = assemble(settings, selector, judges, generator, client)
             runs.append(open_sweep(settings, prompts, parts))
             rows += sweep_rows(settings, runs[-1], parts, trial)
@@ -83,6 +92,20 @@ def score_rows(
                 a_clip = trial.scoring(build_verifier(scorer.name, scorer.checkpoint, client))
             row.seconds = heard * a_clip + new * trial.rendering
             row.disk = row.clips * NUMBER_BYTES
+        rows.append(row)
+    return rows
+
+
+def hearing_rows(
+    settings: ExperimentSettings, networks: Mapping[str, SetJudge], run: Run, trial: Trial
+) -> list[Row]:
+    """Of each network of judges of sets what it has not heard yet; clips are rendered for it."""
+    rows = []
+    for name, judge in networks.items():
+        left = sum(is_lacking(run, name, judge, prompt) for prompt in trial.prompts)
+        row = Row(f"hearing by {judge.name}", left, clips=left * settings.candidates)
+        if row.clips:
+            row.seconds = row.clips * (trial.judging([judge]) + trial.rendering)
         rows.append(row)
     return rows
 

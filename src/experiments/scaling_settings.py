@@ -68,8 +68,9 @@ class ExperimentSettings(Settings):
     #: Default: twice the largest N.
     pool_size: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     #: Measures of the whole clips, as benchmark.py has them, the primary one first; 'none' for no
-    #: judges. Those that judge sets of clips (fad_..) have no number for a candidate: benchmark.py
-    #: has them. Default: by profile; with --pool those only that are named.
+    #: judges. Those of sets (kad_.., spread_..) have no number for a candidate: the pool is heard
+    #: by their network, and diversity.csv has what follows; fad_.. is benchmark.py's. Default: by
+    #: profile; with --pool those only that are named.
     judges: Names = None
     #: Seconds of a clip's beginning that verifiers score as well: what beam search would hear after
     #: so much audio. 'none' for no prefixes. Default: the multiples of --step_size below the
@@ -111,6 +112,17 @@ class ExperimentSettings(Settings):
         return self.sweep_verifiers or self.verifiers or ()
 
     @property
+    def set_judges(self) -> tuple[str, ...]:
+        """Those of --judges by whose networks the pool is heard."""
+        named = self.judges or ()
+        return tuple(n for n in named if n in JUDGES and issubclass(JUDGES[n], SetJudge))
+
+    @property
+    def clip_judges(self) -> tuple[str, ...]:
+        """Those of --judges that have a number for each clip."""
+        return tuple(name for name in self.judges or () if name not in self.set_judges)
+
+    @property
     def prefix_seconds(self) -> tuple[float, ...]:
         """Raises UsageError for what is no number."""
         if self.prefixes == (NONE,):
@@ -149,10 +161,11 @@ class ExperimentSettings(Settings):
         if self.pool is None:
             self.check_prefixes()
         for name in self.judges or ():
-            if name in JUDGES and issubclass(JUDGES[name], SetJudge):
+            if name in self.set_judges and JUDGES[name].statistic == "frechet":  # type: ignore[attr-defined]
                 raise UsageError(
-                    f"--judges {name} compares sets of clips and has no number for a single "
-                    "candidate; benchmark.py judges by it"
+                    f"--judges {name} compares sets of clips, and of best-of-n it has no exact "
+                    "expectation; benchmark.py judges by it, and kad_.. or spread_.. follow from a "
+                    "pool"
                 )
         for name in self.verifiers or ():
             if not name.isidentifier():

@@ -100,6 +100,7 @@ def try_judge(name: str) -> str:
         assert isinstance(judge, ClipJudge)
         music, noise = (judge.judge(clip, prompt) for clip in heard[:2])
     text = f"music {music:.3g}, noise {noise:.3g}"
-    if not (music > noise if judge.higher_is_better else music < noise):
+    higher = judge.higher_is_better and isinstance(judge, ClipJudge)
+    if not (music > noise if higher else music < noise):
         raise Problem(f"music is not better than noise: {text}")
     return text

@@ -52,12 +52,12 @@ class BenchmarkSettings(Settings):
     #: N: candidates held at each step. The baseline has one.
     candidates: int = 16
     #: Measures of the final clips that no search saw, the primary one first; 'none' for no judges.
-    #: kld_pq, kld_qp, kld_both (PaSST), clap_score, fad_clap, fad_msd, msd_cosine, msd_kld,
-    #: msd_vgg_kld, each of these three with _codec (references through the generator's codec),
-    #: mtt_vgg, and every verifier of the server by its name. What compares with references comes
-    #: with the mean over wrong references, <judge>_wrong, and own minus wrong, <judge>_contrast.
-    #: paper profile: kld_pq clap_score; builtin profile: msd_cosine_codec msd_kld_codec msd_kld
-    #: msd_vgg_kld_codec mtt_vgg.
+    #: kld_pq, kld_qp, kld_both (PaSST), clap_score, msd_cosine, msd_kld, msd_vgg_kld, each of these
+    #: three with _codec (references through the generator's codec), mtt_vgg; of sets fad_clap,
+    #: kad_clap, spread_clap, fad_msd, kad_msd, spread_msd; and every verifier of the server by its
+    #: name, quality with its axes. What compares with references comes with the mean over wrong
+    #: references, <judge>_wrong, and own minus wrong, <judge>_contrast. paper profile: kld_pq
+    #: clap_score; builtin profile: msd_cosine_codec msd_kld_codec msd_kld msd_vgg_kld_codec mtt_vgg.
     judges: Annotated[
         tuple[str, ...] | None,
         tyro.conf.arg(metavar="[NAME ...]", help_behavior_hint="(default: by profile)"),

@@ -161,7 +161,12 @@ class Judge(ABC):
 
 
 class ClipJudge(Judge):
-    """A judge with a number for each clip."""
+    """A judge with a number for each clip.
+
+    parts: names of further numbers that come with it (`parts_of`), each a measure of its own.
+    """
+
+    parts: ClassVar[tuple[str, ...]] = ()
 
     def judge(self, clip: Clip, prompt: Prompt) -> float:
         """A finite number for a clip of the prompt. Raises JudgeError."""
@@ -169,6 +174,10 @@ class ClipJudge(Judge):
         if not math.isfinite(number):
             raise JudgeError(f"the clip of {prompt.id}: {self.name} gave no finite number")
         return number
+
+    def parts_of(self, clip: Clip, prompt: Prompt) -> dict[str, float]:  # noqa: ARG002
+        """Of a clip that `judge` has a number for the further ones, by name."""
+        return {}
 
     @abstractmethod
     def number(self, clip: Clip, prompt: Prompt) -> float:
@@ -257,19 +266,42 @@ def with_controls(judge: type[ReferenceJudge]) -> tuple[type[ClipJudge], ...]:
 
 
 class SetJudge(Judge):
-    """A judge with one number for all clips of a method: their Frechet audio distance.
+    """A judge with one number for all clips of a method, by default their Frechet audio distance.
 
-    It hears embeddings [windows, D], which the run keeps; `distance` (src/stats/frechet.py) makes
-    the number from them. None is the published FAD of MusicGen, which takes VGGish embeddings and
-    the references of a whole data set.
+    It hears embeddings [windows, D], which the run keeps; `statistic` (src/stats/sets.py) makes the
+    number from them. embeddings: the name they are kept under, one for all judges of a network;
+    empty for the judge's own. None is the published FAD of MusicGen, which takes VGGish embeddings
+    and the references of a whole data set.
     """
 
     higher_is_better = False
     needs_reference = True
+    statistic: ClassVar[str] = "frechet"
+    embeddings: ClassVar[str] = ""
     note = (
-        "biased upwards for few clips: compare equal numbers of them only, and not with the "
-        "published VGGish FAD"
+        "biased upwards for few clips: of 64 short ones most of it may be bias, and less diverse "
+        "ones look better. Compare equal numbers only, and not with the published VGGish FAD"
     )
+
+
+class KernelJudge(SetJudge):
+    """Kernel audio distance (KAD) to the references: unbiased, however few the clips are."""
+
+    statistic = "kernel"
+    note = (
+        "unbiased, about 0 where clips and references do not differ. On other embeddings than "
+        "published KADs: compare it within a run only"
+    )
+
+
+class SpreadJudge(SetJudge):
+    """Mean distance between clips of different prompts. References are heard where there are any,
+    to compare with."""
+
+    higher_is_better = True
+    needs_reference = False
+    statistic = "spread"
+    note = "higher is more diverse, which is not better by itself"
 
 
 def audiocrafts(module: str) -> Any:

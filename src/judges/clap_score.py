@@ -1,4 +1,4 @@
-"""Judges that hear through CLAP: audiocraft's CLAP score, and a Frechet distance to references."""
+"""Judges that hear through CLAP: audiocraft's CLAP score, and measures of sets."""
 
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
@@ -10,8 +10,10 @@ from src.data.audio import Clip
 from src.data.prompts import Prompt
 from src.judges.base import (
     ClipJudge,
+    KernelJudge,
     Listener,
     SetJudge,
+    SpreadJudge,
     at_published_loudness,
     at_rate,
     computing_as_published,
@@ -105,7 +107,15 @@ class ClapScore(ClipJudge):
 class FadClap(SetJudge):
     """On unit embeddings of windows of 10 s. Clips are brought to audiocraft's loudness first."""
 
-    name = "fad_clap"
+    name = embeddings = "fad_clap"
     shares_data_with = ("clap",)
     licence = clap.LICENCE
     listener_class = ClapListener
+
+
+class KadClap(KernelJudge, FadClap):
+    name = "kad_clap"
+
+
+class SpreadClap(SpreadJudge, FadClap):
+    name = "spread_clap"

@@ -29,10 +29,11 @@ from src.judges.base import (
     ReferenceJudge,
     with_controls,
 )
-from src.judges.clap_score import ClapScore, FadClap
+from src.judges.clap_score import ClapScore, FadClap, KadClap, SpreadClap
 from src.judges.passt import KldBoth, KldPq, KldQp
 from src.judges.tags import (
     FadMsd,
+    KadMsd,
     MsdCosine,
     MsdCosineCodec,
     MsdKld,
@@ -40,13 +41,15 @@ from src.judges.tags import (
     MsdVggKld,
     MsdVggKldCodec,
     MttVgg,
+    SpreadMsd,
 )
-from src.protocol import Checkpoint, NoScore, VerifierResult
-from src.verifier_core import shares_data_with
+from src.protocol import Checkpoint, NoScore, Score, VerifierResult
+from src.verifier_core import axes_of, shares_data_with
 
 LISTED: tuple[type[Judge], ...] = (
-    *(MsdCosine, MsdCosineCodec, MsdKld, MsdKldCodec, MsdVggKld, MsdVggKldCodec, MttVgg, FadMsd),
-    *(ClapScore, KldPq, KldQp, KldBoth, FadClap),
+    *(MsdCosine, MsdCosineCodec, MsdKld, MsdKldCodec, MsdVggKld, MsdVggKldCodec, MttVgg),
+    *(ClapScore, KldPq, KldQp, KldBoth),
+    *(FadMsd, KadMsd, SpreadMsd, FadClap, KadClap, SpreadClap),
 )
 JUDGES: dict[str, type[Judge]] = {
     judge.name: judge
@@ -116,9 +119,18 @@ class ServedJudge(ClipJudge):
         self.name, self.checkpoint, self.ask = name, checkpoint, ask  # type: ignore[misc]
         self.is_verifier = (name,)  # type: ignore[misc]
         self.shares_data_with = shares_data_with(name)  # type: ignore[misc]
+        self.axes = {f"{name}_{axis.lower()}": axis for axis in axes_of(name)}
+        self.parts = tuple(self.axes)  # type: ignore[misc]
 
     def number(self, clip: Clip, prompt: Prompt) -> float:
+        return self._score(clip, prompt).value
+
+    def parts_of(self, clip: Clip, prompt: Prompt) -> dict[str, float]:
+        components = self._score(clip, prompt).components
+        return {n: components[axis] for n, axis in self.axes.items() if axis in components}
+
+    def _score(self, clip: Clip, prompt: Prompt) -> Score:
         (score,) = self.ask(clip, prompt.text)[self.name].scores
         if isinstance(score, NoScore):
             raise JudgeError(f"the clip of {prompt.id}: {score.reason}")
-        return score.value
+        return score

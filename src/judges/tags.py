@@ -8,7 +8,15 @@ from numpy.typing import NDArray
 
 from src.data.audio import Clip, resample, to_mono
 from src.data.prompts import Prompt
-from src.judges.base import ClipJudge, JudgeError, Listener, ReferenceJudge, SetJudge
+from src.judges.base import (
+    ClipJudge,
+    JudgeError,
+    KernelJudge,
+    Listener,
+    ReferenceJudge,
+    SetJudge,
+    SpreadJudge,
+)
 from src.models.adapter import EPSILON, PromptUnusable
 from src.models.tags import named_tags
 from src.protocol import Checkpoint
@@ -156,9 +164,17 @@ class FadMsd(SetJudge):
     The tagger hears loudness: audiocraft's alone would put music as far from itself as other music.
     """
 
-    name = "fad_msd"
+    name = embeddings = "fad_msd"
     shares_data_with = TagDivergence.shares_data_with
     listener_class = MsdEmbedding
+
+
+class KadMsd(KernelJudge, FadMsd):
+    name = "kad_msd"
+
+
+class SpreadMsd(SpreadJudge, FadMsd):
+    name = "spread_msd"
 
 
 def cosine(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:

@@ -54,6 +54,8 @@ class Adapter(ABC):
     vocabulary: tuple[str, ...] = ()  # a prompt must name one of these; empty: any prompt will do
     # Verifiers whose networks learnt from the same data and labels: none is independent.
     shares_data_with: tuple[str, ...] = ()
+    # Components of a score that are worth a column each where it judges; higher is more.
+    axes: tuple[str, ...] = ()
 
     def __init__(self, name: str) -> None:
         self.name = name

@@ -54,6 +54,7 @@ class QualityVerifier(Adapter):
     sample_rate = 16_000
     needs_text = False
     windows_at_once = 8
+    axes = ("CE", "CU", "PC", "PQ")
     files: tuple[WeightFile, ...] = (_WEIGHTS, _CONFIG)
 
     def __init__(self, name: str) -> None:

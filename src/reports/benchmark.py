@@ -209,12 +209,33 @@ def _of_measure(study: Study, measure: Measure) -> Iterable[str]:
     name = measure.name
     if measure.note:
         yield f"{name}: {measure.note}."
+    if measure.kind == "set":
+        yield from _of_chance(study, measure)
     if reasons := study.unjudged[name]:
         yield f"{name}: no number for {len(reasons)} clip(s): {shortened(reasons[0])}"
     if left := study.manifest.get("unread", {}).get(name):
         yield (
             f"{name} reads only the start of {left['captions']} of {left['of']} captions "
             f"({left['tokens']} tokens unread)."
+        )
+
+
+def _of_chance(study: Study, measure: Measure) -> Iterable[str]:
+    """What a measure of sets would be without any difference."""
+    digits = study.digits(measure.name)
+    rows = [row for row in study.of(measure.name) if row.get("null") is not None]
+    if rows and measure.statistic == "spread":
+        yield f"{measure.name}: {rows[0]['null']:.{digits}f} between the references."
+    elif rows:
+        each = [
+            "{method} {null:.{digits}f} ({null_low:.{digits}f} to {null_high:.{digits}f})".format(
+                digits=digits, **row
+            )
+            for row in rows
+        ]
+        yield (
+            f"{measure.name} by chance, if clips were no different from references (mean and 95% "
+            f"range, each prompt's two exchanged at random): {', '.join(each)}."
         )
 
 

@@ -9,6 +9,7 @@ better. Better or worse: p is 0.05 at most after Holm's adjustment for all that 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,10 @@ from src.reports.table import Row, adjusted, brackets, digits_of, ends, interval
 from src.runs.evaluation import REFERENCE, load_embeddings
 from src.runs.measures import Claim, Measure, in_short
 from src.runs.records import Record, read_manifest, read_records
-from src.stats.frechet import References, distance, p_of_difference
-from src.stats.intervals import Array, mean_interval, mean_p
+from src.stats.intervals import Array, StatsError, mean_interval, mean_p
+from src.stats.sets import STATISTICS, null, p_of_difference
 
-MIN_CLIPS = 2  # fewer have no Frechet distance
+MIN_CLIPS = 2  # fewer are no set
 LOST = "its embedding, or that of its reference, is not in the run's folder"
 
 Embeddings = dict[str, NDArray[np.float32]]  # by prompt id, [windows, D]
@@ -36,7 +37,8 @@ class Study:
     """A run's results.
 
     methods: those with a finished prompt, in the order they were asked for. costs: by method, means
-    per prompt. done, failed: records. rows: by method and measure, as summary.csv has them. values:
+    per prompt. done, failed: records. rows: by method and measure, as summary.csv has them; of
+    measures of sets with `null`, what chance gives (src/stats/sets.py), and its 95% range. values:
     by method and measure, each clip's number by prompt id, NaN where there is none; empty for
     measures of sets. unjudged: by measure, why a clip has no number.
     """
@@ -111,7 +113,7 @@ def study_benchmark(folder: Path | str) -> Study:
         name = measure.name
         reasons = [r["unjudged"][name] for r in done if name in r["unjudged"]]
         if measure.kind == "set":
-            found = _set_numbers(folder, by_method, name)
+            found = _set_numbers(folder, by_method, measure)
             heard = sum(numbers["prompts"] for numbers in found.values())
             reasons += [LOST] * (len(done) - len(reasons) - heard)
         else:
@@ -191,35 +193,45 @@ def _clip_numbers(study: Study, method: str, measure: str) -> Row:
 
 
 def _set_numbers(
-    folder: Path | str, records: Mapping[str, Sequence[Record]], measure: str
+    folder: Path | str, records: Mapping[str, Sequence[Record]], measure: Measure
 ) -> dict[str, Row]:
-    """By method, the Frechet distance of its clips to those prompts' references."""
+    """By method, the number of all its clips together."""
     prompts = dict.fromkeys(r["prompt_id"] for finished in records.values() for r in finished)
-    references = load_embeddings(folder, measure, REFERENCE, prompts)
+    kept = measure.embeddings or measure.name
+    references = load_embeddings(folder, kept, REFERENCE, prompts)
+    compares = measure.statistic != "spread"
     clips: dict[str, Embeddings] = {}
     for method, finished in records.items():
-        judged = [r["prompt_id"] for r in finished if measure not in r["unjudged"]]
-        found = load_embeddings(folder, measure, method, judged)
-        clips[method] = {key: x for key, x in found.items() if key in references}
+        judged = [r["prompt_id"] for r in finished if measure.name not in r["unjudged"]]
+        found = load_embeddings(folder, kept, method, judged)
+        clips[method] = {k: x for k, x in found.items() if k in references or not compares}
     base = clips.get(BASELINE, {})
-    return {m: _set_row(own, base if m != BASELINE else {}, references) for m, own in clips.items()}
+    return {
+        m: _set_row(measure.statistic, own, base if m != BASELINE else {}, references)
+        for m, own in clips.items()
+    }
 
 
-def _set_row(own: Embeddings, base: Embeddings, references: Embeddings) -> Row:
-    """base: the baseline's; empty for itself."""
+def _set_row(statistic: str, own: Embeddings, base: Embeddings, references: Embeddings) -> Row:
+    """base: the baseline's; empty for itself. Where the set has no number, `mean` is left out."""
 
-    def stacked(found: Embeddings, keys: Iterable[str]) -> NDArray[np.float32]:
-        return np.concatenate([found[key] for key in keys])
+    def of(found: Embeddings, keys: Iterable[str]) -> list[NDArray[np.float32]]:
+        return [found[key] for key in keys if key in found]
 
     row: dict[str, Any] = {"prompts": len(own), "windows": sum(map(len, own.values()))}
-    if len(own) >= MIN_CLIPS:
-        row["mean"] = distance(stacked(own, own), stacked(references, own))
     shared = [key for key in own if key in base]
-    if len(shared) >= MIN_CLIPS:
-        to = References(stacked(references, shared))
-        change = to.distance(stacked(own, shared)) - to.distance(stacked(base, shared))
-        p = p_of_difference([own[key] for key in shared], [base[key] for key in shared], to)
-        row |= {"paired_prompts": len(shared), "difference": change, "p": p}
+    with suppress(StatsError):  # references that are all the same
+        if len(own) >= MIN_CLIPS:
+            row["mean"] = STATISTICS[statistic](of(references, own))(of(own, own))
+            if len(of(references, own)) >= MIN_CLIPS:
+                chance = null(statistic, of(own, own), of(references, own))
+                row |= ends("null", chance, "null_")
+        if len(shared) >= MIN_CLIPS:
+            measure = STATISTICS[statistic](of(references, shared))
+            ours, theirs = of(own, shared), of(base, shared)
+            change = measure(ours) - measure(theirs)
+            p = p_of_difference(ours, theirs, measure)
+            row |= {"paired_prompts": len(shared), "difference": change, "p": p}
     return row
 
 

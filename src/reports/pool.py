@@ -1,8 +1,9 @@
 """What verifier_experiment.py leaves beside a pool and sweeps: tables, figures, and a text.
 
 scaling.csv, matrix.csv and the other tables of src/reports/pool_study.py with their figures go into
-the pool's folder, and those of src/reports/sweep.py, with the pool's best-of-n beside them, into
-each sweep's, anew from the records alone.
+the pool's folder, with diversity.csv where its embeddings are there, and those of
+src/reports/sweep.py, with the pool's best-of-n beside them, into each sweep's, anew from the
+records alone.
 """
 
 from collections import defaultdict
@@ -13,11 +14,14 @@ import numpy as np
 
 from src.data.files import make_folder
 from src.reports import pool_figures, sweep
+from src.reports.diversity import diversity
+from src.reports.diversity import findings as diversity_findings
 from src.reports.figure import save
 from src.reports.pool_study import Study, study_pool
 from src.reports.table import (
     HOLM,
     INTERVALS,
+    Row,
     brackets,
     describe,
     digits_of,
@@ -59,19 +63,25 @@ def report(
         write_tables(folder, study.tables)
         for name, draw in pool_figures.FIGURES.items():
             save(draw(study), folder / f"{name}.png", pool.folder)
-        texts.append(pool_text(study))
+        if rows := diversity(study):  # kept where the pool's embeddings are not there
+            write_tables(folder, {"diversity": rows})
+        texts.append(pool_text(study, rows))
     texts += [sweep.report(folder, pool, budgets, output) for folder in sweeps]
     return "\n\n".join(texts)
 
 
-def pool_text(study: Study) -> str:
-    """Under each measure the selectors: means by N, and the gain in deviations; then sentences."""
+def pool_text(study: Study, diverse: Sequence[Row] = ()) -> str:
+    """Under each measure the selectors: means by N, and the gain in deviations; then sentences.
+
+    diverse: rows of diversity.csv.
+    """
     prompts, size = len(study.pool.prompts), study.pool.size
     head = (
         f"{prompts} prompts x {size} candidates of {study.pool.duration:g} s, {prompts * size:,} "
         "clips: all of what follows comes from them, exactly."
     )
-    return document([study.title, head], _gains(study), findings(study))
+    notes = (*findings(study), *diversity_findings(diverse))
+    return document([study.title, head], _gains(study), notes)
 
 
 def _gains(study: Study) -> list[str]:

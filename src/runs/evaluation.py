@@ -6,8 +6,10 @@ later. Clips are compared as they were generated: audio is saved in float32, wit
 
 Judges of sets leave an embedding of each clip and of its prompt's reference, float32 [windows, D]:
 
-    <run>/embeddings/<measure>/<method>/<prompt id>.npy
-    <run>/embeddings/<measure>/reference/<prompt id>.npy
+    <run>/embeddings/<name>/<method>/<prompt id>.npy
+    <run>/embeddings/<name>/reference/<prompt id>.npy
+
+The name is one for all judges of a network (`SetJudge.embeddings`).
 """
 
 import io
@@ -56,21 +58,26 @@ def measures(verifier: Verifier, judges: Sequence[Judge]) -> list[Measure]:
         notes += [judge.note] if judge.note else []
         measure = measure_of(judge, "own verifier" if own else role)
         listed.append(replace(measure, note="; ".join(notes)))
+        if isinstance(judge, ClipJudge):
+            part = replace(listed[-1], role=measure.role if own else "judge")
+            listed += [replace(part, name=name) for name in judge.parts]
     return listed
 
 
 def measure_of(judge: Judge, role: Role) -> Measure:
     """What clips are measured by when this judge judges them."""
-    return Measure(
+    measure = Measure(
         name=judge.name,
         role=role,
         higher_is_better=judge.higher_is_better,
         checkpoint=in_short(judge.checkpoint),
-        kind="set" if isinstance(judge, SetJudge) else "clip",
         is_verifier=tuple(judge.is_verifier),
         shares_data_with=tuple(judge.shares_data_with),
         note=judge.note,
     )
+    if not isinstance(judge, SetJudge):
+        return measure
+    return replace(measure, kind="set", statistic=judge.statistic, embeddings=judge.embeddings)
 
 
 def unread_captions(
@@ -136,14 +143,16 @@ def judge_clip(
     for judge in judges:
         try:
             if isinstance(judge, SetJudge):
-                reference = embedding_file(folder, judge.name, REFERENCE, prompt.id)
-                if not reference.exists():
+                name = judge.embeddings or judge.name
+                reference = embedding_file(folder, name, REFERENCE, prompt.id)
+                if (judge.needs_reference or prompt.is_referenced) and not reference.exists():
                     write_array(reference, judge.hear_reference(prompt).astype(np.float32))
                 embedding = judge.hear(clip, prompt).astype(np.float32)
-                write_array(embedding_file(folder, judge.name, method, prompt.id), embedding)
+                write_array(embedding_file(folder, name, method, prompt.id), embedding)
             else:
                 assert isinstance(judge, ClipJudge)
                 values[judge.name] = judge.judge(clip, prompt)
+                values |= judge.parts_of(clip, prompt)
         except JudgeError as error:
             unjudged[judge.name] = str(error)
     return {"judges": values, "unjudged": unjudged}
@@ -182,9 +191,9 @@ def _reference(prompt: Prompt, folder: Path) -> dict[str, str]:
     return {"reference": Path(path).as_posix()}
 
 
-def embedding_file(folder: Path | str, measure: str, method: str, prompt_id: str) -> Path:
+def embedding_file(folder: Path | str, name: str, method: str, prompt_id: str) -> Path:
     """The file of one clip's embedding, or with REFERENCE of its prompt's reference."""
-    return Path(folder, "embeddings", measure, method, f"{prompt_id}.npy")
+    return Path(folder, "embeddings", name, method, f"{prompt_id}.npy")
 
 
 def write_array(path: Path, array: NDArray[Any]) -> None:
@@ -195,7 +204,7 @@ def write_array(path: Path, array: NDArray[Any]) -> None:
 
 
 def load_embeddings(
-    folder: Path | str, measure: str, method: str, prompt_ids: Iterable[str]
+    folder: Path | str, name: str, method: str, prompt_ids: Iterable[str]
 ) -> dict[str, NDArray[np.float32]]:
     """Those of the prompts that have one, by prompt id.
 
@@ -203,7 +212,7 @@ def load_embeddings(
     """
     found = {}
     for prompt_id in prompt_ids:
-        path = embedding_file(folder, measure, method, prompt_id)
+        path = embedding_file(folder, name, method, prompt_id)
         if not path.exists():
             continue
         try:

@@ -25,7 +25,8 @@ class Measure:
 
     role: "selector" chose the clips; an "own verifier" has its number, or a part of it, and is no
     evidence either; a "verifier" of a pool may select. kind: a number for each clip, or one for all
-    clips of a method together ("set"). checkpoint: the weights and how their hash begins.
+    clips of a method together ("set"): then `statistic` (src/stats/sets.py) of the embeddings kept
+    under `embeddings` (empty: under its name). checkpoint: the weights and how their hash begins.
     is_verifier: verifiers whose own number it is, or that it has a part in common with.
     shares_data_with: verifiers that learnt from the same data and labels. note: what to know when
     reading it. scales: of a weighted sum its parts, with what each is divided by.
@@ -36,6 +37,8 @@ class Measure:
     higher_is_better: bool = True
     checkpoint: str = ""
     kind: Literal["clip", "set"] = "clip"
+    statistic: str = "frechet"
+    embeddings: str = ""
     is_verifier: tuple[str, ...] = ()
     shares_data_with: tuple[str, ...] = ()
     note: str = ""

@@ -1,7 +1,6 @@
 """Frechet distance between two sets of embeddings, each taken as a Gaussian. numpy and scipy.
 
     distance(embeddings, references)   # [n, D], [m, D] -> squared distance
-    p_of_difference(method, baseline, references)
 
 d^2 = |mu1 - mu2|^2 + tr(S1) + tr(S2) - 2 tr((S1 S2)^(1/2)), after Dowson and Landau (1982); on the
 embeddings of an audio network it is the Frechet audio distance (Kilgour et al., arXiv 1812.08466).
@@ -11,13 +10,11 @@ covariance is inverted, and none has its root taken where a smaller matrix does,
 distance is exact too where there are fewer vectors than dimensions and covariances are singular.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import eigvalsh, qr, svdvals
 
-from src.stats.intervals import PERMUTATIONS, StatsError, permutation_p
+from src.stats.intervals import StatsError
 
 Array = NDArray[np.float64]
 
@@ -48,28 +45,6 @@ class References:
 def distance(vectors: ArrayLike, references: ArrayLike) -> float:
     """Squared Frechet distance of vectors [n, D] and [m, D]. Raises StatsError."""
     return References(references).distance(vectors)
-
-
-def p_of_difference(
-    method: Sequence[ArrayLike],
-    baseline: Sequence[ArrayLike],
-    references: References,
-    permutations: int = PERMUTATIONS,
-) -> float:
-    """Whether a method's distance differs from the baseline's: p of a paired permutation test.
-
-    method, baseline: embeddings [windows, D] of the same prompts in the same order. Where the two
-    do not differ, a prompt's two clips could as well be exchanged. (A bootstrap would not do: it
-    repeats vectors, and so gives larger distances than were measured.)
-    """
-    pairs = [(np.asarray(a), np.asarray(b)) for a, b in zip(method, baseline, strict=True)]
-
-    def difference(swapped: NDArray[np.bool_]) -> float:
-        first = np.concatenate([pair[int(s)] for pair, s in zip(pairs, swapped, strict=True)])
-        second = np.concatenate([pair[1 - int(s)] for pair, s in zip(pairs, swapped, strict=True)])
-        return references.distance(first) - references.distance(second)
-
-    return permutation_p(difference, len(pairs), permutations=permutations)
 
 
 def _gaussian(vectors: ArrayLike) -> tuple[Array, Array]:

@@ -1,6 +1,7 @@
 """What a benchmark's report shows: selectors and judges apart, no claim that does not follow."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -183,6 +184,31 @@ def test_a_measure_of_sets_is_one_distance_to_the_references_with_a_p(tmp_path: 
     assert (base["difference"], sbs["low"]) == (None, None)
     assert study.unjudged["fad_msd"] == ["no reference", *[LOST] * 4]
     assert "fad_msd: no number for 5 clip(s): no reference" in findings(study)
+
+
+def test_other_measures_of_sets_read_the_same_embeddings_and_say_what_chance_gives(
+    tmp_path: Path,
+) -> None:
+    family = {"statistic": "kernel", "embeddings": "fad_msd"}
+    kad = replace(SET, name="kad_msd", **family)
+    spread = replace(kad, name="spread_msd", higher_is_better=True, statistic="spread")
+    folder = made_up_run(tmp_path, more=(SET, kad, spread))
+    for method in ("best_of_n", "reference"):  # a spread needs no reference
+        evaluation.embedding_file(folder, "fad_msd", method, "p3").unlink()
+    study = study_benchmark(folder)
+    base, best, _ = study.of("kad_msd")
+    assert [row["prompts"] for row in study.of("kad_msd")] == [15, 15, 15]
+    assert [row["prompts"] for row in study.of("spread_msd")] == [16, 15, 16]
+    assert (best["verdict"], best["p"]) == ("better", pytest.approx(1 / 201))
+    assert base["mean"] > base["null_high"] > 0 > base["null_low"]
+    assert study.rows["sbs", "spread_msd"]["p"] > 0.05
+    assert study.rows["sbs", "fad_msd"]["null"] > 0.2, "all of it bias"
+    text = text_of(folder)
+    assert "kad_msd by chance, if clips were no different from references (mean" in text
+    shown = f".{study.digits('kad_msd')}f"
+    assert f"baseline {base['null']:{shown}} ({base['null_low']:{shown}} to" in text
+    assert "between the references." in text
+    assert "null" not in tables(study_of(tmp_path / "without"))["summary"][0]
 
 
 def test_a_damaged_embedding_is_an_error_that_names_it(tmp_path: Path) -> None:

@@ -160,5 +160,5 @@ def test_every_model_of_the_repository_passes_its_test(tmp_path: Path) -> None:
     rows = json.loads((tmp_path / "x").read_text())
     passed = {r["name"] for r in rows if (r["group"], r["status"]) == ("self-tests", "ok")}
     verifiers = {f"verifier {name}" for name in ("tags", "tags_vgg", "tags_msd", "tags_msd_vgg")}
-    judges = {f"judge {name}" for name in ("msd_kld", "mtt_vgg", "msd_vgg_kld", "fad_msd")}
+    judges = {f"judge {name}" for name in ("msd_kld", "mtt_vgg", "kad_msd", "spread_msd")}
     assert passed >= {"a verifier server", "generator builtin", *verifiers, *judges}

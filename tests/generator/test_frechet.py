@@ -5,7 +5,7 @@ import pytest
 import torch
 from torchmetrics.image.fid import _compute_fid
 
-from src.stats.frechet import References, distance, p_of_difference
+from src.stats.frechet import distance
 from src.stats.intervals import StatsError
 
 
@@ -78,31 +78,3 @@ def test_float32_embeddings_are_computed_in_float64() -> None:
 def test_what_has_no_distance_is_an_error(a: np.ndarray, b: np.ndarray, message: str) -> None:
     with pytest.raises(StatsError, match=message):
         distance(a, b)
-
-
-def clips(random: np.random.Generator, prompts: int, shift: float) -> list[np.ndarray]:
-    return [random.normal(size=(2, 5)) + shift for _ in range(prompts)]
-
-
-def test_a_method_that_is_nearer_to_the_references_is_told_from_the_baseline() -> None:
-    random = np.random.default_rng(5)
-    references = References(np.concatenate(clips(random, 40, 0.0)))
-    near, far = clips(random, 40, 0.1), clips(random, 40, 1.0)
-    assert p_of_difference(near, far, references, permutations=199) == 1 / 200
-
-
-def test_p_is_spread_evenly_where_the_methods_do_not_differ() -> None:
-    random = np.random.default_rng(6)
-    values = []
-    for _ in range(100):
-        references = References(np.concatenate(clips(random, 12, 0.0)))
-        first, second = clips(random, 12, 0.5), clips(random, 12, 0.5)
-        values.append(p_of_difference(first, second, references, permutations=49))
-    assert np.mean(np.array(values) <= 0.1) < 0.2
-    assert 0.4 < np.mean(values) < 0.6
-
-
-def test_the_same_clips_are_no_evidence_of_a_difference() -> None:
-    random = np.random.default_rng(7)
-    references, same = References(random.normal(size=(9, 5))), clips(random, 6, 0.0)
-    assert p_of_difference(same, same, references, permutations=20) == 1.0

@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,11 @@ from src.client import ServerUnreachable
 from src.data.audio import Clip, read_audio, resample
 from src.data.prompts import Prompt
 from src.judges.base import ClipJudge, JudgeError
-from src.judges.registry import JUDGES, all_three, build_judges
+from src.judges.registry import JUDGES, ServedJudge, all_three, build_judges
 from src.judges.tags import FadMsd, bernoulli_kl
 from src.models.tagger import load_tagger
-from src.protocol import Checkpoint
+from src.protocol import Checkpoint, Score, VerifierResult
+from src.runs.evaluation import judge_clip, measures
 from src.runs.settings import PROFILE_JUDGES
 from src.stats.frechet import distance
 from tests.generator.fake_pool import WEIGHTS, FakeClient
@@ -42,16 +44,9 @@ def judge_named(name: str) -> ClipJudge:
     return judge
 
 
-BUILT_IN = (
-    "msd_cosine",
-    "msd_cosine_codec",
-    "msd_kld",
-    "msd_kld_codec",
-    "mtt_vgg",
-    "msd_vgg_kld",
-    "msd_vgg_kld_codec",
-    "fad_msd",
-)
+COMPARING = ("msd_cosine", "msd_kld", "msd_vgg_kld")
+SETS = ("fad_msd", "kad_msd", "spread_msd")
+BUILT_IN = (*COMPARING, *(f"{name}_codec" for name in COMPARING), "mtt_vgg", *SETS)
 
 
 def test_the_judges_of_the_profiles_exist_and_the_primary_one_comes_first() -> None:
@@ -64,8 +59,9 @@ def test_every_judge_is_known_by_its_name_and_says_its_direction() -> None:
     for name, judge in JUDGES.items():
         assert judge.name == name
         name = name.removesuffix("_wrong").removesuffix("_contrast")
-        assert judge.higher_is_better == (name in ("mtt_vgg", "clap_score") or "cosine" in name)
-        assert judge.needs_reference == (name not in ("mtt_vgg", "clap_score"))
+        higher = name in ("mtt_vgg", "clap_score") or "cosine" in name or "spread" in name
+        assert judge.higher_is_better == higher
+        assert judge.needs_reference == any(x in name for x in ("kld", "cosine", "fad", "kad"))
         assert bool(judge.listener_class.files) == (name not in BUILT_IN)
         if judge.listener_class.files:
             assert judge.licence
@@ -246,6 +242,14 @@ def test_judges_of_sets_share_a_network_with_those_of_clips() -> None:
     assert "biased upwards for few clips" in judge.note
 
 
+@pytest.mark.parametrize("network", ["msd", "clap"])
+def test_measures_of_sets_on_one_network_share_its_embeddings(network: str) -> None:
+    family = [JUDGES[f"{kind}_{network}"] for kind in ("fad", "kad", "spread")]
+    assert {judge.listener_class for judge in family} == {family[0].listener_class}
+    assert [judge.statistic for judge in family] == ["frechet", "kernel", "spread"]  # type: ignore[attr-defined]
+    assert {judge.embeddings for judge in family} == {f"fad_{network}"}  # type: ignore[attr-defined]
+
+
 # Verifiers of the server as judges
 
 NAMES = ("clap", "muq", "tags")
@@ -294,6 +298,28 @@ def test_what_one_verifier_refuses_the_others_still_judge_and_it_is_asked_once()
             tags.judge(heard, ASKED)
     assert clap.judge(heard, ASKED) == client.values["clap", "slow piano"][0]
     assert len(client.asked) == 1
+
+
+def test_the_axes_of_a_quality_score_are_columns_of_their_own(tmp_path: Path) -> None:
+    """They come with the score's components; a server that sends none leaves them out."""
+    axes = {"CE": 7.0, "CU": 7.5, "PC": 5.0, "PQ": 8.0}
+    for components in (axes, {}):
+        answer = VerifierResult(
+            checkpoint=WEIGHTS,
+            scores=[Score(value=0.75, components=components)],
+            queue_seconds=0,
+            compute_seconds=0,
+        )
+        judge = ServedJudge("quality", WEIGHTS, lambda *_, of=answer: {"quality": of})
+        names = [f"quality_{axis.lower()}" for axis in axes]
+        found = judge_clip(level(1), ASKED, "baseline", [judge], tmp_path)
+        parts = dict(zip(names, components.values(), strict=False))
+        assert found == {"judges": {"quality": 0.75} | parts, "unjudged": {}}
+    selector = SimpleNamespace(name="tags", checkpoints={"tags": WEIGHTS})
+    listed = measures(selector, [judge])  # type: ignore[arg-type]
+    assert [m.name for m in listed] == ["tags", "quality", *names]
+    assert [m.role for m in listed[1:]] == ["primary judge", *["judge"] * 4]
+    assert {m.is_verifier for m in listed[1:]} == {("quality",)}
 
 
 def test_a_lost_server_is_no_matter_of_one_clip() -> None:

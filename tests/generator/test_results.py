@@ -100,7 +100,8 @@ def test_every_kind_of_run_is_there() -> None:
 @each_run
 def test_the_committed_tables_follow_from_the_committed_records(run: Path, tmp_path: Path) -> None:
     write_tables(tmp_path, TABLES[kind_of(run)](run))
-    committed = {path.name for path in run.glob("*.csv")}
+    # diversity.csv follows from embeddings, which are made again from tokens and not committed
+    committed = {path.name for path in run.glob("*.csv")} - {"diversity.csv"}
     assert {path.name for path in tmp_path.glob("*.csv")} == committed
     assert committed
     for name in committed:
