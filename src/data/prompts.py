@@ -11,6 +11,7 @@ and a Selection, which says which of them. No torch here: prompts are read, and 
 before anything heavy is loaded.
 """
 
+import ast
 import csv
 import hashlib
 import math
@@ -57,7 +58,7 @@ class Prompt:
     key: noise key. It depends on the row alone, so a prompt's candidates are the same in any
     subset. reference: audio file that the caption describes, if there is one. start_s, end_s: the
     section of the source that the caption describes, in seconds. subsets: MusicCaps' subsets that
-    it is in.
+    it is in. aspects: the words for single traits that the table lists beside the caption.
     """
 
     id: str
@@ -67,6 +68,7 @@ class Prompt:
     start_s: float = 0.0
     end_s: float = SECTION
     subsets: frozenset[Subset] = frozenset()
+    aspects: tuple[str, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -120,7 +122,7 @@ def read_table(
     path: Path | str, data_dir: Path | str | None = None, needed: Sequence[str] = ()
 ) -> list[Prompt]:
     """A CSV file's prompts, from its columns `caption`, and where they are there `ytid` or `id`,
-    `path`, `start_s`, `end_s`, `is_balanced_subset`, `is_audioset_eval`.
+    `path`, `start_s`, `end_s`, `is_balanced_subset`, `is_audioset_eval`, `aspect_list`.
 
     A `path` is relative to the table's folder; without that column the reference is
     <data_dir>/<id>.wav. A row without an id gets one from its text. Raises PromptError for a file
@@ -234,8 +236,22 @@ def _prompt(path: Path, line: int, row: Mapping[str, str], data_dir: Path | None
             subsets.add(subset)
         elif value not in FALSE:
             raise PromptError(f"{where}: {column} is True or False, not {row[column]!r}")
-    key = name or _digest(text)
-    return Prompt(name or _id_of_text(text), text, key, reference, start, end, frozenset(subsets))
+    key, aspects = name or _digest(text), _aspects(row.get("aspect_list", ""), where)
+    own = (name or _id_of_text(text), text, key, reference, start, end)
+    return Prompt(*own, frozenset(subsets), aspects)
+
+
+def _aspects(listed: str, where: str) -> tuple[str, ...]:
+    """MusicCaps' column aspect_list: a list of strings, as Python writes it. Raises PromptError."""
+    try:
+        found = ast.literal_eval(listed.strip() or "[]")
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        found = None
+    if not isinstance(found, list) or not all(isinstance(aspect, str) for aspect in found):
+        raise PromptError(
+            f"{where}: aspect_list is a list such as ['piano', 'slow'], not {listed[:80]!r}"
+        )
+    return tuple(" ".join(aspect.split()) for aspect in found if aspect.strip())
 
 
 def _on_one_line(text: str, where: str) -> str:

@@ -197,6 +197,7 @@ def test_musiccaps_columns_are_understood(tmp_path: Path) -> None:
     assert (first.start_s, first.end_s) == (30, 40)
     assert first.reference == tmp_path / "data" / "-abc_DEF123.wav"
     assert first.subsets == {"eval"}
+    assert (first.aspects, second.aspects) == (("slow", "piano"), ())
     assert second.text == 'Fast "drums". Loud.'
     assert second.reference is None
     assert second.subsets == {"eval", "balanced"}
@@ -281,6 +282,7 @@ def test_tables_of_spreadsheets_are_read(tmp_path: Path, text: str, captions: li
         ("caption,start_s,end_s\none,40,30\n", "line 2: .* the start first; not 40 and 30"),
         ("caption,end_s\none,nan\n", "line 2: .* not 0 and nan"),
         ("caption,is_balanced_subset\none,maybe\n", "is_balanced_subset is True or False.*maybe"),
+        ("caption,aspect_list\none,open('x')\n", "line 2: aspect_list is a list such as"),
     ],
 )
 def test_tables_that_cannot_be_used_say_where_and_why(
