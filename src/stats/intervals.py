@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import stats
 
 Array = NDArray[np.float64]
 
@@ -43,6 +44,57 @@ class Interval(NamedTuple):
     def side(self) -> int:
         """1 or -1 where all of it is above or below zero; 0 where neither, or without ends."""
         return int(self.low > 0) - int(self.high < 0)
+
+
+def mean_interval(values: ArrayLike) -> Interval:
+    """Mean over prompts with its 95% interval, by Student's t.
+
+    values: [prompts]: a measure, or the difference of two methods on each prompt (then it is
+    paired). Without ends for fewer than two prompts. Raises StatsError for none, or for values
+    that are not finite.
+    """
+    mean, error, freedom = _mean(values)
+    if not freedom:
+        return Interval(mean, math.nan, math.nan)
+    reach = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * error
+    return Interval(mean, mean - reach, mean + reach)
+
+
+def mean_p(values: ArrayLike) -> float:
+    """p, two-sided, of a mean of 0: 0.05 at most exactly where `mean_interval` excludes 0.
+
+    NaN for fewer than two prompts. Raises StatsError, as `mean_interval`.
+    """
+    mean, error, freedom = _mean(values)
+    if not freedom:
+        return math.nan
+    if not error:
+        return float(mean == 0)
+    return float(2 * stats.t.sf(abs(mean) / error, freedom))
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """p of each of several comparisons, adjusted so that any is falsely called clear in at most
+    5% of cases where 0.05 is the limit; in the order given.
+
+    Source: Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of
+    Statistics 6(2), 1979.
+    """
+    order = np.argsort(ps)
+    steps = np.asarray(ps, dtype=np.float64)[order] * np.arange(len(ps), 0, -1)
+    adjusted = np.empty(len(ps))
+    adjusted[order] = np.maximum.accumulate(steps).clip(max=1)
+    return [float(p) for p in adjusted]
+
+
+def _mean(values: ArrayLike) -> tuple[float, float, int]:
+    """Mean, its standard error, and degrees of freedom."""
+    array = finite(values)
+    if not array.size:
+        raise StatsError("no mean of nothing: no prompt has both measures")
+    freedom = array.size - 1
+    error = float(array.std(ddof=1)) / math.sqrt(array.size) if freedom else math.nan
+    return float(array.mean()), error, freedom
 
 
 class Bootstrap:

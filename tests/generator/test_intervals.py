@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from src.stats.intervals import (
     Bootstrap,
@@ -16,8 +17,11 @@ from src.stats.intervals import (
     StatsError,
     bootstrap,
     crossing,
+    holm,
     interval,
     line_of_seconds,
+    mean_interval,
+    mean_p,
     permutation_p,
     resampled_medians,
     weighted_line,
@@ -158,3 +162,30 @@ def test_what_is_no_line_is_far_from_it() -> None:
     frames = np.array([100.0, 200.0, 400.0, 800.0])
     _, _, worst = line_of_seconds(frames, np.array([1.0, 1.0, 1.0, 4.0]), np.empty((0, 4)))
     assert worst > 0.1
+
+
+@pytest.mark.parametrize("prompts", [2, 16, 64])
+def test_a_means_p_is_at_most_5_percent_exactly_where_its_interval_excludes_zero(
+    prompts: int,
+) -> None:
+    for values in np.random.default_rng(prompts).normal(0.3, 1, size=(200, prompts)):
+        assert (mean_p(values) <= 0.05) == (mean_interval(values).side != 0)
+
+
+def test_the_interval_of_a_mean_is_students() -> None:
+    values = np.random.default_rng(1).normal(1, 2, size=16)
+    expected = stats.ttest_1samp(values, 0)
+    assert mean_interval(values)[1:] == pytest.approx(tuple(expected.confidence_interval(0.95)))
+    assert mean_p(values) == pytest.approx(expected.pvalue)
+
+
+def test_what_does_not_differ_between_prompts_has_an_interval_of_no_width() -> None:
+    assert mean_interval([0.0, 0.0, 0.0]) == (0, 0, 0)
+    assert mean_p([0.0, 0.0, 0.0]) == 1
+    assert mean_p([0.5, 0.5, 0.5]) == 0
+
+
+def test_holm_steps_down_from_the_smallest_p_and_keeps_the_order_given() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.9]) == [1, 1]
+    assert holm([]) == []
