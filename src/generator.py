@@ -83,6 +83,17 @@ class Renderer:
                     clips.append(Clip(audio.numpy(), self.sample_rate))
         return clips
 
+    @torch.inference_mode()
+    def encode(self, clip: Clip) -> Tensor:
+        """A clip of the codec's rate and channels -> int64 [1, codebooks, frames], on the CPU.
+
+        For audio that came without tokens, such as a reference.
+        """
+        device = next(self.codec.parameters()).device
+        with memory_for(f"encoding a clip of {clip.seconds:g} s", "lower --duration"):
+            codes, _ = self.codec.encode(torch.from_numpy(clip.samples)[None].to(device))
+        return codes.cpu()
+
     def render_rest(self, tokens: Tensor, beginnings: Sequence[Clip]) -> list[Clip]:
         """As `render`, but for rounding, where the clips' `settled` beginnings are there already.
 
