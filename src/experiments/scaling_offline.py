@@ -41,7 +41,7 @@ def look(settings: ExperimentSettings) -> tuple[ExperimentSettings, Ready]:
         judges: tuple[str, ...] = ()
         if settings.validity and not (settings.verifiers or settings.judges):
             settings = replace(settings, verifiers=tuple(there))
-            judges = tuple(name for name in pool.measures if name not in there)
+            judges = tuple(name for name, m in pool.measures.items() if m.is_judge)
         settings = replace(settings, judges=settings.judges or judges)
         if settings.replays:
             return settings, Ready((), (), ())

@@ -6,9 +6,9 @@ adds to a pool's folder one record a measure and reference, {"kind": "validity",
 
     scores      the measure's number of this reference under each prompt, by prompt id
     degraded    and of its degraded copies (degraded.py) under its own prompt, by name
-    halves      and of both halves of its prompt's first CLIPS clips in the pool: two lists
-    own_clips   of judges: for each of these clips, whole, whether its own prompt is first among all
-                prompts (`first`), and the share of wrong prompts that it suits less (`auc`)
+    halves      and of both halves of its prompt's first HALVED clips in the pool: two lists
+    own_clips   of judges: for each of the first CLIPS clips whether its own prompt is first among
+                all prompts (`first`), and the share of wrong prompts that it suits less (`auc`)
 
 A killed run goes on there; src/reports/validity.py makes tables of it. A judge that compares with
 the reference hears a part of the reference in place of a clip, and what comes before it in place of
@@ -51,7 +51,7 @@ from src.stats.identification import rank
 log = logging.getLogger(__name__)
 
 VALIDITY_PROMPTS = 128  # each reference is heard under each prompt
-CLIPS = 8  # of a prompt in the pool
+CLIPS, HALVED = 8, 4  # of a prompt in the pool
 CONTROLS = ("_wrong", "_contrast")  # how judges end whose validity is another's
 DIGITS = 6
 
@@ -181,7 +181,7 @@ class Examination:
 
     def pairs(self, heard: Clip, own: Prompt, prompts: Sequence[Prompt]) -> list[list[Pair]]:
         """Clips and prompts for `scores`, `degraded` and `halves`."""
-        clips = self.clips(own.id)
+        clips = self.clips(own.id)[:HALVED]
         middle = clips[0].seconds / 2
         halves = [cut(clip, at, at + middle) for at in (0.0, middle) for clip in clips]
         return [
@@ -198,7 +198,7 @@ class Examination:
         alone = log_probs(self.generator, tokens, mine)[1].mean(-1)
         copies = [self.generator.encode(clip) for clip in self.copies(own.whole).values()]
         worse = torch.cat([log_probs(self.generator, of, mine).mean(-1) for of in copies], dim=1)
-        clips = self.tokens(own.prompt.id)
+        clips = self.tokens(own.prompt.id)[:HALVED]
         frames = log_probs(self.generator, clips, mine * len(clips))
         middle = frames.shape[-1] // 2
         parts = [frames[..., :middle].mean(-1), frames[..., middle:].mean(-1)]

@@ -26,6 +26,7 @@ from src.reports.table import (
     shortened,
     write_tables,
 )
+from src.reports.validity import validity_figure, validity_text
 from src.runs.pool import Pool
 
 RELATIONS = {"own": "own number", "shares data": "shares data"}
@@ -58,6 +59,9 @@ def report(
         for name, draw in pool_figures.FIGURES.items():
             save(draw(study), folder / f"{name}.png", pool.folder)
         texts.append(pool_text(study))
+        if rows := study.tables["validity"]:
+            save(validity_figure(rows, study.title), folder / "validity.png", pool.folder)
+            texts.append(validity_text(rows))
     texts += [sweep.report(folder, pool, budgets, output) for folder in sweeps]
     return "\n\n".join(texts)
 

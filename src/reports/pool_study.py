@@ -20,6 +20,7 @@ side of zero the 95% interval over prompts (low, high) lies. Tables, each a CSV 
     fits        best-of-n as a + b * E_n; r2, and r2_log2 of a line over log2 n
     agreement   tau: Kendall's, within prompts, positive where both call the same clips better
     prefix      tau: of the score of the first `seconds` with the whole clip's
+    validity    what measures say of references whose prompt is known (validity_study.py)
     selectors   difference: by how much more the first selector gains than the other by a judge, at
                 equal frames, paired, in the judge's unit, positive where better
 
@@ -35,6 +36,7 @@ from typing import Any
 import numpy as np
 
 from src.reports.table import Row, ends
+from src.reports.validity_study import validity_rows
 from src.runs.measures import SIDES, Measure, Relation
 from src.runs.pool import Pool, Pools, of_both
 from src.stats.best_of_n import (
@@ -49,7 +51,7 @@ from src.stats.best_of_n import (
 )
 from src.stats.intervals import Interval, StatsError, bootstrap
 
-TABLES = ("scaling", "matrix", "agreement", "transfer", "prefix", "fits", "selectors")
+TABLES = ("scaling", "matrix", "agreement", "transfer", "prefix", "fits", "selectors", "validity")
 Values = Mapping[str, Pools]  # by measure
 
 
@@ -123,6 +125,7 @@ def study_pool(pool: Pool, budgets: Sequence[int]) -> Study:
         tables["prefix"] += _prefixes(pool, name, measures, values)
     for name in judges or no_sums:
         tables["selectors"] += _compared(measures[name], selectors, values, kept)
+    tables["validity"] = validity_rows(pool, measures, kept[-1])
     return Study(
         title=pool.manifest.get("title", pool.folder.name),
         pool=pool,
