@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
@@ -33,13 +32,13 @@ NEGATIVES = {
 NOTES = (
     "Asked about the references, cut to the clips' duration. Brackets: 95% intervals over prompts; "
     "validity.csv has all.",
-    "Right reference: under a prompt, how often it scores best of all (first; by chance one in their "
-    "number), and the share of wrong references that score worse (AUC; by chance .5). Most similar "
-    "5: by the words of the table's aspects. Lead: the first aspect.",
+    "Right reference: under a prompt, how often it scores best of all (first; by chance one in "
+    "their number), and the share of wrong references that score worse (AUC; by chance .5). Most "
+    "similar 5: by the words of the table's aspects. Lead: the first aspect.",
     "Judges that compare with a reference hear second parts of references against first parts. "
     "Likelihoods are those of the references' tokens.",
-    "Preferred to: how often a reference scores better than its degraded copy. A semitone up: played "
-    "6% faster.",
+    "Preferred to: how often a reference scores better than its degraded copy. A semitone up: "
+    "played 6% faster.",
     "Own clips: how often a generated clip suits its own prompt or reference best of all, and the "
     "share of wrong ones that it suits less. Retest: Kendall's tau within prompts between the "
     "numbers of a clip's two halves.",
@@ -111,15 +110,16 @@ def validity_figure(rows: Sequence[Row], title: str) -> Figure:
     )
     height = 2 * ROW * len(names) + 2.6
     figure = new_figure(WIDTH, height, f"{title}: what each measure can hear", caption)
-    above, below = np.ravel(figure.subfigures(2, 1, height_ratios=(1.15, 1)))
-    identified, clips = above.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+    ratios: dict[str, Any] = {"width_ratios": (3, 2), "height_ratios": (1.15, 1)}
+    axes = figure.subplot_mosaic("AB;CC", **ratios)
+    identified, clips, ax = (axes[name] for name in "ABC")
     auc = {("identification", kind): label for kind, label in NEGATIVES.items()}
     _dots(identified, table, auc)
     _dots(clips, table, {("own clips", "auc"): "own clips, AUC", ("retest", "tau"): "retest, tau"})
     identified.set(title="the right reference among others", xlabel="AUC")
     clips.set(title="generated clips", xlabel="AUC, tau")
     clips.axvline(0, color=GREY, linewidth=0.6, zorder=0)
-    ax = below.subplots()
+    clips.set_yticklabels([])
     colours = ScalarMappable(Normalize(0, 1), DIVERGING)
     for y, name in enumerate(names):
         for x, kind in enumerate(kinds):
@@ -153,4 +153,4 @@ def _dots(ax: Axes, table: Table, shown: Mapping[tuple[str, str], str]) -> None:
     ax.set_ylim(len(table.measures) - 0.5, -0.5)
     ax.set_yticks(range(len(table.measures)), table.measures)
     ax.tick_params(axis="y", length=0)
-    ax.legend(loc="lower center", bbox_to_anchor=(0.5, -0.4), ncols=2)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
