@@ -29,7 +29,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from src.data.audio import Clip
+from src.data.audio import Clip, resample
 from src.decoding.decoder import MAX_ROWS, Decoder, Decoding, Sampling
 from src.decoding.device import OutOfMemory, free_memory, memory_for, usable_device
 from src.protocol import Checkpoint
@@ -85,14 +85,19 @@ class Renderer:
 
     @torch.inference_mode()
     def encode(self, clip: Clip) -> Tensor:
-        """A clip of the codec's rate and channels -> int64 [1, codebooks, frames], on the CPU.
+        """A clip of any rate and number of channels -> int64 [codebooks, frames]."""
+        from audiocraft.data.audio_utils import convert_audio_channels
 
-        For audio that came without tokens, such as a reference.
-        """
-        device = next(self.codec.parameters()).device
-        with memory_for(f"encoding a clip of {clip.seconds:g} s", "lower --duration"):
-            codes, _ = self.codec.encode(torch.from_numpy(clip.samples)[None].to(device))
-        return codes.cpu()
+        samples = torch.from_numpy(resample(clip, self.sample_rate).samples)
+        audio = convert_audio_channels(samples, self.channels)[None]
+        with memory_for(f"encoding a clip of {clip.seconds:g} s", "take shorter references"):
+            tokens, _scale = self.codec.encode(audio.to(next(self.codec.parameters()).device))
+        return tokens[0].cpu()
+
+    def reconstruct(self, clip: Clip) -> Clip:
+        """What the codec leaves of a clip: encoded and decoded, in the codec's rate."""
+        (clip,) = self.render(self.encode(clip)[None])
+        return clip
 
     def render_rest(self, tokens: Tensor, beginnings: Sequence[Clip]) -> list[Clip]:
         """As `render`, but for rounding, where the clips' `settled` beginnings are there already.

@@ -52,7 +52,7 @@ def faster(clip: Clip, factor: float) -> Clip:
 
 def through_codec(clip: Clip, renderer: Renderer, books: int | None = None) -> Clip:
     """Encoded and rendered again, from the first `books` codebooks (None: all)."""
-    (found,) = renderer.render(renderer.encode(clip)[:, :books])
+    (found,) = renderer.render(renderer.encode(clip)[None, :books])
     return Clip(np.ascontiguousarray(found.samples[:, : clip.samples.shape[1]]), found.rate)
 
 

@@ -36,7 +36,7 @@ from src.data.audio import Clip
 from src.data.progress import bar
 from src.data.prompts import Prompt
 from src.decoding.sampling import Sampling
-from src.experiments.degraded import degraded
+from src.experiments.degraded import degraded, through_codec
 from src.experiments.pool_scoring import Scorer
 from src.experiments.references import Reference, cut, load_references
 from src.generator import Generator
@@ -113,7 +113,8 @@ class Examination:
         self.scorers = {scorer.name: scorer for scorer in scorers}
         self.ids = [own.prompt.id for own in references]
         # Several measures hear these of one reference.
-        self.copies = lru_cache(maxsize=2)(partial(degraded, renderer=generator))
+        self.coded = lru_cache(maxsize=1)(partial(through_codec, renderer=generator))
+        self.copies = lru_cache(maxsize=3)(partial(degraded, renderer=generator))
         self.clips = lru_cache(maxsize=1)(lambda name: generator.render(self.tokens(name)))
 
     def tokens(self, prompt_id: str) -> Tensor:
@@ -137,7 +138,8 @@ class Examination:
     def group(self, scorer: Scorer) -> tuple[Any, ...]:
         """How a measure is asked: those that are asked in one way are asked together."""
         if scorer.judge is not None:
-            return self.by_judges, scorer.judge.needs_reference
+            coded = bool(getattr(scorer.judge, "through_codec", False))
+            return self.by_judges, scorer.judge.needs_reference, coded
         if scorer.name in LIKELIHOODS:
             return (self.by_generator,)
         return self.by_server, scorer.name in self.reading
@@ -164,11 +166,15 @@ class Examination:
                 found[name][0] *= len(self.references)
         return found
 
-    def by_judges(self, own: Reference, names: Sequence[str], halved: bool) -> dict[str, Answers]:
-        """halved: they compare with the reference."""
+    def by_judges(
+        self, own: Reference, names: Sequence[str], halved: bool, coded: bool
+    ) -> dict[str, Answers]:
+        """halved: they compare with the reference. coded: and that through the codec, as if it had
+        been generated; then so is what they hear."""
         if halved:
             others = [r.halved for r in self.references]
-            asked = self.pairs(own.other, own.halved, others)
+            heard = self.coded(own.other) if coded else own.other
+            asked = self.pairs(heard, own.halved, others)
         else:
             asked = self.pairs(own.whole, own.prompt, [r.prompt for r in self.references])
         clips = self.clips(own.prompt.id)
@@ -191,12 +197,13 @@ class Examination:
         ]
 
     def by_generator(self, own: Reference, names: Sequence[str]) -> dict[str, Answers]:
-        texts, tokens = [r.prompt.text for r in self.references], self.generator.encode(own.whole)
+        texts = [r.prompt.text for r in self.references]
+        tokens = self.generator.encode(own.whole)[None]
         every = tokens.expand(len(texts), -1, -1)
         given = log_probs(self.generator, every, texts, guided=False)[0].mean(-1)
         mine = [own.prompt.text]
         alone = log_probs(self.generator, tokens, mine)[1].mean(-1)
-        copies = [self.generator.encode(clip) for clip in self.copies(own.whole).values()]
+        copies = [self.generator.encode(clip)[None] for clip in self.copies(own.whole).values()]
         worse = torch.cat([log_probs(self.generator, of, mine).mean(-1) for of in copies], dim=1)
         clips = self.tokens(own.prompt.id)[:HALVED]
         frames = log_probs(self.generator, clips, mine * len(clips))
