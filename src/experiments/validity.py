@@ -173,8 +173,8 @@ class Examination:
         been generated; then so is what they hear."""
         if halved:
             others = [r.halved for r in self.references]
-            heard = self.coded(own.other) if coded else own.other
-            asked = self.pairs(heard, own.halved, others)
+            part = self.coded(own.other) if coded else own.other
+            asked = self.pairs(part, own.halved, others)
         else:
             asked = self.pairs(own.whole, own.prompt, [r.prompt for r in self.references])
         clips = self.clips(own.prompt.id)
