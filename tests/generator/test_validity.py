@@ -1,4 +1,4 @@
-"""What measures are asked about references: ranks, negatives, damage, and a pool's whole answers."""
+"""What measures are asked about references: ranks, negatives, damage, a pool's whole answers."""
 
 import math
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from src.client import ServerUnreachable
 from src.data.audio import Clip
 from src.data.prompts import Selection, load_prompts
 from src.experiments.degraded import DEGRADATIONS, degraded, faster, lowpassed, noisy, shuffled
-from src.experiments.pool_scoring import list_scorers
+from src.experiments.pool_scoring import list_scorers, score
 from src.experiments.references import load_references
 from src.experiments.scaling import generate, open_pool
 from src.experiments.validity import HALVED, log_probs, validate
@@ -150,8 +150,8 @@ class Knowing(FakeClient):
 
 @pytest.fixture
 def pool(tmp_path: Path, generator: Generator) -> Iterator[tuple[Run, list]]:
-    prompts = load_prompts("builtin", Selection(limit=4), tmp_path)
-    settings = settings_for(tmp_path, num_samples=4, duration=1.0, prefixes=("none",))
+    prompts = load_prompts("builtin", Selection(limit=3), tmp_path)
+    settings = settings_for(tmp_path, num_samples=3, duration=1.0, prefixes=("none",))
     with open_pool(settings, prompts, generator) as run:
         generate(run, prompts, generator, settings)
         yield run, prompts
@@ -162,7 +162,9 @@ def test_every_measure_is_asked_once_about_each_reference_and_goes_on_after_a_st
     pool: tuple[Run, list], generator: Generator
 ) -> None:
     run, prompts = pool
-    scorers = [verifier("tags"), verifier("deaf"), *list_scorers([], ["msd_kld"], {}, (), "cpu")]
+    scorers = [verifier(name, prefixes=()) for name in ("tags", "deaf")]
+    scorers += list_scorers([], ["msd_kld"], {}, (), "cpu")
+    score(run, prompts, scorers, generator, Knowing())  # type: ignore[arg-type]
     asked = scorers, ("perplexity", "pmi"), generator
     with pytest.raises(ServerUnreachable):
         validate(run, prompts, *asked, Knowing(lives=3))
@@ -179,9 +181,9 @@ def test_every_measure_is_asked_once_about_each_reference_and_goes_on_after_a_st
     validate(run, prompts, *asked, client)
     found = [r for r in run.records if r["kind"] == "validity"]
     assert found[: len(before)] == before
-    assert len(found) == 4 * 5
+    assert len(found) == 3 * 5
     both = [("tags",), ("deaf",)]
-    assert [names for names, *_ in client.asked] == [("deaf",), *both, *both]
+    assert [names for names, *_ in client.asked] == [("deaf",), *both]
     validate(run, prompts, *asked, None)  # nothing is lacking
     assert [r for r in run.records if r["kind"] == "validity"] == found
     answers = load_pool(run.folder).validity
@@ -192,11 +194,11 @@ def test_every_measure_is_asked_once_about_each_reference_and_goes_on_after_a_st
         assert [len(half) for half in heard["halves"]] == [HALVED] * 2
         assert [len(of) for of in heard["own_clips"].values()] == [4, 4]
     kld = np.array([[answers["msd_kld"][i]["scores"][j] for j in ids] for i in ids])
-    shares = [np.mean([kld[i, j] > kld[j, j] for i in range(4) if i != j]) for j in range(4)]
+    shares = [np.mean([kld[i, j] > kld[j, j] for i in range(3) if i != j]) for j in range(3)]
     text = report(load_pool(run.folder), [], (1, 2))
-    assert "What each verifier and judge can hear: 4 references" in text
+    assert "What each verifier and judge can hear: 3 references" in text
     assert (run.folder / "validity.png").exists()
     table = pd.read_csv(run.folder / "validity.csv").set_index(["measure", "test", "kind"])
     assert table.value["msd_kld", "identification", "auc"] == pytest.approx(np.mean(shares))
     assert table.value["deaf", "identification", "auc"] == 0.5
-    assert table.prompts["pmi", "discrimination", "reversed"] == 4
+    assert table.prompts["pmi", "discrimination", "reversed"] == 3
