@@ -220,13 +220,19 @@ class Decoding:
         """
         if not (conditional or self.guided):
             raise ValueError("without guidance nothing is decoded without its text")
+        means = self.log_probs().mean((2, 3))
+        return torch.where(means.isfinite().all(0), means[0 if conditional else 1], torch.nan)
+
+    @torch.inference_mode()
+    def log_probs(self) -> Tensor:
+        """float32 [halves, rows, codebooks, finished], in nats: of each token with the text and,
+        where decoding is guided, without it. Raises ValueError for what is not known."""
         if self._position < self.finished + max(self.decoder.delays) or not self.finished:
             raise ValueError("no log-probabilities yet: advance first")
         halves = zip(*(part.log_probs for part in self._parts), strict=True)
-        means = torch.stack(
-            [torch.cat([self._by_frame(x) for x in of_parts]).mean((1, 2)) for of_parts in halves]
+        return torch.stack(
+            [torch.cat([self._by_frame(x) for x in of_parts]) for of_parts in halves]
         )
-        return torch.where(means.isfinite().all(0), means[0 if conditional else 1], torch.nan)
 
     def _by_frame(self, x: Tensor) -> Tensor:
         """[rows, steps, codebooks] -> the finished frames, [rows, codebooks, finished]."""

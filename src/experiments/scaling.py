@@ -29,6 +29,7 @@ from src.experiments.pool_scoring import Scorer, list_scorers, score
 from src.experiments.scaling_offline import report
 from src.experiments.scaling_settings import GENERATING, ExperimentSettings
 from src.experiments.searching import in_groups, search_what_is_left
+from src.experiments.validity import validate
 from src.generator import Generator, GeneratorError, Renderer, load_renderer
 from src.judges.base import SetJudge
 from src.judges.registry import build_judges, served
@@ -50,7 +51,7 @@ from src.runs.evaluation import measures, write_array
 from src.runs.measures import in_short
 from src.runs.pool import LOG_PROBS, UNCONDITIONAL, prefix_key, short, token_file
 from src.runs.records import CANDIDATES, Run, search_key
-from src.scoring import components, remote_parts
+from src.scoring import components, known, remote_parts
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ def load_models(
     needed."""
     scoring = [part for name in settings.scoring for part in components(name)]
     names = [*remote_parts(scoring), *served(settings.judges or ())]
-    generator = load(settings) if settings.pool is None or settings.method else None
+    generator = load(settings) if settings.decodes else None
     if generator is None:
         log.info("loading the codec of %s", settings.model)
     renderer = generator or load_renderer(str(settings.model), settings.device)
@@ -112,8 +113,12 @@ def make_pool(
                 f"the tokens in {run.folder} are those of {in_short(made_by)}; the weights are now "
                 f"{in_short(renderer.checkpoint)}"
             )
-        failed = score(run, prompts, scorers_of(settings, renderer, client), renderer, client)
+        scorers = scorers_of(settings, renderer, client)
+        failed = score(run, prompts, scorers, renderer, client)
         embed(run, prompts, set_judges_of(settings, renderer), renderer)
+        if settings.validity and generator is not None:
+            likelihoods = known(settings.guidance)
+            validate(run, prompts, scorers, likelihoods, generator, client)
     return run.folder, failed
 
 

@@ -36,9 +36,13 @@ def look(settings: ExperimentSettings) -> tuple[ExperimentSettings, Ready]:
     if settings.pool is not None:
         pool = load_pool(settings.pool)
         settings = of_pool(settings, pool)
-        there = (name for name, m in pool.measures.items() if m.role == "verifier")
+        there = [name for name, m in pool.measures.items() if m.role == "verifier"]
         settings.check_parts([*there, *(settings.verifiers or ())])
-        settings = replace(settings, judges=settings.judges or ())
+        judges: tuple[str, ...] = ()
+        if settings.validity and not (settings.verifiers or settings.judges):
+            settings = replace(settings, verifiers=tuple(there))
+            judges = tuple(name for name, m in pool.measures.items() if m.is_judge)
+        settings = replace(settings, judges=settings.judges or judges)
         if settings.replays:
             return settings, Ready((), (), ())
         prompts = prompts_of(pool, settings.data_dir)
@@ -47,9 +51,8 @@ def look(settings: ExperimentSettings) -> tuple[ExperimentSettings, Ready]:
             found = hosted_or_hostable(settings.server) or PROFILE_VERIFIERS[settings.profile]
             settings = replace(settings, verifiers=(*known(settings.guidance), *found))
         settings.check_parts([*known(settings.guidance), *(settings.verifiers or ())])
-    decodes = settings.pool is None or bool(settings.method)
     ready = preflight.look(
-        settings, settings.scoring, settings.judges, prompts=prompts, decodes=decodes
+        settings, settings.scoring, settings.judges, prompts=prompts, decodes=settings.decodes
     )
     return replace(settings, judges=ready.judges), ready
 

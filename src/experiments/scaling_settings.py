@@ -79,6 +79,10 @@ class ExperimentSettings(Settings):
     #: Folder of an old pool: no clip is generated for it. What --verifiers and --judges name is
     #: scored where it lacks; with neither, statistics are computed from what is there, offline.
     pool: Path | None = None
+    #: Ask every verifier and judge about the prompts' references as well: whether the right one is
+    #: first under its prompt, whether it is preferred to degraded copies, whose reference a
+    #: generated clip is near; with --pool those of the pool. Needs two prompts with references.
+    validity: bool = False
     #: Searches to run for each N: sbs, lookahead, and for comparison baseline and best_of_n.
     #: Default: none, for the pool says all about best_of_n.
     method: tuple[MethodName, ...] = ()
@@ -98,7 +102,13 @@ class ExperimentSettings(Settings):
     @property
     def replays(self) -> bool:
         """Whether an old pool is to be read and nothing else: no score, no search."""
-        return self.pool is not None and not (self.verifiers or self.judges or self.method)
+        asked = self.verifiers or self.judges or self.method or self.validity
+        return self.pool is not None and not asked
+
+    @property
+    def decodes(self) -> bool:
+        """Whether the language model is used, and not the codec alone."""
+        return self.pool is None or bool(self.method) or self.validity
 
     @property
     def scoring(self) -> tuple[str, ...]:
@@ -146,6 +156,8 @@ class ExperimentSettings(Settings):
                 "--pool_size 0 makes no pool: name searches with --method, and neither --sums nor "
                 "--pool"
             )
+        if self.pool_size == 0 and self.validity:
+            raise UsageError("--validity is that of a pool's measures: --pool_size 0 makes none")
         if 0 < self.candidates < max(self.budgets):
             raise UsageError(
                 f"--pool_size {self.candidates} is less than the largest of --budgets, "

@@ -57,7 +57,8 @@ class BenchmarkSettings(Settings):
     #: kad_clap, spread_clap, fad_msd, kad_msd, spread_msd; and every verifier of the server by its
     #: name, quality with its axes. What compares with references comes with the mean over wrong
     #: references, <judge>_wrong, and own minus wrong, <judge>_contrast. paper profile: kld_pq
-    #: clap_score; builtin profile: msd_cosine_codec msd_kld_codec msd_kld msd_vgg_kld_codec mtt_vgg.
+    #: clap_score; builtin profile: msd_cosine_codec msd_kld_codec msd_kld msd_vgg_kld_codec
+    #: mtt_vgg.
     judges: Annotated[
         tuple[str, ...] | None,
         tyro.conf.arg(metavar="[NAME ...]", help_behavior_hint="(default: by profile)"),

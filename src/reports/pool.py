@@ -32,6 +32,7 @@ from src.reports.table import (
     shortened,
     write_tables,
 )
+from src.reports.validity import validity_figure, validity_text
 from src.runs.pool import Pool
 
 RELATIONS = {"own": "own number", "shares data": "shares data"}
@@ -66,6 +67,9 @@ def report(
         if rows := diversity(study):  # kept where the pool's embeddings are not there
             write_tables(folder, {"diversity": rows})
         texts.append(pool_text(study, rows))
+        if heard := study.tables["validity"]:
+            save(validity_figure(heard, study.title), folder / "validity.png", pool.folder)
+            texts.append(validity_text(heard))
     texts += [sweep.report(folder, pool, budgets, output) for folder in sweeps]
     return "\n\n".join(texts)
 

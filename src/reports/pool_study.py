@@ -25,6 +25,7 @@ prompts. Tables, each a CSV file:
     fits        best-of-n as a + b * E_n; r2, and r2_log2 of a line over log2 n
     agreement   tau: Kendall's, within prompts, positive where both call the same clips better
     prefix      tau: of the score of the first `seconds` with the whole clip's
+    validity    what measures say of references whose prompt is known (validity_study.py)
     selectors   difference: by how much more the first selector gains than the other by a judge, at
                 equal frames, paired, in the judge's unit, positive where better
 
@@ -40,6 +41,7 @@ from typing import Any
 import numpy as np
 
 from src.reports.table import Row, adjusted, ends
+from src.reports.validity_study import validity_rows
 from src.runs.measures import Measure, Relation, verdict
 from src.runs.pool import Pool, Pools, of_both
 from src.scoring import PERPLEXITY
@@ -57,7 +59,7 @@ from src.stats.best_of_n import (
 )
 from src.stats.intervals import StatsError, mean_interval, mean_p
 
-TABLES = ("scaling", "matrix", "agreement", "transfer", "prefix", "fits", "selectors")
+TABLES = ("scaling", "matrix", "agreement", "transfer", "prefix", "fits", "selectors", "validity")
 LOG_P = "log_p"
 LOGARITHM = "mean log-probability of a token in nats: perplexity's number without its long tail"
 Values = Mapping[str, Pools]  # by measure
@@ -131,6 +133,7 @@ def study_pool(pool: Pool, budgets: Sequence[int]) -> Study:
         tables["agreement"].append({"a": a, "b": b} | found)
     for name in selectors:
         tables["prefix"] += _prefixes(pool, name, measures, values)
+    tables["validity"] = validity_rows(pool, measures, kept[-1])
     measures |= {LOG_P: log_p}
     values[LOG_P] = {prompt: np.log(own) for prompt, own in values[PERPLEXITY].items()}
     for a, b in product(selectors, measures):

@@ -56,7 +56,8 @@ class Pool:
     prompts: ids of those with candidates, in order; asked: how many it is to have when finished.
     size: m. duration: seconds of a clip; frames: of its tokens. measures: verifiers, sums, judges.
     prefixes: seconds at which some verifier has scored the clips' beginnings, ascending. reasons:
-    by measure and prompt, why there is no score.
+    by measure and prompt, why there is no score. validity: by measure and prompt, what it says of
+    references, a record (src/experiments/validity.py).
     """
 
     def __init__(self, folder: Path, sums: Sequence[str] = ()) -> None:
@@ -74,10 +75,14 @@ class Pool:
             ) from None
         self.candidates: dict[str, Record] = {}
         self.reasons: dict[str, dict[str, str]] = defaultdict(dict)
+        self.validity: dict[str, dict[str, Record]] = defaultdict(dict)
         # By measure, in the order asked for, though the first prompt may have failed.
         scores: dict[str, dict[str, Record]] = {}
         for record in read_records(folder).values():
             measure, prompt = record.get("measure"), record["prompt_id"]
+            if record["kind"] == "validity":
+                self.validity[record["measure"]][prompt] = record
+                continue
             own = self.candidates if measure is None else scores.setdefault(measure, {})
             if record["status"] == "ok":
                 own[prompt] = record

@@ -12,6 +12,7 @@ them, and its `prompt_id`:
     {"kind": "search", "method": "sbs", "cell": {..}, ..}              a sweep's cell (SearchCell)
     {"kind": "search", "method": .., "cell": {..}, "repetition": 3, ..}    latency_experiment.py
     {"kind": "candidates", ..}   {"kind": "scores", "measure": "tags", ..}    a pool
+    {"kind": "validity", "measure": "tags", ..}    and what a measure says of its references
 
 The hash is that of everything that decides the results, so the same command finds its folder again
 and another never writes into it; a lock keeps a second process out. A line cut short by a kill is
@@ -69,6 +70,11 @@ def search_key(
 def scores_key(measure: str) -> dict[str, Any]:
     """Of what a measure says of a pool's candidates."""
     return {"kind": "scores", "measure": measure}
+
+
+def validity_key(measure: str) -> dict[str, Any]:
+    """Of what a measure says of the references of a pool's prompts."""
+    return {"kind": "validity", "measure": measure}
 
 
 def key_of(record: Mapping[str, Any], prompt_id: str | None = None) -> Hashable:
