@@ -36,7 +36,10 @@ MEASURES = {
         Measure("again", "judge", is_verifier=("tags",)),
     )
 }
-FLAT = {"flat": Measure("flat", "verifier", is_verifier=("flat",))}
+MORE = {
+    "flat": Measure("flat", "verifier", is_verifier=("flat",)),
+    "copy_wrong": Measure("copy_wrong", "judge", higher_is_better=False),
+}
 
 
 def made_up_pool(
@@ -93,6 +96,7 @@ def _scores(z: Array, level: float, rng: np.random.Generator) -> dict[str, dict[
         "noise": _beginnings(other, rng),
         "flat": {"whole": np.full(z.size, 0.5)},
         "copy": {"whole": 7 - 2 * z},
+        "copy_wrong": {"whole": 7 - 2 * z},
         "turning": {"whole": z - 4 * np.maximum(z - TURNS_AT, 0)},
         "kin": {"whole": z + 0.2 * rng.normal(size=z.size)},
         "again": {"whole": 10 * (z + level)},
@@ -112,7 +116,7 @@ def _beginnings(whole: Array, rng: np.random.Generator) -> dict[str, Array]:
 
 def _scored(name: str, prompt: str, values: dict[str, Array]) -> dict[str, Any]:
     return {
-        **(MEASURES | FLAT)[name].as_record(),
+        **(MEASURES | MORE)[name].as_record(),
         **scores_key(name),
         "prompt_id": prompt,
         "status": "ok" if values else "failed",

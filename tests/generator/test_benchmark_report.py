@@ -12,12 +12,12 @@ import pytest
 from src.methods import METHODS as REGISTERED
 from src.reports.benchmark import benchmark_figure, benchmark_text, findings, report, tables
 from src.reports.benchmark_study import LOST, Study, study_benchmark
-from src.reports.table import write_tables
+from src.reports.table import adjusted, write_tables
 from src.runs import evaluation
-from src.runs.measures import Measure
+from src.runs.measures import CONTRAST, WRONG, Measure
 from src.runs.records import Record, RunFolderError
 from src.stats.frechet import distance
-from src.stats.intervals import Interval
+from src.stats.intervals import holm
 from tests.generator.made_up_run import (
     COMMITTED,
     MEASURES,
@@ -63,19 +63,56 @@ def test_differences_are_paired_by_prompt_with_intervals(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "verdicts"),
+    ("difference", "p", "verdicts"),
     [
-        (0.1, 0.2, ("better", "worse")),
-        (-0.2, -0.1, ("worse", "better")),
-        (0.0, 0.1, ("unclear", "unclear")),
-        (math.nan, math.nan, ("unclear", "unclear")),
+        (0.1, 0.05, ("better", "worse")),
+        (-0.1, 0.01, ("worse", "better")),
+        (0.1, 0.06, ("unclear", "unclear")),
+        (0.1, math.nan, ("unclear", "unclear")),
     ],
 )
-def test_an_interval_counts_by_its_side_of_zero_and_the_measures_direction(
-    low: float, high: float, verdicts: tuple[str, str]
+def test_a_difference_counts_by_its_p_and_the_measures_direction(
+    difference: float, p: float, verdicts: tuple[str, str]
 ) -> None:
-    found = Interval((low + high) / 2, low, high)
-    assert tuple(Measure("m", "judge", up).verdict(found) for up in (True, False)) == verdicts
+    measures = [Measure("m", "judge", up) for up in (True, False)]
+    assert tuple(m.verdict(difference, p) for m in measures) == verdicts
+
+
+def test_claims_of_one_table_are_adjusted_together_and_nothing_else_is() -> None:
+    ps = {"better": 0.03, "worse": 0.001, "unclear": 0.5, "not independent": 0.01, "control": 0.01}
+    rows = [{"verdict": verdict, "p": p} for verdict, p in ps.items()]
+    rows += [{"verdict": "unclear", "p": math.nan}, {"verdict": "", "p": None}]
+    found = adjusted(rows)
+    assert [row["p_holm"] for row in found] == [*holm([0.03, 0.001, 0.5]), *[None] * 4]
+    assert [row["verdict"] for row in found] == ["unclear", *[r["verdict"] for r in rows[1:]]]
+
+
+def test_a_judges_prompt_specific_part_stands_beside_it_and_has_the_verdict(tmp_path: Path) -> None:
+    folder = made_up_run(tmp_path)
+    rng = np.random.default_rng(1)
+
+    def change(index: int, record: Record) -> None:
+        raw = record["judges"]["msd_kld"]  # all that best_of_n gains is gained by any reference
+        part = {"sbs": -1.0}.get(record["method"], 0) + rng.normal(0, 0.1)
+        record["judges"] |= {"msd_kld_wrong": raw - part, "msd_kld_contrast": part}
+
+    change_records(folder, change)
+    parts = [replace(MEASURES[1], name=f"msd_kld{end}", role="judge") for end in (WRONG, CONTRAST)]
+    keep_measures(folder, *MEASURES, *parts)
+    study = study_benchmark(folder)
+    wrong, contrast = (study.rows["best_of_n", part.name] for part in parts)
+    assert (wrong["verdict"], wrong["p_holm"]) == ("control", None)
+    assert contrast["verdict"] == "unclear"
+    text = benchmark_text(study)
+    assert "own minus wrong" in text.splitlines()[2]
+    blocks = text.split("\n\n")
+    (block,) = (b.splitlines() for b in blocks if b.startswith("msd_kld"))
+    assert [line.split()[-1] for line in block[2:]] == ["unclear", "better"]
+    assert "msd_kld_wrong" not in text
+    said = " ".join(findings(study))
+    assert "sbs: better by tags, which chose the clips; better by the primary judge" in said
+    assert "judge msd_kld_contrast: it follows." in said
+    assert not any("wrong" in ax.get_title() for ax in benchmark_figure(study).axes)
 
 
 def test_where_the_selector_gains_nothing_no_judge_is_said_to_follow_it(

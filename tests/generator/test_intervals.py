@@ -196,7 +196,7 @@ POPULATIONS: dict[str, tuple[Callable[..., np.ndarray], float, float]] = {
 @pytest.mark.parametrize("population", POPULATIONS)
 def test_95_percent_intervals_cover_93_or_more(population: str, prompts: int) -> None:
     draw, mean, least = POPULATIONS[population]
-    samples = draw(np.random.default_rng(3), (1500, prompts))
+    samples = draw(np.random.default_rng(3), (800, prompts))
     found = [mean_interval(sample) for sample in samples]
     covered = np.mean([low <= mean <= high for _, low, high in found])
     students = 2 * stats.t.ppf(0.975, prompts - 1) * stats.sem(samples, axis=1)
