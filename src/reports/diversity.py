@@ -28,7 +28,7 @@ from src.reports.table import Row, brackets, digits_of, ends, interval_of
 from src.runs.embeddings import load_pool_embedding, pool_embedding_file, pool_embeddings
 from src.runs.measures import Measure
 from src.stats.best_of_n import best_of_n_weights
-from src.stats.intervals import Interval
+from src.stats.intervals import Interval, mean_interval
 from src.stats.sets import SCALE, expected_pairs, gaussian, mean_of_pairs, median_distance
 
 Array = NDArray[np.float64]
