@@ -22,16 +22,9 @@ from src.reports.table import (
     layout,
     shown,
 )
-from src.stats.intervals import LEVEL, Interval
+from src.stats.intervals import mean_interval
 
 TIE = 0.5
-
-
-def mean_interval(values: pd.Series) -> Interval:
-    """Mean over prompts with its 95% interval, by Student's t; without ends for fewer than two."""
-    mean, error, freedom = values.mean(), values.sem(), len(values) - 1
-    reach = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * error if freedom else math.nan
-    return Interval(float(mean), float(mean - reach), float(mean + reach))
 
 
 def read_answers(key: Key, paths: Sequence[Path]) -> pd.DataFrame:

@@ -105,9 +105,10 @@ function play(side) {
   if (!current()) return;
   stop();
   last = side;
+  const { plays } = heard(); // of this pair, wherever the listener is by the time it sounds
   players[side].currentTime = 0;
   players[side].play().then(() => {
-    heard().plays[side] += 1;
+    plays[side] += 1;
     keep();
     render();
   }, (error) => {
