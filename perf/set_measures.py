@@ -1,6 +1,6 @@
 """What measures of sets make of few clips: a simulation, and its figure.
 
-    python perf/set_measures.py results/performance/set_measures.png
+    python perf/set_measures.py --output results/performance/set_measures.png
 
 Clips and references are one normal vector each, of 200 dimensions like the built-in tagger's
 embeddings, with unit variances: clips from the references' own distribution, or with 0.8 of its
@@ -11,6 +11,7 @@ where they differ.
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -60,6 +61,8 @@ def draw(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit(__doc__)
-    draw(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, required=True, help="the figure, a PNG")
+    draw(parser.parse_args().output)

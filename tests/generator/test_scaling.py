@@ -10,11 +10,12 @@ import pytest
 from src.experiments.scaling import open_sweep, search_cells
 from src.experiments.scaling_offline import look, of_pool, prompts_of
 from src.experiments.scaling_settings import ExperimentSettings
+from src.judges.registry import all_three
 from src.methods import SearchCell
 from src.runs.build import Parts
 from src.runs.pool import load_pool
 from src.runs.records import RECORDS, Run, search_key
-from src.runs.settings import UsageError, parse
+from src.runs.settings import PROFILE_JUDGES, UsageError, parse
 from src.search import search
 from tests.generator.fake_pool import PROMPTS, made_pool, settings_for, without_clock
 from tests.generator.fake_search import RATE, FakeGenerator, FakeJudge, FakeVerifier, Narrow
@@ -77,7 +78,7 @@ def test_by_default_all_that_a_server_on_this_machine_could_have_score(tmp_path:
     ask = ("--server", "auto", "--output", str(tmp_path))
     found, _ = look(settings(*ask))
     assert {"perplexity", "pmi", "tags", "tags_msd"} <= set(found.verifiers or ())
-    assert found.judges == ("msd_kld", "mtt_vgg", "msd_vgg_kld")
+    assert found.judges == all_three(PROFILE_JUDGES["builtin"])
     assert "pmi" not in (look(settings(*ask, "--guidance", "1"))[0].verifiers or ("pmi",))
 
 

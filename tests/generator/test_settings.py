@@ -17,7 +17,7 @@ from src.experiments.settings import BenchmarkSettings, LatencySettings
 from src.protocol import Checkpoint
 from src.runs import build
 from src.runs.build import Parts, checkpoints_of, connect, identity, load
-from src.runs.settings import PROFILE_JUDGES, Settings, UsageError, parse, server_token
+from src.runs.settings import Settings, UsageError, parse, server_token
 from tests.generator.fake_search import FakeGenerator, FakeJudge, FakeVerifier
 
 SCRIPTS: dict[str, type[Settings]] = {
@@ -41,11 +41,10 @@ def test_defaults_are_the_documented_ones() -> None:
     assert (s.temperature, s.top_k, s.guidance) == (1, 250, 3)
 
 
-def test_the_profile_decides_model_and_prompts_and_the_preflight_the_judges() -> None:
+def test_the_profile_decides_model_and_prompts() -> None:
     paper, builtin = settings(), settings("--profile", "builtin")
     assert (paper.model, paper.prompts) == ("facebook/musicgen-small", "musiccaps")
     assert (builtin.model, builtin.prompts) == ("builtin", "builtin")
-    assert PROFILE_JUDGES["builtin"] == ("msd_kld", "mtt_vgg", "msd_vgg_kld")
     assert builtin.judges is None
     written = ("--model", "builtin", "--prompts", "builtin")  # the same run
     assert builtin.decisive() == settings("--profile", "builtin", *written).decisive()
