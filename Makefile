@@ -18,7 +18,7 @@ setup: ## build the two environments that everything needs (nothing to do when t
 
 demo: setup ## search with the built-in stack: a table, a figure, clips to listen to
 	@$(generator) benchmark.py --profile builtin --method baseline best_of_n sbs lookahead \
-		--verifier tags --server auto --num_samples 16 --candidates 8 --duration 5 \
+		--verifier $(recommended) --server auto --num_samples 16 --candidates 8 --duration 5 \
 		--output results/demo-$$(date +%Y%m%d-%H%M%S)
 
 serve: setup ## the verifier server on port 8000
@@ -52,26 +52,39 @@ lock: ## make every requirements.lock from its requirements.in (UPGRADE=--upgrad
 
 RESULTS ?= results/again
 on_builtin = --profile builtin --server auto --duration 5 --output "$(RESULTS)"
+recommended = tags+pmi
 sums = tags+perplexity tags+pmi tags+tags_vgg tags+tags_vgg+pmi
-trees = --pool_size 0 --method sbs lookahead
+judges = msd_cosine_codec msd_kld_codec msd_kld msd_vgg_kld_codec mtt_vgg msd_vgg_kld msd_cosine
+confirmation = results/builtin/confirmation.toml
+one_sample = --num_samples 64 --pool_size 8 --budgets 1 2 4 8 --prefixes none
 
-# Latency comes first, on a machine that nothing has warmed yet. The pool's run ends with 1 (|| test):
-# tags_msd and its sibling refuse prompts that name none of their tags.
+# Latency comes first, on a machine that nothing has warmed yet.
 # On a CPU, as they were made, also where there is a GPU.
 results: export CUDA_VISIBLE_DEVICES =
-results: setup ## make the runs of results/builtin anew, in results/again (two hours; resumes)
+results: setup ## make the runs of results/builtin anew, in results/again (four hours; resumes)
 	$(generator) latency_experiment.py $(on_builtin) --num_samples 3 --verifier tags
-	$(generator) benchmark.py $(on_builtin) --num_samples 64 --candidates 8 --verifier tags \
-		--method baseline best_of_n sbs lookahead --save_audio none
+	$(generator) benchmark.py $(on_builtin) --num_samples 64 --candidates 8 \
+		--verifier $(recommended) --method baseline best_of_n sbs lookahead --save_audio none
 	$(generator) verifier_experiment.py $(on_builtin) --num_samples 64 --pool_size 32 \
-		--budgets 1 2 4 8 16 --verifiers perplexity pmi tags tags_vgg tags_msd tags_msd_vgg \
-		--sums $(sums) || test $$? -eq 1
-	$(generator) verifier_experiment.py $(on_builtin) $(trees) --num_samples 64 \
-		--sweep_verifiers tags perplexity pmi --budgets 16 --beam_widths 4 --lookahead_ks 1
-	$(generator) verifier_experiment.py $(on_builtin) $(trees) --num_samples 16 \
-		--sweep_verifiers tags --budgets 4 8 16 --beam_widths 2 4 --lookahead_ks 1 2 --seeds 42 43 44
+		--budgets 1 2 4 8 16 --verifiers perplexity pmi tags tags_vgg \
+		--judges $(judges) spread_msd kad_msd --sums $(sums) --validity
+	$(generator) verifier_experiment.py $(on_builtin) --num_samples 64 --pool_size 0 \
+		--method sbs lookahead --sweep_verifiers pmi tags+pmi \
+		--budgets 16 --beam_widths 4 --lookahead_ks 1 --seeds 42 43 44
+	for temperature in 0.7 0.85; do $(generator) verifier_experiment.py $(on_builtin) \
+		$(one_sample) --verifiers perplexity pmi tags --temperature $$temperature || exit 1; done
+	$(generator) verifier_experiment.py $(on_builtin) \
+		$(one_sample) --verifiers perplexity tags --guidance 1
+	for guidance in 5 7; do $(generator) verifier_experiment.py $(on_builtin) \
+		$(one_sample) --verifiers perplexity pmi tags --guidance $$guidance || exit 1; done
+	$(generator) verifier_experiment.py $(on_builtin) --prompts builtin/confirmation/prompts.csv \
+		--num_samples 256 --pool_size 16 --budgets 1 2 4 8 --prefixes none \
+		--verifiers perplexity pmi tags --sums tags+pmi
 	$(generator) -m src.reports "$(RESULTS)"/pool-builtin-m32-* \
 		--sums $(sums) --sweep "$(RESULTS)"/sweep-builtin-*
+	$(generator) -m src.reports.comparison "$(RESULTS)"/pool-builtin-m32-* \
+		"$(RESULTS)"/pool-builtin-m8-* --selectors perplexity pmi tags tags+pmi
+	$(generator) -m src.reports.confirmation $(confirmation) "$(RESULTS)"/pool-builtin-m16-*
 	@$(generator) -m src.reports.reproduction "$(RESULTS)" results/builtin
 
 # Not by way of setup: it is for machines where that does not work.

@@ -46,7 +46,7 @@ def _alike(folder: Path, other: Path) -> list[bool]:
     """Of each clip that both runs have, whether its tokens are the same."""
     if read_manifest(folder)["identity"]["script"] == "pool":
         pool, known = load_pool(folder), load_pool(other)
-        prompts = [prompt for prompt in pool.prompts if prompt in known.candidates]
+        prompts = [p for p in pool.prompts if pool.has_tokens(p) and known.has_tokens(p)]
         alike = [(pool.tokens(p) == known.tokens(p)).all(axis=(1, 2)) for p in prompts]
         return [bool(same) for of_prompt in alike for same in of_prompt]
     first, second = read_records(folder), read_records(other)

@@ -137,6 +137,11 @@ class Pool:
         """int16 [m, codebooks, frames]. Raises RunFolderError for a file that is not whole."""
         return load_tokens(self.folder, prompt_id)
 
+    def has_tokens(self, prompt_id: str) -> bool:
+        """Whether they are in the folder: of committed pools that are large, they need not be."""
+        path = token_file(self.folder, prompt_id)
+        return path.exists() or path.with_suffix(".npz").exists()
+
     def table(self) -> pd.DataFrame:
         """One row for each candidate and measure: prompt_id, candidate, measure, seconds (of the
         clip), value."""
