@@ -40,7 +40,7 @@ from src.experiments.degraded import degraded, through_codec
 from src.experiments.pool_scoring import Scorer
 from src.experiments.references import Reference, cut, load_references
 from src.generator import Generator
-from src.judges.base import ClipJudge, JudgeError
+from src.judges.base import CONTRAST, WRONG, ClipJudge, JudgeError
 from src.protocol import Score
 from src.runs.measures import Measure
 from src.runs.pool import Numbers, load_tokens
@@ -52,7 +52,7 @@ log = logging.getLogger(__name__)
 
 VALIDITY_PROMPTS = 128  # each reference is heard under each prompt
 CLIPS, HALVED = 8, 4  # of a prompt in the pool
-CONTROLS = ("_wrong", "_contrast")  # how judges end whose validity is another's
+CONTROLS = (WRONG, CONTRAST)  # judges whose validity is that of the judge they belong to
 DIGITS = 6
 
 Pair = tuple[Clip, Prompt]
