@@ -5,7 +5,7 @@ summary.csv, per_clip.csv, benchmark.png and index.html are written anew, from t
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from src.reports.table import (
     write_tables,
 )
 from src.runs.measures import Claim, Measure
+from src.stats.identification import detectable
 from src.stats.intervals import Array, mean_interval
 
 PANELS_IN_A_ROW = 5
@@ -185,6 +186,22 @@ def _of_selector(study: Study) -> Iterable[str]:
             f"{', '.join(methods)}: {chosen} by {selector.name}, which chose the clips; {says} by "
             f"the primary judge {primary.name}{follows}."
         )
+    yield from _power(study, primary, searched)
+
+
+def _power(study: Study, primary: Measure, searched: Sequence[str]) -> Iterable[str]:
+    """What so few prompts can show at all, by the spread of their differences."""
+    differences = [study.points(m, primary.name, paired=True) for m in searched]
+    known = [found for found in differences if len(found) > 1]
+    if BASELINE not in study.methods or not known or primary.kind == "set":
+        return
+    prompts = min(map(len, known))
+    least = detectable(float(np.mean([found.var(ddof=1) for found in known])), prompts)
+    digits = study.digits(primary.name)
+    yield (
+        f"What {prompts} prompts can show: by {primary.name} a difference of {least:.{digits}f} in "
+        "four of five such runs (before Holm); of a smaller one most runs say unclear."
+    )
 
 
 def _of_clips(study: Study) -> Iterable[str]:

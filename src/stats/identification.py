@@ -14,6 +14,7 @@ from src.stats.intervals import StatsError
 
 SIMILAR = 5  # others that share most words with a prompt
 POWER, SIGNIFICANCE = 0.8, 0.05  # two-sided
+REACH = norm.ppf(1 - SIGNIFICANCE / 2) + norm.ppf(POWER)  # standard errors
 # Traits in which others with the same first aspect may differ: what an aspect is that names one.
 TRAITS = {
     "drums": re.compile(r"(no )?drums"),
@@ -76,5 +77,9 @@ def prompts_needed(variance: float, gain: float) -> float:
     """
     if not gain > 0:
         raise StatsError(f"the gain is to be positive, not {gain:g}")
-    reach = norm.ppf(1 - SIGNIFICANCE / 2) + norm.ppf(POWER)
-    return float(reach**2 * variance / gain**2)
+    return float(REACH**2 * variance / gain**2)
+
+
+def detectable(variance: float, prompts: int) -> float:
+    """The mean gain that so many prompts show as not zero: `prompts_needed` turned round."""
+    return float(REACH * (variance / prompts) ** 0.5)
