@@ -56,7 +56,7 @@ recommended = tags+pmi
 sums = tags+perplexity tags+pmi tags+tags_vgg tags+tags_vgg+pmi
 judges = msd_cosine_codec msd_kld_codec msd_kld msd_vgg_kld_codec mtt_vgg msd_vgg_kld msd_cosine
 confirmation = results/builtin/confirmation.toml
-one_sample = --num_samples 64 --pool_size 8 --budgets 1 2 4 8 --prefixes none
+one_sample = --num_samples 64 --pool_size 4 --budgets 1 2 4 --prefixes none
 
 # Latency comes first, on a machine that nothing has warmed yet.
 # On a CPU, as they were made, also where there is a GPU.
@@ -83,7 +83,7 @@ results: setup ## make the runs of results/builtin anew, in results/again (four 
 	$(generator) -m src.reports "$(RESULTS)"/pool-builtin-m32-* \
 		--sums $(sums) --sweep "$(RESULTS)"/sweep-builtin-*
 	$(generator) -m src.reports.comparison "$(RESULTS)"/pool-builtin-m32-* \
-		"$(RESULTS)"/pool-builtin-m8-* --selectors perplexity pmi tags tags+pmi
+		"$(RESULTS)"/pool-builtin-m4-* --selectors perplexity pmi tags tags+pmi
 	$(generator) -m src.reports.confirmation $(confirmation) "$(RESULTS)"/pool-builtin-m16-*
 	@$(generator) -m src.reports.reproduction "$(RESULTS)" results/builtin
 

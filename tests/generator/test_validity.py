@@ -24,7 +24,7 @@ from src.protocol import VerifierInfo, VerifierList
 from src.reports.pool import report
 from src.runs.pool import load_pool
 from src.runs.records import Run
-from src.stats.identification import hard_negatives, prompts_needed, rank
+from src.stats.identification import detectable, hard_negatives, prompts_needed, rank
 from tests.generator.fake_pool import FakeClient, settings_for, verifier
 
 RATE = 16_000
@@ -201,3 +201,7 @@ def test_every_measure_is_asked_once_about_each_reference_and_goes_on_after_a_st
     assert table.value["msd_kld", "identification", "auc"] == pytest.approx(np.mean(shares))
     assert table.value["deaf", "identification", "auc"] == 0.5
     assert table.prompts["pmi", "discrimination", "reversed"] == 2
+
+
+def test_a_gain_that_so_many_prompts_detect_is_one_that_needs_so_many() -> None:
+    assert prompts_needed(0.6, detectable(0.6, 40)) == pytest.approx(40)
