@@ -145,13 +145,13 @@ def test_a_means_p_is_at_most_5_percent_exactly_where_its_interval_excludes_zero
     assert {0, 1, -1} == set(seen)
 
 
-@pytest.mark.parametrize("prompts", [16, 300, 3000])
+@pytest.mark.parametrize("prompts", [16, 300, 1000])
 def test_an_end_is_the_farther_one_of_students_and_of_the_bootstraps_t(prompts: int) -> None:
     """Against scipy's t, and a bootstrap-t from other draws, written plainly."""
     values, random = skewed(prompts), np.random.default_rng(7)
     mean, error = values.mean(), stats.sem(values)
-    drawn = (random.choice(values, prompts) for _ in range(4000))
-    t = np.array([(one.mean() - mean) / stats.sem(one) for one in drawn])
+    drawn = random.choice(values, (4000, prompts))
+    t = (drawn.mean(1) - mean) / stats.sem(drawn, axis=1)
     low, high = np.quantile(t, [0.025, 0.975])
     reach = stats.t.ppf(0.975, prompts - 1)
     found = mean_interval(values)
