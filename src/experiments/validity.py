@@ -40,7 +40,7 @@ from src.experiments.degraded import degraded, through_codec
 from src.experiments.pool_scoring import Scorer
 from src.experiments.references import Reference, cut, load_references
 from src.generator import Generator
-from src.judges.base import CONTRAST, WRONG, ClipJudge, JudgeError
+from src.judges.base import CONTRAST, WRONG, ClipJudge, JudgeError, ReferenceJudge
 from src.protocol import Score
 from src.runs.measures import Measure
 from src.runs.pool import Numbers, load_tokens
@@ -138,7 +138,7 @@ class Examination:
     def group(self, scorer: Scorer) -> tuple[Any, ...]:
         """How a measure is asked: those that are asked in one way are asked together."""
         if scorer.judge is not None:
-            coded = bool(getattr(scorer.judge, "through_codec", False))
+            coded = isinstance(scorer.judge, ReferenceJudge) and scorer.judge.through_codec
             return self.by_judges, scorer.judge.needs_reference, coded
         if scorer.name in LIKELIHOODS:
             return (self.by_generator,)

@@ -163,7 +163,7 @@ def test_every_measure_is_asked_once_about_each_reference_and_goes_on_after_a_st
 ) -> None:
     run, prompts = pool
     scorers = [verifier(name, prefixes=()) for name in ("tags", "deaf")]
-    scorers += list_scorers([], ["msd_kld"], {}, (), "cpu")
+    scorers += list_scorers([], ["msd_kld"], {}, (), generator)
     score(run, prompts, scorers, generator, Knowing())  # type: ignore[arg-type]
     asked = scorers, ("perplexity", "pmi"), generator
     with pytest.raises(ServerUnreachable):
