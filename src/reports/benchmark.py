@@ -191,9 +191,11 @@ def _of_selector(study: Study) -> Iterable[str]:
 
 def _power(study: Study, primary: Measure, searched: Sequence[str]) -> Iterable[str]:
     """What so few prompts can show at all, by the spread of their differences."""
+    if BASELINE not in study.methods or primary.kind == "set":
+        return
     differences = [study.points(m, primary.name, paired=True) for m in searched]
     known = [found for found in differences if len(found) > 1]
-    if BASELINE not in study.methods or not known or primary.kind == "set":
+    if not known:
         return
     prompts = min(map(len, known))
     least = detectable(float(np.mean([found.var(ddof=1) for found in known])), prompts)

@@ -22,6 +22,7 @@ from src.experiments import benchmark, latency, scaling
 from src.experiments.pool_scoring import Outcome, list_scorers
 from src.protocol import Checkpoint
 from src.reports import benchmark as benchmark_report
+from src.reports import confirmation
 from src.reports import latency as latency_report
 from src.reports.benchmark_study import study_benchmark
 from src.reports.figure import DIGEST_KEY, POOL_DIGEST_KEY
@@ -40,7 +41,7 @@ from src.runs.records import (
     records_digest,
     scores_key,
 )
-from src.runs.settings import PROFILE_JUDGES, Settings, parse
+from src.runs.settings import Settings, parse
 from tests.generator.fake_search import FakeGenerator, FakeJudge
 from tests.generator.test_settings import SCRIPTS
 
@@ -55,11 +56,16 @@ def kind_of(folder: Path) -> str:
 
 
 @cache
-def pool() -> Pool:
-    """The committed pool, with the sums that its tables have."""
-    (folder,) = (run for run in RUNS if kind_of(run) == "pool")
+def read_pool(folder: Path) -> Pool:
+    """A committed pool, with the sums that its tables have."""
     selectors = dict.fromkeys(columns(folder / "scaling.csv")["selector"])
     return load_pool(folder, [name for name in selectors if "+" in name])
+
+
+def pool() -> Pool:
+    """The pool that searches stand beside."""
+    (folder,) = RESULTS.glob("pool-builtin-m32-*")
+    return read_pool(folder)
 
 
 def columns(path: Path) -> dict[str, list[str]]:
@@ -80,7 +86,7 @@ def budgets(path: Path) -> list[int]:
 TABLES: dict[str, Callable[[Path], Mapping[str, Sequence[Row]]]] = {
     "benchmark": lambda run: benchmark_report.tables(study_benchmark(run)),
     "latency": lambda run: latency_report.tables(study_latency(run)),
-    "pool": lambda run: study_pool(pool(), budgets(run / "scaling.csv")).tables,
+    "pool": lambda run: study_pool(read_pool(run), budgets(run / "scaling.csv")).tables,
     "sweep": lambda run: {"cost": study_sweep(run, pool(), budgets(run / "cost.csv")).rows},
 }
 
@@ -94,14 +100,15 @@ def alike(a: str, b: str) -> bool:
 
 
 def test_every_kind_of_run_is_there() -> None:
-    assert Counter(map(kind_of, RUNS)) == {"benchmark": 1, "latency": 1, "pool": 1, "sweep": 4}
+    assert Counter(map(kind_of, RUNS)) == {"benchmark": 1, "latency": 1, "pool": 2, "sweep": 4}
 
 
 @each_run
 def test_the_committed_tables_follow_from_the_committed_records(run: Path, tmp_path: Path) -> None:
     write_tables(tmp_path, TABLES[kind_of(run)](run))
     # diversity.csv follows from embeddings, which are made again from tokens and not committed
-    committed = {path.name for path in run.glob("*.csv")} - {"diversity.csv"}
+    others = {"diversity.csv", "confirmation.csv"}
+    committed = {path.name for path in run.glob("*.csv")} - others
     assert {path.name for path in tmp_path.glob("*.csv")} == committed
     assert committed
     for name in committed:
@@ -111,6 +118,21 @@ def test_the_committed_tables_follow_from_the_committed_records(run: Path, tmp_p
             assert len(found[column]) == len(values) > 0, (name, column)
             wrong = [(a, b) for a, b in zip(found[column], values, strict=True) if not alike(a, b)]
             assert not wrong, (name, column)
+
+
+def test_the_confirmation_is_that_of_its_protocol_which_is_older_than_its_pool(
+    tmp_path: Path,
+) -> None:
+    (run,) = RESULTS.glob("pool-builtin-m16-*")
+    copy = Path(shutil.copytree(run, tmp_path / run.name))
+    (copy / "confirmation.csv").unlink()
+    protocol = RESULTS / "confirmation.toml"
+    confirmation.report(protocol, load_pool(copy))
+    found, expected = columns(copy / "confirmation.csv"), columns(run / "confirmation.csv")
+    for column, values in expected.items():
+        assert all(map(alike, found[column], values)), column
+    family = [row for row in found["verdict"] if row in ("better", "worse", "unclear")]
+    assert len(family) == 3
 
 
 @each_run
@@ -163,8 +185,10 @@ def settings_of(manifest: dict[str, Any]) -> Settings:
     """Of the command that began a run, with the judges that the preflight adds."""
     script, *args = manifest["starts"][0]["command"]
     settings = parse(SCRIPTS[script], args, prog=script)
+    identity = manifest["identity"]
+    judges = identity.get("judges") or identity.get("settings", {}).get("judges") or ()
     if getattr(settings, "judges", ()) is None:
-        settings = replace(settings, judges=PROFILE_JUDGES[settings.profile])  # type: ignore[call-arg]
+        settings = replace(settings, judges=tuple(judges))  # type: ignore[call-arg]
     return settings
 
 
@@ -228,9 +252,10 @@ def test_the_committed_pools_scores_still_stand(tmp_path: Path) -> None:
     with Run.reopen(Path(shutil.copytree(committed, tmp_path / "pool"))) as run:
         records = [r for r in run.records if r["kind"] != CANDIDATES["kind"]]
         weights = {r["measure"]: Checkpoint(**r["checkpoint"]) for r in records}
-        verifiers = [name for name in weights if name not in settings.judges]
-        ask = (verifiers, settings.judges, weights, settings.prefix_seconds)
-        scorers = list_scorers(*ask, "cpu")
+        judges = list(dict.fromkeys(r["measure"] for r in records if r["role"] == "judge"))
+        verifiers = [name for name in weights if name not in judges]
+        codec: Any = SimpleNamespace(device="cpu")
+        scorers = list_scorers(verifiers, judges, weights, settings.prefix_seconds, codec)
         assert {scorer.name for scorer in scorers} == weights.keys()
         prompts = {p.id: p for p in load_prompts("builtin", Selection(limit=None), Path())}
         for record in records:
