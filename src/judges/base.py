@@ -226,10 +226,19 @@ class Control(ClipJudge):
         self.judge_of = self.of(device, codec)
 
     def wrong(self, clip: Clip, prompt: Prompt) -> float:
-        """The mean over the prompt's wrong references. Raises JudgeError for none."""
-        if not prompt.wrong:
-            raise JudgeError(f"prompt {prompt.id} has no other prompt's reference to compare with")
-        return float(np.mean([self.judge_of.compare(clip, prompt, r) for r in prompt.wrong]))
+        """The mean over those of the prompt's wrong references that can be heard.
+
+        Raises JudgeError where none can.
+        """
+        found, reason = [], f"prompt {prompt.id} has no other prompt's reference to compare with"
+        for reference in prompt.wrong:
+            try:
+                found.append(self.judge_of.compare(clip, prompt, reference))
+            except JudgeError as error:  # of its own prompt the run says so
+                reason = str(error)
+        if not found:
+            raise JudgeError(reason)
+        return float(np.mean(found))
 
 
 class Wrong(Control):

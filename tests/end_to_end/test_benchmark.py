@@ -13,10 +13,12 @@ import pytest
 
 from src.budget import Cost
 from src.data.audio import read_audio
+from src.judges.registry import all_three
 from src.methods import METHODS
 from src.runs.ending import Exit
 from src.runs.local_server import local_server
 from src.runs.records import RECORDS, key_of, read_manifest
+from src.runs.settings import PROFILE_JUDGES
 from tests.end_to_end import scripts
 from tests.end_to_end.scripts import end, folder_of, lines, until_written, winners
 
@@ -64,7 +66,7 @@ def test_four_methods_write_a_whole_run_at_exactly_their_cost(whole: tuple[Path,
         method = METHODS[record["method"]]
         plan = method.make_plan(4, 2, 0.8, 50, {"beam_width": 2, "lookahead_k": 1})
         assert Cost(record["ledger"]["frames"], record["ledger"]["clips"]) == plan.expected()
-        assert set(record["judges"]) == {"msd_kld", "mtt_vgg", "msd_vgg_kld"}
+        assert set(record["judges"]) == {*all_three(PROFILE_JUDGES["builtin"])}
         assert len(record["tree"]) == plan.candidates * len(plan.steps)
         assert record["ledger"]["uploaded_bytes"] > 0
         clip = read_audio(folder / record["audio"])

@@ -87,7 +87,7 @@ def test_four_methods_run_on_musiccaps_with_musicgen_clap_and_passt(
     assert searched == Counter(product(METHODS, (DASHED, LONG)))
     for record in records:
         assert record["status"] == "ok"
-        assert set(record["judges"]) == {"kld_pq"}
+        assert set(record["judges"]) == {"kld_pq", "kld_pq_wrong", "kld_pq_contrast"}
         assert math.isfinite(record["judges"]["kld_pq"])
         assert record["judges"]["kld_pq"] > 0
         clip = read_audio(folder / record["audio"])
@@ -112,11 +112,12 @@ def test_the_manifest_names_every_checkpoint_and_what_was_not_read(
     checkpoints = manifest["identity"]["checkpoints"]
     assert {name: c["name"] for name, c in checkpoints.items()} == {
         **{"generator": MODEL, "clap": CLAP},
-        "kld_pq": PASST,
+        **dict.fromkeys(("kld_pq_contrast", "kld_pq", "kld_pq_wrong"), PASST),
     }
     loaded = hub_files(stack / "hf", "lukewys/laion_clap") / CLAP
     assert checkpoints["clap"]["sha256"] == hashlib.sha256(loaded.read_bytes()).hexdigest()
-    assert [m["role"] for m in manifest["measures"]] == ["selector", "primary judge"]
+    roles = [m["role"] for m in manifest["measures"]]
+    assert roles == ["selector", "primary judge", "judge", "judge"]
     assert manifest["unread"]["clap"]["captions"] >= 1
     for name in (CLAP, PASST):
         assert name in whole[1]
@@ -149,6 +150,9 @@ def test_judges_by_name_a_fine_tunes_pointer_to_its_codec_and_references_that_co
     own = read_manifest(folder)["identity"]["checkpoints"]["generator"]
     assert own == {"name": str(model), "sha256": hash_of(files)}
     said = {DASHED: None, MISSING: "no reference audio", BROKEN: f"{BROKEN}.wav"}
+    by_own = {f"{name}{end}" for name in judges[:3] for end in ("", "_contrast")} | {"fad_clap"}
+    by_wrong = {f"{name}_wrong" for name in judges[:3]}  # those of others are there for BROKEN too
+    lacking = {DASHED: set(), MISSING: by_own | by_wrong, BROKEN: by_own}
     for record in lines(folder):
         values, unjudged = record["judges"], record["unjudged"]
         assert all(math.isfinite(value) for value in values.values())
@@ -156,8 +160,8 @@ def test_judges_by_name_a_fine_tunes_pointer_to_its_codec_and_references_that_co
         reason = said[record["prompt_id"]]
         if reason is None:
             assert values["kld_both"] == pytest.approx(values["kld_pq"] + values["kld_qp"])
-        assert set(unjudged) == ({"kld_pq", "kld_qp", "kld_both", "fad_clap"} if reason else set())
-        assert all(reason in text for text in unjudged.values())
+        assert set(unjudged) == lacking[record["prompt_id"]]
+        assert all(reason in unjudged[name] for name in by_own & set(unjudged))
         assert len(list((folder / record["candidates"]).iterdir())) == 2
     assert "fad_clap ↓" in out
 
@@ -171,7 +175,7 @@ def test_judges_by_name_a_fine_tunes_pointer_to_its_codec_and_references_that_co
     assert again[: len(before)] == before
     (mended,) = again[len(before) :]
     assert (mended["prompt_id"], mended["unjudged"]) == (MISSING, {})
-    assert set(mended["judges"]) == set(judges) - {"fad_clap"}
+    assert set(mended["judges"]) == {*judges, *by_own, *by_wrong} - {"fad_clap"}
 
 
 @pytest.mark.parametrize("referenced", [True, False])

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 import verifier_experiment
+from src.judges.registry import all_three
 from src.methods import SearchCell
 from src.runs.ending import Exit
 from src.runs.local_server import local_server
@@ -79,7 +80,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, server: str) -> Path:
 def test_one_pool_is_generated_and_every_number_follows_from_it(whole: Path) -> None:
     output = whole
     pool = pool_of(output)
-    assert list(pool.measures) == ["perplexity", "pmi", "tags", "msd_kld"]
+    assert list(pool.measures) == ["perplexity", "pmi", "tags", *all_three(["msd_kld"])]
     assert (len(pool.prompts), pool.prefixes) == (PROMPTS, (0.8,))
     for name in pool.measures:
         values = pool.values(name)
@@ -106,7 +107,7 @@ def test_cells_that_cannot_run_are_left_out_and_the_others_start_from_the_pools_
     cells = {SearchCell.from_record(record["cell"]) for record in records}
     assert {cell.name for cell in cells} == {"baseline", "sbs N=2 M=2"}
     assert (folder / "cost.csv").is_file()
-    assert all(set(record["judges"]) == {"msd_kld"} for record in records)
+    assert all(set(record["judges"]) == {*all_three(["msd_kld"])} for record in records)
     searched = {(record["method"], record["prompt_id"]): record for record in records}
     compared = 0
     for prompt in pool.prompts:
@@ -175,10 +176,11 @@ def test_an_old_pool_is_scored_by_a_new_verifier_and_judge_without_generating(
     after = lines(old)
     assert after[: len(before)] == before
     added = [record["measure"] for record in after[len(before) :]]
-    assert added == ["tags_msd", "msd_vgg_kld"] * PROMPTS
+    assert added == ["tags_msd", *all_three(["msd_vgg_kld"])] * PROMPTS
     pool = load_pool(old)
     assert list(pool.measures) == [
-        *("perplexity", "pmi", "tags", "tags_msd", "msd_kld", "msd_vgg_kld")
+        *("perplexity", "pmi", "tags", "tags_msd"),
+        *all_three(["msd_kld", "msd_vgg_kld"]),
     ]
     assert pool.seconds_of("tags_msd") == (0.8,)
     refused = read_records(old)[key_of(scores_key("tags_msd"), pool.prompts[2])]
@@ -220,6 +222,6 @@ def test_statistics_of_an_old_pool_need_neither_torch_nor_a_server(old: Path) ->
         rows = list(csv.DictReader(file))
     assert {row["n"] for row in rows} == {"1", "2", "4"}
     assert [row["measure"] for row in rows if row["selector"] == "tags+pmi"][::3] == [
-        *("msd_kld", "perplexity", "pmi", "tags", "tags+pmi")
+        *(*all_three(["msd_kld"]), "perplexity", "pmi", "tags", "tags+pmi", "log_p")
     ]
     assert (old / RECORDS).read_bytes() == before
