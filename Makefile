@@ -19,6 +19,7 @@ setup: ## build the two environments that everything needs (nothing to do when t
 demo: setup ## search with the built-in stack: a table, a figure, clips to listen to
 	@$(generator) benchmark.py --profile builtin --method baseline best_of_n sbs lookahead \
 		--verifier $(recommended) --server auto --num_samples 16 --candidates 8 --duration 5 \
+		--judges msd_cosine_codec msd_kld_codec mtt_vgg \
 		--output results/demo-$$(date +%Y%m%d-%H%M%S)
 
 serve: setup ## the verifier server on port 8000

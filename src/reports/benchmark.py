@@ -58,7 +58,7 @@ NO_BASELINE = "No differences are given: baseline is not among the methods (--me
 # What the primary judge does where the selector's own number is better.
 FOLLOWS: dict[Claim, str] = {
     "better": ": it follows",
-    "unclear": ": it does not follow",
+    "unclear": ": whether it follows is not shown",
     "worse": ": it contradicts",
 }
 

@@ -260,7 +260,7 @@ def test_a_primary_judge_of_sets_is_followed_by_its_p(tmp_path: Path) -> None:
     keep_measures(folder, MEASURES[0], Measure("fad_msd", "primary judge", False, kind="set"))
     said = sentences(folder)
     assert "better by the primary judge fad_msd: it follows." in said
-    assert "unclear by the primary judge fad_msd: it does not follow." in said
+    assert "unclear by the primary judge fad_msd: whether it follows is not shown." in said
 
 
 def test_a_verifier_that_judges_its_own_selection_is_no_judge(tmp_path: Path) -> None:
