@@ -261,21 +261,19 @@ def _prompt(path: Path, line: int, row: Mapping[str, str], data_dir: Path | None
             subsets.add(subset)
         elif value not in FALSE:
             raise PromptError(f"{where}: {column} is True or False, not {row[column]!r}")
-    key, aspects = name or _digest(text), _aspects(row.get("aspect_list", ""), where)
+    key, aspects = name or _digest(text), _aspects(row.get("aspect_list", ""))
     own = (name or _id_of_text(text), text, key, reference, start, end)
     return Prompt(*own, frozenset(subsets), aspects)
 
 
-def _aspects(listed: str, where: str) -> tuple[str, ...]:
-    """MusicCaps' column aspect_list: a list of strings, as Python writes it. Raises PromptError."""
+def _aspects(listed: str) -> tuple[str, ...]:
+    """MusicCaps' column aspect_list: a list of strings as Python writes it, or words with commas."""
     try:
         found = ast.literal_eval(listed.strip() or "[]")
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         found = None
     if not isinstance(found, list) or not all(isinstance(aspect, str) for aspect in found):
-        raise PromptError(
-            f"{where}: aspect_list is a list such as ['piano', 'slow'], not {listed[:80]!r}"
-        )
+        found = listed.split(",")
     return tuple(" ".join(aspect.split()) for aspect in found if aspect.strip())
 
 

@@ -107,7 +107,7 @@ def test_the_page_has_the_tables_numbers_and_tells_selector_and_judges_apart(
     for words in (
         *("tags ↑ own verifier (selector): no evidence", "msd_kld ↓ primary judge"),
         *("fad_msd ↓ judge, one number for a method's clips", "p = "),
-        "which chose the clips; unclear by the primary judge msd_kld: whether it follows is not shown.",
+        "unclear by the primary judge msd_kld: whether it follows is not shown.",
         "Failed: 1 (method and prompt, see records.jsonl): sbs f0: tags: names no tag",
     ):
         assert words in page.text

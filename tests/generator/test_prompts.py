@@ -204,6 +204,22 @@ def test_musiccaps_columns_are_understood(tmp_path: Path) -> None:
     assert second.subsets == {"eval", "balanced"}
 
 
+@pytest.mark.parametrize(
+    ("listed", "aspects"),
+    [
+        ("['slow  tempo', 'piano']", ("slow tempo", "piano")),
+        ("slow tempo, piano", ("slow tempo", "piano")),
+        ("__import__('os')", ("__import__('os')",)),
+        ("[1, 2", ("[1", "2")),
+    ],
+)
+def test_aspects_are_a_list_or_words_with_commas(
+    tmp_path: Path, listed: str, aspects: tuple[str, ...]
+) -> None:
+    (prompt,) = prompts_of(tmp_path, f'caption,aspect_list\none,"{listed}"\n')
+    assert prompt.aspects == aspects
+
+
 def test_a_reference_is_the_path_of_the_row_or_the_wav_of_exactly_that_id(tmp_path: Path) -> None:
     (tmp_path / "ABC.wav").touch()
     (tmp_path / "folder.wav").mkdir()
@@ -283,7 +299,6 @@ def test_tables_of_spreadsheets_are_read(tmp_path: Path, text: str, captions: li
         ("caption,start_s,end_s\none,40,30\n", "line 2: .* the start first; not 40 and 30"),
         ("caption,end_s\none,nan\n", "line 2: .* not 0 and nan"),
         ("caption,is_balanced_subset\none,maybe\n", "is_balanced_subset is True or False.*maybe"),
-        ("caption,aspect_list\none,open('x')\n", "line 2: aspect_list is a list such as"),
     ],
 )
 def test_tables_that_cannot_be_used_say_where_and_why(
