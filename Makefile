@@ -62,7 +62,7 @@ one_sample = --num_samples 64 --pool_size 4 --budgets 1 2 4 --prefixes none
 # Latency comes first, on a machine that nothing has warmed yet.
 # On a CPU, as they were made, also where there is a GPU.
 results: export CUDA_VISIBLE_DEVICES =
-results: setup ## make the runs of results/builtin anew, in results/again (four hours; resumes)
+results: setup ## make the runs of results/builtin anew, in results/again (hours; resumes)
 	$(generator) latency_experiment.py $(on_builtin) --num_samples 3 --verifier tags
 	$(generator) benchmark.py $(on_builtin) --num_samples 64 --candidates 8 \
 		--verifier $(recommended) --method baseline best_of_n sbs lookahead --save_audio none

@@ -267,7 +267,7 @@ def _prompt(path: Path, line: int, row: Mapping[str, str], data_dir: Path | None
 
 
 def _aspects(listed: str) -> tuple[str, ...]:
-    """MusicCaps' column aspect_list: a list of strings as Python writes it, or words with commas."""
+    """The column aspect_list: a list of strings as Python writes it, or words with commas."""
     try:
         found = ast.literal_eval(listed.strip() or "[]")
     except (ValueError, SyntaxError, MemoryError, RecursionError):
