@@ -22,10 +22,12 @@ from src.decoding.decoder import Decoder, Sampling
 from src.decoding.sampling import NoiseKey, sample, uniforms
 
 # How far two orders of the same sums may be apart: a log-probability in nats, and flips a token.
-# On a CPU they are apart by 0.011, and a token in a hundred flips, in bfloat16; by 2e-6 in float32.
-# Wrong noise flips nearly every token, a wrong past moves log-probabilities by whole nats.
+# They were apart by 2e-6 in float32, where no token flipped; by 0.002 in float16 and by 0.012 in
+# bfloat16, where one in a hundred did: a shift of the cumulative distribution counts once at every
+# border of two tokens. Wrong noise flips nearly every token, a wrong past moves log-probabilities
+# by whole nats.
 LOG_PROB_TOLERANCE = {torch.float32: 1e-4, torch.float16: 0.02, torch.bfloat16: 0.1}
-FLIP_TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.01, torch.bfloat16: 0.05}
+FLIP_TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.05}
 
 
 def right(check: Check) -> None:
@@ -94,10 +96,11 @@ class Scenario:
         order: str = "ab",
         pauses: bool = False,
         prunes: bool = False,
+        step: int | None = None,
     ) -> Outcome:
         """Decode both prompts, a's rows first in the outcome, whatever the order.
 
-        pauses: roll out, greedily and not, and rewind on the way. prunes: twice the children of
+        step: frames that are decoded at once. pauses: roll out, greedily and not, and rewind on the way. prunes: twice the children of
         two candidates of each prompt go on.
         """
         decoding = decoder.begin(
@@ -113,7 +116,8 @@ class Scenario:
                     decoding.rewind(mark)
             if frame in prunes_at:
                 decoding.select(self._everywhere(self.parents))
-        decoding.advance(self.frames - decoding.finished)
+        while left := self.frames - decoding.finished:
+            decoding.advance(min(left, step or left))
         outcome = Outcome.of(decoding)
         at = [order.index(key) * self.candidates for key in "ab"]
         return outcome.rows([first + slot for first in at for slot in range(self.candidates)])
@@ -139,6 +143,9 @@ class Scenario:
     def by_graphs(self, name: str, dtype: torch.dtype) -> None:
         """CUDA graphs: against eager, then against the undisturbed run by graphs."""
         decoder = make_decoder(self.here, self.sampling, dtype, graphs=True)
+        # first, in a lane whose memory moves as the past grows: all its graphs go then
+        grown = self.run(decoder, step=self.frames // 3)
+        decoder = make_decoder(self.here, self.sampling, dtype, graphs=True)
         replays = 0
         replay = torch.cuda.CUDAGraph.replay
 
@@ -151,6 +158,7 @@ class Scenario:
             alone = self.run(decoder)
         steps = self.frames + max(decoder.delays)
         self.check.say(f"{name}, replayed", passed=replays >= steps, replays=replays, steps=steps)
+        self.exact(f"{name}, grown in pieces", dtype, alone, grown)
         eager, eager_branched = self.eager[dtype]
         self.near(f"{name}, as eager", dtype, eager, alone)
         branched = self.run(decoder, prunes=True)

@@ -244,7 +244,15 @@ class Lanes:
 
     @functools.cached_property
     def _pool(self) -> object:
-        return torch.cuda.graph_pool_handle() if torch.cuda.is_available() else None
+        """The graphs' memory. It is kept by a graph of nothing: torch takes no more captures into a
+        pool that all graphs have left, as those of a past that moved do."""
+        if not torch.cuda.is_available():
+            return None
+        pool = torch.cuda.graph_pool_handle()
+        self._keeper = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._keeper, pool=pool, capture_error_mode="thread_local"):
+            torch.zeros(1, device="cuda")
+        return pool
 
     def take(self, part: GraphedPart) -> Lane:
         """A lane that fits; new where none is free."""
