@@ -100,8 +100,8 @@ class Scenario:
     ) -> Outcome:
         """Decode both prompts, a's rows first in the outcome, whatever the order.
 
-        step: frames that are decoded at once. pauses: roll out, greedily and not, and rewind on the way. prunes: twice the children of
-        two candidates of each prompt go on.
+        step: frames that are decoded at once. pauses: roll out, greedily and not, and rewind on the
+        way. prunes: twice the children of two candidates of each prompt go on.
         """
         decoding = decoder.begin(
             [self.prompts[key] for key in order], self.candidates, self.frames, list(order), SEED
