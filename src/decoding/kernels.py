@@ -24,7 +24,7 @@ from torch import Tensor
 logger = logging.getLogger(__name__)
 
 HEAD_DIMS = (16, 32, 64, 128)
-TILE_BYTES = 1 << 14  # of keys that a program reads at once
+TILE_BYTES = 1 << 13  # of keys that a program reads at once
 PROGRAMS = 512  # keep a large GPU busy: about four a multiprocessor
 MOST_SPLITS = 32
 
@@ -148,7 +148,7 @@ def attend(queries: Tensor, stretches: Sequence[Stretch]) -> Tensor:
             BIASED=bias is not None,
             WHOLE=number == 1,
             num_warps=4,
-            num_stages=2,
+            num_stages=3,
         )
         part += splits
     if number > 1:

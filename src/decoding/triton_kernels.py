@@ -57,9 +57,10 @@ def attend(
     if TILE == 1:
         slot = group
         query = tl.load(queries + slot * slot_stride + dims).to(tl.float32)
-        total = scale * 0.0  # a scalar of the device
-        top = total - float("inf")
-        sums = tl.zeros([DIM], tl.float32)
+        top = scale * 0.0 - float("inf")  # a scalar of the device
+        # Every place in a block for itself, to be added up at the end.
+        total = tl.zeros([BLOCK], tl.float32)
+        sums = tl.zeros([BLOCK, DIM], tl.float32)
     else:
         member = tile * TILE + tl.arange(0, TILE)
         slot = group * in_group + member
@@ -80,10 +81,9 @@ def attend(
         places = at[:, None] * DIM + dims[None, :]
         key = tl.load(keys + places, mask=there[:, None], other=0.0)
         value = tl.load(values + places, mask=there[:, None], other=0.0)
-        added = tl.zeros([BLOCK], tl.float32)
+        added = tl.where(there, 0.0, float("-inf"))
         if BIASED:
             added += tl.load(bias + at, mask=there, other=0.0).to(tl.float32)
-        added = tl.where(there, added, float("-inf"))
         if TILE == 1:
             scores = tl.sum(key.to(tl.float32) * query[None, :], 1) * scale + added
             higher = tl.maximum(top, tl.max(scores, 0))
@@ -95,31 +95,30 @@ def attend(
         faded = tl.exp(top - safe)
         if TILE == 1:
             weights = tl.exp(scores - safe)
-            total = total * faded + tl.sum(weights, 0)
-            sums = sums * faded + tl.sum(weights[:, None] * value.to(tl.float32), 0)
+            total = total * faded + weights
+            sums = sums * faded + weights[:, None] * value.to(tl.float32)
         else:
             weights = tl.exp(scores - safe[:, None])
             total = total * faded + tl.sum(weights, 1)
             product = tl.dot(weights.to(value.dtype), value, allow_tf32=False)
             sums = sums * faded[:, None] + product
         top = higher
-    log_sum = top + tl.log(total)
-    total = tl.where(total == 0.0, 1.0, total)
     row = (outer * slots + slot) * heads + head
     result += split * rows * DIM
     log_sums += split * rows
     if TILE == 1:
-        tl.store(result + row * DIM + dims, (sums / total).to(result.dtype.element_ty))
+        of_all = tl.sum(total, 0)
+        joined = tl.sum(sums, 0) / tl.where(of_all == 0.0, 1.0, of_all)
+        tl.store(result + row * DIM + dims, joined.to(result.dtype.element_ty))
         if not WHOLE:
-            tl.store(log_sums + row, log_sum)
+            tl.store(log_sums + row, top + tl.log(of_all))
     else:
         mine = member < in_group
-        tl.store(
-            result + row[:, None] * DIM + dims[None, :],
-            (sums / total[:, None]).to(result.dtype.element_ty), mask=mine[:, None],
-        )  # fmt: skip
+        places = row[:, None] * DIM + dims[None, :]
+        sums = sums / tl.where(total == 0.0, 1.0, total)[:, None]
+        tl.store(result + places, sums.to(result.dtype.element_ty), mask=mine[:, None])
         if not WHOLE:
-            tl.store(log_sums + row, log_sum, mask=mine)
+            tl.store(log_sums + row, top + tl.log(total), mask=mine)
 
 
 @triton.jit
