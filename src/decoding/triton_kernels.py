@@ -16,7 +16,7 @@ def add_norm(
 ):  # fmt: skip
     """A program a row of x, float32 [rows, dim], BLOCK >= dim. x += y in rows below `added`; their
     layer norm, of rows below `normed`, to the result."""
-    row = tl.program_id(0)
+    row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, BLOCK)
     inside = at < dim
     also = inside & (row < added)
@@ -44,16 +44,16 @@ def attend(
 
     Programs: [outer * heads * groups * tiles, splits]. queries: strided [outer, heads, slots, DIM];
     keys, values: [outer * heads * groups, length, DIM]; result: [splits, outer, slots, heads, DIM].
-    log_sums: float32 [splits, outer, slots, heads], the logarithm of the weights' sum, unless WHOLE.
+    log_sums: float32 [splits, outer, slots, heads], the weights' sum's logarithm, unless WHOLE.
     rows: outer * slots * heads. TILE is 1, for groups of one row, or at least 16.
     """
     program, split = tl.program_id(0), tl.program_id(1)
     tile, batch_group = program % tiles, program // tiles
     group, batch = batch_group % groups, batch_group // groups
-    outer, head = batch // heads, batch % heads
+    outer, head = (batch // heads).to(tl.int64), batch % heads
     in_group = slots // groups
     dims = tl.arange(0, DIM)
-    queries += outer.to(tl.int64) * outer_stride + head * head_stride
+    queries += outer * outer_stride + head * head_stride
     if TILE == 1:
         slot = group
         query = tl.load(queries + slot * slot_stride + dims).to(tl.float32)

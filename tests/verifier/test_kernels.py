@@ -45,7 +45,7 @@ def normal(seed: int, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor
 
 
 def expected(queries: Tensor, stretches: list[Attended]) -> Tensor:
-    """Each row's own keys and values, one after the other: [outer, heads, slots, dim] -> float64."""
+    """Each row's own keys and values one after the other: [outer, heads, slots, dim] in float64."""
     outer, heads, slots, dim = queries.shape
     keys, values, biases = [], [], []
     for groups, *of_groups, bias in stretches:
@@ -68,7 +68,9 @@ def stretch(
     room = normal(seed, 2, batch * groups, length + 5, dim, dtype=dtype)  # as reserved
     bias = None
     if there is not None:
-        bias = torch.zeros(length, dtype=dtype).masked_fill(torch.arange(length) >= there, -torch.inf)
+        bias = torch.zeros(length, dtype=dtype).masked_fill(
+            torch.arange(length) >= there, -torch.inf
+        )
     return Attended(groups, room[0, :, :length], room[1, :, :length], bias)
 
 
