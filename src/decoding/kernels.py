@@ -128,7 +128,12 @@ def attend(queries: Tensor, stretches: Sequence[Stretch]) -> Tensor:
     rows = outer * slots * heads
     result = queries.new_empty(outer, slots, heads, dim)
     block = max(16, min(128, TILE_BYTES // (dim * dtype.itemsize)))
-    plans = [_plan(outer * heads * s[0], slots // s[0], s[1].shape[1], block) for s in stretches]
+    # Products of float32 are without tensor cores: larger ones would only take longer to compile.
+    most = 16 if dtype == torch.float32 else 64
+    plans = [
+        _plan(outer * heads * groups, slots // groups, keys.shape[1], block, most)
+        for groups, keys, _, _ in stretches
+    ]
     number = sum(splits for _, _, splits in plans)
     parts, log_sums = result, result  # the latter is not written where there is one part
     if number > 1:
@@ -163,11 +168,13 @@ def attend(queries: Tensor, stretches: Sequence[Stretch]) -> Tensor:
     return result.transpose(1, 2).view(shape)
 
 
-def _plan(batch_groups: int, members: int, length: int, block: int) -> tuple[int, int, int]:
-    """Queries of a tile, tiles of a group, and splits of its positions."""
+def _plan(
+    batch_groups: int, members: int, length: int, block: int, most: int
+) -> tuple[int, int, int]:
+    """Queries of a tile, at most so many, tiles of a group, and splits of its positions."""
     tile = 1
     if members > 1:  # products of tensor cores have 16 rows or more
-        tile = 16 if length <= block else min(64, max(16, _power_of_two(members)))
+        tile = 16 if length <= block else min(most, max(16, _power_of_two(members)))
     tiles = -(-members // tile)
     blocks = -(-length // block)
     splits = min(blocks, MOST_SPLITS, max(1, PROGRAMS // (batch_groups * tiles)))

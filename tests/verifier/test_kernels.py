@@ -152,7 +152,7 @@ def test_adding_and_norm_are_one(dtype, dim: int, added: int, normed: int) -> No
 def test_splits_cover_all_positions_and_none_is_empty() -> None:
     for batch in (1, 2, 5, 24, 100):
         for length in (1, 16, 17, 100, 999):
-            _, _, splits = kernels._plan(batch, 1, length, 16)
+            _, _, splits = kernels._plan(batch, 1, length, 16, 64)
             each = -(-length // (16 * splits)) * 16
             assert (splits - 1) * each < length <= splits * each
             assert splits == 1 or batch * splits <= kernels.PROGRAMS
