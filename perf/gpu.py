@@ -28,6 +28,7 @@ import torch
 
 from perf.gpu_check.convolutions import convolutions
 from perf.gpu_check.environment import environment
+from perf.gpu_check.kernels import beside_torch
 from perf.gpu_check.memory import memory
 from perf.gpu_check.precision import precision
 from perf.gpu_check.report import Check, markdown
@@ -51,6 +52,7 @@ SECONDS = 330.0
 SECTIONS = {
     "environment": Section(environment, 0),
     "right": Section(right, 60),
+    "kernels": Section(beside_torch, 15),
     "waits": Section(waits, 10),
     "convolutions": Section(convolutions, 20),
     "precision": Section(precision, 20),

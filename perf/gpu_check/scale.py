@@ -15,9 +15,9 @@ class Scale:
     for so many frames, so many candidates of each of two prompts. clip: seconds of audio. builtin:
     candidates of each of two prompts, and frames. copied: numbers (of two bytes) of the copy that
     measures bandwidth; side: of the square matrices that measure arithmetic. models, cells
-    (candidates and past, what searches do first), steps: what speed is measured of. held:
-    candidates and frames whose memory is compared with the formula; shapes: the same of decodings
-    that follow each other. All memory is that of the first model.
+    (candidates and past, what searches do first), steps: what speed is measured of; attended: the
+    cells of single kernels. held: candidates and frames whose memory is compared with the formula;
+    shapes: the same of decodings that follow each other. All memory is that of the first model.
     """
 
     item: float
@@ -31,6 +31,7 @@ class Scale:
     models: dict[str, Shape]
     cells: tuple[tuple[int, int], ...]
     steps: int
+    attended: tuple[tuple[int, int], ...]
     held: tuple[int, int]
     shapes: tuple[tuple[int, int], ...]
 
@@ -55,6 +56,7 @@ FULL = Scale(
         *((16, 1500), (64, 1500), (1, 1500), (4, 1500)),
     ),
     steps=20,
+    attended=tuple((candidates, past) for past in (512, 1536) for candidates in (16, 1, 64)),
     held=(64, 100),
     shapes=((64, 60), (16, 60), (48, 30), (37, 77)),
 )
@@ -71,6 +73,7 @@ DRY = Scale(
     models={"tiny": TINY},
     cells=((1, 10), (8, 10), (8, 20)),
     steps=5,
+    attended=((8, 30), (1, 30)),
     held=(4, 20),
     shapes=((4, 9), (2, 12)),
 )

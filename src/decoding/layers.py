@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from src.decoding import kernels
+
 if TYPE_CHECKING:
     from src.decoding.past import Past
 
@@ -61,6 +63,16 @@ class Norm(NamedTuple):
     def __call__(self, x: Tensor) -> Tensor:
         x = torch.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
         return x.to(self.dtype)
+
+    def of_sum(self, x: Tensor, y: Tensor, rows: int | None = None) -> Tensor:
+        """x += y, in place, in as many rows as y has; the norm of x's first `rows`, or of all.
+
+        x: the residual stream, float32 [all rows, dim]; y: what a part of a layer adds to it.
+        """
+        if kernels.available(y):
+            return kernels.add_norm(x, y, self.weight, self.bias, self.eps, self.dtype, rows)
+        x[: len(y)].add_(y)
+        return self(x[:rows])
 
 
 class Text(NamedTuple):
@@ -136,7 +148,9 @@ def attention(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None
 class Layer:
     """Self-attention, cross-attention on the text, feed-forward; norms come first.
 
-    What each adds to the residual stream x, which is float32, is computed in the weights' dtype.
+    Each takes the normalised residual stream, [rows, dim], and gives what is to be added to the
+    stream: so the addition and the norm that follows, the next one's, are one (`Norm.of_sum`). The
+    stream is float32, what is added to it is computed in the weights' dtype.
     """
 
     heads: int
@@ -173,7 +187,7 @@ class Layer:
 
     def attend_to_past(self, x: Tensor, past: Past, layer: int, times: int) -> Tensor:
         """x [rows * times, dim]: the next `times` positions, which the layer's past takes."""
-        qkv = self.qkv(self.self_norm(x))
+        qkv = self.qkv(x)
         qkv = qkv.view(-1, past.prompts, past.slots, times, 3, self.heads, past.head_dim)
         qkv = qkv.permute(4, 0, 1, 5, 2, 3, 6)  # 3, halves, prompts, heads, slots, times, head dim
         past.write(layer, qkv[1:])
@@ -188,14 +202,16 @@ class Layer:
 
     def attend_to_text(self, x: Tensor, text: Text | AbsorbedText) -> Tensor:
         """x [rows, dim]: each prompt's rows attend to its keys and values as one batch."""
-        x = self.text_norm(x)
         if isinstance(text, AbsorbedText):
             return text(x)
         prompts = text.keys.shape[0] // self.heads
         queries = self.text_query(x).view(prompts, len(x) // prompts, self.heads, -1)
-        queries = queries.transpose(1, 2).flatten(0, 1)
-        y = attention(queries, text.keys, text.values, text.bias)
-        return self.text_out(y.unflatten(0, (prompts, self.heads)).transpose(1, 2).reshape(x.shape))
+        queries = queries.transpose(1, 2)
+        if kernels.can_attend(queries):
+            y = kernels.attend(queries, [(1, *text)])
+        else:
+            y = attention(queries.flatten(0, 1), *text).view(queries.shape)
+        return self.text_out(y.transpose(1, 2).reshape(x.shape))
 
     def absorb(self, texts: Sequence[Text]) -> AbsorbedText:
         """One prompt a text."""
@@ -215,7 +231,7 @@ class Layer:
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """x [rows, dim]."""
-        return self.ff_down(self.ff_activation(self.ff_up(self.ff_norm(x))))
+        return self.ff_down(self.ff_activation(self.ff_up(x)))
 
     def project_text(self, source: Tensor) -> Text:
         """One prompt's cross-attention source [length, dim] -> its keys and values."""

@@ -27,6 +27,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from src.decoding import kernels
+
 
 class Ancestors(NamedTuple):
     """Rows of one ancestor share every position before `end`. rows: each row's ancestor."""
@@ -146,6 +148,8 @@ class Past:
         To all positions up to the one written last. Two plain batched products are faster on a CPU
         than `scaled_dot_product_attention` for so few queries, in float32.
         """
+        if kernels.can_attend(queries):
+            return kernels.attend(queries, self.attended(layer))
         batch, shape = queries.shape[:3].numel(), queries.shape
         queries = queries.contiguous().view(batch, self.slots, self.head_dim)
         stretches = self.attended(layer)

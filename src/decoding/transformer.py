@@ -131,16 +131,20 @@ class Transformer:
         rows, times, _ = tokens.shape
         tokens = tokens.index_select(0, past.order) + self.first_rows
         x = (F.embedding(tokens, self.embeddings).sum(2) + positions).flatten(0, 1)
-        for number, (layer, text) in enumerate(zip(self.layers, texts, strict=True)):
-            x += layer.attend_to_past(x, past, number, times)
+        next_norms = [*(layer.self_norm for layer in self.layers[1:]), self.out_norm]
+        normed = self.layers[0].self_norm(x)
+        for number, layer in enumerate(self.layers):
+            y = layer.attend_to_past(normed, past, number, times)
+            normed = layer.text_norm.of_sum(x, y, rows * times)
             if guided and number == 0:
                 x = x.repeat(2, 1)
-            conditional, unconditional = x[: rows * times], x[rows * times :]
-            conditional += layer.attend_to_text(conditional, text)
+            y = layer.attend_to_text(normed, texts[number])
             if layer.without_text is not None:
+                unconditional = x[rows * times :]
                 unconditional += layer.without_text
-            x += layer.feed_forward(x)
-        hidden = self.out_norm(x).view(-1, rows, times, self.dim)
+            normed = layer.ff_norm.of_sum(x, y)
+            normed = next_norms[number].of_sum(x, layer.feed_forward(normed))
+        hidden = normed.view(-1, rows, times, self.dim)
         return hidden.index_select(1, past.places)
 
     def logits(self, hidden: Tensor) -> Tensor:
