@@ -28,7 +28,7 @@ import torch
 
 from perf.gpu_check.convolutions import convolutions
 from perf.gpu_check.environment import environment
-from perf.gpu_check.kernels import beside_torch
+from perf.gpu_check.kernels import beside_torch, right_fused, speed_fused
 from perf.gpu_check.memory import memory
 from perf.gpu_check.precision import precision
 from perf.gpu_check.report import Check, markdown
@@ -52,12 +52,15 @@ SECONDS = 330.0
 SECTIONS = {
     "environment": Section(environment, 0),
     "right": Section(right, 60),
-    "kernels": Section(beside_torch, 15),
     "waits": Section(waits, 10),
     "convolutions": Section(convolutions, 20),
     "precision": Section(precision, 20),
     "speed": Section(speed, 90),
     "memory": Section(memory, 40),
+    # Last: a fault in a kernel leaves no GPU to go on with.
+    "kernels": Section(beside_torch, 20),
+    "right_fused": Section(right_fused, 20),
+    "speed_fused": Section(speed_fused, 30),
 }
 
 

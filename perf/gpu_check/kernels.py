@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from unittest.mock import patch
 
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor
 
 from perf.gpu_check.models import fastest_dtype, half_dtypes, short
 from perf.gpu_check.report import Check
+from perf.gpu_check.right import right
+from perf.gpu_check.speed import speed
 from src.decoding import kernels
 from src.decoding.layers import Norm, Text, attention
 from src.decoding.past import Attended, Past
@@ -120,6 +123,29 @@ KERNELS: dict[str, Callable[[Inputs], Tensor]] = {
 }
 
 
+@contextmanager
+def fused() -> Iterator[None]:
+    """Inside: decoding by the kernels, as `--fused` has it."""
+    with patch.object(kernels, "enabled", True):
+        yield
+
+
+@fused()
+def right_fused(check: Check) -> None:
+    """What `right` asks, of decoding by the kernels."""
+    right(check)
+
+
+@fused()
+def speed_fused(check: Check) -> None:
+    """What `speed` measures, of 16 candidates, as searches have by default."""
+    cells = tuple(cell for cell in check.scale.cells if cell[0] == 16) or check.scale.cells[:1]
+    whole, check.scale = check.scale, replace(check.scale, cells=cells)
+    speed(check)
+    check.scale = whole
+
+
+@fused()
 def beside_torch(check: Check) -> None:
     """In every dtype: do they work, and how exact are they? Then microseconds in half precision."""
     for dtype in (torch.float32, *half_dtypes(check.device)):

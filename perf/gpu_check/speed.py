@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
-from unittest.mock import patch
 
 import torch
 
@@ -20,7 +19,6 @@ from perf.gpu_check.models import (
 )
 from perf.gpu_check.report import Check
 from perf.stub_lm import Shape, StubLM
-from src.decoding import kernels
 from src.decoding.decoder import Decoder, Decoding
 from src.decoding.device import OutOfMemory, is_out_of_memory
 
@@ -170,17 +168,9 @@ class Cell:
         return torch.cuda.mem_get_info()[0] if self.check.on_gpu else 1 << 62
 
     def measure(self) -> dict[str, dict[str, float]]:
-        """Eager and by graphs, each candidate with its own past, and with those of families.
-
-        With 16 candidates, as searches have by default, by graphs of torch's kernels alone too.
-        """
-        found = self._variant("eager", False)
-        if not no_graphs(self.check.on_gpu):
-            found |= self._variant("graphs", True)
-            if self.candidates == 16:
-                with patch.object(kernels, "available", lambda x: False):  # noqa: ARG005
-                    found |= self._variant("graphs of torch's kernels", True)
-        return found
+        """Eager and by graphs, each candidate with its own past, and with those of families."""
+        eager = self._variant("eager", False)
+        return eager if no_graphs(self.check.on_gpu) else eager | self._variant("graphs", True)
 
     def _variant(self, name: str, graphs: bool) -> dict[str, dict[str, float]]:
         decoder = make_decoder(self.lm, dtype=self.dtype, max_rows=self.candidates, graphs=graphs)

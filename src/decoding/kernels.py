@@ -23,6 +23,9 @@ from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
+# `--fused` asks for them: they have not been measured on a GPU yet.
+enabled = False
+
 HEAD_DIMS = (16, 32, 64, 128)
 TILE_BYTES = 1 << 13  # of keys that a program reads at once
 PROGRAMS = 512  # keep a large GPU busy: about four a multiprocessor
@@ -33,8 +36,9 @@ Stretch = tuple[int, Tensor, Tensor, Tensor | None]
 
 
 def available(x: Tensor) -> bool:
-    """Whether the kernels work where x is, in its dtype. On a GPU the first call tries them out."""
-    return x.is_cuda and _fault(x.device, x.dtype) is None
+    """Whether the kernels are asked for and work where x is, in its dtype. On a GPU the first call
+    tries them out."""
+    return enabled and x.is_cuda and _fault(x.device, x.dtype) is None
 
 
 def can_attend(queries: Tensor) -> bool:

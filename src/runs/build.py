@@ -10,6 +10,7 @@ from typing import Any
 
 from src.client import ServerClient
 from src.data.prompts import Prompt, digest_of
+from src.decoding import kernels
 from src.decoding.decoder import MAX_ROWS
 from src.decoding.sampling import Sampling
 from src.decoding.transformer import UnsupportedModel
@@ -65,6 +66,7 @@ def load(settings: Settings) -> Generator:
     log.info("loading %s", settings.model)
     sampling = Sampling(settings.temperature, settings.top_k, settings.guidance)
     rows = MAX_ROWS if settings.max_rows == "auto" else settings.max_rows
+    kernels.enabled = settings.fused
     asked = (str(settings.model), settings.device, settings.dtype, sampling, rows, settings.graphs)
     try:
         generator = load_generator(*asked)
