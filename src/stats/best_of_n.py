@@ -220,7 +220,7 @@ def tau(a: Pools, b: Pools) -> Array:
 
     def of_pool(x: Array, y: Array) -> float:
         x, y = np.sign(x[:, None] - x).ravel(), np.sign(y[:, None] - y).ravel()
-        return (x @ y) / math.sqrt((x @ x) * (y @ y)) if x.any() and y.any() else math.nan
+        return float(x @ y) / math.sqrt((x @ x) * (y @ y)) if x.any() and y.any() else math.nan
 
     return np.array([of_pool(_scored(x), _scored(y)) for x, y in zip(a, b, strict=True)])
 
