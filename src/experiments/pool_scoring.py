@@ -4,7 +4,7 @@
 
 Each measure of each prompt is a record of its own in the pool's folder: scoring may be killed
 anywhere and goes on there, and what is named later is added. Scores of other weights than a
-measure's are taken anew.
+measure's, or of another definition, are taken anew.
 """
 
 import logging
@@ -35,7 +35,7 @@ from src.verifier_core import shares_data_with
 log = logging.getLogger(__name__)
 
 # A record that has these as the one before it had them, such as a refusal, is not written again.
-TOLD = ("status", "values", "reason", "checkpoint", "role")
+TOLD = ("status", "values", "reason", "checkpoint", "definition", "role")
 
 
 @dataclass(frozen=True)
@@ -168,6 +168,7 @@ class Outcome:
     def __init__(self, scorer: Scorer, prompt: Prompt, before: Record | None) -> None:
         self.scorer, self.prompt, self.before = scorer, prompt, before or {}
         known = {"status": "ok", "checkpoint": scorer.checkpoint.model_dump()}
+        known["definition"] = scorer.measure.definition
         stands = known.items() <= self.before.items()
         self.values: dict[str, Numbers] = dict(self.before["values"]) if stands else {}
         self.seconds: dict[str, float] = dict(self.before["seconds"]) if stands else {}

@@ -123,8 +123,10 @@ class Judge(ABC):
 
     is_verifier: verifiers whose own number this is; where one of them selected the clips, it is no
     evidence. shares_data_with: verifiers trained on the same data and labels, of which it is not
-    independent. note: what else to know when reading it. codec: the generator's, for those that
-    hear references through it.
+    independent. note: what else to know when reading it. definition: what it computes, in a few
+    words, once that has changed; empty until then. Numbers of two definitions are neither mixed nor
+    compared, as those of other weights. codec: the generator's, for those that hear references
+    through it.
     """
 
     name: ClassVar[str]
@@ -133,6 +135,7 @@ class Judge(ABC):
     is_verifier: ClassVar[tuple[str, ...]] = ()
     shares_data_with: ClassVar[tuple[str, ...]] = ()
     note: ClassVar[str] = ""
+    definition: ClassVar[str] = ""
     licence: ClassVar[str] = ""
     listener_class: ClassVar[type[Listener]]
 
@@ -261,8 +264,8 @@ class Contrast(Control):
 
 def with_controls(judge: type[ReferenceJudge]) -> tuple[type[ClipJudge], ...]:
     """A judge, and its two controls as judges of their own."""
-    facts = ("higher_is_better", "needs_reference", "shares_data_with", "licence", "listener_class")
-    same = {fact: getattr(judge, fact) for fact in facts} | {"of": judge}
+    facts = ("higher_is_better", "needs_reference", "shares_data_with", "definition", "licence")
+    same = {fact: getattr(judge, fact) for fact in (*facts, "listener_class")} | {"of": judge}
     controls = (
         type(
             judge.__name__ + control.__name__,
