@@ -7,7 +7,7 @@ from src.budget import Plan
 from src.client import ServerClient
 from src.data.prompts import Prompt
 from src.experiments.dry_run import Row, Trial, report, search_row
-from src.experiments.pool_embedding import is_lacking
+from src.experiments.pool_embedding import Hearing
 from src.experiments.pool_scoring import Outcome, Scorer
 from src.experiments.scaling import (
     load_models,
@@ -102,7 +102,7 @@ def hearing_rows(
     """Of each network of judges of sets what it has not heard yet; clips are rendered for it."""
     rows = []
     for name, judge in networks.items():
-        left = sum(is_lacking(run, name, judge, prompt) for prompt in trial.prompts)
+        left = sum(Hearing(run, name, judge, prompt).is_lacking for prompt in trial.prompts)
         row = Row(f"hearing by {judge.name}", left, clips=left * settings.candidates)
         if row.clips:
             row.seconds = row.clips * (trial.judging([judge]) + trial.rendering)
