@@ -95,10 +95,10 @@ class Trial:
         """Seconds a whole clip."""
         return self._once(verifier.name, lambda: self._time_scoring(verifier))
 
-    def judging(self, judges: Sequence[Judge]) -> float:
-        """Seconds that all of them take for a whole clip."""
-        names = tuple(judge.name for judge in judges)
-        return self._once(names, lambda: self._time_judging(judges)) if judges else 0.0
+    def judging(self, judges: Sequence[Judge], again: bool = False) -> float:
+        """Seconds that all of them take for a whole clip; again: for one that they have heard."""
+        key = again, *(judge.name for judge in judges)
+        return self._once(key, lambda: self._time_judging(judges, again)) if judges else 0.0
 
     def _once(self, key: Hashable, measure: Callable[[], float]) -> float:
         if key not in self._known:
@@ -127,15 +127,15 @@ class Trial:
 
     @cached_property
     def clips(self) -> list[Clip]:
-        return self.renderer.render(self._tokens)
+        return self.renderer.render(self.tokens)
 
     @cached_property
     def rendering(self) -> float:
         """Seconds a whole clip."""
-        return seconds_of(lambda: self.renderer.render(self._tokens)) / CLIPS
+        return seconds_of(lambda: self.renderer.render(self.tokens)) / CLIPS
 
     @cached_property
-    def _tokens(self) -> torch.Tensor:
+    def tokens(self) -> torch.Tensor:
         codec = self.renderer.codec
         return torch.randint(codec.cardinality, (CLIPS, codec.num_codebooks, self.frames))
 
@@ -153,13 +153,14 @@ class Trial:
         log.warning("%s has no score for any prompt: its time is not counted", verifier.name)
         return 0.0
 
-    def _time_judging(self, judges: Sequence[Judge]) -> float:
+    def _time_judging(self, judges: Sequence[Judge], again: bool) -> float:
         prompt = max(self.prompts, key=lambda prompt: prompt.is_referenced)
         with tempfile.TemporaryDirectory() as folder:
 
             def judge() -> None:
-                new = replace(self.clips[0])  # judges keep what they have heard
-                judge_clip(new, prompt, "trial", judges, Path(folder))
+                # judges keep what they have heard
+                clip = self.clips[0] if again else replace(self.clips[0])
+                judge_clip(clip, prompt, "trial", judges, Path(folder))
 
             return seconds_of(judge)
 

@@ -2,13 +2,16 @@
 
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 
 from src.budget import Plan
 from src.client import ServerClient
 from src.data.prompts import Prompt
-from src.experiments.dry_run import Row, Trial, report, search_row
+from src.experiments.degraded import degraded
+from src.experiments.dry_run import Row, Trial, report, search_row, seconds_of
 from src.experiments.pool_embedding import Hearing
 from src.experiments.pool_scoring import Outcome, Scorer
+from src.experiments.references import Reference
 from src.experiments.scaling import (
     load_models,
     open_pool,
@@ -17,12 +20,22 @@ from src.experiments.scaling import (
     set_judges_of,
 )
 from src.experiments.scaling_settings import ExperimentSettings
+from src.experiments.validity import (
+    CLIPS,
+    CONTROLS,
+    HALVED,
+    VALIDITY_PROMPTS,
+    Examination,
+    log_probs,
+)
+from src.generator import Generator
 from src.judges.base import SetJudge
 from src.methods import BEST_OF_N, METHODS
 from src.runs.build import Parts, assemble
+from src.runs.measures import Measure
 from src.runs.pool import WHOLE
 from src.runs.records import CANDIDATES, Run, scores_key, search_key
-from src.scoring import PERPLEXITY
+from src.scoring import LIKELIHOODS, PERPLEXITY, known
 from src.verifier import build_verifier
 
 NUMBER_BYTES = 11  # of a pool's records, with its comma
@@ -42,6 +55,8 @@ def estimate(settings: ExperimentSettings, prompts: Sequence[Prompt]) -> str:
             scorers = scorers_of(settings, renderer, client)
             rows += score_rows(settings, scorers, runs[0], client, trial)
             rows += hearing_rows(settings, set_judges_of(settings, renderer), runs[0], trial)
+            if settings.validity and generator is not None:
+                rows += validity_rows(settings, scorers, runs[0], generator, client, trial)
         for selector in settings.selecting if settings.cells()[0] else ():
             assert generator is not None
             judges = [name for name in settings.clip_judges if name != selector]
@@ -106,6 +121,57 @@ def hearing_rows(
         row = Row(f"hearing by {judge.name}", left, clips=left * settings.candidates)
         if row.clips:
             row.seconds = row.clips * (trial.judging([judge]) + trial.rendering)
+        rows.append(row)
+    return rows
+
+
+def validity_rows(
+    settings: ExperimentSettings,
+    scorers: Sequence[Scorer],
+    run: Run,
+    generator: Generator,
+    client: ServerClient | None,
+    trial: Trial,
+) -> list[Row]:
+    """What each measure has yet to say of references; left: of so many. `clips` are its numbers of
+    a clip under a prompt. What several share, rendering and reading, counts for the first."""
+    scorers = [scorer for scorer in scorers if not scorer.name.endswith(CONTROLS)]
+    own = [Measure(name, "verifier") for name in known(settings.guidance)]
+    scorers += [Scorer(measure, generator.checkpoint) for measure in own]
+    clip = trial.clips[0]
+    usable = [p for p in trial.prompts if p.is_referenced][:VALIDITY_PROMPTS]
+    references = [Reference(prompt, prompt, clip, clip) for prompt in usable]
+    if len(references) < 2:
+        return []
+    examination = Examination(run, references, scorers, generator, client)
+    every, worse = len(references), len(degraded(clip, trial.renderer))
+    clips, whole = (min(most, settings.candidates) for most in (CLIPS, HALVED))
+    rows, rendered, read = [], 0, 0
+    for scorer in scorers:
+        row = Row(f"validity of {scorer.name}")
+        row.left = sum(examination.lacks(reference, scorer) for reference in references)
+        numbers, once = every + worse + 2 * whole, 1 + worse + whole  # two halves, one clip
+        if not row.left:
+            seconds = 0.0
+        elif scorer.judge is not None:
+            numbers, once = numbers + clips * every, once + clips
+            seconds = once * trial.judging([scorer.judge])
+            seconds += (numbers - once) * trial.judging([scorer.judge], again=True)
+        elif scorer.name in LIKELIHOODS:
+            seconds = 0.0
+            if row.left > read:  # half as long with the other texts: without guidance
+                texts = [trial.prompts[0].text] * len(trial.tokens)
+                work = partial(log_probs, generator, trial.tokens, texts)
+                seconds = (every / 2 + once) * seconds_of(work) / len(texts)
+                read = row.left
+        else:
+            numbers -= 0 if scorer.name in examination.reading else every - 1
+            verifier = build_verifier(scorer.name, scorer.checkpoint, client)
+            seconds = (numbers - whole) * trial.scoring(verifier)
+        seconds += (row.left > rendered) * clips * trial.rendering
+        rendered = max(row.left, rendered)
+        row.clips, row.seconds = row.left * numbers, row.left * seconds
+        row.disk = row.clips * NUMBER_BYTES
         rows.append(row)
     return rows
 
