@@ -12,11 +12,12 @@ import itertools
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Hashable, Sequence, Set
+from collections.abc import Callable, Hashable, Iterator, Sequence, Set
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from src.budget import Plan
@@ -139,13 +140,18 @@ class Trial:
         codec = self.renderer.codec
         return torch.randint(codec.cardinality, (CLIPS, codec.num_codebooks, self.frames))
 
+    def _new_clips(self) -> Iterator[Clip]:
+        """The clips, ever again and each time quieter: models remember what they have heard."""
+        for volume in itertools.count(1):
+            for clip in self.clips:
+                yield replace(clip, samples=clip.samples / np.float32(volume))
+
     def _time_scoring(self, verifier: Verifier) -> float:
-        volume = itertools.count(1)
+        clips = self._new_clips()
 
         def score(text: str) -> list[Score | NoScore]:
-            loud = 1 / next(volume)  # a server may remember what it has heard
-            clips = (replace(clip, samples=loud * clip.samples) for clip in self.clips)
-            return verifier.score([ScoreInput(text, clip, -3.0, -4.0) for clip in clips])
+            heard = itertools.islice(clips, CLIPS)
+            return verifier.score([ScoreInput(text, clip, -3.0, -4.0) for clip in heard])
 
         for prompt in self.prompts:
             if any(isinstance(outcome, Score) for outcome in score(prompt.text)):
@@ -155,11 +161,11 @@ class Trial:
 
     def _time_judging(self, judges: Sequence[Judge], again: bool) -> float:
         prompt = max(self.prompts, key=lambda prompt: prompt.is_referenced)
+        clips = self._new_clips()
         with tempfile.TemporaryDirectory() as folder:
 
             def judge() -> None:
-                # judges keep what they have heard
-                clip = self.clips[0] if again else replace(self.clips[0])
+                clip = self.clips[0] if again else next(clips)
                 judge_clip(clip, prompt, "trial", judges, Path(folder))
 
             return seconds_of(judge)

@@ -1,5 +1,6 @@
 """What verifier_experiment.py will cost: a pool's candidates and scores, and searches."""
 
+from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -84,12 +85,14 @@ def score_rows(
     trial: Trial,
 ) -> list[Row]:
     """Of each verifier and judge what it has not scored yet. Clips are rendered for the first that
-    hears them."""
+    hears them, and heard for the first judge of a network."""
     rows = []
     rendered: set[Hashable] = set()
+    known: set[Hashable] = set()  # the networks that hear a prompt's clips for a row above
     for scorer in scorers:
         row = Row(f"scores by {scorer.name}")
-        heard = new = 0.0  # whole clips
+        heard = new = anew = 0.0  # whole clips
+        network = getattr(scorer.judge, "listener", scorer.name)
         for prompt in trial.prompts:
             outcome = Outcome(scorer, prompt, run.latest(scores_key(scorer.name), prompt.id))
             keys = [key for key in outcome.keys if outcome.wants(key)] if outcome.is_lacking else []
@@ -99,13 +102,17 @@ def score_rows(
                 clips = 1.0 if key == WHOLE else float(key) / settings.duration
                 heard += clips * settings.candidates
                 new += clips * settings.candidates * ((prompt.id, key) not in rendered)
+                anew += clips * settings.candidates * ((network, prompt.id) not in known)
             rendered |= {(prompt.id, key) for key in keys}
+            known |= {(network, prompt.id) for _ in keys}
         if row.clips:
             if scorer.judge is not None:
-                a_clip = trial.judging([scorer.judge])
+                row.seconds = anew * trial.judging([scorer.judge])
+                row.seconds += (heard - anew) * trial.judging([scorer.judge], again=True)
             else:
-                a_clip = trial.scoring(build_verifier(scorer.name, scorer.checkpoint, client))
-            row.seconds = heard * a_clip + new * trial.rendering
+                verifier = build_verifier(scorer.name, scorer.checkpoint, client)
+                row.seconds = heard * trial.scoring(verifier)
+            row.seconds += new * trial.rendering
             row.disk = row.clips * NUMBER_BYTES
         rows.append(row)
     return rows
@@ -146,31 +153,35 @@ def validity_rows(
     examination = Examination(run, references, scorers, generator, client)
     every, worse = len(references), len(degraded(clip, trial.renderer))
     clips, whole = (min(most, settings.candidates) for most in (CLIPS, HALVED))
-    rows, rendered, read = [], 0, 0
+    rows: list[Row] = []
+    had: dict[Hashable, int] = defaultdict(int)
+
+    def anew(row: Row, what: Hashable) -> int:
+        """For how many references a row is the first for which this is done."""
+        first, had[what] = max(0, row.left - had[what]), max(row.left, had[what])
+        return first
+
     for scorer in scorers:
         row = Row(f"validity of {scorer.name}")
         row.left = sum(examination.lacks(reference, scorer) for reference in references)
         numbers, once = every + worse + 2 * whole, 1 + worse + whole  # two halves, one clip
         if not row.left:
-            seconds = 0.0
+            numbers = 0
         elif scorer.judge is not None:
             numbers, once = numbers + clips * every, once + clips
-            seconds = once * trial.judging([scorer.judge])
-            seconds += (numbers - once) * trial.judging([scorer.judge], again=True)
+            row.seconds = row.left * numbers * trial.judging([scorer.judge], again=True)
+            row.seconds += anew(row, scorer.judge.listener) * once * trial.judging([scorer.judge])
         elif scorer.name in LIKELIHOODS:
-            seconds = 0.0
-            if row.left > read:  # half as long with the other texts: without guidance
-                texts = [trial.prompts[0].text] * len(trial.tokens)
+            texts = [trial.prompts[0].text] * len(trial.tokens)
+            if first := anew(row, LIKELIHOODS):  # half as long with other texts: without guidance
                 work = partial(log_probs, generator, trial.tokens, texts)
-                seconds = (every / 2 + once) * seconds_of(work) / len(texts)
-                read = row.left
+                row.seconds = first * (every / 2 + once) * seconds_of(work) / len(texts)
         else:
             numbers -= 0 if scorer.name in examination.reading else every - 1
             verifier = build_verifier(scorer.name, scorer.checkpoint, client)
-            seconds = (numbers - whole) * trial.scoring(verifier)
-        seconds += (row.left > rendered) * clips * trial.rendering
-        rendered = max(row.left, rendered)
-        row.clips, row.seconds = row.left * numbers, row.left * seconds
+            row.seconds = row.left * (numbers - whole) * trial.scoring(verifier)
+        row.seconds += anew(row, "clips") * clips * trial.rendering
+        row.clips = row.left * numbers
         row.disk = row.clips * NUMBER_BYTES
         rows.append(row)
     return rows
