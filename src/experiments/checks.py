@@ -22,7 +22,7 @@ from src.client import ServerClient, ServerUnreachable
 from src.data import hub
 from src.data.files import ROOT
 from src.experiments import self_tests
-from src.judges.base import Control
+from src.judges.controls import Control
 from src.judges.registry import JUDGES
 from src.runs import provenance
 from src.runs.local_server import PYTHON, local_server
