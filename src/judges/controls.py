@@ -9,20 +9,18 @@ from src.data.prompts import Prompt
 from src.judges.base import CONTRAST, WRONG, ClipJudge, Codec, JudgeError, ReferenceJudge
 
 
-class Control(ClipJudge):
-    """What a ReferenceJudge says when it compares a clip with other prompts' references."""
+class Wrong(ClipJudge):
+    """The mean over other prompts' references: what a clip gains by it, it gains whatever was asked
+    for. Those that cannot be heard are left out."""
 
     of: ClassVar[type[ReferenceJudge]]
+    suffix: ClassVar[str] = WRONG
 
     def __init__(self, device: str = "cpu", codec: Codec | None = None) -> None:
         super().__init__(device, codec)
         self.judge_of = self.of(device, codec)
 
-    def wrong(self, clip: Clip, prompt: Prompt) -> float:
-        """The mean over those of the prompt's wrong references that can be heard.
-
-        Raises JudgeError where none can.
-        """
+    def number(self, clip: Clip, prompt: Prompt) -> float:
         found, reason = [], f"prompt {prompt.id} has no other prompt's reference to compare with"
         for reference in prompt.wrong:
             try:
@@ -34,34 +32,21 @@ class Control(ClipJudge):
         return float(np.mean(found))
 
 
-class Wrong(Control):
-    """The mean over wrong references: what a clip gains by it, it gains whatever was asked for."""
-
-    suffix = WRONG
-
-    def number(self, clip: Clip, prompt: Prompt) -> float:
-        return self.wrong(clip, prompt)
-
-
-class Contrast(Control):
+class Contrast(Wrong):
     """Own minus wrong: what of a clip's number belongs to its prompt. Better as the judge is."""
 
     suffix = CONTRAST
 
     def number(self, clip: Clip, prompt: Prompt) -> float:
-        return self.judge_of.number(clip, prompt) - self.wrong(clip, prompt)
+        return self.judge_of.number(clip, prompt) - super().number(clip, prompt)
 
 
 def with_controls(judge: type[ReferenceJudge]) -> tuple[type[ClipJudge], ...]:
     """A judge, and its two controls as judges of their own."""
     facts = ("higher_is_better", "needs_reference", "shares_data_with", "definition", "licence")
     same = {fact: getattr(judge, fact) for fact in (*facts, "listener_class")} | {"of": judge}
-    controls = (
-        type(
-            judge.__name__ + control.__name__,
-            (control,),
-            same | {"name": judge.name + control.suffix},
-        )
-        for control in (Contrast, Wrong)
+    contrast, wrong = (
+        type(judge.__name__ + of.__name__, (of,), same | {"name": judge.name + of.suffix})
+        for of in (Contrast, Wrong)
     )
-    return (*controls, judge)
+    return contrast, wrong, judge

@@ -28,7 +28,7 @@ from src.judges.base import (
     ReferenceJudge,
 )
 from src.judges.clap_score import ClapScore, FadClap, KadClap, SpreadClap
-from src.judges.controls import Control, with_controls
+from src.judges.controls import Wrong, with_controls
 from src.judges.passt import KldBoth, KldPq, KldQp
 from src.judges.tags import (
     FadMsd,
@@ -69,7 +69,7 @@ def all_three(names: Iterable[str]) -> tuple[str, ...]:
     found: list[str] = []
     for name in names:
         judge = JUDGES.get(name, Judge)
-        of = judge.of if issubclass(judge, Control) else judge
+        of = judge.of if issubclass(judge, Wrong) else judge
         compares = issubclass(of, ReferenceJudge)
         found += [of.name + CONTRAST, of.name, of.name + WRONG] if compares else [name]
     return tuple(dict.fromkeys(found))
