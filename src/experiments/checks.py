@@ -22,7 +22,7 @@ from src.client import ServerClient, ServerUnreachable
 from src.data import hub
 from src.data.files import ROOT
 from src.experiments import self_tests
-from src.judges.base import Control
+from src.judges.controls import Wrong
 from src.judges.registry import JUDGES
 from src.runs import provenance
 from src.runs.local_server import PYTHON, local_server
@@ -89,7 +89,7 @@ def _self_tests(model: str, stack: ExitStack) -> list[Check]:
     """Of each model whose files are there."""
     clients: list[ServerClient] = []
     verifiers = [n for n in VERIFIERS if not absent(verifier_part(n).files)]
-    listed = [n for n, judge in JUDGES.items() if not issubclass(judge, Control)]
+    listed = [n for n, judge in JUDGES.items() if not issubclass(judge, Wrong)]
     judges = [n for n in listed if not absent(judge_parts([n])[0].files)]
 
     def generator() -> Found:

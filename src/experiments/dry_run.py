@@ -12,11 +12,12 @@ import itertools
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Hashable, Sequence, Set
+from collections.abc import Callable, Hashable, Iterator, Sequence, Set
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from src.budget import Plan
@@ -95,10 +96,10 @@ class Trial:
         """Seconds a whole clip."""
         return self._once(verifier.name, lambda: self._time_scoring(verifier))
 
-    def judging(self, judges: Sequence[Judge]) -> float:
-        """Seconds that all of them take for a whole clip."""
-        names = tuple(judge.name for judge in judges)
-        return self._once(names, lambda: self._time_judging(judges)) if judges else 0.0
+    def judging(self, judges: Sequence[Judge], again: bool = False) -> float:
+        """Seconds that all of them take for a whole clip; again: for one that they have heard."""
+        key = again, *(judge.name for judge in judges)
+        return self._once(key, lambda: self._time_judging(judges, again)) if judges else 0.0
 
     def _once(self, key: Hashable, measure: Callable[[], float]) -> float:
         if key not in self._known:
@@ -127,25 +128,30 @@ class Trial:
 
     @cached_property
     def clips(self) -> list[Clip]:
-        return self.renderer.render(self._tokens)
+        return self.renderer.render(self.tokens)
 
     @cached_property
     def rendering(self) -> float:
         """Seconds a whole clip."""
-        return seconds_of(lambda: self.renderer.render(self._tokens)) / CLIPS
+        return seconds_of(lambda: self.renderer.render(self.tokens)) / CLIPS
 
     @cached_property
-    def _tokens(self) -> torch.Tensor:
+    def tokens(self) -> torch.Tensor:
         codec = self.renderer.codec
         return torch.randint(codec.cardinality, (CLIPS, codec.num_codebooks, self.frames))
 
+    def _new_clips(self) -> Iterator[Clip]:
+        """The clips, ever again and each time quieter: models remember what they have heard."""
+        for volume in itertools.count(1):
+            for clip in self.clips:
+                yield replace(clip, samples=clip.samples / np.float32(volume))
+
     def _time_scoring(self, verifier: Verifier) -> float:
-        volume = itertools.count(1)
+        clips = self._new_clips()
 
         def score(text: str) -> list[Score | NoScore]:
-            loud = 1 / next(volume)  # a server may remember what it has heard
-            clips = (replace(clip, samples=loud * clip.samples) for clip in self.clips)
-            return verifier.score([ScoreInput(text, clip, -3.0, -4.0) for clip in clips])
+            heard = itertools.islice(clips, CLIPS)
+            return verifier.score([ScoreInput(text, clip, -3.0, -4.0) for clip in heard])
 
         for prompt in self.prompts:
             if any(isinstance(outcome, Score) for outcome in score(prompt.text)):
@@ -153,13 +159,14 @@ class Trial:
         log.warning("%s has no score for any prompt: its time is not counted", verifier.name)
         return 0.0
 
-    def _time_judging(self, judges: Sequence[Judge]) -> float:
+    def _time_judging(self, judges: Sequence[Judge], again: bool) -> float:
         prompt = max(self.prompts, key=lambda prompt: prompt.is_referenced)
+        clips = self._new_clips()
         with tempfile.TemporaryDirectory() as folder:
 
             def judge() -> None:
-                new = replace(self.clips[0])  # judges keep what they have heard
-                judge_clip(new, prompt, "trial", judges, Path(folder))
+                clip = self.clips[0] if again else next(clips)
+                judge_clip(clip, prompt, "trial", judges, Path(folder))
 
             return seconds_of(judge)
 

@@ -1,10 +1,10 @@
 """Scoring pools: every verifier and judge hears each candidate once.
 
-    score(run, prompts, list_scorers(["tags"], ["msd_kld"], hosted, (), codec), codec, client)
+    score(run, prompts, list_scorers(["tags"], ["msd_kld"], hosted, (), codec), {}, codec, client)
 
 Each measure of each prompt is a record of its own in the pool's folder: scoring may be killed
 anywhere and goes on there, and what is named later is added. Scores of other weights than a
-measure's are taken anew.
+measure's, or of another definition, are taken anew.
 """
 
 import logging
@@ -22,8 +22,9 @@ from src.client import ServerClient
 from src.data.audio import Clip
 from src.data.progress import bar
 from src.data.prompts import Prompt
+from src.experiments.pool_embedding import Hearing
 from src.generator import Renderer
-from src.judges.base import ClipJudge, JudgeError
+from src.judges.base import ClipJudge, JudgeError, SetJudge
 from src.judges.registry import JUDGES
 from src.protocol import Checkpoint, NoScore, VerifierResult
 from src.runs.evaluation import measure_of
@@ -35,7 +36,7 @@ from src.verifier_core import shares_data_with
 log = logging.getLogger(__name__)
 
 # A record that has these as the one before it had them, such as a refusal, is not written again.
-TOLD = ("status", "values", "reason", "checkpoint", "role")
+TOLD = ("status", "values", "reason", "checkpoint", "definition", "role")
 
 
 @dataclass(frozen=True)
@@ -86,23 +87,32 @@ def score(
     run: Run,
     prompts: Sequence[Prompt],
     scorers: Sequence[Scorer],
+    networks: Mapping[str, SetJudge],
     renderer: Renderer,
     client: ServerClient | None,
 ) -> int:
-    """Score whatever is lacking. Returns how many (prompt, measure) have no score."""
-    if not scorers:
-        return 0
+    """Score whatever is lacking, and hear it. Returns how many (prompt, measure) have no score.
+
+    networks: a judge of sets for each network that hears, by its embeddings' name.
+    """
     known = [prompt for prompt in prompts if run.is_done(CANDIDATES, prompt.id)]
     lacking: dict[str, list[Outcome]] = {prompt.id: [] for prompt in known}
+    unheard: dict[str, list[Hearing]] = {prompt.id: [] for prompt in known}
     for prompt, scorer in product(known, scorers):
         outcome = Outcome(scorer, prompt, run.latest(scores_key(scorer.name), prompt.id))
         if outcome.is_lacking:
             lacking[prompt.id].append(outcome)
-    total, left = len(known) * len(scorers), sum(map(len, lacking.values()))
+    for prompt, (name, judge) in product(known, networks.items()):
+        hearing = Hearing(run, name, judge, prompt)
+        if hearing.is_lacking:
+            unheard[prompt.id].append(hearing)
+    total = len(known) * (len(scorers) + len(networks))
+    left = sum(map(len, lacking.values())) + sum(map(len, unheard.values()))
     failed = 0
     with bar("score", total, total - left, "prompt x measure") as progress:
         for prompt in known:
-            for outcome in score_prompt(run.folder, lacking[prompt.id], renderer, client):
+            asked = run.folder, prompt, lacking[prompt.id], unheard[prompt.id]
+            for outcome in score_prompt(*asked, renderer, client):
                 record = outcome.as_record()
                 if any(record[name] != outcome.before.get(name) for name in TOLD):
                     run.append(record)
@@ -110,23 +120,27 @@ def score(
                 if record["reason"]:
                     log.warning("%s of %s: %s", record["measure"], prompt.id, record["reason"])
                 failed += record["status"] == "failed"
+            for hearing in unheard.pop(prompt.id):
+                hearing.write()
+                progress.update()
     return failed
 
 
 def score_prompt(
     folder: Path,
+    prompt: Prompt,
     lacking: Sequence["Outcome"],
+    unheard: Sequence[Hearing],
     renderer: Renderer,
     client: ServerClient | None,
 ) -> Iterator["Outcome"]:
-    """Outcomes of one prompt once they lack nothing, verifiers' first.
+    """Outcomes of one prompt once they lack nothing, verifiers' first; all is heard then too.
 
     Clips are rendered once a prefix and sent once for all verifiers; a prefix is rendered from its
     own frames alone, as a search at that point renders it. Raises VerifierError.
     """
-    if not lacking:
+    if not (lacking or unheard):
         return
-    prompt = lacking[0].prompt
     remote = [o for o in lacking if o.scorer.judge is None]
     judging = [o for o in lacking if o.scorer.judge is not None]
     tokens = torch.from_numpy(load_tokens(folder, prompt.id)).long()
@@ -148,11 +162,12 @@ def score_prompt(
             asked[name].take(key, answer, usage, rendering)
         whole = clips if seconds is None else whole
     yield from (o for o in remote if o.scorer.measure.role == "verifier")
-    whole = whole or (renderer.render(tokens) if judging else [])
+    whole = whole or (renderer.render(tokens) if judging or unheard else [])
     # Clip by clip: judges that share a network hear through it once.
+    listening: list[Outcome | Hearing] = [*judging, *unheard]
     for index, clip in enumerate(whole):
-        for outcome in judging:
-            outcome.judge(index, clip)
+        for each in listening:
+            each.judge(index, clip)
     yield from (o for o in lacking if o.scorer.measure.role == "judge")
 
 
@@ -168,6 +183,7 @@ class Outcome:
     def __init__(self, scorer: Scorer, prompt: Prompt, before: Record | None) -> None:
         self.scorer, self.prompt, self.before = scorer, prompt, before or {}
         known = {"status": "ok", "checkpoint": scorer.checkpoint.model_dump()}
+        known["definition"] = scorer.measure.definition
         stands = known.items() <= self.before.items()
         self.values: dict[str, Numbers] = dict(self.before["values"]) if stands else {}
         self.seconds: dict[str, float] = dict(self.before["seconds"]) if stands else {}

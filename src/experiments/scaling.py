@@ -24,7 +24,6 @@ from src.budget import Ledger, timed
 from src.client import ServerClient
 from src.data.progress import bar
 from src.data.prompts import Prompt
-from src.experiments.pool_embedding import embed
 from src.experiments.pool_scoring import Scorer, list_scorers, score
 from src.experiments.scaling_offline import report
 from src.experiments.scaling_settings import GENERATING, ExperimentSettings
@@ -114,8 +113,8 @@ def make_pool(
                 f"{in_short(renderer.checkpoint)}"
             )
         scorers = scorers_of(settings, renderer, client)
-        failed = score(run, prompts, scorers, renderer, client)
-        embed(run, prompts, set_judges_of(settings, renderer), renderer)
+        networks = set_judges_of(settings, renderer)
+        failed = score(run, prompts, scorers, networks, renderer, client)
         if settings.validity and generator is not None:
             likelihoods = known(settings.guidance)
             validate(run, prompts, scorers, likelihoods, generator, client)

@@ -9,28 +9,21 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache, cached_property, lru_cache
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from src.data.audio import AudioError, Clip, read_audio
 from src.data.prompts import Prompt
-from src.models.adapter import ScoreError, must_be_finite, undisturbed
+from src.models.adapter import ScoreError
 from src.protocol import Checkpoint
 from src.weights.files import WeightFile
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 # What is heard of a clip is kept for the judges that come next; a clip is judged by all in turn.
 CLIPS_KEPT = 4
 WRONG, CONTRAST = "_wrong", "_contrast"  # ends of the names of a judge's controls
-HEADROOM = 14.0  # dB below full scale, LKFS by ITU-R BS.1770-4
-# audiocraft's resampler holds a filter for each phase: gigabytes for rates with no common factor.
-LARGEST_FILTERS = 2**26  # numbers
 
 
 class JudgeError(ValueError):
@@ -123,8 +116,10 @@ class Judge(ABC):
 
     is_verifier: verifiers whose own number this is; where one of them selected the clips, it is no
     evidence. shares_data_with: verifiers trained on the same data and labels, of which it is not
-    independent. note: what else to know when reading it. codec: the generator's, for those that
-    hear references through it.
+    independent. note: what else to know when reading it. definition: what it computes, in a few
+    words, once that has changed; empty until then. Numbers of two definitions are neither mixed nor
+    compared, as those of other weights. codec: the generator's, for those that hear references
+    through it.
     """
 
     name: ClassVar[str]
@@ -133,6 +128,7 @@ class Judge(ABC):
     is_verifier: ClassVar[tuple[str, ...]] = ()
     shares_data_with: ClassVar[tuple[str, ...]] = ()
     note: ClassVar[str] = ""
+    definition: ClassVar[str] = ""
     licence: ClassVar[str] = ""
     listener_class: ClassVar[type[Listener]]
 
@@ -188,7 +184,7 @@ class ClipJudge(Judge):
 
 
 class ReferenceJudge(ClipJudge):
-    """A judge that compares a clip with its reference; it has two controls (`with_controls`).
+    """A judge that compares a clip with its reference; it has two controls (controls.py).
 
     A clip of S seconds is compared with the reference's first S seconds; one that outlasts its
     reference, with all of it. through_codec: the reference is encoded and decoded first, so that
@@ -214,64 +210,6 @@ class ReferenceJudge(ClipJudge):
         codec = self.codec if self.through_codec else None
         with speaking_of(f"a reference for {prompt.id}: {reference}"):
             return self.listener.hear_file(reference, clip.seconds, codec)  # type: ignore[arg-type]
-
-
-class Control(ClipJudge):
-    """What a ReferenceJudge says when it compares a clip with other prompts' references."""
-
-    of: ClassVar[type[ReferenceJudge]]
-
-    def __init__(self, device: str = "cpu", codec: Codec | None = None) -> None:
-        super().__init__(device, codec)
-        self.judge_of = self.of(device, codec)
-
-    def wrong(self, clip: Clip, prompt: Prompt) -> float:
-        """The mean over those of the prompt's wrong references that can be heard.
-
-        Raises JudgeError where none can.
-        """
-        found, reason = [], f"prompt {prompt.id} has no other prompt's reference to compare with"
-        for reference in prompt.wrong:
-            try:
-                found.append(self.judge_of.compare(clip, prompt, reference))
-            except JudgeError as error:  # of its own prompt the run says so
-                reason = str(error)
-        if not found:
-            raise JudgeError(reason)
-        return float(np.mean(found))
-
-
-class Wrong(Control):
-    """The mean over wrong references: what a clip gains by it, it gains whatever was asked for."""
-
-    suffix = WRONG
-
-    def number(self, clip: Clip, prompt: Prompt) -> float:
-        return self.wrong(clip, prompt)
-
-
-class Contrast(Control):
-    """Own minus wrong: what of a clip's number belongs to its prompt. Better as the judge is."""
-
-    suffix = CONTRAST
-
-    def number(self, clip: Clip, prompt: Prompt) -> float:
-        return self.judge_of.number(clip, prompt) - self.wrong(clip, prompt)
-
-
-def with_controls(judge: type[ReferenceJudge]) -> tuple[type[ClipJudge], ...]:
-    """A judge, and its two controls as judges of their own."""
-    facts = ("higher_is_better", "needs_reference", "shares_data_with", "licence", "listener_class")
-    same = {fact: getattr(judge, fact) for fact in facts} | {"of": judge}
-    controls = (
-        type(
-            judge.__name__ + control.__name__,
-            (control,),
-            same | {"name": judge.name + control.suffix},
-        )
-        for control in (Contrast, Wrong)
-    )
-    return (*controls, judge)
 
 
 class SetJudge(Judge):
@@ -311,69 +249,3 @@ class SpreadJudge(SetJudge):
     needs_reference = False
     statistic = "spread"
     note = "higher is more diverse, which is not better by itself"
-
-
-def audiocrafts(module: str) -> Any:
-    """audiocraft's module of that name, which is imported without laion_clap."""
-    from src.generator import audiocraft_without_clap
-
-    with audiocraft_without_clap():
-        return import_module(f"audiocraft.{module}")
-
-
-def at_published_loudness(clip: Clip) -> Clip:
-    """The clip at -14 LKFS, cut off at full scale, as audiocraft evaluates it.
-
-    What is quieter than an RMS of 0.002 stays as it is, silence with it. Raises ScoreError for
-    samples that are not finite and JudgeError for a clip whose loudness has no value: one under
-    0.4 s, or one that moves only below what is heard.
-    """
-    import torch
-
-    normalize_audio = audiocrafts("data.audio_utils").normalize_audio
-    must_be_finite(clip.samples.ravel())
-    samples = torch.from_numpy(clip.samples.copy())  # it cuts off in place
-    try:
-        with computing_as_published("cpu"):
-            samples = normalize_audio(
-                samples, strategy="loudness", sample_rate=clip.rate, loudness_headroom_db=HEADROOM
-            )
-    except (AssertionError, RuntimeError, ValueError) as error:
-        raise JudgeError(
-            f"its loudness cannot be measured ({clip.seconds:.2f} s, {clip.channels} channels): "
-            "it takes 0.4 s of audible sound and at most 5 channels"
-        ) from error
-    return Clip(samples.numpy(), clip.rate)
-
-
-def at_rate(clip: Clip, rate: int) -> "Tensor":
-    """The clip as audiocraft converts it: float32 [T] at `rate` Hz, resampled, then mixed to mono.
-
-    Raises ScoreError for samples that are not finite, JudgeError for rates that it cannot resample.
-    """
-    import torch
-
-    convert_audio = audiocrafts("data.audio_utils").convert_audio
-    must_be_finite(clip.samples.ravel())
-    common = math.gcd(clip.rate, rate)
-    if (clip.rate // common) * (rate // common) > LARGEST_FILTERS:
-        raise JudgeError(f"its rate of {clip.rate} Hz does not fit: resample it to {rate} Hz")
-    samples = torch.from_numpy(clip.samples)
-    with computing_as_published("cpu"):
-        converted = convert_audio(samples, from_rate=clip.rate, to_rate=rate, to_channels=1)[0]
-    if not converted.numel():
-        raise JudgeError(f"{clip.samples.shape[1]} samples are nothing at {rate} Hz")
-    return converted
-
-
-@contextmanager
-def computing_as_published(device: str) -> Iterator[None]:
-    """Without gradients, in float32, whatever the defaults are; leaving the random states alone.
-
-    PaSST warns of every clip that is not 20 s long, and of its own use of torch: not here.
-    """
-    import torch
-
-    kind = torch.device(device).type
-    with torch.inference_mode(), torch.autocast(kind, enabled=False), undisturbed():
-        yield

@@ -8,16 +8,8 @@ from numpy.typing import NDArray
 
 from src.data.audio import Clip
 from src.data.prompts import Prompt
-from src.judges.base import (
-    ClipJudge,
-    KernelJudge,
-    Listener,
-    SetJudge,
-    SpreadJudge,
-    at_published_loudness,
-    at_rate,
-    computing_as_published,
-)
+from src.judges.base import ClipJudge, KernelJudge, Listener, SetJudge, SpreadJudge
+from src.judges.published import at_published_loudness, at_rate, computing_as_published
 from src.models import clap
 from src.models.adapter import unit, window_starts
 from src.protocol import Checkpoint

@@ -20,11 +20,13 @@ from src.judges.base import (
     JudgeError,
     Listener,
     ReferenceJudge,
+    speaking_of,
+)
+from src.judges.published import (
     at_published_loudness,
     at_rate,
     audiocrafts,
     computing_as_published,
-    speaking_of,
 )
 from src.models.adapter import undisturbed
 from src.protocol import Checkpoint

@@ -6,9 +6,9 @@
 The registry; what a judge is stands in src/judges/base.py. Besides these, every verifier of the
 server can judge under its own name (`ServedJudge`), all with one upload of a clip.
 
-Each judge X that compares with references has two controls (src/judges/base.py): X_wrong, the mean
-over other prompts' references, and X_contrast, own minus wrong. Whoever names one of the three gets
-them all, X_contrast first (`all_three`). No torch is imported until a judge is used.
+Each judge X that compares with references has two controls (controls.py): X_wrong, the mean over
+other prompts' references, and X_contrast, own minus wrong. Whoever names one of the three gets them
+all, X_contrast first (`all_three`). No torch is imported until a judge is used.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -23,13 +23,12 @@ from src.judges.base import (
     WRONG,
     ClipJudge,
     Codec,
-    Control,
     Judge,
     JudgeError,
     ReferenceJudge,
-    with_controls,
 )
 from src.judges.clap_score import ClapScore, FadClap, KadClap, SpreadClap
+from src.judges.controls import Wrong, with_controls
 from src.judges.passt import KldBoth, KldPq, KldQp
 from src.judges.tags import (
     FadMsd,
@@ -70,7 +69,7 @@ def all_three(names: Iterable[str]) -> tuple[str, ...]:
     found: list[str] = []
     for name in names:
         judge = JUDGES.get(name, Judge)
-        of = judge.of if issubclass(judge, Control) else judge
+        of = judge.of if issubclass(judge, Wrong) else judge
         compares = issubclass(of, ReferenceJudge)
         found += [of.name + CONTRAST, of.name, of.name + WRONG] if compares else [name]
     return tuple(dict.fromkeys(found))

@@ -22,8 +22,6 @@ from src.models.tags import named_tags
 from src.protocol import Checkpoint
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from src.models.tagger import Tagger
 
 
@@ -31,7 +29,10 @@ THROUGH_CODEC = "references through the generator's codec"
 
 
 class TagListener(Listener):
-    """Hears the posteriors of 50 tags, float32 [50], the mean over the clip's windows."""
+    """A tagger's layer before its tags, for each window of 3 s: float32 [windows, D].
+
+    From this follow its tags, so that one pass serves judges of both.
+    """
 
     tagger_name: ClassVar[str]
 
@@ -46,7 +47,18 @@ class TagListener(Listener):
         return self.loaded[0]  # type: ignore[no-any-return]
 
     def listen(self, clip: Clip) -> NDArray[np.float32]:
-        return self.tagger.posteriors([tagger_samples(clip)])[0].numpy()
+        import torch
+
+        from src.models.tagger import SAMPLE_RATE
+
+        samples = resample(to_mono(clip), SAMPLE_RATE).samples[0]
+        return self.tagger.embeddings(torch.from_numpy(samples)).numpy()
+
+    def posterior(self, heard: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Of 50 tags, float32 [50], the mean over a clip's windows."""
+        import torch
+
+        return self.tagger.tags_of(torch.from_numpy(heard)).numpy()
 
 
 class MsdMusicnn(TagListener):
@@ -61,13 +73,6 @@ class MttVggTagger(TagListener):
     tagger_name = "tags_vgg"
 
 
-class MsdEmbedding(MsdMusicnn):
-    """MSD_musicnn's layer before its tags, for each window of 3 s: float32 [windows, 200]."""
-
-    def listen(self, clip: Clip) -> NDArray[np.float32]:
-        return self.tagger.embeddings(tagger_samples(clip)).numpy()
-
-
 class TagDivergence(ReferenceJudge):
     """How far the tags heard in a clip are from those heard in its prompt's reference audio.
 
@@ -78,7 +83,9 @@ class TagDivergence(ReferenceJudge):
     shares_data_with = ("tags_msd", "tags_msd_vgg")
 
     def compare(self, clip: Clip, prompt: Prompt, reference: Path) -> float:
-        return bernoulli_kl(self.hear_start(clip, prompt, reference), self.hear(clip, prompt))
+        assert isinstance(self.listener, TagListener)
+        heard = self.hear_start(clip, prompt, reference), self.hear(clip, prompt)
+        return bernoulli_kl(*map(self.listener.posterior, heard))
 
 
 class MsdKld(TagDivergence):
@@ -101,7 +108,7 @@ class MsdCosine(ReferenceJudge):
     name = "msd_cosine"
     higher_is_better = True
     shares_data_with = TagDivergence.shares_data_with
-    listener_class = MsdEmbedding
+    listener_class = MsdMusicnn
     note = "the network of msd_kld, before its tags"
 
     def compare(self, clip: Clip, prompt: Prompt, reference: Path) -> float:
@@ -153,7 +160,8 @@ class MttVgg(ClipJudge):
             named = named_tags(prompt.text, self.listener.tagger_name)
         except PromptUnusable as error:
             raise JudgeError(str(error)) from error
-        posterior = self.hear(clip, prompt).astype(np.float64).clip(EPSILON, 1 - EPSILON)
+        heard = self.listener.posterior(self.hear(clip, prompt))
+        posterior = heard.astype(np.float64).clip(EPSILON, 1 - EPSILON)
         log_odds = np.log(posterior / (1 - posterior)).tolist()
         return named.log_odds(dict(zip(self.listener.tagger.tags, log_odds, strict=True)))
 
@@ -166,7 +174,7 @@ class FadMsd(SetJudge):
 
     name = embeddings = "fad_msd"
     shares_data_with = TagDivergence.shares_data_with
-    listener_class = MsdEmbedding
+    listener_class = MsdMusicnn
 
 
 class KadMsd(KernelJudge, FadMsd):
@@ -186,12 +194,3 @@ def bernoulli_kl(reference: NDArray[np.floating], clip: NDArray[np.floating]) ->
     """Sum over tags of KL(Bernoulli(reference) || Bernoulli(clip)), nats; posteriors [tags]."""
     p, q = (x.astype(np.float64).clip(EPSILON, 1 - EPSILON) for x in (reference, clip))
     return float(np.sum(p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))))
-
-
-def tagger_samples(clip: Clip) -> "Tensor":
-    """The clip as the taggers take it: float32 [T], mono, 16 kHz."""
-    import torch
-
-    from src.models.tagger import SAMPLE_RATE
-
-    return torch.from_numpy(resample(to_mono(clip), SAMPLE_RATE).samples[0])

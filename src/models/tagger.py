@@ -225,7 +225,7 @@ class Tagger(nn.Module):
     @torch.inference_mode()
     def window_posteriors(self, windows: Tensor) -> Tensor:
         """The network's sigmoid outputs: float32 [W, 96, 187] -> float32 [W, 50] on the CPU."""
-        return self._posteriors(self._embed(windows))
+        return self._sigmoids(self._embed(windows))
 
     @torch.inference_mode()
     def embeddings(self, clip: Tensor) -> Tensor:
@@ -244,9 +244,14 @@ class Tagger(nn.Module):
         """
         windows = [self.windows(clip) for clip in clips]
         of_clips = self._embed(torch.cat(windows)).split([len(part) for part in windows])
-        return torch.stack([self._posteriors(part).mean(0) for part in of_clips])
+        return torch.stack([self.tags_of(part) for part in of_clips])
 
-    def _posteriors(self, embedded: Tensor) -> Tensor:
+    @torch.inference_mode()
+    def tags_of(self, embedded: Tensor) -> Tensor:
+        """Tag probabilities of a clip, from its `embeddings`: float32 [50] on the CPU."""
+        return self._sigmoids(embedded).mean(0)
+
+    def _sigmoids(self, embedded: Tensor) -> Tensor:
         return self.network.output(embedded.to(self.mel.window.device)).sigmoid().cpu()
 
     def _embed(self, windows: Tensor) -> Tensor:

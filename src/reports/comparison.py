@@ -115,7 +115,7 @@ def setting_of(pool: Pool) -> str:
 
 
 def _judges(pools: Sequence[Pool]) -> list[Measure]:
-    """Of the same weights in all pools. Raises PoolError."""
+    """Of the same weights and definition in all pools. Raises PoolError."""
     usual = pools[0]
     for pool in pools[1:]:
         for key in SAME:
@@ -128,13 +128,12 @@ def _judges(pools: Sequence[Pool]) -> list[Measure]:
         for measure in usual.measures.values()
         if measure.is_judge
         and all(
-            measure.name in pool.measures
-            and pool.measures[measure.name].checkpoint == measure.checkpoint
+            measure.name in pool.measures and pool.measures[measure.name].origin == measure.origin
             for pool in pools
         )
     ]
     if not judges:
-        raise PoolError("no judge has scored all of the pools with the same weights")
+        raise PoolError("no judge has scored all of the pools with the same weights and definition")
     return judges
 
 

@@ -30,7 +30,7 @@ from src.judges.base import CONTRAST
 from src.methods import BASELINE, BEST_OF_N, PARAMETERS, SearchCell
 from src.reports.benchmark_study import value_of
 from src.reports.table import Row, adjusted, ends
-from src.runs.measures import Measure
+from src.runs.measures import Measure, measures_of
 from src.runs.pool import Pool, of_both
 from src.runs.records import Record, read_manifest, read_records
 from src.stats.best_of_n import best_of_n
@@ -68,7 +68,7 @@ class _Cell:
 def study_sweep(folder: Path | str, pool: Pool | None, budgets: Sequence[int]) -> Sweep:
     """Raises RunFolderError for a folder that is no sweep's, StatsError for an empty one."""
     manifest, records = read_manifest(folder), list(read_records(folder).values())
-    measures = [Measure.from_record(entry) for entry in manifest["measures"]]
+    measures = measures_of(manifest)
     judges = [m for m in measures if m.is_judge and m.kind == "clip"]
     judges.sort(key=lambda m: m.role != "primary judge")
     shown = {n for judge in judges[:1] for n in (judge.plain, judge.plain + CONTRAST)}
@@ -182,10 +182,10 @@ def _differs(pool: Pool, records: Sequence[Record], measures: Sequence[Measure])
     for measure in measures:
         if measure.name not in pool.measures:
             return f"the pool has no scores of {measure.name}"
-        known, own = pool.measures[measure.name].checkpoint, measure.checkpoint
-        if own and known and own != known:
-            weights = f"{known} in the pool, {own} in the sweep"
-            return f"{measure.name} was made with other weights: {weights}"
+        known = pool.measures[measure.name]
+        if measure.checkpoint and known.checkpoint and known.origin != measure.origin:
+            both = f"{known.origin} in the pool, {measure.origin} in the sweep"
+            return f"{measure.name} was made with other weights or by another definition: {both}"
     for seconds in (r["winner"]["seconds"] for r in records if r["status"] == "ok"):
         if abs(seconds - pool.duration) > SAME_LENGTH:
             return f"its clips have {pool.duration:g} s, those of the sweep {seconds:g} s"

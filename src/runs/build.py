@@ -149,6 +149,9 @@ def where(generator: Generator) -> dict[str, str]:
 
 
 def checkpoints_of(parts: Parts) -> dict[str, Checkpoint]:
-    """The weights of a search's parts, by name."""
+    """The weights of a search's parts, by name, that of a judge with its definition."""
     found = {"generator": parts.generator.checkpoint, **parts.verifier.checkpoints}
-    return found | {judge.name: judge.checkpoint for judge in parts.judges}
+    for judge in parts.judges:
+        own = f", {judge.definition}" if judge.definition else ""
+        found[judge.name + own] = judge.checkpoint
+    return found

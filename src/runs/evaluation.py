@@ -71,6 +71,7 @@ def measure_of(judge: Judge, role: Role) -> Measure:
         role=role,
         higher_is_better=judge.higher_is_better,
         checkpoint=in_short(judge.checkpoint),
+        definition=judge.definition,
         is_verifier=tuple(judge.is_verifier),
         shares_data_with=tuple(judge.shares_data_with),
         note=judge.note,

@@ -16,6 +16,7 @@ Role = Literal["selector", "own verifier", "verifier", "primary judge", "judge"]
 Relation = Literal["own", "shares data", ""]
 Claim = Literal["better", "worse", "unclear"]
 Verdict = Claim | Literal["not independent", "control", ""]
+WHOLE_REFERENCE = ("msd_kld", "msd_vgg_kld")
 CLAIMS: tuple[Claim, ...] = get_args(Claim)
 
 
@@ -26,7 +27,8 @@ class Measure:
     role: "selector" chose the clips; an "own verifier" has its number, or a part of it, and is no
     evidence either; a "verifier" of a pool may select. kind: a number for each clip, or one for all
     clips of a method together ("set"): then `statistic` (src/stats/sets.py) of the embeddings kept
-    under `embeddings` (empty: under its name). checkpoint: the weights and how their hash begins.
+    under `embeddings` (empty: under its name). checkpoint: the weights and how their hash begins;
+    definition: what a judge makes of them, once that has changed (src/judges/base.py).
     is_verifier: verifiers whose own number it is, or that it has a part in common with.
     shares_data_with: verifiers that learnt from the same data and labels. note: what to know when
     reading it. scales: of a weighted sum its parts, with what each is divided by.
@@ -36,6 +38,7 @@ class Measure:
     role: Role
     higher_is_better: bool = True
     checkpoint: str = ""
+    definition: str = ""
     kind: Literal["clip", "set"] = "clip"
     statistic: str = "frechet"
     embeddings: str = ""
@@ -43,6 +46,11 @@ class Measure:
     shares_data_with: tuple[str, ...] = ()
     note: str = ""
     scales: Mapping[str, float] = field(default_factory=dict, hash=False)
+
+    @property
+    def origin(self) -> str:
+        """Weights and definition; numbers can be compared where it is the same."""
+        return f"{self.checkpoint}, {self.definition}" if self.definition else self.checkpoint
 
     @property
     def arrow(self) -> str:
@@ -94,6 +102,22 @@ class Measure:
     def from_record(cls, record: Mapping[str, Any]) -> Self:
         own = {n: tuple(record.get(n, ())) for n in ("is_verifier", "shares_data_with")}
         return cls(**{**record, **own})
+
+
+def measures_of(manifest: Mapping[str, Any]) -> list[Measure]:
+    """What a run's clips are measured by."""
+    entries = manifest["measures"]
+    names = {entry["name"] for entry in entries}
+    return [
+        Measure.from_record({"definition": earlier(e["name"], e["name"] + CONTRAST in names)} | e)
+        for e in entries
+    ]
+
+
+def earlier(name: str, has_contrast: bool) -> str:
+    """The definition of a measure of which nothing notes it: `WHOLE_REFERENCE` judges heard a
+    reference beyond the clip's end until they came with controls."""
+    return "whole reference" if name in WHOLE_REFERENCE and not has_contrast else ""
 
 
 def verdict(gain: float, p: float) -> Claim:

@@ -34,7 +34,9 @@ from src.stats.best_of_n import within_prompt_std
 LOG_PROBS = "log_probs"  # mean log-probabilities of a prompt's candidates, with their text
 UNCONDITIONAL = "unconditional_log_probs"  # and without it, where decoding was guided
 WHOLE = "whole"
-FACTS = ("role", "higher_is_better", "is_verifier", "shares_data_with", "note")  # of a measure
+# Of a measure, noted in its records.
+FACTS = ("role", "definition", "higher_is_better", "is_verifier", "shares_data_with", "note")
+ORIGIN = ("checkpoint", "definition")  # numbers of another are not those of the measure
 
 Array = NDArray[np.float64]
 Pools = Mapping[str, Array]  # [m] by prompt
@@ -220,11 +222,12 @@ class Pool:
             self._seconds[name] = 0.0
 
     def _take_scores(self, name: str, records: Mapping[str, Record]) -> None:
-        """What was scored; by other weights than the latest record's, it does not count."""
+        """What was scored; by other weights than the latest record's, or by another definition, it
+        does not count."""
         newest = max(records.values(), key=lambda record: (record["start"], record["time"]))
-        checkpoint = newest["checkpoint"]
-        now = {p: r for p, r in records.items() if r["checkpoint"] == checkpoint}
-        facts = {"name": name, "checkpoint": in_short(checkpoint)}
+        origin = [newest[key] for key in ORIGIN]
+        now = {p: r for p, r in records.items() if [r[key] for key in ORIGIN] == origin}
+        facts = {"name": name, "checkpoint": in_short(newest["checkpoint"])}
         self.measures[name] = Measure.from_record(facts | {fact: newest[fact] for fact in FACTS})
         self._seconds[name] = float(np.mean([r["seconds"][WHOLE] for r in now.values()]))
         for prompt in self.prompts:

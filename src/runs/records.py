@@ -43,7 +43,9 @@ from src.data.files import (
     remove,
     write_whole,
 )
+from src.judges.base import CONTRAST
 from src.methods import SearchCell
+from src.runs.measures import earlier
 from src.runs.provenance import commit, machine, versions
 
 log = logging.getLogger(__name__)
@@ -245,6 +247,12 @@ def read_records(folder: Path | str) -> dict[Hashable, Record]:
                 f"{Path(folder, RECORDS)}, line {number} is not a record ({error!r}). Remove the "
                 "line, and its prompt is done again."
             ) from error
+    for record in records.values():
+        if record["kind"] == "scores" and "definition" not in record:
+            contrast = scores_key(record["measure"] + CONTRAST)
+            other = records.get(key_of(contrast, record["prompt_id"]))
+            beside = other is not None and other["start"] <= record["start"]
+            record["definition"] = earlier(record["measure"], beside)
     return records
 
 

@@ -2,7 +2,7 @@
 hashes."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from src.budget import Ledger
@@ -12,6 +12,7 @@ from src.data.prompts import Prompt
 from src.experiments.pool_scoring import Scorer, score
 from src.experiments.scaling import generate, open_pool
 from src.experiments.scaling_settings import ExperimentSettings
+from src.judges.base import SetJudge
 from src.protocol import Checkpoint, NoScore, Score, VerifierResult
 from src.runs.measures import Measure
 from src.runs.records import Run
@@ -114,10 +115,14 @@ def judge(name: str, problem: str = "") -> Scorer:
 
 
 def hears(
-    run: Run, scorers: Sequence[Scorer], client: FakeClient, generator: FakeGenerator | None = None
+    run: Run,
+    scorers: Sequence[Scorer],
+    client: FakeClient | None = None,
+    generator: FakeGenerator | None = None,
+    networks: Mapping[str, SetJudge] | None = None,
 ) -> int:
     """Score a pool. Returns how many (prompt, measure) have no score."""
-    return score(run, PROMPTS, scorers, generator or FakeGenerator(), client)  # type: ignore[arg-type]
+    return score(run, PROMPTS, scorers, networks or {}, generator or FakeGenerator(), client)  # type: ignore[arg-type]
 
 
 def without_clock(records: Iterable[dict]) -> list[dict]:

@@ -149,10 +149,11 @@ def made_up_sweep(
     noise: float = 0.05,
     seconds: float = DURATION,
     checkpoint: str = "",
+    definition: str = "",
 ) -> Path:
     """A sweep's folder, to go with `made_up_pool`: gains are over the level that its tags have.
 
-    unfinished: cells of which two prompts are lacking. checkpoint: of its tags.
+    unfinished: cells of which two prompts are lacking. checkpoint, definition: of its tags.
     """
     rng = np.random.default_rng(5)
     identity = {
@@ -162,7 +163,8 @@ def made_up_sweep(
         "unfinished": [cell.name for cell in unfinished],
     }
     copy = replace(MEASURES["copy"], role="primary judge")
-    tags = replace(MEASURES["tags"], role="selector", checkpoint=checkpoint)
+    weights = {"checkpoint": checkpoint, "definition": definition}
+    tags = replace(MEASURES["tags"], role="selector", **weights)
     measures = [measure.as_record() for measure in (tags, copy, MEASURES["kin"])]
     facts = {"title": "made up sweep, selector tags", "measures": measures}
     with Run(output, "sweep made up tags", identity, facts) as run:

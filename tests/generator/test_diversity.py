@@ -8,7 +8,6 @@ import pytest
 
 from src.data.audio import Clip
 from src.data.prompts import Prompt
-from src.experiments.pool_embedding import embed
 from src.reports.diversity import diversity
 from src.reports.pool import report
 from src.reports.pool_study import study_pool
@@ -16,7 +15,7 @@ from src.runs.embeddings import pool_embedding_file, write_pool_embedding
 from src.runs.pool import load_pool
 from src.runs.records import Run
 from src.stats.sets import kernel_to, spread
-from tests.generator.fake_pool import PROMPTS, FakeClient, hears, made_pool, verifier
+from tests.generator.fake_pool import PROMPTS, FakeClient, hears, judge, made_pool, verifier
 from tests.generator.fake_search import FakeGenerator, FakeSetJudge
 
 M = 4
@@ -43,11 +42,17 @@ def run(tmp_path: Path) -> Iterator[Run]:
 def test_a_pool_is_heard_once_and_again_only_where_a_file_is_lacking(run: Run) -> None:
     Listening.heard = 0
     for _ in range(2):
-        embed(run, PROMPTS, NETWORK, FakeGenerator())  # type: ignore[arg-type]
+        hears(run, [], networks=NETWORK)
         assert Listening.heard == M * len(PROMPTS)
     pool_embedding_file(run.folder, "fake_set", PROMPTS[0].id).unlink()
-    embed(run, PROMPTS, NETWORK, FakeGenerator())  # type: ignore[arg-type]
+    hears(run, [], networks=NETWORK)
     assert Listening.heard == M * (len(PROMPTS) + 1)
+
+
+def test_judges_and_networks_hear_clips_that_are_rendered_once(run: Run) -> None:
+    generator = FakeGenerator()
+    hears(run, [judge("far")], None, generator, NETWORK)
+    assert generator.lengths == [20] * len(PROMPTS)
 
 
 def test_winners_measures_are_those_of_the_clips_that_win(run: Run) -> None:
@@ -84,7 +89,7 @@ def test_a_table_is_written_where_embeddings_are_and_kept_where_they_are_not(run
     pool = load_pool(run.folder)
     assert "diversity" not in report(pool, (), (1, 2))
     assert not (run.folder / "diversity.csv").exists()
-    embed(run, PROMPTS, NETWORK, FakeGenerator())  # type: ignore[arg-type]
+    hears(run, [], networks=NETWORK)
     text = report(pool, (), (1, 2)).replace("\n    ", " ")
     assert "diversity, fake_set: " in text
     assert "change at N = 2: perplexity " in text

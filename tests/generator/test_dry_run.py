@@ -71,7 +71,7 @@ class MadeUp(Trial):
     def scoring(self, verifier: object) -> float:
         return 1e6 * 50
 
-    def judging(self, judges: Sequence[object]) -> float:
+    def judging(self, judges: Sequence[object], again: bool = False) -> float:
         return 0.0
 
 

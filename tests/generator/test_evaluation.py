@@ -15,7 +15,7 @@ from src.data.prompts import Prompt
 from src.experiments.searching import search_what_is_left
 from src.methods import METHODS
 from src.protocol import Checkpoint, Score
-from src.runs.build import Parts
+from src.runs.build import Parts, checkpoints_of
 from src.runs.evaluation import finish, judge_again, judge_clip, measures, unread_captions
 from src.runs.records import RECORDS, Run, read_records, search_key
 from src.runs.settings import SaveAudio
@@ -86,6 +86,16 @@ def test_every_measure_names_its_checkpoint_and_its_kind() -> None:
         "fake (22222222)",
     ]
     assert [m.kind for m in listed] == ["clip", "clip", "set"]
+
+
+def test_a_redefined_judge_makes_another_runs_folder() -> None:
+    plain, loud = FakeJudge("one"), FakeJudge("one")
+    loud.definition = "loud"  # type: ignore[misc]
+    parts = SimpleNamespace(generator=plain, verifier=selector("tags"), judges=[plain])
+    assert list(checkpoints_of(parts)) == ["generator", "tags", "one"]  # type: ignore[arg-type]
+    parts.judges = [loud]
+    assert list(checkpoints_of(parts)) == ["generator", "tags", "one, loud"]  # type: ignore[arg-type]
+    assert measures(selector("tags"), [loud])[1].origin == "fake (22222222), loud"  # type: ignore[arg-type]
 
 
 def test_a_clip_that_a_judge_has_no_number_for_keeps_the_others_and_the_reason(

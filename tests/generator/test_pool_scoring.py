@@ -1,6 +1,7 @@
 """Each candidate is scored once by every measure, and what is there is never scored again."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,16 @@ def test_other_weights_score_every_prompt_anew_and_are_never_mixed_with_the_old(
     assert len(half.values("clap")) == len(PROMPTS)
     hears(run, [verifier("tags", OTHER_WEIGHTS)], FakeClient(checkpoint=OTHER_WEIGHTS))
     assert len(load_pool(run.folder).values("tags")) == len(PROMPTS)
+
+
+def test_a_judge_of_another_definition_hears_every_prompt_anew(run: Run) -> None:
+    old, other = judge("far"), judge("near")
+    hears(run, [old, other], FakeClient())
+    new = replace(old, measure=replace(old.measure, definition="loud"))
+    assert hears(run, [new, other], FakeClient()) == 0
+    heard = [scorer.judge.calls for scorer in (old, other)]  # type: ignore[union-attr]
+    assert heard == [2 * 4 * len(PROMPTS), 4 * len(PROMPTS)]
+    assert load_pool(run.folder).measures["far"].origin == "fake (22222222), loud"
 
 
 def test_weights_that_change_while_a_pool_is_scored_end_the_run(run: Run) -> None:

@@ -17,9 +17,10 @@ import torch
 
 from src.data.audio import Clip, resample, write_wav
 from src.data.prompts import Prompt
-from src.judges.base import ClipJudge, JudgeError, at_published_loudness, reference_path
+from src.judges.base import ClipJudge, JudgeError, reference_path
 from src.judges.clap_score import ClapListener, ClapScore
 from src.judges.passt import CHECKPOINT, PasstListener
+from src.judges.published import at_published_loudness
 from src.judges.registry import JUDGES
 from src.weights.files import WEIGHTS_VARIABLE, WeightsError, locate, sha256
 from tests.generator.published import (  # noqa: F401

@@ -214,7 +214,7 @@ def test_records_of_earlier_versions_are_found_by_the_fields_of_their_key(
     (run.folder / RECORDS).write_text(json.dumps(early | record) + "\n")
     with open_run(tmp_path) as run:
         assert run.is_done(key, "a")
-        assert run.latest(key, "a") == key | record
+        assert (run.latest(key, "a") or {}) | key | record == run.latest(key, "a")
         run.append({**key, **record, "score": 2.5})
     assert [found["score"] for found in read_records(run.folder).values()] == [2.5]
 
@@ -227,3 +227,26 @@ def test_a_key_tells_methods_cells_measures_and_repetitions_apart() -> None:
     assert len({key_of(key, prompt) for key in keys for prompt in ("a", "b")}) == 2 * len(keys)
     whole = search_key("sbs", SearchCell("sbs", 2, {"beam_width": 2}, 2, 1))
     assert key_of(whole | {"status": "ok", "prompt_id": "a"}) == key_of(keys[5], "a")
+
+
+def scored(measure: str, start: int = 0, **more: str) -> dict:
+    return {**scores_key(measure), "prompt_id": "a", "start": start, **more}
+
+
+@pytest.mark.parametrize(
+    ("lines", "definition"),
+    [
+        ([scored("msd_kld")], "whole reference"),
+        ([scored("msd_kld"), scored("msd_kld_contrast", 1)], "whole reference"),
+        ([scored("msd_kld"), scored("msd_kld_contrast")], ""),
+        ([scored("msd_kld", 1), scored("msd_kld_contrast")], ""),
+        ([scored("msd_kld", definition="")], ""),  # of a single prompt there is no contrast
+        ([scored("mtt_vgg")], ""),
+        ([scored("tags")], ""),
+    ],
+)
+def test_scores_older_than_a_judges_controls_are_of_another_definition(
+    tmp_path: Path, lines: list[dict], definition: str
+) -> None:
+    (tmp_path / RECORDS).write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    assert next(iter(read_records(tmp_path).values()))["definition"] == definition

@@ -120,6 +120,11 @@ def test_a_cell_that_has_not_run_on_all_prompts_is_left_out_and_named(tmp_path: 
     [
         ({"seconds": 10.0}, ("tags", "copy"), "its clips have 5 s, those of the sweep 10 s"),
         ({"checkpoint": "tags (fedcba98)"}, ("tags", "copy"), "tags was made with other weights"),
+        (
+            {"checkpoint": "tags (01234567)", "definition": "loud"},
+            ("tags", "copy"),
+            "another definition: tags (01234567) in the pool, tags (01234567), loud in the sweep",
+        ),
         ({}, ("tags", "kin"), "the pool has no scores of copy"),
         ({"checkpoint": "tags (01234567)"}, ("tags", "copy"), ""),
     ],

@@ -1,8 +1,11 @@
 """What measures are asked about references: ranks, negatives, damage, a pool's whole answers."""
 
 import math
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,9 +18,11 @@ from src.client import ServerUnreachable
 from src.data.audio import Clip
 from src.data.prompts import Selection, load_prompts
 from src.experiments.degraded import DEGRADATIONS, degraded, faster, lowpassed, noisy, shuffled
+from src.experiments.dry_run import Row, Trial
 from src.experiments.pool_scoring import list_scorers, score
 from src.experiments.references import load_references
 from src.experiments.scaling import generate, open_pool
+from src.experiments.scaling_dry_run import validity_rows
 from src.experiments.validity import HALVED, log_probs, validate
 from src.generator import Generator, load_generator
 from src.protocol import VerifierInfo, VerifierList
@@ -137,7 +142,12 @@ def test_given_tokens_are_as_likely_as_when_they_were_sampled(generator: Generat
 
 
 class Knowing(FakeClient):
-    """A server: of its verifiers, deaf does not read prompts."""
+    """A server: of its verifiers, deaf does not read prompts. Counts the clips that each heard."""
+
+    def score(self, verifiers: Mapping, prompts: Sequence[str], clips: Sequence[Clip]) -> dict:
+        self.counted = getattr(self, "counted", Counter())
+        self.counted.update(list(verifiers) * len(clips))
+        return super().score(verifiers, prompts, clips)
 
     def listing(self) -> VerifierList:
         return VerifierList.model_construct(
@@ -164,7 +174,7 @@ def test_every_measure_is_asked_once_about_each_reference_and_goes_on_after_a_st
     run, prompts = pool
     scorers = [verifier(name, prefixes=()) for name in ("tags", "deaf")]
     scorers += list_scorers([], ["msd_kld"], {}, (), generator)
-    score(run, prompts, scorers, generator, Knowing())  # type: ignore[arg-type]
+    score(run, prompts, scorers, {}, generator, Knowing())  # type: ignore[arg-type]
     asked = scorers, ("perplexity", "pmi"), generator
     with pytest.raises(ServerUnreachable):
         validate(run, prompts, *asked, Knowing(lives=3))
@@ -201,6 +211,46 @@ def test_every_measure_is_asked_once_about_each_reference_and_goes_on_after_a_st
     assert table.value["msd_kld", "identification", "auc"] == pytest.approx(np.mean(shares))
     assert table.value["deaf", "identification", "auc"] == 0.5
     assert table.prompts["pmi", "discrimination", "reversed"] == 2
+
+
+class Counting(Trial):
+    """A second for each clip that is heard anew."""
+
+    rendering = 0.0  # type: ignore[assignment]
+
+    def scoring(self, verifier: object) -> float:
+        return 1.0
+
+    def judging(self, judges: object, again: bool = False) -> float:
+        return float(not again)
+
+
+def test_what_validity_has_left_is_what_it_then_asks(
+    pool: tuple[Run, list], generator: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, prompts = pool
+    settings: Any = SimpleNamespace(candidates=4, guidance=3.0)
+    scorers = [verifier(name, prefixes=()) for name in ("tags", "deaf")]
+    scorers += list_scorers([], ["msd_kld"], {}, (), generator)
+    client, judge = Knowing(), scorers[-1].judge
+    assert judge is not None
+    trial = Counting(generator, prompts, frames=30)
+
+    def rows() -> list[Row]:
+        asked = settings, scorers, run, generator, client, trial
+        return validity_rows(*asked)  # type: ignore[arg-type]
+
+    tags, deaf, kld, *likelihoods = rows()
+    assert [row.left for row in (tags, deaf, kld, *likelihoods)] == [2] * 5
+    compare, calls = judge.number, []
+    monkeypatch.setattr(judge, "number", lambda *of: calls.append(of) or compare(*of))
+    before = judge.listener.hear.cache_info().misses
+    validate(run, prompts, scorers, ("perplexity", "pmi"), generator, client)
+    assert (tags.clips, deaf.clips) == (client.counted["tags"], client.counted["deaf"])
+    assert kld.clips == len(calls)
+    halves = 2 * 2 * HALVED  # of clips, and so half as long
+    assert kld.seconds == judge.listener.hear.cache_info().misses - before - halves / 2
+    assert {row.clips for row in rows()} == {0}
 
 
 def test_a_gain_that_so_many_prompts_detect_is_one_that_needs_so_many() -> None:
