@@ -24,19 +24,11 @@ from matplotlib.figure import Figure
 from src.data.files import WriteError, make_folder
 from src.reports.figure import GREY, WIDTH, intervals, look, name_panel, panels, save, styled
 from src.reports.figure import notes as notes_of
-from src.reports.gains import (
-    Means,
-    best_of,
-    by_measure,
-    gain,
-    no_evidence,
-    one_sample,
-    oriented,
-    with_verdicts,
-)
+from src.reports.gains import Means, best_of, by_measure, gain, no_evidence, one_sample, oriented
 from src.reports.table import (
     Row,
     Texts,
+    adjusted,
     document,
     few_prompts,
     figures,
@@ -95,14 +87,14 @@ def report(
         for choice in choices:
             key = {"measure": judge.name, "choice": choice.name, "setting": choice.setting}
             mean = judge.sign * float(np.mean(list(choice.means.values())))
-            found = gain(choice.means, base.means, spreads)
-            gains.append({**key, "mean": mean, **found, "verdict": choice.verdict})
+            found = gain(choice.means, base.means, spreads, choice.verdict)
+            gains.append({**key, "mean": mean, **found})
             for other in choices if choice.name in names else ():
                 if other.name == ONE and other is not base:
-                    found = gain(choice.means, other.means, spreads)
                     verdict = choice.verdict or other.verdict
-                    over.append({**key, "over": other.setting, **found, "verdict": verdict})
-    tables = {"comparison": with_verdicts(gains), "over_settings": with_verdicts(over)}
+                    found = gain(choice.means, other.means, spreads, verdict)
+                    over.append({**key, "over": other.setting, **found})
+    tables = {"comparison": adjusted(gains), "over_settings": adjusted(over)}
     make_folder(folder)
     write_tables(folder, tables)
     save(_figure(usual, judges, tables["comparison"], n), folder / "comparison.png", usual.folder)

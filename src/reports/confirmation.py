@@ -28,16 +28,8 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, V
 
 from src.data.files import WriteError
 from src.data.prompts import PromptError, Selection, digest_of, load_prompts
-from src.reports.gains import (
-    best_of,
-    by_measure,
-    gain,
-    no_evidence,
-    one_sample,
-    oriented,
-    with_verdicts,
-)
-from src.reports.table import Row, document, few_prompts, layout, write_tables
+from src.reports.gains import best_of, by_measure, gain, no_evidence, one_sample, oriented
+from src.reports.table import Row, adjusted, document, few_prompts, layout, write_tables
 from src.runs.arguments import given
 from src.runs.ending import Exit, say
 from src.runs.measures import in_short
@@ -128,10 +120,10 @@ def report(path: Path, pool: Pool) -> str:
     for judge, name in product(judges, protocol.selectors):
         selector = pool.sum_of(name)
         best = best_of(pool, selector, judge, protocol.n)
-        found = gain(best, one_sample(pool, judge), oriented(pool, judge))
         verdict = no_evidence(selector, judge) or (SECONDARY if judge is not judges[0] else "")
-        rows.append({"measure": judge.name, "selector": name, **found, "verdict": verdict})
-    rows = with_verdicts(rows, protocol.alpha)
+        found = gain(best, one_sample(pool, judge), oriented(pool, judge), verdict)
+        rows.append({"measure": judge.name, "selector": name, **found})
+    rows = adjusted(rows, protocol.alpha)
     write_tables(pool.folder, {"confirmation": rows})
     groups = by_measure(rows, judges, lambda row: {"selector": f"  {row['selector']}"})
     head = [
