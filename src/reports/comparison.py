@@ -181,7 +181,6 @@ def _figure(usual: Pool, judges: Sequence[Measure], rows: Sequence[Row], n: int)
         f"the best of {n} clips of the usual setting by each selector. Hollow: no evidence; the "
         "oracle chooses by the judge itself, or the judge is the selector's own number, was "
         "trained on its data, or hears other prompts' references.",
-        columns=3,
     )
     for ax, judge in zip(axes, judges, strict=True):
         for row in rows:

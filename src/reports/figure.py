@@ -96,14 +96,11 @@ def panels(
 
 
 def gain_panels(
-    judges: Sequence[Measure],
-    names: Sequence[str],
-    title: str,
-    caption: str,
-    columns: int = COLUMNS,
+    judges: Sequence[Measure], names: Sequence[str], title: str, caption: str
 ) -> tuple[Figure, list[Axes]]:
     """For gains in deviations: a panel a judge, a row a name, the first name on top."""
-    style: dict[str, Any] = {"height": 0.75 + ROW * len(names), "width": WIDTH, "columns": columns}
+    # Three in a row: names of judges with controls are long.
+    style: dict[str, Any] = {"height": 0.75 + ROW * len(names), "width": WIDTH, "columns": 3}
     figure, axes = panels(len(judges), title, caption + notes(judges), **style)
     for ax, judge in zip(axes, judges, strict=True):
         ax.axvline(0, color=GREY, linewidth=0.6, zorder=0)
