@@ -101,7 +101,7 @@ soundfont := /usr/share/sounds/sf2/FluidR3_GM.sf2
 recipe: setup ## make the built-in model anew in build/recipe (hours; resumes; see builtin/)
 	@envs/setup.sh training
 	@test -f $(soundfont) || { echo "recipe: apt install libfluidsynth3 fluid-soundfont-gm"; exit 1; }
-	@set -e; for step in scores corpus train_codec train_lm "train_codec --refine" export make_prompts make_confirmation; do \
+	@set -e; for step in scores corpus train_codec train_lm "train_codec --refine" export make_prompts "make_prompts --confirmation"; do \
 		echo "recipe: $$step"; \
 		envs/training/.venv/bin/python -m builtin.recipe.$$step --work build/recipe; \
 	done

@@ -13,20 +13,19 @@ pieces are held out by a hash of their name; the combinations of `HELD_OUT` are 
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import logging
 import random
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import fluidsynth
 import numpy as np
 import soxr
 from tqdm import tqdm
 
+from builtin.recipe.arguments import recipe_parser
 from builtin.recipe.captions import Attributes, caption
 
 log = logging.getLogger("corpus")
@@ -280,6 +279,17 @@ class Renderer:
         return np.clip(np.round(mono), -32768, 32767).astype(np.int16)
 
 
+def described(piece: dict, attributes: Attributes, text: str) -> dict:
+    """A clip's row in clips.jsonl. text: its caption."""
+    return {
+        "split": split_of(piece["id"]),
+        "caption": text,
+        "piece": piece["id"],
+        "held_out_combination": held_out(attributes),
+        **asdict(attributes),
+    }
+
+
 def make(job: tuple[str, int, int, list[dict], int]) -> tuple[int, np.ndarray, list[dict]]:
     """Render `count` clips of one split; clip i depends only on the seed and i."""
     split, first, count, pieces, seed = job
@@ -297,26 +307,13 @@ def make(job: tuple[str, int, int, list[dict], int]) -> tuple[int, np.ndarray, l
             attributes, events = arranged
             audio[index] = renderer(attributes, events)
             break
-        rows.append(
-            {
-                "split": split,
-                "caption": caption(attributes, rng),
-                "piece": piece["id"],
-                "held_out_combination": held_out(attributes),
-                **asdict(attributes),
-            }
-        )
+        rows.append(described(piece, attributes, caption(attributes, rng)))
     return first, audio, rows
 
 
 def main() -> None:
     """Render the corpus, block by block; blocks that are there already are kept."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--work", type=Path, default=Path("build/recipe"), help="folder of the recipe's files"
-    )
+    parser = recipe_parser(__doc__)
     parser.add_argument("--train", type=int, default=9000, help="training clips of 10 s")
     parser.add_argument("--valid", type=int, default=300)
     parser.add_argument(

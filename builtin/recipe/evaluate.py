@@ -14,7 +14,6 @@ Loads `builtin/` as users do and writes `builtin/figures.json`:
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 from pathlib import Path
@@ -23,6 +22,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from builtin.recipe.arguments import recipe_parser
 from builtin.recipe.captions import INSTRUMENT_WORDS
 from builtin.recipe.train_codec import MelLoss
 from src.data.audio import read_audio
@@ -78,12 +78,7 @@ def heard(odds: np.ndarray, tags: list[str]) -> list[str]:
 
 def main() -> None:
     """Generate, score, write figures.json."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--work", type=Path, default=Path("build/recipe"), help="folder of the recipe's files"
-    )
+    parser = recipe_parser(__doc__)
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--candidates", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=10)

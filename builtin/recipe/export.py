@@ -7,7 +7,6 @@ May be run while training goes on: the built-in stack then has what was learnt s
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 from dataclasses import asdict
@@ -17,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import T5Tokenizer
 
+from builtin.recipe.arguments import recipe_parser
 from builtin.recipe.language_model import LMConfig
 from builtin.recipe.train_lm import text_encoder
 from src.decoding.codec import CodecConfig
@@ -29,12 +29,7 @@ def half(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def main() -> None:
     """Write codec, language model, text encoder, vocabulary, sizes and training curves."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--work", type=Path, default=Path("build/recipe"), help="folder of the recipe's files"
-    )
+    parser = recipe_parser(__doc__)
     parser.add_argument("--target", type=Path, default=Path("builtin"))
     options = parser.parse_args()
     refined = options.work / "codec_refined.pt"

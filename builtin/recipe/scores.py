@@ -10,7 +10,6 @@ copyright line are left out. Nothing of a score is redistributed: the notes beco
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import re
@@ -21,6 +20,8 @@ from pathlib import Path
 
 from music21 import converter, corpus, key, meter, note, stream
 from tqdm import tqdm
+
+from builtin.recipe.arguments import recipe_parser
 
 log = logging.getLogger("scores")
 
@@ -131,12 +132,7 @@ def read(job: tuple[str, str]) -> list[dict]:
 
 def main() -> None:
     """Read every source and write pieces.jsonl."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--work", type=Path, default=Path("build/recipe"), help="folder of the recipe's files"
-    )
+    parser = recipe_parser(__doc__)
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")

@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from builtin.recipe.arguments import recipe_parser
 from src.decoding.codec import Codec, CodecConfig
 
 log = logging.getLogger("train_codec")
@@ -310,12 +311,7 @@ def write_tokens(options: argparse.Namespace, audio: np.ndarray) -> None:
 
 def main() -> None:
     """Train or refine, then write the tokens."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--work", type=Path, default=Path("build/recipe"), help="folder of the recipe's files"
-    )
+    parser = recipe_parser(__doc__)
     parser.add_argument("--minutes", type=float, default=25, help="training time of stage one")
     parser.add_argument("--refine", action="store_true", help="stage two: the decoder alone")
     parser.add_argument("--refine_minutes", type=float, default=15)

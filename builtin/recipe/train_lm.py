@@ -12,7 +12,6 @@ Resumes from its checkpoint; --minutes bounds the time. Curves per codebook go t
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import random
@@ -26,6 +25,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import T5Config, T5EncoderModel
 
+from builtin.recipe.arguments import recipe_parser
 from builtin.recipe.captions import Attributes, caption
 from builtin.recipe.language_model import LanguageModel, LMConfig
 from builtin.recipe.train_codec import save, schedule
@@ -132,12 +132,7 @@ def validate(
 
 def main() -> None:
     """Train until the minutes are spent."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--work", type=Path, default=Path("build/recipe"), help="folder of the recipe's files"
-    )
+    parser = recipe_parser(__doc__)
     parser.add_argument("--minutes", type=float, default=75)
     parser.add_argument("--batch", type=int, default=8, help="clips of 10 s a step")
     parser.add_argument("--muon_lr", type=float, default=3e-3)

@@ -7,29 +7,22 @@ writes each run's CSV files, figures and listening page into its folder and prin
 pool's best-of-n stands beside the sweeps that are named with it.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from src.data.files import WriteError
 from src.reports import benchmark, latency, pool
+from src.reports.command import parser_of, printed
 from src.runs.arguments import given
-from src.runs.ending import Exit, say
-from src.runs.pool import PoolError, load_pool
+from src.runs.pool import load_pool
 from src.runs.records import RunFolderError, read_manifest
-from src.stats.intervals import StatsError
 
 BUDGETS = (1, 2, 4, 8, 16)
 REPORTS = {"benchmark": benchmark.report, "latency": latency.report}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m src.reports",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("src.reports", __doc__)
     parser.add_argument("runs", type=Path, nargs="*", metavar="RUN_DIR", help="of any script")
     parser.add_argument(
         "--sweep", type=Path, nargs="+", default=[], help="folders of tree searches"
@@ -41,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     runs = [*asked.runs, *asked.sweep]
     if not runs:
         parser.error("name the folders of one or several runs")
-    try:
+
+    def report() -> str:
         kinds = {folder: kind_of(folder) for folder in dict.fromkeys(runs)}
         texts = [REPORTS[kind](folder)[0] for folder, kind in kinds.items() if kind in REPORTS]
         pools = [folder for folder, kind in kinds.items() if kind == "pool"]
@@ -51,11 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if pools or sweeps:
             found = load_pool(pools[0], asked.sums) if pools else None
             texts.append(pool.report(found, sweeps, asked.budgets, asked.output))
-        say("\n\n".join(texts))
-    except (RunFolderError, PoolError, StatsError, WriteError) as error:
-        sys.stderr.write(f"{error}\n")
-        return Exit.FOLDER
-    return Exit.DONE
+        return "\n\n".join(texts)
+
+    return printed(report)
 
 
 def kind_of(folder: Path) -> str:

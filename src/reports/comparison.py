@@ -12,7 +12,6 @@ pools' records alone. Tables and a figure, into the first pool's folder:
     comparison.png    gains in within-prompt standard deviations
 """
 
-import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,22 +20,14 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from src.data.files import WriteError, make_folder
-from src.reports.figure import GREY, WIDTH, intervals, look, name_panel, panels, save, styled
-from src.reports.figure import notes as notes_of
-from src.reports.gains import (
-    Means,
-    best_of,
-    by_measure,
-    gain,
-    no_evidence,
-    one_sample,
-    oriented,
-    with_verdicts,
-)
+from src.data.files import make_folder
+from src.reports.command import parser_of, printed
+from src.reports.figure import gain_panels, intervals, look, save, styled
+from src.reports.gains import Means, best_of, by_measure, gain, no_evidence, one_sample, oriented
 from src.reports.table import (
     Row,
     Texts,
+    adjusted,
     document,
     few_prompts,
     figures,
@@ -45,16 +36,12 @@ from src.reports.table import (
     write_tables,
 )
 from src.runs.arguments import given
-from src.runs.ending import Exit, say
 from src.runs.measures import Measure
 from src.runs.pool import Pool, PoolError, load_pool
-from src.runs.records import RunFolderError
-from src.stats.intervals import StatsError
 
 ONE, ORACLE = "one sample", "oracle"
 USUAL, UPPER_BOUND = "usual", "upper bound"  # verdicts
 SAME = ("prompts", "duration", "checkpoints")  # of all pools
-ROW = 0.19  # inches, of the figure
 LEGEND = (
     "Means: in the judge's unit. Gains: positive where better, paired by prompt, with 95% "
     "intervals over prompts; sd: within prompts, of the usual setting. One sample of the usual "
@@ -95,14 +82,14 @@ def report(
         for choice in choices:
             key = {"measure": judge.name, "choice": choice.name, "setting": choice.setting}
             mean = judge.sign * float(np.mean(list(choice.means.values())))
-            found = gain(choice.means, base.means, spreads)
-            gains.append({**key, "mean": mean, **found, "verdict": choice.verdict})
+            found = gain(choice.means, base.means, spreads, choice.verdict)
+            gains.append({**key, "mean": mean, **found})
             for other in choices if choice.name in names else ():
                 if other.name == ONE and other is not base:
-                    found = gain(choice.means, other.means, spreads)
                     verdict = choice.verdict or other.verdict
-                    over.append({**key, "over": other.setting, **found, "verdict": verdict})
-    tables = {"comparison": with_verdicts(gains), "over_settings": with_verdicts(over)}
+                    found = gain(choice.means, other.means, spreads, verdict)
+                    over.append({**key, "over": other.setting, **found})
+    tables = {"comparison": adjusted(gains), "over_settings": adjusted(over)}
     make_folder(folder)
     write_tables(folder, tables)
     save(_figure(usual, judges, tables["comparison"], n), folder / "comparison.png", usual.folder)
@@ -184,17 +171,15 @@ def _text(
 def _figure(usual: Pool, judges: Sequence[Measure], rows: Sequence[Row], n: int) -> Figure:
     """A panel a judge, a row a setting or selector."""
     labels = list(dict.fromkeys(_label(row, n) for row in rows))
-    figure, axes = panels(
-        len(judges),
+    figure, axes = gain_panels(
+        judges,
+        labels,
         f"{usual.manifest.get('title', usual.folder.name)}: choosing beside other settings",
         "Gain over one sample of the usual setting, the first row, in within-prompt standard "
         "deviations of the judge, positive where better, with 95% interval over prompts. Orange: "
         f"the best of {n} clips of the usual setting by each selector. Hollow: no evidence; the "
         "oracle chooses by the judge itself, or the judge is the selector's own number, was "
-        "trained on its data, or hears other prompts' references." + notes_of(judges),
-        height=0.75 + ROW * len(labels),
-        width=WIDTH,
-        columns=3,
+        "trained on its data, or hears other prompts' references.",
     )
     for ax, judge in zip(axes, judges, strict=True):
         for row in rows:
@@ -204,30 +189,18 @@ def _figure(usual: Pool, judges: Sequence[Measure], rows: Sequence[Row], n: int)
                 hollow = row["p_holm"] is None and row["verdict"] != USUAL
                 at = [labels.index(_label(row, n))]
                 intervals(ax, at, [found], colour, sideways=True, hollow=hollow, fmt=marker)
-        ax.axvline(0, color=GREY, linewidth=0.6, zorder=0)
-        ax.set(xlabel="gain (sd)", ylim=(len(labels) - 0.5, -0.5))
-        first = ax.get_subplotspec().is_first_col()  # type: ignore[union-attr]
-        ax.set_yticks(range(len(labels)), labels if first else [""] * len(labels))
-        ax.tick_params(axis="y", length=0)
-        name_panel(ax, judge)
     return figure
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m src.reports.comparison", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = parser_of("src.reports.comparison", __doc__)
     parser.add_argument("pools", type=Path, nargs="+", metavar="POOL", help="the usual one first")
     parser.add_argument("--selectors", nargs="+", default=[], help="default: all verifiers")
     parser.add_argument("--n", type=int, default=8, help="clips to choose among (default: 8)")
     parser.add_argument("--output", type=Path, help="a folder instead of the first pool's")
     asked = parser.parse_args(given(arguments, parser.prog))
-    try:
-        pools = [load_pool(folder) for folder in asked.pools]
-        say(report(pools, asked.selectors, asked.n, asked.output))
-    except (RunFolderError, PoolError, StatsError, WriteError) as error:
-        sys.stderr.write(f"{error}\n")
-        return Exit.FOLDER
-    return Exit.DONE
+    pools = map(load_pool, asked.pools)
+    return printed(lambda: report([*pools], asked.selectors, asked.n, asked.output))
 
 
 if __name__ == "__main__":

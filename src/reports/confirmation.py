@@ -14,7 +14,6 @@ the pool follow as secondary, without correction. Sums have each part in units o
 deviation in this pool. Writes confirmation.csv into the pool's folder.
 """
 
-import argparse
 import hashlib
 import sys
 import tomllib
@@ -26,24 +25,13 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
 
-from src.data.files import WriteError
 from src.data.prompts import PromptError, Selection, digest_of, load_prompts
-from src.reports.gains import (
-    best_of,
-    by_measure,
-    gain,
-    no_evidence,
-    one_sample,
-    oriented,
-    with_verdicts,
-)
-from src.reports.table import Row, document, few_prompts, layout, write_tables
+from src.reports.command import parser_of, printed
+from src.reports.gains import best_of, by_measure, gain, no_evidence, one_sample, oriented
+from src.reports.table import Row, adjusted, document, few_prompts, layout, write_tables
 from src.runs.arguments import given
-from src.runs.ending import Exit, say
 from src.runs.measures import in_short
-from src.runs.pool import Pool, PoolError, load_pool
-from src.runs.records import RunFolderError
-from src.stats.intervals import StatsError
+from src.runs.pool import Pool, load_pool
 
 # As manifests name them.
 SETTINGS = ("candidates", "duration", "seed", "temperature", "top_k", "guidance")
@@ -55,7 +43,7 @@ LEGEND = (
 )
 
 
-class ProtocolError(ValueError):
+class ProtocolError(PromptError):
     """A protocol that cannot be read, or a pool that is not the one it asks for."""
 
 
@@ -117,7 +105,7 @@ class Protocol(BaseModel):
 def report(path: Path, pool: Pool) -> str:
     """Write confirmation.csv; returns the text that says what it shows.
 
-    Raises ProtocolError, PromptError, PoolError, StatsError, WriteError.
+    Raises PromptError, PoolError, StatsError, WriteError.
     """
     protocol = Protocol.read(path)
     if departures := protocol.departures(pool):
@@ -128,10 +116,10 @@ def report(path: Path, pool: Pool) -> str:
     for judge, name in product(judges, protocol.selectors):
         selector = pool.sum_of(name)
         best = best_of(pool, selector, judge, protocol.n)
-        found = gain(best, one_sample(pool, judge), oriented(pool, judge))
         verdict = no_evidence(selector, judge) or (SECONDARY if judge is not judges[0] else "")
-        rows.append({"measure": judge.name, "selector": name, **found, "verdict": verdict})
-    rows = with_verdicts(rows, protocol.alpha)
+        found = gain(best, one_sample(pool, judge), oriented(pool, judge), verdict)
+        rows.append({"measure": judge.name, "selector": name, **found})
+    rows = adjusted(rows, protocol.alpha)
     write_tables(pool.folder, {"confirmation": rows})
     groups = by_measure(rows, judges, lambda row: {"selector": f"  {row['selector']}"})
     head = [
@@ -144,20 +132,11 @@ def report(path: Path, pool: Pool) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m src.reports.confirmation", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = parser_of("src.reports.confirmation", __doc__)
     parser.add_argument("protocol", type=Path, help="what was fixed beforehand, a TOML file")
     parser.add_argument("pool", type=Path, help="the folder of the pool made for it")
     asked = parser.parse_args(given(arguments, parser.prog))
-    try:
-        say(report(asked.protocol, load_pool(asked.pool)))
-    except (ProtocolError, PromptError) as error:
-        sys.stderr.write(f"{error}\n")
-        return Exit.USAGE
-    except (RunFolderError, PoolError, StatsError, WriteError) as error:
-        sys.stderr.write(f"{error}\n")
-        return Exit.FOLDER
-    return Exit.DONE
+    return printed(lambda: report(asked.protocol, load_pool(asked.pool)))
 
 
 if __name__ == "__main__":

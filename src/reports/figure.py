@@ -33,6 +33,7 @@ GREY = "#888888"
 WIDTH = 7.0  # inches: two columns
 COLUMNS = 4  # of panels
 PANEL_HEIGHT = 1.75  # inches
+ROW = 0.19  # inches, of a name under its judges
 TITLE_CHARACTERS, CAPTION_CHARACTERS = 14, 20  # an inch: of 8 and of 6 points
 STYLE: dict[Any, Any] = {
     "font.size": 8,
@@ -92,6 +93,23 @@ def panels(
     for ax in axes[count * rows_each :]:
         ax.remove()
     return figure, axes[: count * rows_each]
+
+
+def gain_panels(
+    judges: Sequence[Measure], names: Sequence[str], title: str, caption: str
+) -> tuple[Figure, list[Axes]]:
+    """For gains in deviations: a panel a judge, a row a name, the first name on top."""
+    # Three in a row: names of judges with controls are long.
+    style: dict[str, Any] = {"height": 0.75 + ROW * len(names), "width": WIDTH, "columns": 3}
+    figure, axes = panels(len(judges), title, caption + notes(judges), **style)
+    for ax, judge in zip(axes, judges, strict=True):
+        ax.axvline(0, color=GREY, linewidth=0.6, zorder=0)
+        ax.set(xlabel="gain (sd)", ylim=(len(names) - 0.5, -0.5))
+        first = ax.get_subplotspec().is_first_col()  # type: ignore[union-attr]
+        ax.set_yticks(range(len(names)), names if first else [""] * len(names))
+        ax.tick_params(axis="y", length=0)
+        name_panel(ax, judge)
+    return figure, axes
 
 
 @styled

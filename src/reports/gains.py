@@ -24,7 +24,7 @@ from src.reports.table import (
 from src.runs.measures import Measure
 from src.runs.pool import Pool, Pools, of_both
 from src.stats.best_of_n import best_of_n, in_own_sd, in_sd
-from src.stats.intervals import ALPHA, holm, mean_interval, mean_p
+from src.stats.intervals import mean_interval, mean_p
 
 Means = Mapping[str, float]
 
@@ -44,8 +44,9 @@ def best_of(pool: Pool, selector: Measure, measure: Measure, n: int) -> Means:
     return dict(zip(prompts, best_of_n(scores, seen, (n,))[:, 0].tolist(), strict=True))
 
 
-def gain(better: Means, usual: Means, spreads: Pools) -> dict[str, Any]:
-    """Columns of a mean's gain over the usual one, with p of no gain.
+def gain(better: Means, usual: Means, spreads: Pools, verdict: str = "") -> dict[str, Any]:
+    """Columns of a mean's gain over the usual one, with p of no gain, and a verdict: a claim for
+    `adjusted` of src/reports/table.py to test, unless there is one already.
 
     spreads: the measure's [m] by prompt that deviations are of. Raises StatsError where no prompt
     has both means.
@@ -59,24 +60,8 @@ def gain(better: Means, usual: Means, spreads: Pools) -> dict[str, Any]:
         | ends("gain", mean_interval(gains))
         | ends("gain_sd", None if sd is None else mean_interval(sd), "sd_")
         | ends("gain_own_sd", mean_interval(own_sd) if own_sd.size else None, "own_")
-        | {"p": mean_p(gains)}
+        | {"p": mean_p(gains), "verdict": verdict or ("better" if gains.mean() > 0 else "worse")}
     )
-
-
-def with_verdicts(rows: Sequence[Row], alpha: float = ALPHA) -> list[Row]:
-    """The rows with `p_holm` and a verdict: better or worse where p, adjusted for all rows that
-    have no verdict yet, is alpha at most; those that have one are no part of the family."""
-    family = [row["p"] for row in rows if not row["verdict"]]
-    adjusted = iter(holm(family))
-    found: list[Row] = []
-    for row in rows:
-        p_holm, verdict = None, row["verdict"]
-        if not verdict:
-            p_holm = next(adjusted)
-            clear = "better" if row["gain"] > 0 else "worse"
-            verdict = clear if p_holm <= alpha else "unclear"
-        found.append({**row, "p_holm": p_holm, "verdict": verdict})
-    return found
 
 
 def no_evidence(selector: Measure | None, measure: Measure) -> str:
@@ -99,7 +84,7 @@ def by_measure(
 
 
 def _gain_texts(row: Row) -> dict[str, str]:
-    """The columns of `gain` and `with_verdicts` as text."""
+    """The columns of `gain` and `adjusted` as text."""
     digits = digits_of([row["gain"], row["high"], row["low"]])
     return {
         "prompts": f"{row['prompts']}",

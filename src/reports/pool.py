@@ -144,27 +144,36 @@ def findings(study: Study) -> Iterator[str]:
 
 def _over_optimised(study: Study) -> Iterator[str]:
     """Where more search serves a judge less and less, and where it does harm."""
-    falls, losses = [], []
-    for row in study.rows("transfer", n=study.largest):
-        in_sd, in_ranks = (interval_of(row, f"change{k}", f"change{k}_") for k in ("", "_rank"))
-        judged = row["relation"] != "own" and row["measure"] in study.judges
-        if judged and in_ranks and in_ranks.side < 0:
-            of = f"{row['selector']} to {row['measure']} {brackets(in_ranks)}"
-            falls.append(f"{of}, in sd {brackets(in_sd)}")
-    for row in study.rows("matrix"):
-        lost = interval_of(row, "since_best", "since_")
-        judged = row["best_n"] > 1 and row["measure"] in study.judges
-        if judged and lost and lost.side < 0:
-            found = brackets(lost, f"+.{digits_of(lost)}f")
-            losses.append(f"{row['selector']} by {row['measure']} from N = {row['best_n']} {found}")
+
+    def clearly_less(row: Row, name: str, prefix: str) -> bool:
+        found = interval_of(row, name, prefix)
+        return row["measure"] in study.judges and found is not None and found.side < 0
+
+    transfers = study.rows("transfer", n=study.largest)
+    transfers = [row for row in transfers if row["relation"] != "own"]
+    falls = [row for row in transfers if clearly_less(row, "change_rank", "change_rank_")]
+    matrix = study.tables["matrix"]
+    losses = [row for row in matrix if clearly_less(row, "since_best", "since_")]
     if falls:
         yield (
             "Over-optimisation, the transfer in ranks falls clearly with N: "
-            f"{'; '.join(falls)}. One pair in forty would by chance. In sd a selector whose scores "
-            "have a long upper tail falls without any."
+            f"{in_brief(study, falls, transfers)} (transfer.csv). One pair in forty would by "
+            "chance. In sd a selector whose scores have a long upper tail falls without any."
         )
     if losses:
         yield (
-            f"More search does harm, from the best N to {study.largest}, in the judge's unit, "
-            f"negative where worse: {'; '.join(losses)}."
+            f"More search does harm, from the best N to {study.largest}: "
+            f"{in_brief(study, losses, matrix)} (since_best in matrix.csv)."
         )
+
+
+def in_brief(study: Study, found: Sequence[Row], of: Sequence[Row]) -> str:
+    """Selectors by the primary judge, and how many pairs by others. of: what rows there are."""
+    primary = study.judges[0]
+    own, every = ([r["selector"] for r in rows if r["measure"] == primary] for rows in (found, of))
+    others = len(found) - len(own)
+    named = f"all {len(own)} selectors" if own == every and len(own) > 1 else ", ".join(own)
+    return "; ".join(
+        [f"by {primary} of {named}"] * bool(own)
+        + [f"by other judges of {others} pair{'s' * (others > 1)}"] * bool(others)
+    )

@@ -18,7 +18,7 @@ from matplotlib.patches import Rectangle
 
 from src.reports.figure import (
     GREY,
-    WIDTH,
+    gain_panels,
     intervals,
     look,
     name_panel,
@@ -32,7 +32,6 @@ from src.reports.table import INTERVALS, Row, interval_of, shown
 from src.runs.measures import Relation
 from src.stats.best_of_n import even_tau, expected_maximum, kl_bound
 
-ROW = 0.19  # inches, of a selector under its judges
 # Okabe and Ito's orange and blue, pale enough for black numbers.
 DIVERGING = LinearSegmentedColormap.from_list("worse to better", ["#E69F5A", "#FFFFFF", "#5AA5D6"])
 OWN = "#D9D9D9"
@@ -118,7 +117,7 @@ def prefix_figure(study: Study) -> Figure:
         "first t seconds with the whole clip's. A tau of 0.5 orders three pairs of clips in four "
         "alike. Hollow: the judge is the verifier's own number, no evidence. Grey: what seconds "
         "that count alike and independently would give."
-        + notes(study.measures[name] for name in study.shown),
+        + notes(study.measures[name] for name in study.judges),
     )
     for ax, name in zip(axes, names, strict=True):
         for index, verifier in enumerate(study.singles):
@@ -143,17 +142,15 @@ def prefix_figure(study: Study) -> Figure:
 def selectors_figure(study: Study) -> Figure:
     """Gains at the largest N, a panel a judge, a row a selector, sums below their parts."""
     judges, names = study.judges or study.singles, (*study.singles, *study.sums)
-    figure, axes = panels(
-        len(judges),
+    figure, axes = gain_panels(
+        [study.measures[name] for name in judges],
+        names,
         f"{study.title}: who selects for the judges",
         f"Gain of best-of-{study.largest} over one sample in within-prompt standard deviations of "
         "the judge, positive where better, with 95% interval over prompts; every selector chooses "
         "among the same clips: equal frames. Orange: weighted sums, each part in units of its own "
         "deviation. Hollow: trained on the judge's data, not independent. Own number: the judge is "
-        "the selector's number or a part of it, no evidence."
-        + notes(study.measures[name] for name in study.shown),
-        height=0.75 + ROW * len(names),
-        width=WIDTH,
+        "the selector's number or a part of it, no evidence.",
     )
     for ax, judge in zip(axes, judges, strict=True):
         for y, name in enumerate(names):
@@ -166,11 +163,6 @@ def selectors_figure(study: Study) -> Figure:
             colour, marker = look(int(name in study.sums))
             hollow = row["relation"] != ""
             intervals(ax, [y], [gain], colour, sideways=True, hollow=hollow, fmt=marker)
-        ax.axvline(0, color=GREY, linewidth=0.6, zorder=0)
-        ax.set(xlabel="gain (sd)", ylim=(len(names) - 0.5, -0.5))
-        ax.set_yticks(range(len(names)), names if ax is axes[0] else [""] * len(names))
-        ax.tick_params(axis="y", length=0)
-        name_panel(ax, study.measures[judge])
     ends = [end for ax in axes for end in ax.get_xlim()]
     for ax in axes:
         ax.set_xlim(min(ends), max(ends))

@@ -142,16 +142,19 @@ def ends(name: str, found: Interval | None, prefix: str = "") -> dict[str, float
     return dict(zip((name, f"{prefix}low", f"{prefix}high"), values, strict=True))
 
 
-def adjusted(rows: Sequence[Row]) -> list[Row]:
+def adjusted(rows: Sequence[Row], alpha: float = ALPHA) -> list[Row]:
     """Rows of one table with `p_holm`: their p adjusted for there being so many, and only what is
-    clear by it called better or worse. The family: rows with a p whose verdict is a claim."""
+    clear by it called better or worse. The family: rows with a p whose verdict is a claim; a claim
+    without a p is unclear."""
     claims = [at for at, row in enumerate(rows) if row["verdict"] in CLAIMS and row["p"] <= 1]
     of = dict(zip(claims, holm([rows[at]["p"] for at in claims]), strict=True))
     return [
         {
             **row,
             "p_holm": of.get(at),
-            "verdict": "unclear" if of.get(at, 0) > ALPHA else row["verdict"],
+            "verdict": row["verdict"]
+            if row["verdict"] not in CLAIMS or of.get(at, 1) <= alpha
+            else "unclear",
         }
         for at, row in enumerate(rows)
     ]

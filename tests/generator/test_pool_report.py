@@ -2,6 +2,7 @@
 
 import csv
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from PIL import Image
 from src.methods import SearchCell, colour_of
 from src.reports.__main__ import main
 from src.reports.figure import DIGEST_KEY, POOL_DIGEST_KEY
-from src.reports.pool import pool_text, report
+from src.reports.pool import in_brief, pool_text, report
 from src.reports.pool_figures import (
     OWN,
     matrix_figure,
@@ -25,6 +26,7 @@ from src.reports.pool_study import Study, study_pool
 from src.reports.sweep import cost_figure
 from src.reports.sweep_study import study_sweep
 from src.runs.ending import Exit
+from src.runs.measures import Measure
 from src.runs.pool import Pool, load_pool
 from src.runs.records import records_digest
 from src.stats.best_of_n import expected_maximum
@@ -246,3 +248,20 @@ def test_figures_are_as_wide_as_two_columns_at_most(study: Study) -> None:
         assert figure.get_size_inches()[0] <= 7.0
         sizes = {label.get_fontsize() for ax in figure.axes for label in ax.get_xticklabels()}
         assert sizes == {7.0}
+
+
+@pytest.mark.parametrize(
+    ("judged", "said"),
+    [
+        ({"first": "ab", "other": "a"}, "by first of all 2 selectors; by other judges of 1 pair"),
+        ({"first": "b", "other": ""}, "by first of b"),
+        ({"first": "", "other": "ab"}, "by other judges of 2 pairs"),
+    ],
+)
+def test_pairs_are_named_by_the_primary_judge_and_counted_by_others(
+    study: Study, judged: dict[str, str], said: str
+) -> None:
+    of = [{"measure": m, "selector": s} for m in judged for s in "ab"]
+    found = [row for row in of if row["selector"] in judged[row["measure"]]]
+    measures = {"first": Measure("first", "primary judge"), "other": Measure("other", "judge")}
+    assert in_brief(replace(study, measures=measures), found, of) == said

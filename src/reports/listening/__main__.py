@@ -12,23 +12,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from src.data.audio import AudioError
-from src.data.files import WriteError, write_whole
+from src.data.files import write_whole
+from src.reports.command import parser_of, printed
 from src.reports.listening import QUESTIONS, Key
 from src.reports.listening.make import make_test
 from src.reports.listening.read import read_answers, tables, text_of
 from src.reports.table import write_tables
 from src.runs.arguments import given
-from src.runs.ending import Exit, say
-from src.runs.records import RunFolderError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m src.reports.listening",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("src.reports.listening", __doc__)
     parser.add_argument("run", type=Path, nargs="?", metavar="RUN_DIR", help="with saved audio")
     parser.add_argument("--methods", nargs=2, help="two of the run's", metavar="METHOD")
     parser.add_argument(
@@ -51,12 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("name a run's folder and two --methods; or --read files with their --key")
     elif asked.repeats < 0 or (asked.pairs is not None and asked.pairs < 1):
         parser.error("--pairs is 1 or more, --repeats 0 or more")
-    try:
-        say(_read(asked) if asked.read else _make(asked))
-    except (RunFolderError, AudioError, WriteError) as error:
-        sys.stderr.write(f"{error}\n")
-        return Exit.FOLDER
-    return Exit.DONE
+    return printed(lambda: _read(asked) if asked.read else _make(asked))
 
 
 def question(given: str) -> tuple[str, str]:
