@@ -71,6 +71,7 @@ def report(
     for, StatsError, WriteError.
     """
     usual, folder = pools[0], output or pools[0].folder
+    pools = [usual, *sorted(pools[1:], key=_temperature_and_guidance)]
     judges = _judges(pools)
     names = selectors or [m.name for m in usual.measures.values() if m.role == "verifier"]
     choosing = [usual.sum_of(name) for name in names]
@@ -97,8 +98,12 @@ def report(
 
 
 def setting_of(pool: Pool) -> str:
+    return "T {:g}, guidance {:g}".format(*_temperature_and_guidance(pool))
+
+
+def _temperature_and_guidance(pool: Pool) -> tuple[float, float]:
     identity = pool.manifest["identity"]
-    return f"T {identity['temperature']:g}, guidance {identity['guidance']:g}"
+    return identity["temperature"], identity["guidance"]
 
 
 def _judges(pools: Sequence[Pool]) -> list[Measure]:
