@@ -28,7 +28,7 @@ import torch
 
 from perf.gpu_check.convolutions import convolutions
 from perf.gpu_check.environment import environment
-from perf.gpu_check.kernels import beside_torch, right_fused, speed_fused
+from perf.gpu_check.kernels import beside_torch, right_fused, speed_fused, waits_fused
 from perf.gpu_check.memory import memory
 from perf.gpu_check.precision import precision
 from perf.gpu_check.report import Check, markdown
@@ -37,6 +37,7 @@ from perf.gpu_check.scale import DRY, FULL
 from perf.gpu_check.speed import speed
 from perf.gpu_check.waits import waits
 from perf.stub_lm import stand_in_for_audiocraft
+from src.decoding import kernels
 from src.decoding.device import usable_device
 
 
@@ -60,6 +61,7 @@ SECTIONS = {
     # Last: a fault in a kernel leaves no GPU to go on with.
     "kernels": Section(beside_torch, 20),
     "right_fused": Section(right_fused, 20),
+    "waits_fused": Section(waits_fused, 5),
     "speed_fused": Section(speed_fused, 30),
 }
 
@@ -102,6 +104,7 @@ def main() -> int:
     options = parse()
     stub = stand_in_for_audiocraft()
     scale = DRY if options.device == "cpu" else FULL
+    kernels.enabled = False  # but in the sections called fused
     check = Check(torch.device(options.device), options.seconds, scale, stub)
     run(check, options.sections)
     tables = markdown(check.lines)

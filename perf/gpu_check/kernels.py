@@ -14,6 +14,7 @@ from perf.gpu_check.models import fastest_dtype, half_dtypes, short
 from perf.gpu_check.report import Check
 from perf.gpu_check.right import right
 from perf.gpu_check.speed import speed
+from perf.gpu_check.waits import waits
 from src.decoding import kernels
 from src.decoding.layers import Norm, Text, attention
 from src.decoding.past import Attended, Past
@@ -125,7 +126,7 @@ KERNELS: dict[str, Callable[[Inputs], Tensor]] = {
 
 @contextmanager
 def fused() -> Iterator[None]:
-    """Inside: decoding by the kernels, as `--fused` has it."""
+    """Inside: decoding by the kernels, as it is where nobody says otherwise."""
     with patch.object(kernels, "enabled", True):
         yield
 
@@ -134,6 +135,12 @@ def fused() -> Iterator[None]:
 def right_fused(check: Check) -> None:
     """What `right` asks, of decoding by the kernels."""
     right(check)
+
+
+@fused()
+def waits_fused(check: Check) -> None:
+    """What `waits` asks, of decoding by the kernels."""
+    waits(check)
 
 
 @fused()

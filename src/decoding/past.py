@@ -167,7 +167,7 @@ class Past:
             for groups, keys, _, _ in stretches
         ]
         for of_stretch, (*_, bias) in zip(scores, stretches, strict=True):
-            if bias is not None:  # afterwards: cuBLAS takes three times as long with it
+            if bias is not None:
                 of_stretch += bias
         weights = torch.softmax(torch.cat(scores, -1) if self.shared else scores[0], -1)
         result = None

@@ -146,5 +146,4 @@ class LatencySettings(Settings):
         # What a run of benchmark.py has as well: the first versions took it from there.
         shared = {"candidates": 16, "judges": [], "save_audio": "winners"}
         found = shared | super().decisive() | {"max_rows": self.max_rows, "server": server}
-        found |= {} if self.graphs else {"graphs": False}
-        return found | ({"fused": True} if self.fused else {})
+        return found if self.graphs else found | {"graphs": False}

@@ -66,7 +66,7 @@ def load(settings: Settings) -> Generator:
     log.info("loading %s", settings.model)
     sampling = Sampling(settings.temperature, settings.top_k, settings.guidance)
     rows = MAX_ROWS if settings.max_rows == "auto" else settings.max_rows
-    kernels.enabled = settings.fused
+    kernels.enabled = settings.graphs
     asked = (str(settings.model), settings.device, settings.dtype, sampling, rows, settings.graphs)
     try:
         generator = load_generator(*asked)

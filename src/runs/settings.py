@@ -54,7 +54,7 @@ Names = Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="[NAME ...]")]
 
 # `ids` names a file: what it holds decides which prompts there are, and they decide.
 INDECISIVE = frozenset(
-    {"server", "data_dir", "output", "log_level", "max_rows", "graphs", "fused", "ids", "dry_run"}
+    {"server", "data_dir", "output", "log_level", "max_rows", "graphs", "ids", "dry_run"}
 )
 # Runs of the first versions have these in their identity, whichever methods they ran.
 ALWAYS_DECISIVE = (BEAM_WIDTH, LOOKAHEAD_K)
@@ -132,8 +132,6 @@ class Settings:
     max_rows: MaxRows = "auto"
     #: On a GPU, launch decoding steps as CUDA graphs, captured once; --no_graphs to compare.
     graphs: bool = True
-    #: On a GPU, some of a decoding step's work in Triton kernels of its own; not measured yet.
-    fused: bool = False
     #: Say what the run will cost and do nothing: frames, clips, memory, disk, and time, for which
     #: decoding, rendering, scoring and judging are timed for some seconds.
     dry_run: bool = False
