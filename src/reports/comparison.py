@@ -97,7 +97,7 @@ def report(
             mean = judge.sign * float(np.mean(list(choice.means.values())))
             found = gain(choice.means, base.means, spreads)
             gains.append({**key, "mean": mean, **found, "verdict": choice.verdict})
-            for other in choices if choice.name in names else ():
+            for other in choices if choice.name in {m.name for m in choosing} else ():
                 if other.name == ONE and other is not base:
                     found = gain(choice.means, other.means, spreads)
                     verdict = choice.verdict or other.verdict
