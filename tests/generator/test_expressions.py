@@ -94,7 +94,8 @@ def test_a_run_is_one_folder_however_its_expression_is_spaced_and_any_system_can
 
 
 def standard(numbers: dict, units: dict[str, tuple[float, float]]) -> dict:
-    return {n: (numbers[n] - mean) / deviation for n, (mean, deviation) in units.items()}
+    """z by verifier; 0 for those that the expression does not have."""
+    return {n: (numbers.get(n, mean) - mean) / sd for n, (mean, sd) in units.items()}
 
 
 def by_hand(z: dict) -> dict:
@@ -150,8 +151,7 @@ def test_a_candidate_that_lacks_a_member_is_out_and_the_member_says_why() -> Non
         verifier = build_verifier("min(tags,pmi)", *parts)  # type: ignore[arg-type]
         plan = METHODS["best_of_n"].make_plan(8, 0.2, 0.1, RATE, {})
         (found,) = search(plan, PROMPTS[:1], FakeGenerator(), verifier, seed=1)
-        assert found.winner.score in (scores := [node.score for node in found.nodes])
-        return scores
+        return [node.score for node in found.nodes]
 
     whole = leaves(FakeClient())
     best = max(whole, key=lambda score: score.value)
@@ -172,7 +172,7 @@ def test_a_sum_is_what_it_was_to_the_last_bit_and_needs_no_mean() -> None:
 
 def test_constants_that_are_absent_name_the_command_that_makes_them() -> None:
     known = calibration(tags=UNITS["tags"])
-    with pytest.raises(CalibrationError, match="the spread of pmi .* --verifiers tags pmi"):
+    with pytest.raises(CalibrationError, match=r"the spread of pmi .* --verifiers tags pmi"):
         build_verifier("min(tags,pmi)", FakeGenerator.checkpoint, FakeClient(), known)  # type: ignore[arg-type]
 
 
