@@ -175,7 +175,7 @@ def selectors_figure(study: Study) -> Figure:
     for ax in axes:
         ax.set_xlim(min(ends), max(ends))
     if study.sums:
-        _legend(figure, ("one verifier", "sum"), "selector")
+        _legend(figure, ("one verifier", "several"), "selector")
     return figure
 
 
