@@ -89,7 +89,7 @@ class ScoreInput:
 
 
 class Verifier(Protocol):
-    """name: as the user wrote it. checkpoints: by component verifier."""
+    """name: `canonical`. checkpoints: by component verifier."""
 
     name: str
     needs_audio: bool
