@@ -87,6 +87,7 @@ def report(
     judges = _judges(pools)
     names = selectors or [m.name for m in usual.measures.values() if m.role == "verifier"]
     choosing = [usual.sum_of(name) for name in names]
+    names = [measure.name for measure in choosing]
     gains: list[Row] = []
     over: list[Row] = []
     for judge in judges:
@@ -97,7 +98,7 @@ def report(
             mean = judge.sign * float(np.mean(list(choice.means.values())))
             found = gain(choice.means, base.means, spreads)
             gains.append({**key, "mean": mean, **found, "verdict": choice.verdict})
-            for other in choices if choice.name in {m.name for m in choosing} else ():
+            for other in choices if choice.name in names else ():
                 if other.name == ONE and other is not base:
                     found = gain(choice.means, other.means, spreads)
                     verdict = choice.verdict or other.verdict

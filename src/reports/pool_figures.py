@@ -148,9 +148,9 @@ def selectors_figure(study: Study) -> Figure:
         f"{study.title}: who selects for the judges",
         f"Gain of best-of-{study.largest} over one sample in within-prompt standard deviations of "
         "the judge, positive where better, with 95% interval over prompts; every selector chooses "
-        "among the same clips: equal frames. Orange: expressions of several, each part in "
-        "units of its own deviation. Hollow: trained on the judge's data, not independent. Own "
-        "number: the judge is the selector's number or a part of it, no evidence."
+        "among the same clips: equal frames. Orange: expressions, each part in units of its own "
+        "deviation. Hollow: trained on the judge's data, not independent. Own number: the judge is "
+        "the selector's number or a part of it, no evidence."
         + notes(study.measures[name] for name in study.shown),
         height=0.75 + ROW * len(names),
         width=WIDTH,
