@@ -1,6 +1,7 @@
 """What a verifier is, before any is there: what it sees, what it answers, how it is named.
 
-    0.7*tags+perplexity      a sum (`components`), each part in units of its spread within a prompt
+    0.7*tags+perplexity      an expression of several (`parse`): a sum,
+    min(tags,pmi)            or min, mean or lcb of members, each of them an expression again
     tags, clap, ...          over HTTP, from the verifier server
     perplexity               exp(mean log p(x|c)), the inverse perplexity, in (0, 1]
     pmi                      mean of log p(x|c) - log p(x), in nats a token: what the text adds
@@ -11,14 +12,19 @@ are over codebooks and finished frames. Classifier-free guidance computes both a
 free under guidance and unknown without it. (A pointwise mutual information per token; as an
 objective of decoding: Li et al., arXiv 1510.03055.)
 
+An expression's verifiers have different units, so each number x counts in units of its spread among
+candidates of one prompt: x / deviation in a sum. Where there is a function, levels matter as well,
+and every verifier counts as (x - mean) / deviation. Mean and deviation are constants: a candidate's
+number depends on no other candidate, so that what follows of best-of-n is exact.
+
 Nothing heavy is imported: every command line begins here.
 """
 
 import math
 import re
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -31,7 +37,14 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 
-_TERM = re.compile(r"\s*(?:(?P<weight>[^\s*+]+)\s*\*\s*)?(?P<name>[A-Za-z_]\w*)\s*")
+# Of members' numbers, [members, ..], and of lambda: [..]. NaN where a member's is.
+LCB = "lcb"
+FUNCTIONS: dict[str, Callable[[Array, float], Array]] = {
+    "min": lambda members, _: members.min(axis=0),
+    "mean": lambda members, _: members.mean(axis=0),
+    LCB: lambda members, pessimism: members.mean(axis=0) - pessimism * members.std(axis=0),
+}
+_TOKEN = re.compile(r"[^\s+*(),;]+|[+*(),;]")
 
 PERPLEXITY = "perplexity"
 PMI = "pmi"  # known under guidance only
@@ -76,7 +89,7 @@ class ScoreInput:
 
 
 class Verifier(Protocol):
-    """name: as the user wrote it. checkpoints: by component verifier."""
+    """name: `canonical`. checkpoints: by component verifier."""
 
     name: str
     needs_audio: bool
@@ -89,31 +102,170 @@ class Verifier(Protocol):
         """What `score` used since this was last called: bytes, and seconds by stage."""
 
 
-def components(expression: str) -> dict[str, float]:
-    """The parts of a --verifier with their weights.
+@dataclass(frozen=True)
+class Expression:
+    """A verifier (no members), a sum of members (function ""), or what a function makes of them.
 
-    >>> components("0.7*tags + perplexity")
-    {'tags': 0.7, 'perplexity': 1.0}
+    name: the verifier's. weight: in the sum that this is a member of. pessimism: lambda of lcb.
+    """
+
+    name: str = ""
+    function: str = ""
+    members: tuple["Expression", ...] = ()
+    weight: float = 1.0
+    pessimism: float = 0.0
+
+    def __str__(self) -> str:
+        weight = "" if self.weight == 1 else f"{self.weight!r}*"
+        if not self.function:
+            return weight + (self.name or "+".join(map(str, self.members)))
+        more = f";{self.pessimism!r}" if self.function == LCB else ""
+        return f"{weight}{self.function}({','.join(map(str, self.members))}{more})"
+
+    @property
+    def verifiers(self) -> tuple[str, ...]:
+        """Those that it is made of, each once."""
+        found = (name for member in self.members for name in member.verifiers)
+        return tuple(dict.fromkeys(found)) or (self.name,)
+
+    @property
+    def is_centred(self) -> bool:
+        """Whether means count: whether there is a function."""
+        return bool(self.function) or any(member.is_centred for member in self.members)
+
+    def value(
+        self,
+        numbers: Mapping[str, ArrayLike],
+        deviations: Mapping[str, float],
+        means: Mapping[str, float],
+    ) -> Array:
+        """From each verifier's numbers, of one shape. means: none for a sum."""
+        if self.name:
+            x = np.asarray(numbers[self.name], dtype=np.float64) - means.get(self.name, 0.0)
+            return np.asarray(self.weight * x / deviations[self.name])
+        found = np.array([member.value(numbers, deviations, means) for member in self.members])
+        if not self.function:
+            return np.asarray(found.sum(axis=0))
+        return self.weight * FUNCTIONS[self.function](found, self.pessimism)
+
+
+@cache
+def parse(text: str) -> Expression:
+    """What a --verifier says.
+
+    >>> str(parse("min( tags, 0.5*pmi + tags_vgg )"))
+    'min(tags,0.5*pmi+tags_vgg)'
     Raises ExpressionError.
     """
-    weights: dict[str, float] = {}
-    for text in expression.split("+"):
-        term = _TERM.fullmatch(text)
-        if term is None:
-            raise ExpressionError(
-                f"{expression!r} is not a verifier or a sum of them; "
-                "write tags, tags+perplexity or 0.7*tags+0.3*perplexity"
-            )
-        name = term["name"]
-        if name in weights:
-            raise ExpressionError(f"{expression!r} names {name} twice")
-        with suppress(ValueError):
-            weights[name] = float(term["weight"] or 1)
-        if not 0 < weights.get(name, 0) < math.inf:
-            raise ExpressionError(
-                f"{expression!r}: the weight {term['weight']!r} is not a positive number"
-            )
-    return weights
+    return _Reader(text).whole()
+
+
+def components(text: str) -> tuple[str, ...]:
+    """The verifiers that a --verifier is made of, each once. Raises ExpressionError."""
+    return parse(text).verifiers
+
+
+def canonical(text: str) -> str:
+    """How runs, folders and tables name a --verifier. Raises ExpressionError.
+
+    Verifiers and sums are named as they were written: so all versions have named their runs.
+    """
+    found = parse(text)
+    return str(found) if found.is_centred else text
+
+
+class _Reader:
+    """Recursive descent, a method for each rule:
+
+    sum   = term {"+" term}
+    term  = [number "*"] atom
+    atom  = verifier | function "(" sum "," sum {"," sum} [";" number] ")"
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text, self.at = text, 0
+        self.tokens = [(found.group(), found.start()) for found in _TOKEN.finditer(text)]
+
+    def whole(self) -> Expression:
+        found = self.sum()
+        if self.at < len(self.tokens):
+            raise self.expected("'+' or the end")
+        return found
+
+    def sum(self) -> Expression:
+        is_weighted = self.peek(1) == "*"
+        terms = [self.term()]
+        while self.takes("+"):
+            terms.append(self.term())
+        self.refuse_twice(replace(term, weight=1.0) for term in terms)
+        return Expression(members=tuple(terms)) if is_weighted or len(terms) > 1 else terms[0]
+
+    def term(self) -> Expression:
+        if self.peek(1) != "*":
+            return self.atom()
+        weight = self.peek()
+        self.at += 2
+        return replace(self.atom(), weight=self.positive(weight, "the weight"))
+
+    def atom(self) -> Expression:
+        name = self.peek()
+        if not name.isidentifier():
+            raise self.expected("a verifier's name")
+        self.at += 1
+        if not self.takes("("):
+            return Expression(name)
+        if name not in FUNCTIONS:
+            raise self.error(f"{name} is no function; there are {', '.join(FUNCTIONS)}")
+        members, pessimism = [self.sum()], 0.0
+        while self.takes(","):
+            members.append(self.sum())
+        if name == LCB:
+            if not self.takes(";"):
+                raise self.expected("',', or ';' and lambda (';1.0')")
+            pessimism = self.positive(self.peek(), "lambda")
+            self.at += 1
+        if not self.takes(")"):
+            raise self.expected("')'" if name == LCB else "',' or ')'")
+        if len(members) < 2:
+            raise self.error(f"{name} needs two members or more")
+        self.refuse_twice(members)
+        return Expression(function=name, members=tuple(members), pessimism=pessimism)
+
+    def peek(self, ahead: int = 0) -> str:
+        """A token from here; "" beyond the end."""
+        rest = self.tokens[self.at + ahead :]
+        return rest[0][0] if rest else ""
+
+    def takes(self, sign: str) -> bool:
+        """Whether it comes next; then it is behind us."""
+        found = self.peek() == sign
+        self.at += found
+        return found
+
+    def positive(self, word: str, what: str) -> float:
+        try:
+            number = float(word)
+        except ValueError:
+            number = math.nan
+        if not 0 < number < math.inf:
+            raise self.error(f"{what} {word!r} is not a positive number")
+        return number
+
+    def refuse_twice(self, members: Iterable[Expression]) -> None:
+        names = [str(member) for member in members]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise self.error(f"names {twice[0]} twice")
+
+    def expected(self, what: str) -> ExpressionError:
+        here = [start for _, start in self.tokens[self.at :][:1]]
+        where = f"before {self.text[here[0] :]!r}" if here else "at its end"
+        return ExpressionError(
+            f"{self.text!r} is not a verifier or an expression of them: {what} is expected "
+            f"{where}; write tags, tags+perplexity, 0.7*tags+0.3*perplexity or min(tags,pmi)"
+        )
+
+    def error(self, what: str) -> ExpressionError:
+        return ExpressionError(f"{self.text!r}: {what}")
 
 
 def remote_parts(names: Iterable[str]) -> list[str]:

@@ -1,11 +1,12 @@
-"""The verifiers that a search can have, built from what the user wrote; and the constants of sums:
-how far a verifier's scores spread within a prompt. No torch here.
+"""The verifiers that a search can have, built from what the user wrote; and the constants of
+expressions: a verifier's mean, and how far its scores spread within a prompt. No torch here.
 
     python -m src.experiments.calibration --profile builtin --server auto --verifiers tags pmi
 
 makes a pool of candidates per prompt, scores it, and writes each verifier's within-prompt standard
-deviation with where it came from. A sum divides by it, so that a weight means the same for every
-verifier. Constants belong to one generator's and one verifier's weights, told by their hashes.
+deviation and the mean of all its scores, with where they came from: the units in which an
+expression has its verifiers (src/scoring.py). Constants belong to one generator's and one
+verifier's weights, told by their hashes.
 
 What a verifier is, and which there are, stands in src/scoring.py.
 """
@@ -26,8 +27,9 @@ from src.scoring import (
     ScoreInput,
     Verifier,
     VerifierError,
-    components,
+    canonical,
     likelihood,
+    parse,
     remote_parts,
 )
 
@@ -66,8 +68,8 @@ class Calibration(BaseModel):
     generator: Checkpoint
     constants: dict[str, Constant] = Field(default_factory=dict, description="by verifier")
 
-    def scales(self, generator: Checkpoint, verifiers: dict[str, Checkpoint]) -> dict[str, float]:
-        """Standard deviation by verifier. Raises CalibrationError for any that is absent."""
+    def of(self, generator: Checkpoint, verifiers: Mapping[str, Checkpoint]) -> dict[str, Constant]:
+        """By verifier. Raises CalibrationError for any that is absent."""
         known = self.constants if self.generator.sha256 == generator.sha256 else {}
         absent = [
             name
@@ -81,11 +83,11 @@ class Calibration(BaseModel):
                 else f"--model {shlex.quote(generator.name)}"
             )
             raise CalibrationError(
-                f"a sum needs the spread of {', '.join(absent)} under {generator.name} "
+                f"an expression needs the spread of {', '.join(absent)} under {generator.name} "
                 f"({generator.sha256[:8]}), which was not measured with these weights. Measure it: "
                 f"python -m src.experiments.calibration {source} --verifiers {' '.join(verifiers)}"
             )
-        return {name: known[name].deviation for name in verifiers}
+        return {name: known[name] for name in verifiers}
 
 
 def calibration_file(generator: Checkpoint, folder: Path) -> Path:
@@ -112,13 +114,13 @@ def load_calibration(generator: Checkpoint, folder: Path) -> Calibration:
 
 
 class SearchVerifier:
-    """One verifier, or a weighted sum of several.
+    """One verifier, or an expression of several.
 
-    checkpoints: by part; of a part that the server has, what it said it hosts under that name.
-    client: of the server, where a part needs one. weights, scales: of a sum: each part's weight and
-    its within-prompt standard deviation; None where there is one part and its own value is the
-    score. A sum's components are its parts' own values, unweighted; without one of them it has no
-    score. All parts that hear audio are asked in one request.
+    name: the expression. checkpoints: by part; of a part that the server has, what it said it hosts
+    under that name. client: of the server, where a part needs one. deviations, means: of an
+    expression, by part, as `Expression.value` takes them; None where there is one part and its own
+    value is the score. An expression's components are its parts' own values; without one of them it
+    has no score. All parts that hear audio are asked in one request.
     """
 
     def __init__(
@@ -126,11 +128,11 @@ class SearchVerifier:
         name: str,
         checkpoints: dict[str, Checkpoint],
         client: ServerClient | None,
-        weights: Mapping[str, float] | None = None,
-        scales: Mapping[str, float] | None = None,
+        deviations: Mapping[str, float] | None = None,
+        means: Mapping[str, float] | None = None,
     ) -> None:
         self.name, self.checkpoints = name, checkpoints
-        self.weights, self.scales = weights, scales
+        self.expression, self.deviations, self.means = parse(name), deviations, means or {}
         self.remote = {part: checkpoints[part] for part in remote_parts(checkpoints)}
         self.needs_audio = bool(self.remote)
         self.client = client if self.needs_audio else None
@@ -144,18 +146,19 @@ class SearchVerifier:
             # The server's weights must be those that the run began with.
             answers = self.client.score(self.remote, prompts, clips)
             parts |= {part: answer.scores for part, answer in answers.items()}
-        if self.weights is None or self.scales is None:
+        if self.deviations is None:
             return parts[self.name]
-        sums: list[Score | NoScore] = []
+        combined: list[Score | NoScore] = []
         for index in range(len(inputs)):
-            found = {part: parts[part][index] for part in self.weights}
+            found = {part: parts[part][index] for part in self.expression.verifiers}
             values = {part: s.value for part, s in found.items() if isinstance(s, Score)}
             out = [f"{p}: {s.reason}" for p, s in found.items() if isinstance(s, NoScore)]
-            total = sum(self.weights[p] * value / self.scales[p] for p, value in values.items())
-            sums.append(
-                NoScore(reason="; ".join(out)) if out else Score(value=total, components=values)
-            )
-        return sums
+            if out:
+                combined.append(NoScore(reason="; ".join(out)))
+                continue
+            total = float(self.expression.value(values, self.deviations, self.means))
+            combined.append(Score(value=total, components=values))
+        return combined
 
     def take_usage(self) -> Ledger:
         return Ledger() if self.client is None else self.client.take_usage()
@@ -179,17 +182,19 @@ def build_verifier(
 ) -> Verifier:
     """The verifier that `expression` names.
 
-    server: needed by all but perplexity and pmi. calibration: needed by sums. Raises
+    server: needed by all but perplexity and pmi. calibration: needed by expressions. Raises
     ExpressionError, CalibrationError, VerifierError, or what the server's client raises.
     """
-    weights = components(expression)
+    parsed = parse(expression)
     hosted: dict[str, Checkpoint] = {}
-    if remote := remote_parts(weights):
+    if remote := remote_parts(parsed.verifiers):
         if server is None:
             raise VerifierError(f"{', '.join(remote)}: needs a verifier server (--server)")
         hosted = server.checkpoints(remote)
-    checkpoints = {name: hosted.get(name, generator) for name in weights}
-    if len(weights) == 1 and "*" not in expression:
-        return SearchVerifier(expression.strip(), checkpoints, server)
-    scales = (calibration or Calibration(generator=generator)).scales(generator, checkpoints)
-    return SearchVerifier(expression, checkpoints, server, weights, scales)
+    checkpoints = {name: hosted.get(name, generator) for name in parsed.verifiers}
+    if parsed.name:
+        return SearchVerifier(parsed.name, checkpoints, server)
+    constants = (calibration or Calibration(generator=generator)).of(generator, checkpoints)
+    deviations = {name: constant.deviation for name, constant in constants.items()}
+    means = {n: constant.mean for n, constant in constants.items() if parsed.is_centred}
+    return SearchVerifier(canonical(expression), checkpoints, server, deviations, means)

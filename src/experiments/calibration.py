@@ -1,4 +1,4 @@
-"""How far scores spread within a prompt, measured: the constants of weighted sums.
+"""How far scores spread within a prompt, and their mean, measured: the constants of expressions.
 
     python -m src.experiments.calibration --profile builtin --server auto --verifiers tags pmi
 
@@ -43,7 +43,7 @@ WITHOUT_DOWNLOAD = "-m src.experiments.calibration --profile builtin --server au
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationSettings(Settings):
-    """Measure how far verifiers' scores spread within a prompt: the constants of weighted sums.
+    """Measure how far verifiers' scores spread within a prompt: the constants of expressions.
 
     They are kept for one generator's and one verifier's weights, in OUTPUT/calibration/ (those of
     the built-in model in builtin/calibration.json), and a run with the same --output finds them.
@@ -110,7 +110,7 @@ def calibrate(
         checkpoints |= client.checkpoints(remote) if client else {}
         ones = dict.fromkeys(settings.verifiers, 1.0)
         own = {name: checkpoints[name] for name in ones}
-        verifier = SearchVerifier("+".join(ones), own, client, ones, ones)
+        verifier = SearchVerifier("+".join(ones), own, client, ones)
         plan = METHODS[BEST_OF_N].make_plan(
             settings.candidates, settings.duration, settings.step_size, generator.frame_rate, {}
         )
@@ -137,7 +137,7 @@ def calibrate(
     for name, pool in pools.items():
         deviation = within_prompt_std(pool)
         if not deviation > 0:
-            raise CalibrationError(f"{name} does not vary within a prompt: it cannot be in a sum")
+            raise CalibrationError(f"{name} does not vary within a prompt: it has no unit")
         calibration.constants[name] = Constant(
             checkpoint=checkpoints[name],
             deviation=deviation,

@@ -21,7 +21,7 @@ from src.runs.settings import (
     UsageError,
     with_parameters,
 )
-from src.scoring import ExpressionError, components
+from src.scoring import components
 
 # What decides a pool's candidates, besides the weights, the prompts, the device and the dtype.
 GENERATING = ("duration", "seed", "temperature", "top_k", "guidance")
@@ -60,9 +60,10 @@ class ExperimentSettings(Settings):
     #: Which verifiers score the pool, one by one: perplexity and pmi (local, always there), and any
     #: of the server. Default: all that the server has; with --pool those only that are named.
     verifiers: Names = None
-    #: Weighted sums of the pool's verifiers that select as well, such as tags+pmi or
-    #: 0.7*tags+0.3*pmi, each part in units of its within-prompt deviation in the pool. They follow
-    #: from their parts' scores: nothing is scored for them.
+    #: Weighted sums and other expressions of the pool's verifiers that select as well, such as
+    #: tags+pmi, 0.7*tags+0.3*pmi, 'min(tags,pmi)' or 'lcb(tags,pmi,perplexity;1.0)', each part in
+    #: units of its within-prompt deviation in the pool. They follow from their parts' scores:
+    #: nothing is scored for them.
     sums: Names = None
     #: m: candidates a prompt, at least the largest N; 0 for no pool (tree searches alone).
     #: Default: twice the largest N.
@@ -86,8 +87,8 @@ class ExperimentSettings(Settings):
     #: Searches to run for each N: sbs, lookahead, and for comparison baseline and best_of_n.
     #: Default: none, for the pool says all about best_of_n.
     method: tuple[MethodName, ...] = ()
-    #: Verifiers that select in the searches, one at a time; sums too, as in benchmark.py. Default:
-    #: those of --verifiers.
+    #: Verifiers that select in the searches, one at a time; expressions too, as in benchmark.py.
+    #: Default: those of --verifiers.
     sweep_verifiers: Names = None
     #: Seconds between two prunings. Default: --step_size.
     step_sizes: Annotated[tuple[float, ...] | None, tyro.conf.arg(metavar="[FLOAT ...]")] = None
@@ -186,11 +187,7 @@ class ExperimentSettings(Settings):
                     "scores of the pool: name the parts here and the sum in --sums. Searches take "
                     "sums: --sweep_verifiers"
                 )
-        try:
-            single = [name for name in self.sums or () if len(components(name)) < 2]
-        except ExpressionError as error:
-            raise UsageError(f"--sums {error}") from error
-        if single:
+        if single := [name for name in self.sums or () if len(components(name)) < 2]:
             raise UsageError(f"--sums {single[0]}: a sum has two parts or more, such as tags+pmi")
 
     def check_prefixes(self) -> None:

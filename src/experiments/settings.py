@@ -46,8 +46,9 @@ class BenchmarkSettings(Settings):
     #: One or several: baseline (one sample), best_of_n, sbs (beam search), lookahead (beam search
     #: that scores each candidate at the end of a greedy rollout).
     method: tuple[MethodName, ...] = ("baseline",)
-    #: perplexity, pmi (local); tags, clap, quality, muq, imagebind (on the server); or a weighted
-    #: sum such as tags+pmi or 0.7*tags+0.3*perplexity.
+    #: perplexity, pmi (local); tags, clap, quality, muq, imagebind (on the server); or an
+    #: expression of these: a weighted sum such as tags+pmi or 0.7*tags+0.3*perplexity,
+    #: 'min(tags,pmi)', 'mean(tags,pmi)', 'lcb(tags,pmi,perplexity;1.0)' (mean less 1.0 deviations).
     verifier: str = "perplexity"
     #: N: candidates held at each step. The baseline has one.
     candidates: int = 16
@@ -106,8 +107,8 @@ class LatencySettings(Settings):
     method: tuple[MethodName, ...] = tuple(METHODS)
     #: Every N to measure; the baseline has one candidate whatever N is.
     budgets: tuple[int, ...] = (4, 8, 16, 32)
-    #: perplexity, pmi (local); tags, clap, quality, muq, imagebind (on the server); or a weighted
-    #: sum such as tags+perplexity.
+    #: perplexity, pmi (local); tags, clap, quality, muq, imagebind (on the server); or an
+    #: expression of these such as tags+perplexity or 'min(tags,perplexity)', as in benchmark.py.
     verifier: str = "perplexity"
     #: How often every cell is measured. Intervals need two, and are to be relied on from five.
     repetitions: int = 5

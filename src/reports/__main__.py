@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--sweep", type=Path, nargs="+", default=[], help="folders of tree searches"
     )
     parser.add_argument("--budgets", type=int, nargs="+", default=BUDGETS, help="of a pool: N")
-    parser.add_argument("--sums", nargs="+", default=[], help="of a pool's verifiers: tags+pmi")
+    parser.add_argument("--sums", nargs="+", default=[], help="of a pool: 'min(tags,pmi)'")
     parser.add_argument("--output", type=Path, help="one folder for all of a pool's and sweeps'")
     asked = parser.parse_args(given(arguments, parser.prog))
     runs = [*asked.runs, *asked.sweep]

@@ -75,6 +75,7 @@ def report(
     judges = _judges(pools)
     names = selectors or [m.name for m in usual.measures.values() if m.role == "verifier"]
     choosing = [usual.sum_of(name) for name in names]
+    names = [measure.name for measure in choosing]
     gains: list[Row] = []
     over: list[Row] = []
     for judge in judges:

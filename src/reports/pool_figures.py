@@ -148,7 +148,7 @@ def selectors_figure(study: Study) -> Figure:
         f"{study.title}: who selects for the judges",
         f"Gain of best-of-{study.largest} over one sample in within-prompt standard deviations of "
         "the judge, positive where better, with 95% interval over prompts; every selector chooses "
-        "among the same clips: equal frames. Orange: weighted sums, each part in units of its own "
+        "among the same clips: equal frames. Orange: expressions, each part in units of its own "
         "deviation. Hollow: trained on the judge's data, not independent. Own number: the judge is "
         "the selector's number or a part of it, no evidence.",
     )
@@ -167,7 +167,7 @@ def selectors_figure(study: Study) -> Figure:
     for ax in axes:
         ax.set_xlim(min(ends), max(ends))
     if study.sums:
-        _legend(figure, ("one verifier", "sum"), "selector")
+        _legend(figure, ("one verifier", "several"), "selector")
     return figure
 
 

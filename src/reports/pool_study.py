@@ -3,7 +3,7 @@
     study = study_pool(load_pool(folder), budgets=(1, 2, 4, 8, 16))
     study.row("matrix", selector="tags", measure="msd_kld")["gain_sd"]
 
-Selectors are the pool's verifiers, weighted sums of them among these; measures are all it has,
+Selectors are the pool's verifiers and expressions of them (`sums`); measures are all it has,
 judges and verifiers. A selector is measured over the prompts that both have numbers for, `prompts`.
 `relation`: what the two have in common: "own", the number itself or a part of it; "shares data",
 training on the same data; either makes the verdict "not independent". That of wrong references is
@@ -91,7 +91,7 @@ class Study:
 
     @property
     def sums(self) -> tuple[str, ...]:
-        """Selectors that are weighted sums of others."""
+        """Selectors that are sums or other expressions of others."""
         return tuple(name for name in self.selectors if self.measures[name].scales)
 
     @property

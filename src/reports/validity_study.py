@@ -25,7 +25,6 @@ from numpy.typing import ArrayLike, NDArray
 from src.reports.table import Row, ends
 from src.runs.measures import Measure
 from src.runs.pool import Pool, of_both
-from src.scoring import components
 from src.stats.best_of_n import best_of_n, tau, within_prompt_std
 from src.stats.identification import hard_negatives, prompts_needed, rank
 from src.stats.intervals import Interval, mean_interval
@@ -62,17 +61,14 @@ def validity_rows(pool: Pool, measures: Mapping[str, Measure], largest: int) -> 
 
 
 def _heard(pool: Pool, measure: Measure) -> dict[str, Heard]:
-    """By prompt; of a sum from its parts, where all have been asked."""
-    factors = {measure.name: measure.sign}
-    if measure.scales:
-        weights = components(measure.name)
-        factors = {part: weight / measure.scales[part] for part, weight in weights.items()}
-    parts = [pool.validity.get(name, {}) for name in factors]
+    """By prompt; of an expression from its parts, where all have been asked."""
+    names = list(measure.scales) or [measure.name]
+    parts = [pool.validity.get(name, {}) for name in names]
     known = [p for p in pool.prompts if all(p in part for part in parts)]
 
     def total(found: Iterable[Any]) -> Array:
-        pairs = zip(factors.values(), found, strict=True)
-        return np.sum([f * np.array(x, dtype=np.float64) for f, x in pairs], axis=0)
+        numbers = {n: np.array(x, dtype=np.float64) for n, x in zip(names, found, strict=True)}
+        return measure.combined(numbers) if measure.scales else measure.sign * numbers[names[0]]
 
     heard = {}
     for prompt in known:

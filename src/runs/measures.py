@@ -8,8 +8,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self, get_args
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
 from src.judges.base import CONTRAST, WRONG
 from src.protocol import Checkpoint
+from src.scoring import parse
 from src.stats.intervals import ALPHA
 
 Role = Literal["selector", "own verifier", "verifier", "primary judge", "judge"]
@@ -31,7 +35,8 @@ class Measure:
     definition: what a judge makes of them, once that has changed (src/judges/base.py).
     is_verifier: verifiers whose own number it is, or that it has a part in common with.
     shares_data_with: verifiers that learnt from the same data and labels. note: what to know when
-    reading it. scales: of a weighted sum its parts, with what each is divided by.
+    reading it. scales: of an expression its parts, with what each is divided by;
+    means: with what is subtracted before, where its levels matter.
     """
 
     name: str
@@ -46,6 +51,7 @@ class Measure:
     shares_data_with: tuple[str, ...] = ()
     note: str = ""
     scales: Mapping[str, float] = field(default_factory=dict, hash=False)
+    means: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     @property
     def origin(self) -> str:
@@ -81,6 +87,10 @@ class Measure:
         """The name that its prompt-specific part has, where there is one."""
         return f"{self.name}{CONTRAST}"
 
+    def combined(self, parts: Mapping[str, ArrayLike]) -> NDArray[np.float64]:
+        """Of an expression, from each part's numbers, of one shape."""
+        return parse(self.name).value(parts, self.scales, self.means)
+
     def relation(self, selector: "Measure") -> Relation:
         """What it has in common with a selector: the number itself, or the data it learnt from."""
         own, other = {self.name, *self.is_verifier}, {selector.name, *selector.is_verifier}
@@ -95,7 +105,7 @@ class Measure:
 
     def as_record(self) -> dict[str, Any]:
         """JSON values."""
-        record = {k: v for k, v in asdict(self).items() if k != "scales"}
+        record = {k: v for k, v in asdict(self).items() if k not in ("scales", "means")}
         return record | {n: list(record[n]) for n in ("is_verifier", "shares_data_with")}
 
     @classmethod

@@ -9,6 +9,7 @@ In a notebook, from the repository's root (no torch; nothing is loaded or genera
     pool.values("tags", seconds=2.0)        # of their first two seconds
     own, seen = pool.pair("tags", "msd_kld")
     pool.values("0.7*tags+0.3*pmi")         # a sum, each part in units of its spread in this pool
+    pool.values("min(tags,pmi)")            # any expression, as a --verifier
     frame = pool.table()                    # pandas: prompt_id, candidate, measure, seconds, value
 
 `python verifier_experiment.py` makes pools, and adds measures to those that are there (--pool).
@@ -28,7 +29,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from src.runs.measures import Measure, in_short
 from src.runs.records import Record, RunFolderError, read_manifest, read_records
-from src.scoring import LIKELIHOODS, PMI, ExpressionError, components, likelihood
+from src.scoring import LIKELIHOODS, PMI, ExpressionError, canonical, likelihood, parse
 from src.stats.best_of_n import within_prompt_std
 
 LOG_PROBS = "log_probs"  # mean log-probabilities of a prompt's candidates, with their text
@@ -53,7 +54,7 @@ class Pool:
     A candidate has no number (NaN) where a measure has none for it, and of no measure where the
     model overflowed in it: its tokens mean nothing.
 
-    sums: weighted sums of its verifiers, such as tags+pmi, that are verifiers of the pool too.
+    sums: expressions of its verifiers, such as tags+pmi, that are verifiers of the pool too.
 
     prompts: ids of those with candidates, in order; asked: how many it is to have when finished.
     size: m. duration: seconds of a clip; frames: of its tokens. measures: verifiers, sums, judges.
@@ -100,7 +101,7 @@ class Pool:
         for name, records in scores.items():
             if records:
                 self._take_scores(name, records)
-        added = {name: self.sum_of(name) for name in sums}
+        added = {measure.name: measure for measure in map(self.sum_of, sums)}
         judges = {name: m for name, m in self.measures.items() if m.is_judge}
         self.measures = {n: m for n, m in self.measures.items() if n not in judges} | added | judges
         beginnings = {float(key) for _, key in self._values if key != WHOLE}
@@ -109,17 +110,16 @@ class Pool:
     def values(self, name: str, seconds: float | None = None) -> dict[str, Array]:
         """The measure's float64 [m] by prompt id, of whole clips or of their first `seconds`.
 
-        name: of `measures`, or a weighted sum of verifiers, which has a number where all its parts
+        name: of `measures`, or an expression of verifiers, which has a number where all its parts
         have. Prompts without a number are left out. Raises PoolError for what the pool does not
         have.
         """
         if name in self.measures and not self.measures[name].scales:
             return dict(self._values.get((name, prefix_key(seconds)), {}))
-        scales, weights = self.sum_of(name).scales, components(name)
-        factors = {part: weight / scales[part] for part, weight in weights.items()}
-        parts = {part: self.values(part, seconds) for part in weights}
+        measure = self.sum_of(name)
+        parts = {part: self.values(part, seconds) for part in measure.scales}
         return {
-            prompt: np.sum([f * parts[part][prompt] for part, f in factors.items()], axis=0)
+            prompt: measure.combined({part: values[prompt] for part, values in parts.items()})
             for prompt in self.prompts
             if all(prompt in values for values in parts.values())
         }
@@ -173,36 +173,46 @@ class Pool:
         return float(np.mean(spent)) / self.size
 
     def sum_of(self, expression: str) -> Measure:
-        """A weighted sum of verifiers as a measure, each part in units of its spread in this pool.
+        """An expression of verifiers as a measure, each part in units of its spread in this pool.
 
-        The spread is the within-prompt standard deviation of whole clips over all prompts: one
-        constant a part, so that what follows of best-of-n is exact for sums too. Raises PoolError.
+        The spread is the within-prompt standard deviation of whole clips over all prompts, and the
+        mean that of all whole clips, as a calibration has them: two constants a part, so that what
+        follows of best-of-n is exact for expressions too. Raises PoolError.
         """
         if expression in self.measures:
             return self.measures[expression]
         try:
-            weights = components(expression)
+            parsed = parse(expression)
         except ExpressionError as error:
             raise PoolError(str(error)) from error
-        for part in weights:
+        if (name := canonical(expression)) in self.measures:
+            return self.measures[name]
+        for part in parsed.verifiers:
             if part not in self.measures or self.measures[part].role != "verifier":
                 what = "measure" if part == expression else "verifier"
                 known = ", ".join(self.measures)
                 raise PoolError(f"{self.folder} has no {what} {part!r}; it has {known}")
-        parts = [self.measures[part] for part in weights]
-        scales = {part: within_prompt_std(list(self.values(part).values())) for part in weights}
+        parts = [self.measures[part] for part in parsed.verifiers]
+        pools = {part: list(self.values(part).values()) for part in parsed.verifiers}
+        scales = {part: within_prompt_std(found) for part, found in pools.items()}
         for part, scale in scales.items():
             if not scale > 0:
                 raise PoolError(f"{part} does not vary within a prompt: it cannot be in a sum")
-        shown = ", ".join(f"{part} {scale:.3g}" for part, scale in scales.items())
+        shown = "in units of within-prompt deviations: "
+        shown += ", ".join(f"{part} {scale:.3g}" for part, scale in scales.items())
+        means: dict[str, float] = {}
+        if parsed.is_centred:
+            means = {part: float(np.nanmean(np.concatenate(pools[part]))) for part in scales}
+            shown += "; from means: " + ", ".join(f"{p} {mean:.3g}" for p, mean in means.items())
         return Measure(
-            name=expression,
+            name=name,
             role="verifier",
             checkpoint=", ".join(part.checkpoint for part in parts),
             is_verifier=tuple(dict.fromkeys(v for p in parts for v in p.is_verifier)),
             shares_data_with=tuple(dict.fromkeys(v for p in parts for v in p.shares_data_with)),
-            note=f"in units of within-prompt deviations: {shown}",
+            note=shown,
             scales=scales,
+            means=means,
         )
 
     def _take_likelihood(self, name: str, generator: str) -> None:

@@ -110,7 +110,7 @@ class Run(AbstractContextManager["Run"]):
         dry: bool = False,
     ) -> None:
         digest = _digest(identity)
-        slug = re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
+        slug = re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")[:200]
         self.folder = folder or output / f"{slug}-{digest[:8]}"
         self._opened = ExitStack()
         if dry:

@@ -11,7 +11,6 @@ import inspect
 import json
 import logging
 import os
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, make_dataclass, replace
@@ -25,7 +24,7 @@ from src.data.prompts import Pick, Prompt, Selection, Subset
 from src.methods import BEAM_WIDTH, LOOKAHEAD_K, METHODS, PARAMETERS, parameters_of
 from src.protocol import checked_token
 from src.runs.arguments import given
-from src.scoring import PMI
+from src.scoring import PMI, ExpressionError, canonical, components
 
 Profile = Literal["paper", "builtin"]
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -145,8 +144,13 @@ class Settings:
             model=self.model or PROFILE_MODEL[self.profile],
             prompts=self.prompts or PROFILE_PROMPTS[self.profile],
         )
-        none = getattr(self, "judges", None) == (NONE,)
-        return replace(filled, judges=()) if none else filled  # type: ignore[call-arg]
+        changes: dict[str, Any] = {}
+        for name, names in self._selecting():
+            named = tuple(map(canonical, names))
+            changes[name] = named[0] if name == "verifier" else named
+        if getattr(self, "judges", None) == (NONE,):
+            changes["judges"] = ()
+        return replace(filled, **changes)
 
     def check(self) -> None:
         """Raise UsageError or PlanError for what cannot work, before anything is loaded."""
@@ -163,13 +167,22 @@ class Settings:
         if self.server != "auto" and not self.server.startswith(("http://", "https://")):
             raise UsageError(f"--server must be 'auto' or begin with http://, not {self.server!r}")
         server_token()
-        selecting = ("verifier", "verifiers", "sums", "sweep_verifiers")
-        asked = re.findall(r"\w+", " ".join(str(getattr(self, flag, "")) for flag in selecting))
+        try:
+            selecting = [name for _, names in self._selecting() for name in names]
+            asked = {part for name in selecting for part in components(name)}
+        except ExpressionError as error:
+            raise UsageError(str(error)) from error
         if PMI in asked and self.guidance == 1:
             raise UsageError(
                 f"{PMI}: how likely a clip is without its text is known under guidance only; "
                 "take a --guidance other than 1"
             )
+
+    def _selecting(self) -> list[tuple[str, tuple[str, ...]]]:
+        """The flags that name verifiers or expressions of them, with what they name."""
+        flags = ("verifier", "verifiers", "sums", "sweep_verifiers")
+        asked = {flag: getattr(self, flag, None) for flag in flags}
+        return [(f, (x,) if isinstance(x, str) else x) for f, x in asked.items() if x]
 
     def check_least(self, **least: float) -> None:
         """Raise UsageError where one of these flags has a value that is too small."""

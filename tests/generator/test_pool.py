@@ -103,7 +103,7 @@ def test_a_sum_is_of_parts_in_units_of_their_spread_within_the_pools_prompts(fol
     [
         ("tags+clap", "no verifier 'clap'; it has perplexity, pmi, tags, copy, kin"),
         ("tags+copy", "no verifier 'copy'"),  # a judge selects nothing
-        ("tags+", "is not a verifier or a sum"),
+        ("tags+", "is not a verifier or an expression"),
     ],
 )
 def test_a_sum_of_what_is_no_verifier_of_the_pool_is_an_error(folder, text, reason) -> None:

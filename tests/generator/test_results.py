@@ -58,7 +58,7 @@ def kind_of(folder: Path) -> str:
 def read_pool(folder: Path) -> Pool:
     """A committed pool, with the sums that its tables have."""
     selectors = dict.fromkeys(columns(folder / "scaling.csv")["selector"])
-    return load_pool(folder, [name for name in selectors if "+" in name])
+    return load_pool(folder, [name for name in selectors if not name.isidentifier()])
 
 
 def pool() -> Pool:

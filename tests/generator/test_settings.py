@@ -111,7 +111,7 @@ WRONG: list[tuple[type[Settings], str, str]] = [
     (EXPERIMENT, "--judges fad_clap", "compares sets of clips"),
     (EXPERIMENT, "--verifiers tags+perplexity", "name the parts"),
     (EXPERIMENT, "--sums tags", "a sum has two parts or more"),
-    (EXPERIMENT, "--sums tags+", "--sums 'tags+' is not a verifier or a sum"),
+    (EXPERIMENT, "--sums tags+", "'tags+' is not a verifier or an expr"),
     (EXPERIMENT, "--sums tags+pmi --pool_size 0 --method sbs", "neither --sums nor --pool"),
     (EXPERIMENT, "--sums tags+pmi --guidance 1", "pmi: how likely a clip is without its text"),
     (EXPERIMENT, "--sweep_verifiers pmi --guidance 1", "known under guidance only"),

@@ -17,7 +17,7 @@ from src.data.prompts import Prompt
 from src.experiments.calibration import CalibrationSettings, calibrate
 from src.protocol import Checkpoint, NoScore, Score
 from src.runs import build
-from src.scoring import ExpressionError, ScoreInput, components
+from src.scoring import ExpressionError, ScoreInput, parse
 from src.verifier import (
     Calibration,
     CalibrationError,
@@ -42,14 +42,14 @@ class TestExpressions:
     @pytest.mark.parametrize(
         ("text", "weights"),
         [
-            ("tags", {"tags": 1.0}),
             ("tags+perplexity", {"tags": 1.0, "perplexity": 1.0}),
             (" 0.7 * tags + 0.3*perplexity ", {"tags": 0.7, "perplexity": 0.3}),
             ("tags_msd+2e-1*clap", {"tags_msd": 1.0, "clap": 0.2}),
+            ("0.5*tags", {"tags": 0.5}),
         ],
     )
     def test_sums_are_read_with_their_weights(self, text: str, weights: dict[str, float]) -> None:
-        assert components(text) == weights
+        assert {part.name: part.weight for part in parse(text).members} == weights
 
     @pytest.mark.parametrize(
         ("text", "reason"),
@@ -72,7 +72,7 @@ class TestExpressions:
         self, text: str, reason: str
     ) -> None:
         with pytest.raises(ExpressionError, match=reason):
-            components(text)
+            parse(text)
 
 
 class TestLikelihood:
