@@ -21,6 +21,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -31,7 +32,7 @@ from src.methods import BEST_OF_N
 from src.reports.figure import COLOURS, GREY, intervals, look, panels, save, styled
 from src.reports.figure import notes as notes_of
 from src.reports.plan_settings import HALVING, Setting, in_frames, in_seconds
-from src.reports.plan_study import BOTH, DRAWS, HALVES, KEEPS, Planner
+from src.reports.plan_study import BOTH, HALVES, KEEPS, Planner
 from src.reports.table import (
     HOLM,
     INTERVALS,
@@ -51,21 +52,18 @@ from src.runs.measures import Measure
 from src.runs.pool import Pool, PoolError, load_pool
 from src.runs.records import RunFolderError
 from src.runs.settings import PROFILE_MODEL, Settings
-from src.scoring import components, remote_parts
+from src.scoring import remote_parts
 from src.stats.intervals import StatsError
 
-FEW = 3  # settings of each half
 
-
-def report(planner: Planner, budget: float, most: int = FEW, output: Path | None = None) -> str:
+def report(planner: Planner, budget: float, output: Path | None = None) -> str:
     """Write the tables and the figure; returns the text that says what they show.
 
-    most: settings that either half chooses. output: a folder instead of the pool's. Raises
-    PlanError, WriteError.
+    output: a folder instead of the pool's. Raises PlanError, WriteError.
     """
     pool, judge = planner.pool, planner.judge
     judges = [name for name, measure in pool.measures.items() if measure.is_judge]
-    chosen = planner.chosen(budget, most)
+    chosen = planner.chosen(budget)
     every, front = list(planner.valued(budget, judges)), []
     for at in planner.schedules.curve():
         front.append(planner.front(at))
@@ -94,7 +92,8 @@ def command(setting: Setting, pool: Pool) -> str:
     if step:
         words |= {"start": setting.alive[0], "keep": f"{setting.keep:g}", "step_size": f"{step:g}"}
     words["verifier"] = setting.selector
-    if profile == "builtin" and remote_parts(components(setting.selector)):
+    parts = pool.measures[setting.selector].scales or [setting.selector]
+    if profile == "builtin" and remote_parts(parts):
         words["server"] = "auto"
     flags = [word for name, value in words.items() for word in (f"--{name}", str(value))]
     return shlex.join(["python", "benchmark.py", *flags])
@@ -187,25 +186,20 @@ def _figure(planner: Planner, every: Sequence[Row], front: Sequence[Row]) -> Fig
     )
     rows = [row for row in every if row["measure"] == judge.name]
     for index, selector in enumerate(planner.selectors):
+        style: dict[str, Any] = {"color": look(index)[0], "alpha": 0.6, "markersize": 3.5}
+        own = [row for row in rows if row["selector"] == selector]
         for method, marker in ((HALVING, "o"), (BEST_OF_N, "s")):
-            own = [r for r in rows if (r["selector"], r["method"]) == (selector, method)]
-            face = "none" if method == BEST_OF_N else None
-            label = selector if method == HALVING else None
-            ax.plot(
-                *([row[name] for row in own] for name in ("cost", "gain_sd")),
-                marker,
-                color=look(index)[0],
-                alpha=0.6,
-                markersize=3.5,
-                markerfacecolor=face,
-                label=label,
-            )
-    for label, prefix, form in (("best_of_n", "best_", "s--"), ("gain_sd", "", "o-")):
-        found = {row["budget"]: interval_of(row, label, prefix) for row in front}
-        means = {at * (1.02 if prefix else 0.98): m for at, m in found.items() if m}
-        colour = GREY if prefix else COLOURS[-1]
-        name = f"chosen{' best-of-n' if prefix else ''}"
-        intervals(ax, [*means], [*means.values()], colour, fmt=form, label=name)
+            found = [(row["cost"], row["gain_sd"]) for row in own if row["method"] == method]
+            style |= {"mfc": "none"} if method == HALVING else {"mfc": None, "label": selector}
+            ax.plot(*np.reshape(found, (-1, 2)).T, marker, **style)
+    for column, prefix, form, colour in (
+        ("best_of_n", "best_", "s--", GREY),
+        ("gain_sd", "", "o-", COLOURS[-1]),
+    ):
+        means = {row["budget"]: interval_of(row, column, prefix) for row in front}
+        at = [budget * (1.02 if prefix else 0.98) for budget in means]  # so that bars stand apart
+        label = "chosen best-of-n" if prefix else "chosen"
+        intervals(ax, at, [m for m in means.values() if m], colour, fmt=form, label=label)
     ax.set_xscale("log", base=2)
     budgets = [row["budget"] for row in front]
     ax.set_xticks(budgets, [f"{budget:,.4g}" for budget in budgets])
@@ -237,20 +231,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--sums", nargs="+", default=[], help="of the pool's verifiers: tags+pmi")
     parser.add_argument("--choose_by", help="a judge; default: the pool's primary one")
     parser.add_argument("--keeps", type=float, nargs="+", default=KEEPS, help="parts that go on")
-    parser.add_argument("--most", type=int, default=FEW, help="settings that either half names")
-    parser.add_argument("--draws", type=int, default=DRAWS, help="subsets to simulate, a prompt")
     parser.add_argument("--output", type=Path, help="a folder instead of the pool's")
     asked = parser.parse_args(given(arguments, parser.prog))
-    if min(asked.most, asked.draws) < 1 or not all(0 < keep < 1 for keep in asked.keeps):
-        parser.error("--most and --draws are 1 or more, --keeps between 0 and 1")
+    if not all(0 < keep < 1 for keep in asked.keeps):
+        parser.error("--keeps are between 0 and 1")
     try:
         pool = load_pool(asked.pool, asked.sums)
         rates = in_frames(pool)
         if asked.budget_seconds is not None:
             rates = in_seconds(pool, asked.seconds_per_frame, asked.seconds_per_clip)
-        planner = Planner(pool, chooser(pool, asked.choose_by), rates, asked.keeps, asked.draws)
+        planner = Planner(pool, chooser(pool, asked.choose_by), rates, asked.keeps)
         amount = asked.budget_frames if asked.budget_seconds is None else asked.budget_seconds
-        say(report(planner, amount, asked.most, asked.output))
+        say(report(planner, amount, asked.output))
     except (RunFolderError, PoolError, StatsError, PlanError, WriteError) as error:
         sys.stderr.write(f"{error}\n")
         return Exit.USAGE if isinstance(error, PlanError) else Exit.FOLDER

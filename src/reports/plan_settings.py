@@ -14,7 +14,7 @@ import numpy as np
 from src.budget import PlanError
 from src.methods import BEST_OF_N
 from src.runs.pool import Pool
-from src.scoring import components, remote_parts
+from src.scoring import remote_parts
 from src.stats.halving import survivors
 
 HALVING = "halving"
@@ -54,16 +54,10 @@ class Setting(NamedTuple):
         return f"{HALVING} N0={self.alive[0]} keep={self.keep:g} at {at} s by {self.selector}"
 
     def columns(self) -> dict[str, Any]:
-        return {
-            "method": self.method,
-            "selector": self.selector,
-            "n": self.alive[0],
-            "keep": self.keep if self.cuts else None,
-            "cuts": " ".join(f"{at:g}" for at in self.cuts),
-            "alive": " ".join(map(str, self.alive)),
-            "frames": self.frames,
-            "clips": self.clips,
-        }
+        def text(value: Any) -> Any:
+            return " ".join(f"{x:g}" for x in value) if isinstance(value, tuple) else value
+
+        return {"method": self.method, **{k: text(v) for k, v in self._asdict().items()}}
 
 
 @dataclass(frozen=True)
@@ -133,12 +127,12 @@ def in_frames(pool: Pool) -> Rates:
 def in_seconds(pool: Pool, per_frame: float | None, per_clip: float | None) -> Rates:
     """As given, else as the pool was timed. per_clip: of each part that the server scores; a
     beginning counts as much as a whole clip."""
-    own = pool.generation_seconds() / pool.frames
-    verifiers = [name for name, m in pool.measures.items() if m.role == "verifier"]
+    if per_frame is None:
+        per_frame = pool.generation_seconds() / pool.frames
     of_clips = {
         name: pool.seconds(name)
         if per_clip is None
-        else per_clip * len(remote_parts(components(name)))
-        for name in verifiers
+        else per_clip * len(remote_parts(measure.scales or [name]))
+        for name, measure in pool.measures.items()
     }
-    return Rates("seconds", own if per_frame is None else per_frame, of_clips)
+    return Rates("seconds", per_frame, of_clips)

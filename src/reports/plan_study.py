@@ -1,7 +1,7 @@
 """What each setting of best-of-N and of successive halving would give, from one scored pool.
 
     planner = Planner(pool, pool.measures["msd_kld"], in_frames(pool))
-    planner.chosen(2000, most=3)        # the best of them, on prompts that did not choose them
+    planner.chosen(2000)        # the best of them, on prompts that did not choose them
 
 Best-of-n is exact, halving simulated on subsets of the pool (src/stats/halving.py). A setting has
 the largest N that the budget pays for and the pool has. Gains are in within-prompt standard
@@ -31,6 +31,7 @@ from src.stats.intervals import StatsError, mean_interval, mean_p
 
 KEEPS = (0.25, 0.33, 0.5, 0.67)  # as --keep takes them
 DRAWS = 400  # of N0 candidates, a prompt
+FEW = 3  # settings that either half chooses
 REFERENCE, SECONDARY = "reference", "secondary"  # verdicts
 HALVES = ("first half", "second half")
 BOTH = "both halves"
@@ -167,8 +168,8 @@ class Planner:
         plain = [next(s for s in best if not s.cuts) for best in (of_second, of_first)]
         return (of_second[0], of_first[0]), (plain[0], plain[1])
 
-    def chosen(self, budget: float, most: int) -> list[Row]:
-        """Each half's reference and its `most` best settings, on the other half by the judge; then
+    def chosen(self, budget: float) -> list[Row]:
+        """Each half's reference and its best settings, on the other half by the judge; then
         the first choices of both by every measure. p is adjusted for all that the judge says."""
         settings, rows = self.schedules.settings(budget), []
         first, reference = self.choices(budget)
@@ -177,7 +178,7 @@ class Planner:
             HALVES, (~self.second, self.second), reference[::-1], strict=True
         ):
             ranked = self.ranked(settings, half)
-            for setting in [s for s in ranked if s in ranked[:most] or s == plain]:
+            for setting in [s for s in ranked if s in ranked[:FEW] or s == plain]:
                 pair, own = (setting, setting), setting.selector
                 over_own = self.gain(pair, own, best_of_n[own], ~half)
                 rows.append(
