@@ -1,0 +1,253 @@
+"""Which search a budget is best spent on, from one scored pool: best-of-n or successive halving.
+
+    python -m src.reports.plan POOL --budget_frames 2000 --sums tags+pmi
+    python -m src.reports.plan POOL --budget_seconds 10 --seconds_per_clip 0.05
+
+Every setting that the budget of a prompt pays for is tried on the pool's clips: best-of-n exactly,
+halving (--method halving: the better part is kept at the pool's prefixes) by simulating it on
+subsets of the pool. Nothing is generated. A judge chooses on one half of the prompts, and what it
+chose is reported on the other half, over the best best-of-n chosen in the same way. Into the pool's
+folder or --output:
+
+    plan.csv          every setting by its own number and by every judge, over all prompts, and for
+                      the budgets of 1, 2, 4, .. clips by the choosing judge
+    plan_chosen.csv   what was chosen, on prompts that did not choose it, with verdicts
+    plan_front.csv    what choosing gives at each budget
+    plan.png          the judge's gain against the budget
+"""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from src.budget import PlanError
+from src.data.files import WriteError, make_folder
+from src.methods import BEST_OF_N
+from src.reports.figure import COLOURS, GREY, intervals, look, panels, save, styled
+from src.reports.figure import notes as notes_of
+from src.reports.plan_settings import HALVING, Setting, in_frames, in_seconds
+from src.reports.plan_study import BOTH, HALVES, KEEPS, Planner
+from src.reports.table import (
+    HOLM,
+    INTERVALS,
+    Row,
+    brackets,
+    describe,
+    document,
+    few_prompts,
+    interval_of,
+    layout,
+    shown,
+    write_tables,
+)
+from src.runs.arguments import given
+from src.runs.ending import Exit, say
+from src.runs.measures import Measure
+from src.runs.pool import Pool, PoolError, load_pool
+from src.runs.records import RunFolderError
+from src.runs.settings import PROFILE_MODEL, Settings
+from src.scoring import remote_parts
+from src.stats.intervals import StatsError
+
+
+def report(planner: Planner, budget: float, output: Path | None = None) -> str:
+    """Write the tables and the figure; returns the text that says what they show.
+
+    output: a folder instead of the pool's. Raises PlanError, WriteError.
+    """
+    pool, judge = planner.pool, planner.judge
+    judges = [name for name, measure in pool.measures.items() if measure.is_judge]
+    chosen = planner.chosen(budget)
+    every, front = list(planner.valued(budget, judges)), []
+    for at in planner.schedules.curve():
+        front.append(planner.front(at))
+        every += planner.valued(at, [judge.name]) if at != budget else []
+    folder = output or pool.folder
+    make_folder(folder)
+    write_tables(folder, {"plan": every, "plan_chosen": chosen, "plan_front": front})
+    save(_figure(planner, every, front), folder / "plan.png", pool.folder)
+    return _text(planner, budget, chosen, every)
+
+
+def command(setting: Setting, pool: Pool) -> str:
+    """The command line of benchmark.py that runs it, or why there is none."""
+    source, step = pool.manifest.get("source", {}), setting.cuts[0] if setting.cuts else 0.0
+    ends = [step * (1 + at) for at in range(len(setting.cuts) + 1)]  # of equal steps
+    if step and (ends[-1] < pool.duration - 1e-6 or not np.allclose(ends[:-1], setting.cuts)):
+        return "(no command: the steps of benchmark.py are equal)"
+    words: dict[str, object] = {"profile": (profile := source.get("profile", "paper"))}
+    if source.get("model", PROFILE_MODEL[profile]) != PROFILE_MODEL[profile]:
+        words["model"] = source["model"]
+    words["duration"] = f"{pool.duration:g}"
+    for name in ("temperature", "top_k", "guidance"):
+        if (value := pool.manifest["identity"].get(name)) not in (None, getattr(Settings, name)):
+            words[name] = f"{value:g}"
+    words |= {"method": setting.method, "candidates": -(-setting.frames // pool.frames)}
+    if step:
+        words |= {"start": setting.alive[0], "keep": f"{setting.keep:g}", "step_size": f"{step:g}"}
+    words["verifier"] = setting.selector
+    parts = pool.measures[setting.selector].scales or [setting.selector]
+    if profile == "builtin" and remote_parts(parts):
+        words["server"] = "auto"
+    flags = [word for name, value in words.items() for word in (f"--{name}", str(value))]
+    return shlex.join(["python", "benchmark.py", *flags])
+
+
+def _text(planner: Planner, budget: float, chosen: Sequence[Row], every: Sequence[Row]) -> str:
+    pool, judge, unit = planner.pool, planner.judge, planner.schedules.rates.unit
+    settings = {s.name: s for s in planner.schedules.settings(budget)}
+    better = dict.fromkeys(row["setting"] for row in chosen if row["verdict"] == "better")
+    answer = f"Clearly better than best-of-n at this budget: {'; '.join(better)}."
+    if not better:
+        answer = "Nothing is clearly better than best-of-n at this budget."
+    head = [
+        f"{pool.manifest.get('title', pool.folder.name)}: {budget:,g} {unit} a prompt",
+        f"{len(settings)} settings by {', '.join(planner.selectors)}",
+        f"chosen by {judge.name} {judge.arrow}  {describe(judge)}",
+        answer,
+    ]
+    groups: dict[str, list[Row]] = {name: [] for name in (*HALVES, BOTH)}
+    for row in chosen:
+        groups[row["chosen_on"]].append(row)
+    both = groups.pop(BOTH)
+    texts = {
+        f"chosen on the {name}, shown on the other ({rows[0]['prompts']} prompts)": [
+            {
+                "setting": f"  {row['setting']}",
+                unit: f"{planner.schedules.cost(settings[row['setting']]):,.5g}",
+                "clips": f"{row['clips']}",
+                "own number": brackets(interval_of(row, "own", "own_")),
+                **_tested(row),
+            }
+            for row in rows
+        ]
+        for name, rows in groups.items()
+    }
+    together = {
+        f"first choices, each on the half that did not choose it: {both[0]['setting']}": [
+            {"measure": f"  {row['measure']}", **_tested(row)} for row in both
+        ]
+    }
+    lines = [*layout(texts), "", *layout(together), "", "commands"]
+    for name in dict.fromkeys(row["setting"] for rows in groups.values() for row in rows):
+        lines += [f"  {name}", f"    {command(settings[name], pool)}"]
+    error = max(row["draw_error"] for row in every)
+    notes = [
+        "Gain: over one sample. Over best-of-n: the setting less the reference, best-of-n at this "
+        "budget by the selector that the choosing half finds best for it. Own number: the "
+        "selector's, over best-of-n by the same selector; no evidence. All in within-prompt "
+        f"standard deviations, positive where better, with {INTERVALS}.",
+        f"Better or worse: p of {judge.name} over the reference {HOLM}. Secondary: not what was "
+        "chosen by. Control: other prompts' references.",
+        f"Best-of-n is exact; halving is simulated on {planner.draws} random subsets of a prompt's "
+        f"{pool.size} clips, drawn without replacement: standard error of a mean gain {error:.2g} "
+        f"sd at most. N is the largest that the budget pays for, {pool.size} at most.",
+        few_prompts(len(planner.prompts)),
+    ]
+    if unit == "seconds":
+        rates = planner.schedules.rates
+        clips = ", ".join(f"{name} {rates.per_clip[name]:.3g}" for name in planner.selectors)
+        notes.append(f"Seconds: {rates.per_frame:.3g} a frame; a clip scored: {clips}.")
+    if related := [name for name in planner.selectors if name not in planner.choosable]:
+        notes.append(f"Never chosen, since {judge.name} is no evidence: {', '.join(related)}.")
+    if lacking := len(pool.prompts) - len(planner.prompts):
+        notes.append(f"{lacking} prompts lack some number and are left out.")
+    return document(head, lines, [note for note in notes if note])
+
+
+def _tested(row: Row) -> dict[str, str]:
+    return {
+        "gain": brackets(interval_of(row, "gain_sd")),
+        "over best-of-n": brackets(interval_of(row, "over_best_of_n", "over_")),
+        "p": shown(row["p"], ".2g"),
+        "p (Holm)": shown(row["p_holm"], ".2g"),
+        "verdict": row["verdict"],
+    }
+
+
+@styled
+def _figure(planner: Planner, every: Sequence[Row], front: Sequence[Row]) -> Figure:
+    """Every setting as a point, what choosing gives as a line."""
+    judge, unit = planner.judge, planner.schedules.rates.unit
+    figure, (ax,) = panels(
+        1,
+        f"{planner.pool.manifest.get('title', planner.pool.folder.name)}: what a budget buys",
+        "Points: settings, means over all prompts; circles: halving; squares: best-of-n. Lines: "
+        "what is chosen on either half of the prompts, on the other half, among all settings and "
+        f"among best-of-n alone; bars: {INTERVALS}." + notes_of([judge]),
+        height=3.0,
+        width=5.5,
+    )
+    rows = [row for row in every if row["measure"] == judge.name]
+    for index, selector in enumerate(planner.selectors):
+        style: dict[str, Any] = {"color": look(index)[0], "alpha": 0.6, "markersize": 3.5}
+        own = [row for row in rows if row["selector"] == selector]
+        for method, marker in ((HALVING, "o"), (BEST_OF_N, "s")):
+            found = [(row["cost"], row["gain_sd"]) for row in own if row["method"] == method]
+            style |= {"mfc": "none"} if method == HALVING else {"mfc": None, "label": selector}
+            ax.plot(*np.reshape(found, (-1, 2)).T, marker, **style)
+    for column, prefix, form, colour in (
+        ("best_of_n", "best_", "s--", GREY),
+        ("gain_sd", "", "o-", COLOURS[-1]),
+    ):
+        means = {row["budget"]: interval_of(row, column, prefix) for row in front}
+        at = [budget * (1.02 if prefix else 0.98) for budget in means]  # so that bars stand apart
+        label = "chosen best-of-n" if prefix else "chosen"
+        intervals(ax, at, [m for m in means.values() if m], colour, fmt=form, label=label)
+    ax.set_xscale("log", base=2)
+    budgets = [row["budget"] for row in front]
+    ax.set_xticks(budgets, [f"{budget:,.4g}" for budget in budgets])
+    ax.axhline(0, color=GREY, linewidth=0.6, zorder=0)
+    ax.set(xlabel=f"{unit} a prompt", ylabel=f"gain by {judge.name} (sd)")
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+def chooser(pool: Pool, name: str | None) -> Measure:
+    """The judge to choose by, by default the pool's primary one. Raises PoolError."""
+    judges = {n: m for n, m in pool.measures.items() if m.is_judge and not m.is_control}
+    found = judges.get(name or next(iter(judges), ""))
+    if found is None:
+        known = ", ".join(judges) or "no judge"
+        raise PoolError(f"{pool.folder}: cannot choose by {name or 'a judge'}; it has {known}")
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m src.reports.plan", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("pool", type=Path, metavar="POOL", help="with scores of beginnings")
+    budget = parser.add_mutually_exclusive_group(required=True)
+    budget.add_argument("--budget_frames", type=float, help="of a prompt")
+    budget.add_argument("--budget_seconds", type=float, help="of a prompt")
+    parser.add_argument("--seconds_per_frame", type=float, help="default: as the pool was timed")
+    parser.add_argument("--seconds_per_clip", type=float, help="of scoring; default: as timed")
+    parser.add_argument("--sums", nargs="+", default=[], help="of the pool's verifiers: tags+pmi")
+    parser.add_argument("--choose_by", help="a judge; default: the pool's primary one")
+    parser.add_argument("--keeps", type=float, nargs="+", default=KEEPS, help="parts that go on")
+    parser.add_argument("--output", type=Path, help="a folder instead of the pool's")
+    asked = parser.parse_args(given(arguments, parser.prog))
+    if not all(0 < keep < 1 for keep in asked.keeps):
+        parser.error("--keeps are between 0 and 1")
+    try:
+        pool = load_pool(asked.pool, asked.sums)
+        rates = in_frames(pool)
+        if asked.budget_seconds is not None:
+            rates = in_seconds(pool, asked.seconds_per_frame, asked.seconds_per_clip)
+        planner = Planner(pool, chooser(pool, asked.choose_by), rates, asked.keeps)
+        amount = asked.budget_frames if asked.budget_seconds is None else asked.budget_seconds
+        say(report(planner, amount, asked.output))
+    except (RunFolderError, PoolError, StatsError, PlanError, WriteError) as error:
+        sys.stderr.write(f"{error}\n")
+        return Exit.USAGE if isinstance(error, PlanError) else Exit.FOLDER
+    return Exit.DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())
