@@ -23,7 +23,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import integrate
-from scipy.stats import kendalltau, norm, rankdata
+from scipy.special import ndtri
+from scipy.stats import norm, rankdata
 
 from src.stats.intervals import Interval, StatsError, finite, mean_interval
 
@@ -180,7 +181,7 @@ def normal_scores(pool: ArrayLike) -> Array:
     Source: Blom, Statistical Estimates and Transformed Beta-Variables, 1958.
     """
     ranks = rankdata(pool, nan_policy="omit")
-    scores: Array = norm.ppf((ranks - 0.375) / (np.isfinite(ranks).sum() + 0.25))
+    scores: Array = ndtri((ranks - 0.375) / (np.isfinite(ranks).sum() + 0.25))
     return scores
 
 
@@ -213,10 +214,15 @@ def transfer(selector: Pools, measure: Pools, budgets: Sequence[int]) -> Transfe
 def tau(a: Pools, b: Pools) -> Array:
     """Kendall's tau-b of two scores within each prompt's pool: [prompts].
 
-    NaN for a pool in which a score is constant, or of one clip: it ranks nothing.
+    NaN for a pool in which a score is constant, or of one clip: it ranks nothing. Source: Kendall,
+    The treatment of ties in ranking problems, Biometrika 33(3), 1945.
     """
-    pairs = [(_scored(x), _scored(y)) for x, y in zip(a, b, strict=True)]
-    return np.array([kendalltau(x, y).statistic if len(x) > 1 else math.nan for x, y in pairs])
+
+    def of_pool(x: Array, y: Array) -> float:
+        x, y = np.sign(x[:, None] - x).ravel(), np.sign(y[:, None] - y).ravel()
+        return (x @ y) / math.sqrt((x @ x) * (y @ y)) if x.any() and y.any() else math.nan
+
+    return np.array([of_pool(_scored(x), _scored(y)) for x, y in zip(a, b, strict=True)])
 
 
 def mean_tau(a: Pools, b: Pools) -> tuple[Interval, int]:

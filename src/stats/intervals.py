@@ -65,7 +65,8 @@ def mean_interval(values: ArrayLike) -> Interval:
         return Interval(mean, math.nan, math.nan)
     reach = stats.t.ppf((1 + LEVEL) / 2, np.size(values) - 1)
     beyond = int(len(resampled) * (1 - LEVEL) / 2)  # of the resamples, on either side
-    low, high = (resampled[beyond], resampled[-1 - beyond]) if len(resampled) else (0.0, 0.0)
+    ends = [beyond, len(resampled) - 1 - beyond]
+    low, high = np.partition(resampled, ends)[ends] if len(resampled) else (0.0, 0.0)
     return Interval(mean, mean - max(reach, high) * error, mean + max(reach, -low) * error)
 
 
@@ -100,7 +101,7 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def _studentised(values: ArrayLike) -> tuple[float, float, Array]:
-    """Mean; its standard error, NaN for one prompt; t of resampled prompts, ascending.
+    """Mean; its standard error, NaN for one prompt; t of resampled prompts.
 
     A resample of one value has no t and is left out.
     """
@@ -116,7 +117,7 @@ def _studentised(values: ArrayLike) -> tuple[float, float, Array]:
     variances, own = squares - shifts**2, moments[:, 1].mean()
     known = variances > 1e-12 * own  # else it is rounding
     t = shifts[known] / np.sqrt(variances[known] / freedom)
-    return mean, math.sqrt(own / freedom), np.sort(t)
+    return mean, math.sqrt(own / freedom), t
 
 
 @functools.lru_cache(maxsize=4)

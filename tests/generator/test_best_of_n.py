@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
+from scipy.stats import kendalltau
 
 from src.stats.best_of_n import (
     CONSTANT,
@@ -259,11 +260,20 @@ def test_agreement_is_taken_within_prompts_only_and_counts_ties_as_tau_b_does() 
     first = [[1.0, 2.0, 3.0], [101.0, 102.0, 103.0], [1.0, 1.0, 2.0, 3.0]]
     second = [[3.0, 2.0, 1.0], [103.0, 101.0, 102.0], [1.0, 2.0, 2.0, 3.0]]
     np.testing.assert_allclose(tau(first, second), [-1, -1 / 3, 4 / 5])
+    tied = np.random.default_rng(0).integers(5, size=(2, 9, 12))
+    expected = [kendalltau(x, y).statistic for x, y in zip(*tied, strict=True)]
+    np.testing.assert_allclose(tau(*tied), expected)
 
 
 def test_prompts_that_rank_nothing_are_left_out_of_the_mean() -> None:
     pools = [*normal_pools(4, 8), np.zeros(8), np.ones(1)]
     assert mean_tau(pools, pools) == ((pytest.approx(1),) * 3, 4)
+    ties = [
+        random.integers(5, size=(2, 12)).astype(float)
+        for random in map(np.random.default_rng, range(9))
+    ]
+    expected = [kendalltau(x, y).statistic for x, y in ties]
+    np.testing.assert_allclose(tau(*zip(*ties, strict=True)), expected)
     nothing, prompts = mean_tau(pools[4:], pools[4:])
     assert math.isnan(nothing.mean)
     assert prompts == 0
