@@ -8,7 +8,7 @@ With N candidates, J steps of F_1..F_J frames (T in all) and lookahead k, the co
 
     baseline    T frames                                   1 clip scored
     best_of_n   N*T frames                                 N clips
-    sbs         N*T frames                                 N*J clips
+    sbs, dvts   N*T frames                                 N*J clips
     lookahead   N*sum_j [F_j + F_{j+1} + .. + F_{min(j+k, J)}] frames   N*J clips
 
 (Snell et al., arXiv 2408.03314, section 5.2, give N*(k+1) for lookahead; rollouts stop at the end

@@ -13,7 +13,7 @@ from itertools import product
 from typing import Any, Self
 
 from src.budget import Method, Parameter, Plan, PlanError
-from src.search import best_of_n, tree_search
+from src.search import best_of_n, diverse_search, tree_search
 
 BASELINE, BEST_OF_N = "baseline", "best_of_n"
 
@@ -50,6 +50,14 @@ METHODS: dict[str, Method] = {
             "steps",
             "#009E73",
             (BEAM_WIDTH, LOOKAHEAD_K),
+        ),
+        Method(
+            "dvts",
+            "beam search in N/M subtrees that never compete",
+            diverse_search,
+            "steps",
+            "#CC79A7",
+            (BEAM_WIDTH,),
         ),
     )
 }
@@ -112,14 +120,16 @@ class SearchCell:
         """The simplest cell that is this search by definition.
 
         One candidate is the baseline's; a step that takes the whole clip leaves nothing to prune;
-        lookahead with k = 0 is beam search; rollouts stop at the clip's end, so that beyond it k
-        changes nothing.
+        lookahead with k = 0 is beam search, and so is a single subtree; rollouts stop at the clip's
+        end, so that beyond it k changes nothing.
         """
         step = self.step_size or step_size
         if self.candidates == 1 or self.method == BASELINE:
             return SearchCell(BASELINE, 1, seed=self.seed)
         if not self.prunes or step >= duration - 1e-9:
             return SearchCell(BEST_OF_N, self.candidates, seed=self.seed)
+        if self.method == "dvts" and self.parameters["beam_width"] == self.candidates:
+            return replace(self, method="sbs")
         if self.method != "lookahead":
             return self
         last = -int(-(duration - 1e-9) // step) - 1  # the step after which nothing is left

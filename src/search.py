@@ -5,19 +5,25 @@
     sbs         beam search: N first steps; score; keep the best K = N/M; M continuations of each;
                 and again; the best of the N leaves
     lookahead   the same, each candidate scored at the end of a greedy rollout of k further steps
+    dvts        K = N/M subtrees that never compete: each keeps the best of its own M candidates;
+                the best of the N leaves
 
-(Snell et al., arXiv 2408.03314, section 5.2; beam search is lookahead with k = 0.)
+(Snell et al., arXiv 2408.03314, section 5.2; beam search is lookahead with k = 0. Diverse verifier
+tree search: Beeching et al., Scaling test-time compute with open models, Hugging Face 2024.)
 
 Slots. Each prompt holds N candidates in slots 0..N-1, and what a slot samples depends on seed,
 prompt, slot and position alone. So best_of_n's pool of n is the first n of any larger pool, and
 the baseline is its slot 0. In a tree search a kept candidate's first child stays in its parent's
 slot: it is the very continuation that the pool's candidate would have had, and beam search with M
 = 1 is best_of_n. The other children fill the freed slots in ascending order, parents by rank.
-Equal scores rank by slot.
+Equal scores rank by slot. A subtree begins with M slots side by side (0..M-1, M..2M-1, ..), and
+descendants belong to that of their first ancestor.
 
 A candidate without a score is out: never kept, never the winner. Where fewer than K are scored, the
-K families of M are dealt to those in turn, the best first. A prompt of which no candidate has a
-score fails, and its rows stay where they are, so that every other prompt keeps its place.
+K families of M are dealt to those in turn, the best first. A subtree whose candidates are all out
+takes part no more, and its family goes to the others in the same way. A prompt of which no
+candidate has a score fails, and its rows stay where they are, so that every other prompt keeps its
+place.
 
 The generator and the verifier are known here by what they do, not by their classes.
 """
@@ -115,6 +121,14 @@ def best(group: "Group", prompt: int, ranked: list[Node]) -> list[Node]:  # noqa
     return ranked[: group.plan.kept]
 
 
+def best_of_each(group: "Group", prompt: int, ranked: list[Node]) -> list[Node]:
+    """Prune to the best of each subtree, these best first."""
+    first: dict[int, Node] = {}
+    for node in ranked:
+        first.setdefault(group.ancestor(prompt, node).slot // group.plan.beam_width, node)
+    return list(first.values())
+
+
 def best_of_n(group: "Group") -> None:
     """N whole clips, scored once. The baseline is the best of one."""
     group.sample(group.plan.frames)
@@ -134,6 +148,11 @@ def tree_search(group: "Group", keep: Keep = best) -> None:
         group.prune_and_expand(keep)
     group.sample(last)
     group.score()
+
+
+def diverse_search(group: "Group") -> None:
+    """Beam search in subtrees that do not compete with each other."""
+    tree_search(group, best_of_each)
 
 
 class Group:
@@ -253,6 +272,13 @@ class Group:
                 if parent in self.settled
             }
         self.step += 1
+
+    def ancestor(self, prompt: int, node: Node) -> Node:
+        """The candidate of the first step that a node descends from."""
+        nodes = {(n.step, n.slot): n for n in self.nodes[prompt]}
+        while node.parent is not None:
+            node = nodes[node.step - 1, node.parent]
+        return node
 
     def results(self, keep_leaves: bool = False) -> list[SearchResult | Failure]:
         """Each prompt's best leaf, its cost held against the plan."""

@@ -44,7 +44,8 @@ class BenchmarkSettings(Settings):
     """
 
     #: One or several: baseline (one sample), best_of_n, sbs (beam search), lookahead (beam search
-    #: that scores each candidate at the end of a greedy rollout).
+    #: that scores each candidate at the end of a greedy rollout), dvts (beam search in subtrees
+    #: that never compete).
     method: tuple[MethodName, ...] = ("baseline",)
     #: perplexity, pmi (local); tags, clap, quality, muq, imagebind (on the server); or a weighted
     #: sum such as tags+pmi or 0.7*tags+0.3*perplexity.
