@@ -45,7 +45,7 @@ class BenchmarkSettings(Settings):
 
     #: One or several: baseline (one sample), best_of_n, sbs (beam search), lookahead (beam search
     #: that scores each candidate at the end of a greedy rollout), dvts (beam search in subtrees
-    #: that never compete).
+    #: that never compete), halving (many candidates, of which the better part goes on).
     method: tuple[MethodName, ...] = ("baseline",)
     #: perplexity, pmi (local); tags, clap, quality, muq, imagebind (on the server); or a weighted
     #: sum such as tags+pmi or 0.7*tags+0.3*perplexity.
@@ -124,7 +124,7 @@ class LatencySettings(Settings):
         super().check()
         self.check_least(budgets=1, repetitions=1, batch=1)
         for parameter in parameters_of(self.method):
-            parameter.check_least(self.parameters[parameter.name])
+            parameter.check_range(self.parameters[parameter.name])
         cells, skipped = self.cells()
         for cell in cells:
             cell.plan(self.duration, self.step_size, MUSICGEN_FRAME_RATE)

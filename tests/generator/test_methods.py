@@ -72,7 +72,7 @@ def test_a_search_is_its_simplest_definition(asked: SearchCell, simplest: Search
 
 
 def test_a_grid_has_every_method_with_all_values_of_its_own_parameters_and_no_others() -> None:
-    values = {"beam_width": (2, 4), "lookahead_k": (1, 2)}
+    values = {"beam_width": (2, 4), "lookahead_k": (1, 2), "keep": (0.25,), "start": (0, 6)}
     assert [c.name for c in grid(METHODS, (4, 8), values)] == [
         *("baseline", "best_of_n N=4", "best_of_n N=8"),
         *("sbs N=4 M=2", "sbs N=4 M=4", "sbs N=8 M=2", "sbs N=8 M=4"),
@@ -81,6 +81,8 @@ def test_a_grid_has_every_method_with_all_values_of_its_own_parameters_and_no_ot
         *("lookahead N=8 M=2 k=1", "lookahead N=8 M=2 k=2"),
         *("lookahead N=8 M=4 k=1", "lookahead N=8 M=4 k=2"),
         *("dvts N=4 M=2", "dvts N=4 M=4", "dvts N=8 M=2", "dvts N=8 M=4"),
+        *("halving N=4 keep=0.25", "halving N=4 keep=0.25 N0=6"),
+        *("halving N=8 keep=0.25", "halving N=8 keep=0.25 N0=6"),
     ]
     swept = list(grid(["best_of_n", "sbs"], (4,), {"beam_width": (2,)}, (0.5, 1.0), (1, 2)))
     assert [(c.method, c.step_size, c.seed) for c in swept] == [
