@@ -103,8 +103,8 @@ class LatencySettings(Settings):
       python latency_experiment.py --verifier clap --batch 5 --max_rows 160
     """
 
-    #: One or several. What costs are compared with needs best_of_n.
-    method: tuple[MethodName, ...] = tuple(METHODS)
+    #: One or several, as benchmark.py has them. What costs are compared with needs best_of_n.
+    method: tuple[MethodName, ...] = ("baseline", "best_of_n", "sbs", "lookahead")
     #: Every N to measure; the baseline has one candidate whatever N is.
     budgets: tuple[int, ...] = (4, 8, 16, 32)
     #: perplexity, pmi (local); tags, clap, quality, muq, imagebind (on the server); or a weighted
