@@ -203,6 +203,8 @@ class SearchCell:
         end, so that beyond it k changes nothing.
         """
         step = self.step_size or step_size
+        if self.parameters.get("start"):  # its number of candidates is not that of any other
+            return self
         if self.candidates == 1 or self.method == BASELINE:
             return SearchCell(BASELINE, 1, seed=self.seed)
         if not self.prunes or step >= duration - 1e-9:

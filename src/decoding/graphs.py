@@ -275,7 +275,8 @@ class Lanes:
 class GraphedPart(Part):
     """A part whose steps are replayed, in a lane that it has from its first step to its last.
 
-    Where rows leave, a part of the rows that are left takes a lane of its own.
+    Where rows leave, a part of those that are left takes a lane of its own. `Lanes` may have let go
+    of the larger one by the next prompts, whose steps are then captured anew.
     """
 
     texts: Sequence[Text]

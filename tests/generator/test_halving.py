@@ -187,6 +187,9 @@ def test_with_nothing_dropped_it_is_best_of_n() -> None:
     (cell,) = parse(LatencySettings, ("--method", "halving", "--budgets", "1")).cells()[0]
     assert cell.simplest(5, 2) == SearchCell("baseline", 1)
     assert SearchCell("halving", 4, cell.parameters).simplest(2, 2) == SearchCell("best_of_n", 4)
+    given = SearchCell("halving", 4, {"keep": 0.5, "start": 3})
+    assert given.simplest(2, 2) == given
+    assert given.plan(2, 2, RATE).candidates == 3
 
 
 @pytest.mark.parametrize("context", [0, 1])
@@ -252,15 +255,15 @@ def test_rows_leave_between_branches_and_marks_stay_good(lm) -> None:
     for leaves_batch in (False, True):
         decoding = begin(lm)
         decoding.advance(6)
-        decoding.select([2, 2, 2, 5, 5, 5, 8, 8, 8, 8, 8, 8])
+        decoding.select([2, 2, 2, 5, 5, 5, 8, 8, 8, 11, 11, 11])
         decoding.advance(5)
         mark = decoding.mark()
         decoding.advance(3, greedy=True)
-        kept = [0, 2, 3, 5, 6, 7, 8, 11]
+        kept = [0, 3, 5, 6, 9, 11]
         if leaves_batch:
             decoding.keep(kept)
         decoding.rewind(mark)
-        branches = [0, 0, 3, 3, 4, 4, 7, 7]
+        branches = [0, 0, 2, 3, 3, 5]
         if not leaves_batch:
             everyone = list(range(12))
             for row, source in zip(kept, branches, strict=True):
