@@ -61,8 +61,8 @@ class Candidates(Protocol):
 
     `tokens()` is int64 [rows, codebooks, finished frames]; `mean_log_prob()` float32 [rows], over
     codebooks and finished frames: with the text or, where `guided`, without it; NaN for a row in
-    which the model overflowed. `select`: row i becomes the old row rows[i], in its own slot; `keep`:
-    go on with these rows alone, in order, equally many of each prompt.
+    which the model overflowed. `select`: row i becomes the old row rows[i], in its own slot.
+    `keep`: go on with these rows alone, in order, equally many of each prompt.
     """
 
     @property
