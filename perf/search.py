@@ -112,7 +112,7 @@ def options_of() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    searching = [name for name in METHODS if name != "baseline"]
+    searching = ["best_of_n", "sbs", "lookahead"]  # what `Plain` knows
     parser.add_argument("--method", nargs="+", choices=searching, default=searching)
     parser.add_argument("--verifier", nargs="+", default=["perplexity", "tags"])
     parser.add_argument("--prompts", nargs="+", type=int, default=[1, 4], help="side by side")

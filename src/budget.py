@@ -8,8 +8,11 @@ With N candidates, J steps of F_1..F_J frames (T in all) and lookahead k, the co
 
     baseline    T frames                                   1 clip scored
     best_of_n   N*T frames                                 N clips
-    sbs         N*T frames                                 N*J clips
+    sbs, dvts   N*T frames                                 N*J clips
     lookahead   N*sum_j [F_j + F_{j+1} + .. + F_{min(j+k, J)}] frames   N*J clips
+    halving     sum_j n_j*F_j frames, N*T at most          sum_j n_j clips
+
+where halving holds n_j candidates in step j (src/methods.py, HalvingPlan).
 
 (Snell et al., arXiv 2408.03314, section 5.2, give N*(k+1) for lookahead; rollouts stop at the end
 of the clip, which makes the exact number a little smaller.) The baseline's single clip is scored
@@ -21,9 +24,10 @@ MusicGen; the frames of a greedy rollout count as much as any others.
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from operator import mul
 from typing import Any, Literal, get_args
 
 Stage = Literal[
@@ -54,7 +58,8 @@ class Parameter:
     """A setting of a method: the flag --<name>, and --<plural> of a sweep.
 
     letter: how labels name it ("k=1"). values: a sweep's grid unless another is asked for. least:
-    the smallest value. divides: whether it must divide the number of candidates.
+    the smallest value; most: the largest. divides: whether it must divide the number of candidates.
+    unset: the value that leaves it to the method; labels do not name it.
     """
 
     name: str
@@ -64,16 +69,24 @@ class Parameter:
     plural: str
     values: tuple[int | float, ...]
     least: float = 0
+    most: float = math.inf
     divides: bool = False
+    unset: float | None = None
 
-    def check_least(self, value: float) -> None:
-        """Raise PlanError for a value that is too small, whatever N is."""
+    def check_range(self, value: float) -> None:
+        """Raise PlanError for a value that is too small or too large, whatever N is."""
         if not (math.isfinite(value) and value >= self.least):
             raise PlanError(f"{self.name} must be {self.least:g} or more, not {value:g}")
+        if value > self.most:
+            raise PlanError(f"{self.name} must be {self.most:g} or less, not {value:g}")
+
+    def in_words(self, value: float, sign: str = "=") -> list[str]:
+        """As labels have it, such as ["k=1"]; [] where it is left to the method."""
+        return [] if value == self.unset else [f"{self.letter}{sign}{value:g}"]
 
     def check(self, value: float, method: str, candidates: int) -> None:
         """Raise PlanError for a value that the method cannot have with so many candidates."""
-        self.check_least(value)
+        self.check_range(value)
         if self.divides and candidates % value:
             divisors = [m for m in range(1, candidates + 1) if candidates % m == 0]
             raise PlanError(
@@ -88,8 +101,8 @@ class Method:
     """A way to search: how it runs, what it may spend, its own parameters, its colour.
 
     run: takes a search.Group through its steps. shape: "single": one whole clip; "whole": N whole
-    clips; "steps": N candidates, pruned after each step. plan: the class of its plan, for a method
-    that costs something else. colour: in every figure. src/methods.py has the registry.
+    clips; "steps": candidates that are pruned after each step. plan: the class of its plan, for a
+    method that costs something else. colour: in every figure. src/methods.py has the registry.
     """
 
     name: str
@@ -109,7 +122,8 @@ class Method:
         if candidates < 1:
             raise PlanError(f"candidates must be 1 or more, not {candidates}")
         for parameter in self.parameters:
-            parameter.check(parameters[parameter.name], self.name, candidates)
+            value = parameters.get(parameter.name, parameter.default)
+            parameter.check(value, self.name, candidates)
 
     def make_plan(
         self,
@@ -121,7 +135,8 @@ class Method:
     ) -> "Plan":
         """What one prompt may cost. duration, step_size: seconds; frame_rate: frames a second.
 
-        parameters: of those that are given, the method's own are taken. Raises PlanError.
+        parameters: of those that are given, the method's own are taken; what lacks is the default.
+        Raises PlanError.
         """
         self.check(candidates, parameters)
         total = whole_frames("duration", duration, frame_rate)
@@ -130,12 +145,14 @@ class Method:
         if self.prunes:
             whole, rest = divmod(total, step)
             steps = (step,) * whole + ((rest,) if rest else ())
-        return (self.plan or Plan)(
+        own = {p.name: parameters.get(p.name, p.default) for p in self.parameters}
+        kind = self.plan or Plan
+        return kind(
             method=self,
-            candidates=1 if self.shape == "single" else candidates,
+            candidates=1 if self.shape == "single" else kind.begun(candidates, steps, own),
             steps=steps,
             frame_rate=frame_rate,
-            parameters={p.name: parameters[p.name] for p in self.parameters},
+            parameters=own,
         )
 
 
@@ -143,7 +160,7 @@ class Method:
 class Plan:
     """One method's budget for one prompt.
 
-    candidates: N, held at each step (1 for baseline).
+    candidates: those that it begins with: N (1 for baseline), or what `begun` makes of N.
     steps: frames of each step; only the last may be shorter than the first.
     frame_rate: frames a second.
     parameters: the method's own: beam_width is M, the children of each kept parent; lookahead_k
@@ -155,6 +172,21 @@ class Plan:
     steps: tuple[int, ...]
     frame_rate: float
     parameters: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def begun(
+        cls,
+        candidates: int,
+        steps: Sequence[int],  # noqa: ARG003
+        parameters: Mapping[str, float],  # noqa: ARG003
+    ) -> int:
+        """How many candidates a search of budget N begins with. Raises PlanError."""
+        return candidates
+
+    @property
+    def held(self) -> tuple[int, ...]:
+        """Candidates that there are in each step: all of them are continued and scored."""
+        return (self.candidates,) * len(self.steps)
 
     @property
     def beam_width(self) -> int:
@@ -177,8 +209,8 @@ class Plan:
 
     def expected(self) -> Cost:
         """The exact cost of one prompt."""
-        frames = sum(own + self.rollout(step) for step, own in enumerate(self.steps))
-        return Cost(self.candidates * frames, self.candidates * len(self.steps))
+        frames = [own + self.rollout(step) for step, own in enumerate(self.steps)]
+        return Cost(sum(map(mul, self.held, frames)), sum(self.held))
 
     def heard(self) -> tuple[int, ...]:
         """Frames of a candidate's clip each time that it is scored, its rollout included."""

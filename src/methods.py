@@ -7,13 +7,17 @@ To add a method is to add one line to METHODS: its flags, its place in sweeps an
 row in cost tables and its colour follow.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+import itertools
+import math
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
+from operator import mul
 from typing import Any, Self
 
 from src.budget import Method, Parameter, Plan, PlanError
-from src.search import best_of_n, tree_search
+from src.search import best_of_n, diverse_search, halving, tree_search
 
 BASELINE, BEST_OF_N = "baseline", "best_of_n"
 
@@ -35,6 +39,70 @@ LOOKAHEAD_K = Parameter(
     plural="lookahead_ks",
     values=(1,),
 )
+KEEP = Parameter(
+    name="keep",
+    letter="keep",
+    default=0.5,
+    help="keep: the part of its candidates with which halving goes on after a step, rounded down.",
+    plural="keeps",
+    values=(0.5,),
+    most=1,
+)
+START = Parameter(
+    name="start",
+    letter="N0",
+    default=0,
+    help="N0: candidates that halving begins with; 0: as many as N whole clips' frames are for.",
+    plural="starts",
+    values=(0,),
+    unset=0,
+)
+
+
+def halved(start: int, keep: float, steps: int) -> tuple[int, ...]:
+    """Candidates of each step of halving: floor(keep * n) follow n, at least one.
+
+    >>> halved(25, 0.5, 3)
+    (25, 12, 6)
+    """
+    held = [start]
+    for _ in range(steps - 1):
+        held.append(max(1, math.floor(keep * held[-1] + 1e-9)))
+    return tuple(held)
+
+
+class HalvingPlan(Plan):
+    """N0 candidates, of which the better part goes on after each step.
+
+    N0: the most that N*T frames are for, unless it is given. (Successive halving as in Hyperband,
+    arXiv 1603.06560, which rounds down too.)
+    """
+
+    @classmethod
+    def begun(cls, candidates: int, steps: Sequence[int], parameters: Mapping[str, float]) -> int:
+        budget = candidates * sum(steps)
+
+        def frames(start: int) -> int:
+            return sum(map(mul, halved(start, parameters["keep"], len(steps)), steps))
+
+        start = int(parameters["start"])
+        if start and frames(start) > budget:
+            least = -(-frames(start) // sum(steps))
+            raise PlanError(
+                f"halving that starts with {start} takes {frames(start)} frames, and {candidates} "
+                f"candidates are a budget of {budget}: lower --start, or take --candidates {least}"
+            )
+        return start or bisect_right(range(budget // steps[0] + 1), budget, key=frames) - 1
+
+    @property
+    def held(self) -> tuple[int, ...]:
+        return halved(self.candidates, self.parameters["keep"], len(self.steps))
+
+    def positions(self, lag: int) -> float:
+        """Nothing is shared: every candidate that is left has a past of its own."""
+        fed = (end + lag for end in itertools.accumulate(self.steps))
+        return max(map(mul, self.held, fed)) / self.candidates
+
 
 # Okabe and Ito's colours, told apart by all kinds of colour vision.
 METHODS: dict[str, Method] = {
@@ -50,6 +118,23 @@ METHODS: dict[str, Method] = {
             "steps",
             "#009E73",
             (BEAM_WIDTH, LOOKAHEAD_K),
+        ),
+        Method(
+            "dvts",
+            "beam search in N/M subtrees that never compete",
+            diverse_search,
+            "steps",
+            "#CC79A7",
+            (BEAM_WIDTH,),
+        ),
+        Method(
+            "halving",
+            "many candidates, of which the better part goes on after each step",
+            halving,
+            "steps",
+            "#56B4E9",
+            (KEEP, START),
+            HalvingPlan,
         ),
     )
 }
@@ -93,9 +178,11 @@ class SearchCell:
     @property
     def label(self) -> str:
         """Its budget alone, such as "N=8 M=4 k=1"."""
-        letters = {p.name: p.letter for p in PARAMETERS}
-        own = (f"{letters.get(name, name)}={v:g}" for name, v in self.parameters.items())
-        return " ".join([f"N={self.candidates}", *own])
+        known = {p.name: p for p in PARAMETERS}
+        words = [f"N={self.candidates}"]
+        for name, value in self.parameters.items():
+            words += known[name].in_words(value) if name in known else [f"{name}={value:g}"]
+        return " ".join(words)
 
     @property
     def name(self) -> str:
@@ -112,14 +199,18 @@ class SearchCell:
         """The simplest cell that is this search by definition.
 
         One candidate is the baseline's; a step that takes the whole clip leaves nothing to prune;
-        lookahead with k = 0 is beam search; rollouts stop at the clip's end, so that beyond it k
-        changes nothing.
+        lookahead with k = 0 is beam search, and so is a single subtree; rollouts stop at the clip's
+        end, so that beyond it k changes nothing.
         """
         step = self.step_size or step_size
+        if self.parameters.get("start"):  # its number of candidates is not that of any other
+            return self
         if self.candidates == 1 or self.method == BASELINE:
             return SearchCell(BASELINE, 1, seed=self.seed)
         if not self.prunes or step >= duration - 1e-9:
             return SearchCell(BEST_OF_N, self.candidates, seed=self.seed)
+        if self.method == "dvts" and self.parameters["beam_width"] == self.candidates:
+            return replace(self, method="sbs")
         if self.method != "lookahead":
             return self
         last = -int(-(duration - 1e-9) // step) - 1  # the step after which nothing is left

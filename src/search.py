@@ -5,19 +5,31 @@
     sbs         beam search: N first steps; score; keep the best K = N/M; M continuations of each;
                 and again; the best of the N leaves
     lookahead   the same, each candidate scored at the end of a greedy rollout of k further steps
+    dvts        K = N/M subtrees that never compete: each keeps the best of its own M candidates;
+                the best of the N leaves
+    halving     N0 samples; score after each step and go on with the better part alone; the best of
+                those that are left
 
-(Snell et al., arXiv 2408.03314, section 5.2; beam search is lookahead with k = 0.)
+(Snell et al., arXiv 2408.03314, section 5.2; beam search is lookahead with k = 0. Diverse verifier
+tree search: Beeching et al., Scaling test-time compute with open models, Hugging Face 2024.
+Halving: as speculative rejection, Sun et al., arXiv 2410.20290. Nothing branches, so that its
+winner is a plain sample of the model.)
 
 Slots. Each prompt holds N candidates in slots 0..N-1, and what a slot samples depends on seed,
 prompt, slot and position alone. So best_of_n's pool of n is the first n of any larger pool, and
 the baseline is its slot 0. In a tree search a kept candidate's first child stays in its parent's
 slot: it is the very continuation that the pool's candidate would have had, and beam search with M
 = 1 is best_of_n. The other children fill the freed slots in ascending order, parents by rank.
-Equal scores rank by slot.
+Equal scores rank by slot. A subtree begins with M slots side by side (0..M-1, M..2M-1, ..), and
+descendants belong to that of their first ancestor. Halving leaves every candidate in its slot: who
+is left is what best_of_n's pool has there, and with nothing dropped it is best_of_n.
 
 A candidate without a score is out: never kept, never the winner. Where fewer than K are scored, the
-K families of M are dealt to those in turn, the best first. A prompt of which no candidate has a
-score fails, and its rows stay where they are, so that every other prompt keeps its place.
+K families of M are dealt to those in turn, the best first. A subtree whose candidates are all out
+takes part no more, and its family goes to the others in the same way. Where fewer are scored than
+halving goes on with, those that are out fill the places, by slot: they cost what is planned, but
+are not heard any more. A prompt of which no candidate has a score fails, and its rows stay where
+they are (halving's first slots), so that every other prompt keeps its place.
 
 The generator and the verifier are known here by what they do, not by their classes.
 """
@@ -45,11 +57,12 @@ OVERFLOWED = NoScore(
 
 
 class Candidates(Protocol):
-    """A batch of unfinished clips, prompt-major: row = prompt * candidates + slot.
+    """A batch of unfinished clips, prompt-major: row = prompt * candidates + slot, until `keep`.
 
     `tokens()` is int64 [rows, codebooks, finished frames]; `mean_log_prob()` float32 [rows], over
     codebooks and finished frames: with the text or, where `guided`, without it; NaN for a row in
-    which the model overflowed.
+    which the model overflowed. `select`: row i becomes the old row rows[i], in its own slot.
+    `keep`: go on with these rows alone, in order, equally many of each prompt.
     """
 
     @property
@@ -60,6 +73,7 @@ class Candidates(Protocol):
     def finished(self) -> int: ...
     def advance(self, frames: int, greedy: bool = False) -> None: ...
     def select(self, rows: Sequence[int]) -> None: ...
+    def keep(self, rows: Sequence[int]) -> None: ...
     def mark(self) -> Any: ...
     def rewind(self, mark: Any) -> None: ...
     def tokens(self) -> Any: ...
@@ -115,6 +129,14 @@ def best(group: "Group", prompt: int, ranked: list[Node]) -> list[Node]:  # noqa
     return ranked[: group.plan.kept]
 
 
+def best_of_each(group: "Group", prompt: int, ranked: list[Node]) -> list[Node]:
+    """Prune to the best of each subtree, these best first."""
+    first: dict[int, Node] = {}
+    for node in ranked:
+        first.setdefault(group.ancestor(prompt, node).slot // group.plan.beam_width, node)
+    return list(first.values())
+
+
 def best_of_n(group: "Group") -> None:
     """N whole clips, scored once. The baseline is the best of one."""
     group.sample(group.plan.frames)
@@ -136,6 +158,22 @@ def tree_search(group: "Group", keep: Keep = best) -> None:
     group.score()
 
 
+def diverse_search(group: "Group") -> None:
+    """Beam search in subtrees that do not compete with each other."""
+    tree_search(group, best_of_each)
+
+
+def halving(group: "Group") -> None:
+    """Samples that leave the batch as soon as others are better."""
+    *earlier, last = group.plan.steps
+    for frames in earlier:
+        group.sample(frames)
+        group.score()
+        group.prune()
+    group.sample(last)
+    group.score()
+
+
 class Group:
     """The state of a search: candidates of several prompts, their trees, scores and ledgers."""
 
@@ -153,6 +191,8 @@ class Group:
         self.failures: dict[int, Failure] = {}
         self.nodes: list[list[Node]] = [[] for _ in prompts]
         self.parents: list[list[int | None]] = [[None] * plan.candidates for _ in prompts]
+        self.slots = [list(range(plan.candidates)) for _ in prompts]  # of a prompt's rows, in order
+        self.out: dict[tuple[int, int], NoScore] = {}  # prompt and slot, once without a score
         self.step = 0
         self.clips: dict[int, Clip] = {}  # by row: of now, rendered in one piece
         self.settled: dict[int, Clip] = {}  # by row: the beginning that later frames leave as it is
@@ -196,17 +236,25 @@ class Group:
     def score(self) -> None:
         """Score every candidate as it is now, and note it in its prompt's tree.
 
-        One in which the model overflowed is not heard: its tokens mean nothing.
+        One in which the model overflowed is not heard: its tokens mean nothing. Nor is one that
+        only fills a place.
         """
         if not self.live:
             return
-        slots = range(self.plan.candidates)
         log_probs: list[float] = self.candidates.mean_log_prob().tolist()
         without: list[float | None] = [None] * self.candidates.rows
         if self.candidates.guided:
             without = self.candidates.mean_log_prob(conditional=False).tolist()
-        of_prompts = [self._row(prompt, slot) for prompt in self.live for slot in slots]
-        rows = [row for row in of_prompts if math.isfinite(log_probs[row])]
+        places = {
+            self._row(prompt, slot): (prompt, slot)
+            for prompt in self.live
+            for slot in self.slots[prompt]
+        }
+        rows = [
+            row
+            for row, place in places.items()
+            if math.isfinite(log_probs[row]) and place not in self.out
+        ]
         self.clips = {}
         heard: dict[int, Clip] = {}
         if self.verifier.needs_audio and rows:
@@ -214,7 +262,7 @@ class Group:
                 heard = self._hear(rows)
         inputs = [
             ScoreInput(
-                self.prompts[row // self.plan.candidates].text,
+                self.prompts[places[row][0]].text,
                 heard.get(row),
                 log_probs[row],
                 without[row],
@@ -225,10 +273,10 @@ class Group:
         self._book_scoring()
         own = self.own_log_probs or log_probs
         for prompt, ledger in list(self.live.items()):
-            ledger.clips += self.plan.candidates  # those without a score included
-            for slot in slots:
-                row = self._row(prompt, slot)
-                score, parent = outcomes.get(row, OVERFLOWED), self.parents[prompt][slot]
+            ledger.clips += len(self.slots[prompt])  # those without a score included
+            for slot in self.slots[prompt]:
+                row, parent = self._row(prompt, slot), self.parents[prompt][slot]
+                score = outcomes.get(row, self.out.get((prompt, slot), OVERFLOWED))
                 self.nodes[prompt].append(Node(self.step, slot, parent, score, own[row]))
             if not self._ranked(prompt):
                 self._drop(prompt)
@@ -247,12 +295,38 @@ class Group:
                 for slot, parent in enumerate(parents):
                     rows[self._row(prompt, slot)] = self._row(prompt, parent)
             self.candidates.select(rows)
-            self.settled = {
-                row: self.settled[parent]
-                for row, parent in enumerate(rows)
-                if parent in self.settled
-            }
+            self._hand_down(rows)
         self.step += 1
+
+    def prune(self) -> None:
+        """Go on with the better part of each prompt's candidates alone, each in its slot."""
+        if not self.live:
+            return
+        with self._timed("selection"):
+            held, left = self.plan.held[self.step + 1], []
+            for prompt, slots in enumerate(self.slots):
+                ranked = self._ranked(prompt)
+                for node in ranked[:held]:
+                    node.kept = True
+                scored = [node.slot for node in ranked]
+                others = [slot for slot in slots if slot not in scored]
+                left.append(sorted([*scored, *others][:held]))
+                for node in self._current(prompt):
+                    if isinstance(node.score, NoScore):
+                        self.out[prompt, node.slot] = node.score
+                self.parents[prompt] = list(range(self.plan.candidates))
+            rows = [self._row(prompt, slot) for prompt, own in enumerate(left) for slot in own]
+            self.candidates.keep(rows)
+            self._hand_down(rows)
+            self.slots = left
+        self.step += 1
+
+    def ancestor(self, prompt: int, node: Node) -> Node:
+        """The candidate of the first step that a node descends from."""
+        nodes = {(n.step, n.slot): n for n in self.nodes[prompt]}
+        while node.parent is not None:
+            node = nodes[node.step - 1, node.parent]
+        return node
 
     def results(self, keep_leaves: bool = False) -> list[SearchResult | Failure]:
         """Each prompt's best leaf, its cost held against the plan."""
@@ -260,8 +334,8 @@ class Group:
         rows = {prompt: self._row(prompt, node.slot) for prompt, node in winners.items()}
         with self._timed("render"):
             self._render(rows.values())
-        leaves = range(self.plan.candidates) if keep_leaves else ()  # no cost of the search
-        self._render(self._row(prompt, slot) for prompt in self.live for slot in leaves)
+        leaves = self.slots if keep_leaves else [[] for _ in self.prompts]  # no cost of the search
+        self._render(self._row(prompt, slot) for prompt in self.live for slot in leaves[prompt])
         tokens = self.candidates.tokens()
         results: list[SearchResult | Failure] = []
         for index, prompt in enumerate(self.prompts):
@@ -280,23 +354,26 @@ class Group:
                     winner=Winner(node.slot, node.score, node.log_prob, own, self.clips[row]),
                     nodes=self.nodes[index],
                     ledger=self.live[index],
-                    leaves={slot: self.clips[self._row(index, slot)] for slot in leaves},
+                    leaves={slot: self.clips[self._row(index, slot)] for slot in leaves[index]},
                 )
             )
         return results
 
     def _row(self, prompt: int, slot: int) -> int:
-        return prompt * self.plan.candidates + slot
+        return prompt * len(self.slots[prompt]) + self.slots[prompt].index(slot)
+
+    def _current(self, prompt: int) -> list[Node]:
+        """The current step's candidates."""
+        return [node for node in self.nodes[prompt] if node.step == self.step]
 
     def _ranked(self, prompt: int) -> list[Node]:
-        """The current step's candidates that have a score, best first."""
-        nodes = [node for node in self.nodes[prompt] if node.step == self.step]
-        scored = [node for node in nodes if isinstance(node.score, Score)]
+        """Those of them that have a score, best first."""
+        scored = [node for node in self._current(prompt) if isinstance(node.score, Score)]
         return sorted(scored, key=lambda node: (-node.value, node.slot))
 
     def _drop(self, prompt: int) -> None:
         """Let a prompt fail whose candidates of this step are all out; the first says why."""
-        first = next(node for node in self.nodes[prompt] if node.step == self.step)
+        first = self._current(prompt)[0]
         assert isinstance(first.score, NoScore)
         self.failures[prompt] = Failure(
             prompt=self.prompts[prompt],
@@ -321,6 +398,14 @@ class Group:
         settled = {row: self.generator.settled(clip, frames) for row, clip in heard.items()}
         self.settled = {row: clip for row, clip in settled.items() if clip is not None}
         return heard
+
+    def _hand_down(self, parents: Sequence[int]) -> None:
+        """Row i has become a copy of the old row parents[i], and has its settled beginning."""
+        self.settled = {
+            row: self.settled[parent]
+            for row, parent in enumerate(parents)
+            if parent in self.settled
+        }
 
     def _render(self, rows: Iterable[int]) -> None:
         """Render those of the rows, each in one piece, that are not rendered so yet."""

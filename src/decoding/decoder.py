@@ -6,6 +6,7 @@
     mark = decoding.mark()
     decoding.advance(100, greedy=True)       # a rollout to look ahead ...
     decoding.rewind(mark)                    # ... that never was
+    decoding.keep([2, 5, 11])                # from here on these rows alone
 
 Pausing, branching, rolling out and rewinding are exact: the tokens are those of an unpaused run.
 
@@ -31,7 +32,7 @@ from src.decoding.device import memory_for
 from src.decoding.graphs import GraphedPart, Lanes
 from src.decoding.layers import Text
 from src.decoding.part import Part
-from src.decoding.past import Ancestors, branch
+from src.decoding.past import Ancestors, branch, move
 from src.decoding.sampling import NoiseKey, Sampling, uniforms
 from src.decoding.transformer import Transformer, UnsupportedModel, delays_of
 
@@ -95,13 +96,11 @@ class Decoder:
         frames: the final length. keys: each prompt's, for its noise; slots of prompts with equal
         keys sample alike. prompt_tokens: int64 [prompts * candidates, codebooks, frames given].
         """
-        decoding = Decoding(self, len(keys), candidates, frames)
         if self.lanes is not None:
             self.lanes.max_rows = self.max_rows
         texts = [self.transformer.texts(condition) for condition in conditions]
-        for prompts, slots in split(len(keys), candidates, self.max_rows):
-            noise = [NoiseKey(seed, keys[prompt], slot) for prompt in prompts for slot in slots]
-            decoding.add_part([texts[prompt] for prompt in prompts], noise)
+        noise = [NoiseKey(seed, key, slot) for key in keys for slot in range(candidates)]
+        decoding = Decoding(self, texts, noise, frames)
         if prompt_tokens is not None:
             decoding.give(prompt_tokens.to(self.transformer.device))
         return decoding
@@ -115,18 +114,27 @@ class Mark(NamedTuple):
 
 
 class Decoding:
-    """Rows being decoded: row = prompt * candidates + slot."""
+    """Rows being decoded: row = prompt * candidates + slot, until rows leave (`keep`).
 
-    def __init__(self, decoder: Decoder, prompts: int, candidates: int, frames: int) -> None:
+    texts: of each prompt, by layer. noise: the rows' keys.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        texts: Sequence[Sequence[Text]],
+        noise: Sequence[NoiseKey],
+        frames: int,
+    ) -> None:
         self.decoder = decoder
+        self._texts, self._noise = texts, noise
         # Whether the tokens' probability without the text is known.
         self.guided = decoder.sampling.guided
-        self.candidates = candidates
+        self.rows = len(noise)
+        self.candidates = self.rows // len(texts)
         self.frames = frames
-        self.rows = prompts * candidates
         self.finished = 0
         self._position = 0  # the sequence step that the transformer takes next
-        self._parts: list[Part] = []
         self._marked = False
         self._ancestors: list[Ancestors] = []  # of each prune, the oldest first
         transformer = decoder.transformer
@@ -136,6 +144,7 @@ class Decoding:
         delays = torch.tensor(decoder.delays, device=transformer.device)
         self._frame = step - 1 - delays
         self._open = (self._frame >= 0) & (self._frame < frames)
+        self._make_parts()
 
     @torch.inference_mode()
     def advance(self, frames: int, greedy: bool = False) -> None:
@@ -175,6 +184,38 @@ class Decoding:
         self._ancestors = [Ancestors(end, [of[r] for r in rows]) for end, of in self._ancestors]
         self._ancestors.append(Ancestors(self._position, list(rows)))
         branch([part.past for part in self._parts], rows, self._ancestors)
+
+    @torch.inference_mode()
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these rows alone, in ascending order, equally many of each prompt.
+
+        Each stays the candidate that it is, with its noise. Marks stay good. The parts are made
+        anew, of as many rows as go together.
+        """
+        candidates = len(rows) // len(self._texts)
+        owners = [prompt for prompt in range(len(self._texts)) for _ in range(candidates)]
+        if not rows or [r // self.candidates for r in rows] != owners or sorted({*rows}) != [*rows]:
+            raise ValueError("rows to keep: in ascending order, equally many of each prompt")
+        if len(rows) == self.rows:
+            return
+        if self._is_over:
+            raise ValueError("all frames are finished and their past is gone: mark before")
+        old = self._parts
+        self._noise = [self._noise[row] for row in rows]
+        self._ancestors = [Ancestors(end, [of[r] for r in rows]) for end, of in self._ancestors]
+        self.rows, self.candidates = len(rows), candidates
+        with memory_for(f"the {self.rows} candidates that go on", LESS):
+            sequence = torch.cat([part.sequence for part in old])[list(rows)]
+            log_probs = torch.cat([part.log_probs for part in old], 1)[:, list(rows)]
+            self._make_parts()
+            sizes = [part.rows for part in self._parts]
+            of_parts = zip(sequence.split(sizes), log_probs.split(sizes, 1), strict=True)
+            for part, own in zip(self._parts, of_parts, strict=True):
+                part.take_over(*own)
+            new = [part.past for part in self._parts]
+            move([part.past for part in old], new, rows, self._position)
+        for part in old:
+            part.finish()
 
     @property
     def _is_over(self) -> bool:
@@ -240,7 +281,15 @@ class Decoding:
         columns = [x[:, s : s + self.finished, k] for k, s in enumerate(first)]
         return torch.stack(columns, dim=1)
 
-    def add_part(self, texts: Sequence[Sequence[Text]], noise: Sequence[NoiseKey]) -> None:
+    def _make_parts(self) -> None:
+        """Parts of all rows, none of their positions fed yet."""
+        self._parts: list[Part] = []
+        for prompts, slots in split(len(self._texts), self.candidates, self.decoder.max_rows):
+            rows = [prompt * self.candidates + slot for prompt in prompts for slot in slots]
+            texts = [self._texts[prompt] for prompt in prompts]
+            self._add_part(texts, [self._noise[row] for row in rows])
+
+    def _add_part(self, texts: Sequence[Sequence[Text]], noise: Sequence[NoiseKey]) -> None:
         """Rows to decode: their prompts' texts, by layer, and their noise keys."""
         decoder, transformer = self.decoder, self.decoder.transformer
         rows, device = len(noise), transformer.device

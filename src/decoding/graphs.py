@@ -105,6 +105,9 @@ class StaticPast(Past):
             super().reserve(self.own.first + _ceil(wanted, BUCKET))
             self._clear_rest()
 
+    def release(self, layer: int) -> None:
+        """Nothing: the memory is the lane's, for the parts that use it next."""
+
     def rewind(self, position: int) -> None:
         super().rewind(position)
         self._clear_rest()
@@ -270,7 +273,11 @@ class Lanes:
 
 @dataclass(eq=False)
 class GraphedPart(Part):
-    """A part whose steps are replayed, in a lane that it has from its first step to its last."""
+    """A part whose steps are replayed, in a lane that it has from its first step to its last.
+
+    Where rows leave, a part of those that are left takes a lane of its own. `Lanes` may have let go
+    of the larger one by the next prompts, whose steps are then captured anew.
+    """
 
     texts: Sequence[Text]
     _: KW_ONLY
@@ -291,6 +298,10 @@ class GraphedPart(Part):
     def give(self, tokens: Tensor, delays: Sequence[int]) -> None:
         self._entered()
         super().give(tokens, delays)
+
+    def take_over(self, sequence: Tensor, log_probs: Tensor) -> None:
+        self._entered()
+        super().take_over(sequence, log_probs)
 
     def skip(self, end: int) -> None:
         self._entered()

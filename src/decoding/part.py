@@ -116,6 +116,11 @@ class Part:
             log_probs = self.transformer.logits(hidden[half, row]).log_softmax(-1)
             self.log_probs[half, row, steps] = _taken(log_probs, self.sequence[row, steps])
 
+    def take_over(self, sequence: Tensor, log_probs: Tensor) -> None:
+        """Go on from what other parts have sampled; their past is moved here next."""
+        self.sequence.copy_(sequence)
+        self.log_probs.copy_(log_probs)
+
     def skip(self, end: int) -> None:
         """As if the sequence steps up to `end` had been fed: their keys and values are zeros."""
         self.past.reserve(end)

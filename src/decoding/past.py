@@ -126,6 +126,11 @@ class Past:
         self.shared = [stretch for stretch in self.shared if stretch.length]
         self.own.first = min(self.own.first, position)
 
+    def release(self, layer: int) -> None:
+        """Let go of one layer's keys and values, which have moved."""
+        for stretch in (*self.shared, self.own):
+            stretch.caches[layer] = stretch.caches[layer].new_empty(0)
+
     def free(self) -> None:
         """Let go of all keys and values, where no position comes any more."""
         self.shared, self.own.length = [], 0
@@ -263,6 +268,26 @@ def branch(pasts: Sequence[Past], rows: Sequence[int], ancestors: Sequence[Ances
             past.keep(layer, of_past)
     for past, (order, stretches) in zip(pasts, layouts, strict=True):
         past.arrange(order, [stretch for stretch, _ in stretches], ancestors[-1].end)
+
+
+def move(old: Sequence[Past], new: Sequence[Past], rows: Sequence[int], end: int) -> None:
+    """Row i of the new pasts, empty so far, takes over the past of the old ones' row rows[i], up to
+    `end`, as its own. Rows count through all pasts. The old ones are of no use any more.
+    """
+    where = [(past, place) for past in old for place in past.places.tolist()]
+    for past in new:
+        past.reserve(end)
+    for layer in range(len(new[0].own.caches)):
+        sources = (where[row] for row in rows)
+        for past in new:
+            for prompt, slot in itertools.product(range(past.prompts), range(past.slots)):
+                owner, place = next(sources)
+                to = past.own.caches[layer][:, :, prompt, :, slot, :end]
+                owner._copy(layer, place, 0, to)
+        for past in old:  # of one layer at a time both the old and the new are held
+            past.release(layer)
+    for past in new:
+        past.grow(end)
 
 
 def _layout(

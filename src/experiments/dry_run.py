@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Hashable, Iterator, Sequence, Set
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
+from operator import mul
 from pathlib import Path
 
 import numpy as np
@@ -77,14 +78,18 @@ class Trial:
 
     def search(self, plan: Plan, rows: int, parts: Parts) -> float:
         """Seconds of one prompt's search, where so many candidates are decoded side by side."""
-        frames = plan.expected().frames
-        heard = plan.candidates * sum(plan.heard()) if parts.verifier.needs_audio else 0
+        heard = sum(map(mul, plan.held, plan.heard())) if parts.verifier.needs_audio else 0
         scoring = heard / self.frames * self.scoring(parts.verifier) if heard else 0.0
         rendered = heard or plan.frames
         if heard and self.renderer.context is not None:  # then each frame about once
-            rendered = plan.candidates * plan.frames
+            rendered = sum(map(mul, plan.held, plan.steps))
         rendering = rendered / self.frames * self.rendering
-        return frames * self.step(parts.generator, plan, rows) / rows + rendering + scoring
+        decoding = 0.0
+        for step, (held, frames) in enumerate(zip(plan.held, plan.steps, strict=True)):
+            made, left = held * (frames + plan.rollout(step)), rows * held // plan.candidates
+            there = replace(plan, candidates=held)
+            decoding += made * self.step(parts.generator, there, left) / left
+        return decoding + rendering + scoring
 
     def step(self, generator: Generator, plan: Plan, rows: int) -> float:
         """Seconds of one position of that many rows, in the middle of a clip: attention grows with
@@ -213,7 +218,7 @@ def search_row(
     row.memory = memory_of(parts.generator, plan, rows)
     row.disk = row.left * (RECORD_BYTES + own.clips * NODE_BYTES)
     if save_audio != "none":
-        kept = 1 if save_audio == "winners" else 1 + plan.candidates
+        kept = 1 if save_audio == "winners" else 1 + plan.held[-1]
         row.disk += row.left * kept * len(encode_wav(trial.clips[0]))
     return row
 

@@ -84,8 +84,8 @@ class ExperimentSettings(Settings):
     #: first under its prompt, whether it is preferred to degraded copies, whose reference a
     #: generated clip is near; with --pool those of the pool. Needs two prompts with references.
     validity: bool = False
-    #: Searches to run for each N: sbs, lookahead, and for comparison baseline and best_of_n.
-    #: Default: none, for the pool says all about best_of_n.
+    #: Searches to run for each N: sbs, lookahead, dvts, halving, and for comparison baseline and
+    #: best_of_n. Default: none, for the pool says all about best_of_n.
     method: tuple[MethodName, ...] = ()
     #: Verifiers that select in the searches, one at a time; expressions too, as in benchmark.py.
     #: Default: those of --verifiers.
@@ -152,6 +152,9 @@ class ExperimentSettings(Settings):
     def check(self) -> None:
         super().check()
         self.check_least(budgets=1, **{p.plural: p.least for p in PARAMETERS})
+        for parameter in PARAMETERS:
+            for value in getattr(self, parameter.plural):
+                parameter.check_range(value)
         if self.pool_size == 0 and (self.sums or self.pool or not self.method):
             raise UsageError(
                 "--pool_size 0 makes no pool: name searches with --method, and neither --sums nor "
@@ -173,6 +176,8 @@ class ExperimentSettings(Settings):
         whole_frames("--duration", self.duration, MUSICGEN_FRAME_RATE)
         if self.pool is None:
             self.check_prefixes()
+        for cell in self.cells()[0]:
+            cell.plan(self.duration, self.step_size, MUSICGEN_FRAME_RATE)
         for name in self.judges or ():
             if name in self.set_judges and JUDGES[name].statistic == "frechet":  # type: ignore[attr-defined]
                 raise UsageError(

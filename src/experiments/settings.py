@@ -44,7 +44,8 @@ class BenchmarkSettings(Settings):
     """
 
     #: One or several: baseline (one sample), best_of_n, sbs (beam search), lookahead (beam search
-    #: that scores each candidate at the end of a greedy rollout).
+    #: that scores each candidate at the end of a greedy rollout), dvts (beam search in subtrees
+    #: that never compete), halving (many candidates, of which the better part goes on).
     method: tuple[MethodName, ...] = ("baseline",)
     #: perplexity, pmi (local); tags, clap, quality, muq, imagebind (on the server); or an
     #: expression of these: a weighted sum such as tags+pmi or 0.7*tags+0.3*perplexity,
@@ -103,8 +104,8 @@ class LatencySettings(Settings):
       python latency_experiment.py --verifier clap --batch 5 --max_rows 160
     """
 
-    #: One or several. What costs are compared with needs best_of_n.
-    method: tuple[MethodName, ...] = tuple(METHODS)
+    #: One or several, as benchmark.py has them. What costs are compared with needs best_of_n.
+    method: tuple[MethodName, ...] = ("baseline", "best_of_n", "sbs", "lookahead")
     #: Every N to measure; the baseline has one candidate whatever N is.
     budgets: tuple[int, ...] = (4, 8, 16, 32)
     #: perplexity, pmi (local); tags, clap, quality, muq, imagebind (on the server); or an
@@ -124,7 +125,7 @@ class LatencySettings(Settings):
         super().check()
         self.check_least(budgets=1, repetitions=1, batch=1)
         for parameter in parameters_of(self.method):
-            parameter.check_least(self.parameters[parameter.name])
+            parameter.check_range(self.parameters[parameter.name])
         cells, skipped = self.cells()
         for cell in cells:
             cell.plan(self.duration, self.step_size, MUSICGEN_FRAME_RATE)

@@ -18,7 +18,7 @@ import numpy as np
 
 from src.budget import STAGES, Plan
 from src.methods import BASELINE, BEST_OF_N, PARAMETERS, SearchCell
-from src.reports.table import Row, ends
+from src.reports.table import Row, ends, without_absent
 from src.runs.records import Record, read_manifest, read_records
 from src.stats.intervals import (
     Interval,
@@ -117,6 +117,7 @@ def study_latency(folder: Path | str) -> Study:
         for cell in cells
         if whole
     }
+    names = [p.name for p in PARAMETERS]
     return Study(
         manifest=manifest,
         timed=timed,
@@ -124,8 +125,8 @@ def study_latency(folder: Path | str) -> Study:
         repetitions=whole,
         unfinished=tuple(sorted(set(counts) - set(whole))),
         failed=tuple(failed),
-        cells=tuple(map(_cell_row, timed.values())),
-        costs=tuple(_cost_rows(timed)),
+        cells=tuple(without_absent([*map(_cell_row, timed.values())], names)),
+        costs=tuple(without_absent([*_cost_rows(timed)], names)),
         lines=tuple(_line_rows(timed)),
     )
 

@@ -29,7 +29,7 @@ import pandas as pd
 from src.judges.base import CONTRAST
 from src.methods import BASELINE, BEST_OF_N, PARAMETERS, SearchCell
 from src.reports.benchmark_study import value_of
-from src.reports.table import Row, adjusted, ends
+from src.reports.table import Row, adjusted, ends, without_absent
 from src.runs.measures import Measure, measures_of
 from src.runs.pool import Pool, of_both
 from src.runs.records import Record, read_manifest, read_records
@@ -106,12 +106,13 @@ def study_sweep(folder: Path | str, pool: Pool | None, budgets: Sequence[int]) -
         fronts = {f"front_{cost}": front(running, cost, measure.sign) for cost in COSTS}
         rows += [row | {name: row in best for name, best in fronts.items()} for row in own]
     title = manifest.get("title", Path(folder).name)
+    rows = without_absent(rows, [p.name for p in PARAMETERS])
     return Sweep(title, tuple(measures), adjusted(rows), notes)
 
 
 def cell_of(row: Row) -> SearchCell:
     """The setting that a row is of."""
-    own = {p.name: row[p.name] for p in PARAMETERS if row[p.name] is not None}
+    own = {p.name: row[p.name] for p in PARAMETERS if row.get(p.name) is not None}
     return SearchCell(row["method"], row["n"], own, row["step_size"])
 
 

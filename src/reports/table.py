@@ -160,6 +160,12 @@ def adjusted(rows: Sequence[Row], alpha: float = ALPHA) -> list[Row]:
     ]
 
 
+def without_absent(rows: Sequence[Row], names: Iterable[str]) -> list[Row]:
+    """The rows without those of these columns that are None in all of them."""
+    absent = {name for name in names if all(row[name] is None for row in rows)}
+    return [{name: row[name] for name in row if name not in absent} for row in rows]
+
+
 def interval_of(row: Row, name: str, prefix: str = "") -> Interval | None:
     """What `ends` made columns of; None where the row has no such number."""
     found = Interval(row[name], row[f"{prefix}low"], row[f"{prefix}high"])

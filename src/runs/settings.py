@@ -213,7 +213,8 @@ class Settings:
     def parameters_in_words(self) -> str:
         """Those of the run's methods, such as ", M = 4, k = 1"."""
         used = parameters_of(getattr(self, "method", ()))
-        return "".join(f", {p.letter} = {self.parameters[p.name]:g}" for p in used)
+        words = [word for p in used for word in p.in_words(self.parameters[p.name], " = ")]
+        return "".join(f", {word}" for word in words)
 
     def title(self, prompts: Sequence[Prompt], rest: str) -> str:
         """Of a run's report and figures."""

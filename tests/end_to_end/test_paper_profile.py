@@ -78,7 +78,7 @@ def whole(stack: Path, server: str, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.mark.slow
-def test_four_methods_run_on_musiccaps_with_musicgen_clap_and_passt(
+def test_all_methods_run_on_musiccaps_with_musicgen_clap_and_passt(
     whole: tuple[Path, str],
 ) -> None:
     folder, said = whole

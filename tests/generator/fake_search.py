@@ -51,6 +51,7 @@ class FakeCandidates:
     def __init__(self, keys: Sequence[str], candidates: int, frames: int, seed: int) -> None:
         self.keys, self.candidates, self.frames, self.seed = keys, candidates, frames, seed
         self.histories: list[list[int]] = [[] for _ in range(len(keys) * candidates)]
+        self.slots = list(range(candidates)) * len(keys)  # by row
         self.calls: list[str] = []
 
     @property
@@ -65,15 +66,23 @@ class FakeCandidates:
         assert self.finished + frames <= self.frames, "beyond the clip's end"
         self.calls.append("rollout" if greedy else "sample")
         for row, history in enumerate(self.histories):
-            prompt, slot = divmod(row, self.candidates)
-            self.histories[row] = continued(
-                history, frames, self.seed, self.keys[prompt], -1 if greedy else slot
-            )
+            key = self.keys[row * len(self.keys) // self.rows]
+            slot = -1 if greedy else self.slots[row]
+            self.histories[row] = continued(history, frames, self.seed, key, slot)
 
     def select(self, rows: Sequence[int]) -> None:
         assert len(rows) == self.rows
         self.calls.append("select")
         self.histories = [list(self.histories[row]) for row in rows]
+
+    def keep(self, rows: Sequence[int]) -> None:
+        assert list(rows) == sorted(set(rows))
+        held, rest = divmod(len(rows), len(self.keys))
+        owners = [row * len(self.keys) // self.rows for row in rows]
+        assert not rest
+        assert owners == [prompt for prompt in range(len(self.keys)) for _ in range(held)]
+        self.histories = [self.histories[row] for row in rows]
+        self.slots = [self.slots[row] for row in rows]
 
     def mark(self) -> list[list[int]]:
         return [list(history) for history in self.histories]

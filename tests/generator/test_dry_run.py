@@ -190,6 +190,9 @@ def held(plan: Plan, spread: bool) -> float:
         most = max(most, decoding.nbytes)
         if step + 1 < len(plan.steps):
             one_each = [parents.index(parent) for parent in dict.fromkeys(parents)]
+            if plan.held[step + 1] < plan.candidates:
+                decoding.keep(range(plan.held[step + 1]))
+                continue
             best = one_each if spread else torch.randperm(plan.candidates).tolist()
             parents = children(best[: plan.kept], plan.kept, plan.beam_width)
             decoding.select(parents)

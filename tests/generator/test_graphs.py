@@ -109,6 +109,30 @@ def test_replayed_steps_are_the_steps_that_are_run(lm, captured, max_rows, greed
     assert {len(padded) for padded in captured} == {1, 3, 5}
 
 
+@pytest.mark.parametrize("max_rows", [64, 8, 5])
+def test_rows_that_are_left_go_on_in_lanes_of_their_own(lm, captured, max_rows):
+    """Twice, the second time in lanes that hold what others left; of branches, with a rollout."""
+    decoders = [decoder(lm, graphed, max_rows) for graphed in (False, True)]
+    for seed in (5, 6):
+        results = []
+        for one in decoders:
+            decoding = begin(one, lm, seed=seed)
+            decoding.advance(9)
+            decoding.select(PRUNES[0])
+            decoding.advance(6)
+            decoding.keep([0, 3, 5, 7, 9, 10, 14, 15])
+            mark = decoding.mark()
+            decoding.advance(5, greedy=True)
+            decoding.rewind(mark)
+            decoding.advance(11)
+            decoding.keep([1, 3, 6, 7])
+            decoding.select([0, 0, 3, 3])
+            decoding.advance(10)
+            results.append([decoding.tokens(), decoding.mean_log_prob()])
+        assert_equal(*results)
+    assert captured
+
+
 def test_given_tokens_are_gone_on_from(lm, captured):
     given = torch.randint(0, lm.card, (16, 4, 9), generator=torch.manual_seed(3))
     results = []

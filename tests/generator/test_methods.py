@@ -63,6 +63,8 @@ def test_names_have_the_budget_and_the_methods_own_parameters() -> None:
         (cell("lookahead", 4, 2, 10), cell("lookahead", 4, 2, 9)),  # ten steps: nine follow one
         (cell("lookahead", 4, 2, 9, step_size=0.3), cell("lookahead", 4, 2, 6, step_size=0.3)),
         (cell("sbs", 4, 2), cell("sbs", 4, 2)),
+        (cell("dvts", 4, 2), cell("dvts", 4, 2)),
+        (cell("dvts", 4, 4), cell("sbs", 4, 4)),
     ],
 )
 def test_a_search_is_its_simplest_definition(asked: SearchCell, simplest: SearchCell) -> None:
@@ -70,7 +72,7 @@ def test_a_search_is_its_simplest_definition(asked: SearchCell, simplest: Search
 
 
 def test_a_grid_has_every_method_with_all_values_of_its_own_parameters_and_no_others() -> None:
-    values = {"beam_width": (2, 4), "lookahead_k": (1, 2)}
+    values = {"beam_width": (2, 4), "lookahead_k": (1, 2), "keep": (0.25,), "start": (0, 6)}
     assert [c.name for c in grid(METHODS, (4, 8), values)] == [
         *("baseline", "best_of_n N=4", "best_of_n N=8"),
         *("sbs N=4 M=2", "sbs N=4 M=4", "sbs N=8 M=2", "sbs N=8 M=4"),
@@ -78,6 +80,9 @@ def test_a_grid_has_every_method_with_all_values_of_its_own_parameters_and_no_ot
         *("lookahead N=4 M=4 k=1", "lookahead N=4 M=4 k=2"),
         *("lookahead N=8 M=2 k=1", "lookahead N=8 M=2 k=2"),
         *("lookahead N=8 M=4 k=1", "lookahead N=8 M=4 k=2"),
+        *("dvts N=4 M=2", "dvts N=4 M=4", "dvts N=8 M=2", "dvts N=8 M=4"),
+        *("halving N=4 keep=0.25", "halving N=4 keep=0.25 N0=6"),
+        *("halving N=8 keep=0.25", "halving N=8 keep=0.25 N0=6"),
     ]
     swept = list(grid(["best_of_n", "sbs"], (4,), {"beam_width": (2,)}, (0.5, 1.0), (1, 2)))
     assert [(c.method, c.step_size, c.seed) for c in swept] == [
@@ -103,10 +108,10 @@ def test_a_duration_that_the_step_does_not_divide_ends_with_a_shorter_step(metho
     assert plan(method, duration=1.5, step_size=2).steps == (75,)
 
 
-def test_expected_costs_of_the_four_methods() -> None:
+def test_expected_costs_of_the_methods() -> None:
     assert plan("baseline").expected() == Cost(500, 1)
     assert plan("best_of_n").expected() == Cost(16 * 500, 16)
-    assert plan("sbs").expected() == Cost(16 * 500, 16 * 5)
+    assert plan("sbs").expected() == plan("dvts").expected() == Cost(16 * 500, 16 * 5)
     assert plan("lookahead").expected() == Cost(16 * 900, 16 * 5)
 
 

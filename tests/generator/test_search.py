@@ -56,6 +56,7 @@ def by_recursion(
     """
     families = p.candidates // p.beam_width
     pool: list[list[int]] = [[] for _ in range(p.candidates)]
+    subtrees = [slot // p.beam_width for slot in range(p.candidates)]
     for step, frames in enumerate(p.steps):
         pool = [
             continued(history, frames, SEED, prompt.key, slot) for slot, history in enumerate(pool)
@@ -70,13 +71,17 @@ def by_recursion(
         if step == len(p.steps) - 1:
             return pool[best_first[0]]
         kept = best_first[:families]
+        if p.method.name == "dvts":
+            of_each = [[s for s in best_first if subtrees[s] == i] for i in range(families)]
+            kept = [slot for slot in best_first if slot in [own[0] for own in of_each if own]]
         free = [slot for slot in range(p.candidates) if slot not in kept]
-        children_of = {slot: pool[slot] for slot in kept}
+        parents = {slot: slot for slot in kept}
         dealt = [kept[turn % len(kept)] for turn in range(families)]
         for parent in kept:
             for _ in range(dealt.count(parent) * p.beam_width - 1):
-                children_of[free.pop(0)] = pool[parent]
-        pool = [children_of[slot] for slot in range(p.candidates)]
+                parents[free.pop(0)] = parent
+        subtrees = [subtrees[parents[slot]] for slot in range(p.candidates)]
+        pool = [pool[parents[slot]] for slot in range(p.candidates)]
     raise AssertionError
 
 
@@ -86,7 +91,8 @@ def test_tree_searches_find_what_plain_recursion_finds_at_exactly_their_cost(
     n: int, m: int, total: int, step: int
 ) -> None:
     beam = plan("sbs", n, m, 1, total, step)
-    for p in (beam, *(plan("lookahead", n, m, k, total, step) for k in (0, 1, 2, 9))):
+    diverse = plan("dvts", n, m, 1, total, step)
+    for p in (beam, diverse, *(plan("lookahead", n, m, k, total, step) for k in (0, 1, 2, 9))):
         for prompt, result in zip(PROMPTS[:2], run(p, PROMPTS[:2]), strict=True):
             assert winner_tokens(result) == by_recursion(p, prompt)
             assert Cost(result.ledger.frames, result.ledger.clips) == p.expected()
@@ -112,6 +118,7 @@ def test_candidates_without_a_score_are_never_kept_and_a_prompt_fails_when_all_a
     plans = [plan("best_of_n", 4), plan("best_of_n", 8)]
     for (n, m), k in itertools.product(FAMILIES, (0, 1, 2)):
         plans.append(plan("lookahead", n, m, k) if k else plan("sbs", n, m))
+        plans += [] if k else [plan("dvts", n, m)]
     for p in plans:
         generator = FakeGenerator(overflows=unlucky if overflows else None)
         verifier = FakeVerifier(refuses) if refuses else FakeVerifier()
@@ -172,6 +179,26 @@ def test_the_tree_is_whole_and_shows_what_was_kept(method: str) -> None:
             following = [n.parent for n in result.nodes if n.step == step + 1]
             assert set(following) <= {n.slot for n in kept}
         assert {n.parent for n in result.nodes if n.step == 0} == {None}
+
+
+@pytest.mark.parametrize("n", [4, 6, 8])
+def test_one_subtree_is_beam_search_and_subtrees_of_one_are_best_of_n(n: int) -> None:
+    beam, one = run(plan("sbs", n, n)), run(plan("dvts", n, n))
+    assert [result.nodes for result in one] == [result.nodes for result in beam]
+    alone, pool = run(plan("dvts", n, 1)), run(plan("best_of_n", n))
+    assert [winner_tokens(result) for result in alone] == [winner_tokens(result) for result in pool]
+
+
+def test_subtrees_never_compete_whatever_they_score() -> None:
+    for result in run(plan("dvts", 8, 2)):
+        nodes = {(node.step, node.slot): node for node in result.nodes}
+        for step in range(3):
+            first = []
+            for node in (n for n in result.nodes if n.step == step and n.kept):
+                while node.parent is not None:
+                    node = nodes[node.step - 1, node.parent]
+                first.append(node.slot // 2)
+            assert sorted(first) == [0, 1, 2, 3]
 
 
 def test_a_kept_candidate_goes_on_in_its_own_slot_and_the_others_fill_the_freed_ones() -> None:
@@ -321,7 +348,9 @@ def test_all_leaves_are_given_where_they_are_asked_for_and_cost_nothing(method: 
         assert isinstance(bare, SearchResult)
         assert isinstance(full, SearchResult)
         assert bare.leaves == {}
-        assert sorted(full.leaves) == list(range(p.candidates))
+        assert len(full.leaves) == p.held[-1]
+        last = max(node.step for node in full.nodes)
+        assert sorted(full.leaves) == [node.slot for node in full.nodes if node.step == last]
         assert full.leaves[full.winner.slot] is full.winner.clip
         assert (bare.ledger.frames, bare.ledger.clips) == (full.ledger.frames, full.ledger.clips)
         lengths = {clip.samples.shape for clip in full.leaves.values()}

@@ -116,7 +116,7 @@ def test_one_family_comes_from_one_parent_and_no_two_of_it_are_alike(
     assert len({n.log_prob for n in result.nodes if n.step == 1}) == 4
 
 
-@pytest.mark.parametrize("method", ["best_of_n", "sbs", "lookahead"])
+@pytest.mark.parametrize("method", ["best_of_n", "sbs", "lookahead", "dvts"])
 def test_neither_the_group_nor_the_split_into_parts_changes_a_search(
     lm: torch.nn.Module, method: str
 ) -> None:

@@ -142,6 +142,7 @@ def _clip(folder: Path, record: Record, measures: Sequence[Measure]) -> dict[str
             where = f"step {record['step']}, candidate {record['slot']}, {record['verifier']}: "
         return {"failed": f"{where}{record['reason']}"}
     nodes, leaves = record.get("tree", []), record.get("candidates")
+    slot = nodes[-1]["slot"] if nodes else 0  # of one that is left at the end
     steps: list[list[Any]] = [[] for _ in {node["step"] for node in nodes}]
     for node in nodes:
         score, log_prob = _short(node["score"].get("value")), _short(node["log_prob"])
@@ -151,7 +152,7 @@ def _clip(folder: Path, record: Record, measures: Sequence[Measure]) -> dict[str
         )
     return {
         "audio": link(folder, record.get("audio")),
-        "leaves": leaves if leaves and link(folder, f"{leaves}/000.wav") else None,
+        "leaves": leaves if leaves and link(folder, f"{leaves}/{slot:03d}.wav") else None,
         "scores": [_short(value_of(record, measure)) for measure in measures],
         "unjudged": record["unjudged"],
         "parts": {k: _short(v) for k, v in record["winner"]["score"]["components"].items()},
