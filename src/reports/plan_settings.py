@@ -12,10 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from src.budget import PlanError
-from src.methods import BEST_OF_N
+from src.methods import BEST_OF_N, halved
 from src.runs.pool import Pool
 from src.scoring import remote_parts
-from src.stats.halving import survivors
 
 HALVING = "halving"
 
@@ -115,7 +114,7 @@ class Schedules:
         self, selector: str, n: int, cuts: tuple[float, ...] = (), keep: float = 1.0
     ) -> Setting:
         stops = [round(at * self.pool.frames / self.pool.duration) for at in cuts]
-        alive = survivors(n, keep, len(cuts))
+        alive = halved(n, keep, len(cuts) + 1)
         frames = int(np.dot(alive, np.diff([0, *stops, self.pool.frames])))
         return Setting(selector, alive, cuts, keep, frames, sum(alive))
 

@@ -10,7 +10,6 @@ schedule, and those of a smaller N0 lie within those of a larger one, so that sc
 over the same draws.
 """
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,18 +18,6 @@ from numpy.typing import ArrayLike, NDArray
 from src.stats.intervals import StatsError
 
 Array = NDArray[np.float64]
-
-
-def survivors(candidates: int, keep: float, cuts: int) -> tuple[int, ...]:
-    """How many are alive in each step, N0 first: of n go on floor(keep * n), at least one.
-
-    >>> survivors(25, 0.5, 2), survivors(2, 0.25, 2)
-    ((25, 12, 6), (2, 1, 1))
-    """
-    alive = [candidates]
-    for _ in range(cuts):
-        alive.append(max(1, math.floor(keep * alive[-1] + 1e-9)))  # 0.7 * 10 is a little below 7
-    return tuple(alive)
 
 
 def draw_orders(size: int, draws: int, seed: int = 0) -> NDArray[np.int64]:
@@ -48,7 +35,7 @@ def halving_weights(
     """How often each of a pool's m clips wins: [m], of sum 1.
 
     scores: [m] of the clips' beginnings at each cut, then of whole clips; higher is better, NaN is
-    worse than all, equal ones rank by slot. alive: `survivors`. places: `draw_orders`. Draws of
+    worse than all, equal ones rank by slot. alive: in each step, N0 first. places: `draw_orders`. Draws of
     which no survivor has a score do not count, as a search that fails. Raises StatsError where N0
     is more than m, or no draw has a winner.
     """

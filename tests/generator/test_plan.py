@@ -19,7 +19,7 @@ from src.runs.pool import Pool, PoolError, load_pool
 from src.runs.records import Run
 from src.scoring import PERPLEXITY
 from src.stats.best_of_n import best_of_n_weights
-from src.stats.halving import draw_orders, expected, halving_weights, survivors
+from src.stats.halving import draw_orders, expected, halving_weights
 from src.stats.intervals import StatsError
 from tests.generator import made_up_pool as made
 from tests.generator.made_up_pool import made_up_pool
@@ -64,10 +64,9 @@ class TestHalving:
 
     def test_dropping_nothing_is_best_of_n(self) -> None:
         scores = np.random.default_rng(5).normal(size=(2, 8))
-        assert survivors(5, 1.0, 1) == (5, 5)
         found = halving_weights(scores, (5, 5), every_subset(8, 5))
         assert found == pytest.approx(best_of_n_weights(scores[1], (5,))[0])
-        whole = halving_weights(scores, survivors(8, 1.0, 1), draw_orders(8, 3))
+        whole = halving_weights(scores, (8, 8), draw_orders(8, 3))
         assert whole == pytest.approx(best_of_n_weights(scores[1], (8,))[0])
 
     def test_searches_that_fail_do_not_count(self) -> None:
