@@ -35,9 +35,9 @@ def halving_weights(
     """How often each of a pool's m clips wins: [m], of sum 1.
 
     scores: [m] of the clips' beginnings at each cut, then of whole clips; higher is better, NaN is
-    worse than all, equal ones rank by slot. alive: in each step, N0 first. places: `draw_orders`. Draws of
-    which no survivor has a score do not count, as a search that fails. Raises StatsError where N0
-    is more than m, or no draw has a winner.
+    worse than all, equal ones rank by slot. alive: in each step, N0 first. places: `draw_orders`.
+    Draws of which no survivor has a score do not count, as a search that fails. Raises StatsError
+    where N0 is more than m, or no draw has a winner.
     """
     whole, size = np.asarray(scores[-1], dtype=np.float64), places.shape[1]
     if alive[0] > size:

@@ -17,7 +17,7 @@ from src.experiments.scaling_settings import ExperimentSettings
 from src.experiments.settings import BenchmarkSettings, LatencySettings
 from src.protocol import Limits
 from src.reports import __main__ as reports
-from src.reports import comparison
+from src.reports import comparison, plan
 from src.reports.listening import __main__ as listening
 from src.server.settings import BatchSettings, ServerSettings
 
@@ -58,6 +58,7 @@ SPEAKERS = {
     "src/models/": RUNS | SERVER,
     "src/experiments/doctor.py": flags_in(help_of(doctor.main)),
     "src/reports/comparison.py": flags_in(help_of(comparison.main)),
+    "src/reports/plan": flags_in(help_of(plan.main)) | RUNS,
 }
 # What names another program: git's, yt-dlp's, the server's that a run asks for.
 OTHERS = {"--porcelain", "--cookies-from-browser", "--name", "--help"}
