@@ -10,6 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
+if " " in __file__:
+    pytest.skip("Triton 2.1 splits its assembler's path at spaces", allow_module_level=True)
+
 from triton.compiler import compiler
 
 from src.decoding import triton_kernels

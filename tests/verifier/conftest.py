@@ -1,5 +1,6 @@
 """Servers for the tests of this folder, each started when the first test asks for it."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from tests.verifier.adapters import adapter, case, loaded, own, weights  # noqa:
 from tests.verifier.fetching import fetched, mirror  # noqa: F401 (fixtures)
 from tests.verifier.server_process import ServerProcess
 
+# Triton decides for interpreter or compiler when it is imported, which other libraries do too.
+os.environ["TRITON_INTERPRET"] = "1"
 MODELS = ("--models", "fake", "fake48", "broken", "slow_to_load")
 
 

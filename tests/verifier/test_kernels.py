@@ -5,10 +5,7 @@ Here, because this environment's Triton has the interpreter.
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Iterator
-from types import ModuleType
 
 import pytest
 import torch
@@ -21,16 +18,6 @@ from src.decoding.decoder import Sampling
 from src.decoding.past import Attended
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.02, torch.float16: 0.005}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def interpreted() -> Iterator[ModuleType]:
-    """Triton decides between interpreter and compiler where a kernel is decorated."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(os.environ, "TRITON_INTERPRET", "1")
-        from src.decoding import triton_kernels
-
-        yield triton_kernels
 
 
 @pytest.fixture(autouse=True)
