@@ -28,7 +28,7 @@ MEASURES = (
     Measure("mtt_vgg", "judge", shares_data_with=("tags",), note="not independent of tags"),
 )
 OWN = Measure("clap", "own verifier", checkpoint="clap.pt (12345678)", is_verifier=("clap",))
-SET = Measure("fad_msd", "judge", False, "MSD_musicnn (ebd4de86)", "set", note="biased")
+SET = Measure("fad_msd", "judge", False, "MSD_musicnn (ebd4de86)", kind="set", note="biased")
 # method -> (mean gain of the selector, mean change of the primary judge, frames, clips)
 METHODS = {
     "baseline": (0.0, 0.0, 250, 1),
