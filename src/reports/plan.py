@@ -1,27 +1,27 @@
-"""Which search a budget is best spent on, from one scored pool: best-of-n or successive halving.
+"""Which search a budget is best spent on, from one scored pool.
 
     python -m src.reports.plan POOL --budget_frames 2000 --sums tags+pmi
     python -m src.reports.plan POOL --budget_seconds 10 --seconds_per_clip 0.05
 
-Every setting that the budget of a prompt pays for is tried on the pool's clips: best-of-n exactly,
-halving (--method halving: the better part is kept at the pool's prefixes) by simulating it on
-subsets of the pool. Nothing is generated. A judge chooses on one half of the prompts, and what it
-chose is reported on the other half, over the best best-of-n chosen in the same way. Into the pool's
-folder or --output:
+Every setting that the budget of a prompt pays for is tried on the pool's clips: best-of-n and soft
+best-of-n exactly, halving (the better part is kept at the pool's prefixes) and waves (best-of-n
+that stops when one more is not worth its price) by simulating them. Nothing is generated. A judge
+chooses on one half of the prompts, and what it chose is reported on the other half, over the best
+best-of-n chosen in the same way. Into the pool's folder or --output:
 
-    plan.csv          every setting by its own number and by every judge, over all prompts, and for
-                      the budgets of 1, 2, 4, .. clips by the choosing judge
+    plan.csv          every setting by its own number and by every judge, over all prompts
     plan_chosen.csv   what was chosen, on prompts that did not choose it, with verdicts
     plan_front.csv    what choosing gives at each budget
-    plan.png          the judge's gain against the budget
+    plan.png          the judge's gain against the budget: settings, and what choosing gives
 """
 
 import argparse
+import math
 import shlex
 import sys
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -31,8 +31,8 @@ from src.data.files import WriteError, make_folder
 from src.methods import BEST_OF_N
 from src.reports.figure import COLOURS, GREY, intervals, look, panels, save, styled
 from src.reports.figure import notes as notes_of
-from src.reports.plan_settings import HALVING, Setting, in_frames, in_seconds
-from src.reports.plan_study import BOTH, HALVES, KEEPS, Planner
+from src.reports.plan_settings import HALVING, SOFT, WAVE, WAVES, Setting, in_frames, in_seconds
+from src.reports.plan_study import BOTH, HALVES, KEEPS, PRICES, SOFTENS, Planner
 from src.reports.table import (
     HOLM,
     INTERVALS,
@@ -55,24 +55,23 @@ from src.runs.settings import PROFILE_MODEL, Settings
 from src.scoring import remote_parts
 from src.stats.intervals import StatsError
 
+MARKERS = {HALVING: "o", SOFT: "^", WAVES: "D", BEST_OF_N: "s"}
+
 
 def report(planner: Planner, budget: float, output: Path | None = None) -> str:
     """Write the tables and the figure; returns the text that says what they show.
 
     output: a folder instead of the pool's. Raises PlanError, WriteError.
     """
-    pool, judge = planner.pool, planner.judge
+    pool = planner.pool
     judges = [name for name, measure in pool.measures.items() if measure.is_judge]
-    chosen = planner.chosen(budget)
-    every, front = list(planner.valued(budget, judges)), []
-    for at in planner.schedules.curve():
-        front.append(planner.front(at))
-        every += planner.valued(at, [judge.name]) if at != budget else []
+    chosen, every = planner.chosen(budget), list(planner.valued(budget, judges))
+    front = [planner.front(at) for at in planner.schedules.curve()]
     folder = output or pool.folder
     make_folder(folder)
     write_tables(folder, {"plan": every, "plan_chosen": chosen, "plan_front": front})
-    save(_figure(planner, every, front), folder / "plan.png", pool.folder)
-    return _text(planner, budget, chosen, every)
+    save(_figure(planner, front), folder / "plan.png", pool.folder)
+    return _text(planner, budget, chosen)
 
 
 def command(setting: Setting, pool: Pool) -> str:
@@ -88,9 +87,14 @@ def command(setting: Setting, pool: Pool) -> str:
     for name in ("temperature", "top_k", "guidance"):
         if (value := pool.manifest["identity"].get(name)) not in (None, getattr(Settings, name)):
             words[name] = f"{value:g}"
-    words |= {"method": setting.method, "candidates": -(-setting.frames // pool.frames)}
+    words |= {"method": setting.method, "candidates": setting.alive[0]}
     if step:
+        words["candidates"] = math.ceil(setting.frames / pool.frames)
         words |= {"start": setting.alive[0], "keep": f"{setting.keep:g}", "step_size": f"{step:g}"}
+    elif setting.soften:
+        words["soften"] = f"{setting.soften:g}"
+    elif setting.price:
+        words |= {"wave": WAVE, "price": f"{setting.price:g}"}
     words["verifier"] = setting.selector
     parts = pool.measures[setting.selector].scales or [setting.selector]
     if profile == "builtin" and remote_parts(parts):
@@ -99,7 +103,7 @@ def command(setting: Setting, pool: Pool) -> str:
     return shlex.join(["python", "benchmark.py", *flags])
 
 
-def _text(planner: Planner, budget: float, chosen: Sequence[Row], every: Sequence[Row]) -> str:
+def _text(planner: Planner, budget: float, chosen: Sequence[Row]) -> str:
     pool, judge, unit = planner.pool, planner.judge, planner.schedules.rates.unit
     settings = {s.name: s for s in planner.schedules.settings(budget)}
     better = dict.fromkeys(row["setting"] for row in chosen if row["verdict"] == "better")
@@ -120,8 +124,8 @@ def _text(planner: Planner, budget: float, chosen: Sequence[Row], every: Sequenc
         f"chosen on the {name}, shown on the other ({rows[0]['prompts']} prompts)": [
             {
                 "setting": f"  {row['setting']}",
-                unit: f"{planner.schedules.cost(settings[row['setting']]):,.5g}",
-                "clips": f"{row['clips']}",
+                f"mean {unit}": f"{planner.schedules.cost(settings[row['setting']]):,.5g}",
+                "clips": f"{row['clips']:.3g}",
                 "own number": brackets(interval_of(row, "own", "own_")),
                 **_tested(row),
             }
@@ -137,7 +141,6 @@ def _text(planner: Planner, budget: float, chosen: Sequence[Row], every: Sequenc
     lines = [*layout(texts), "", *layout(together), "", "commands"]
     for name in dict.fromkeys(row["setting"] for rows in groups.values() for row in rows):
         lines += [f"  {name}", f"    {command(settings[name], pool)}"]
-    error = max(row["draw_error"] for row in every)
     notes = [
         "Gain: over one sample. Over best-of-n: the setting less the reference, best-of-n at this "
         "budget by the selector that the choosing half finds best for it. Own number: the "
@@ -145,9 +148,10 @@ def _text(planner: Planner, budget: float, chosen: Sequence[Row], every: Sequenc
         f"standard deviations, positive where better, with {INTERVALS}.",
         f"Better or worse: p of {judge.name} over the reference {HOLM}. Secondary: not what was "
         "chosen by. Control: other prompts' references.",
-        f"Best-of-n is exact; halving is simulated on {planner.draws} random subsets of a prompt's "
-        f"{pool.size} clips, drawn without replacement: standard error of a mean gain {error:.2g} "
-        f"sd at most. N is the largest that the budget pays for, {pool.size} at most.",
+        "Best-of-n and soft best-of-n are exact; halving and waves are simulated on "
+        f"{planner.draws} random orders of a prompt's {pool.size} clips: standard error of a mean "
+        f"gain {planner.draw_error([*settings.values()]):.2g} sd at most. N is the largest that "
+        f"the budget pays for, of waves on average, and {pool.size} at most.",
         few_prompts(len(planner.prompts)),
     ]
     if unit == "seconds":
@@ -172,26 +176,30 @@ def _tested(row: Row) -> dict[str, str]:
 
 
 @styled
-def _figure(planner: Planner, every: Sequence[Row], front: Sequence[Row]) -> Figure:
+def _figure(planner: Planner, front: Sequence[Row]) -> Figure:
     """Every setting as a point, what choosing gives as a line."""
-    judge, unit = planner.judge, planner.schedules.rates.unit
+    judge, schedules = planner.judge, planner.schedules
     figure, (ax,) = panels(
         1,
         f"{planner.pool.manifest.get('title', planner.pool.folder.name)}: what a budget buys",
-        "Points: settings, means over all prompts; circles: halving; squares: best-of-n. Lines: "
-        "what is chosen on either half of the prompts, on the other half, among all settings and "
-        f"among best-of-n alone; bars: {INTERVALS}." + notes_of([judge]),
+        "Points: settings, means over all prompts; circles: halving; triangles: soft best-of-n; "
+        "diamonds: waves; squares: best-of-n. Lines: what is chosen on either half of the prompts, "
+        "on the other half, among all settings and among best-of-n alone; "
+        f"bars: {INTERVALS}." + notes_of([judge]),
         height=3.0,
         width=5.5,
     )
-    rows = [row for row in every if row["measure"] == judge.name]
-    for index, selector in enumerate(planner.selectors):
-        style: dict[str, Any] = {"color": look(index)[0], "alpha": 0.6, "markersize": 3.5}
-        own = [row for row in rows if row["selector"] == selector]
-        for method, marker in ((HALVING, "o"), (BEST_OF_N, "s")):
-            found = [(row["cost"], row["gain_sd"]) for row in own if row["method"] == method]
-            style |= {"mfc": "none"} if method == HALVING else {"mfc": None, "label": selector}
-            ax.plot(*np.reshape(found, (-1, 2)).T, marker, **style)
+    budgets = [row["budget"] for row in front]
+    points: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
+    for setting in (s for at in budgets for s in schedules.settings(at)):
+        if (gains := planner.gain((setting, setting), judge.name)) is not None:
+            point = schedules.cost(setting), float(gains.mean())
+            points[setting.selector, setting.method].append(point)
+    for (selector, method), found in points.items():
+        colour = look(planner.selectors.index(selector))[0]
+        face, label = (colour, selector) if method == BEST_OF_N else ("none", None)
+        style = {"c": colour, "mfc": face, "alpha": 0.6, "ms": 3.5, "label": label}
+        ax.plot(*np.transpose(found), MARKERS[method], **style)
     for column, prefix, form, colour in (
         ("best_of_n", "best_", "s--", GREY),
         ("gain_sd", "", "o-", COLOURS[-1]),
@@ -201,10 +209,9 @@ def _figure(planner: Planner, every: Sequence[Row], front: Sequence[Row]) -> Fig
         label = "chosen best-of-n" if prefix else "chosen"
         intervals(ax, at, [m for m in means.values() if m], colour, fmt=form, label=label)
     ax.set_xscale("log", base=2)
-    budgets = [row["budget"] for row in front]
     ax.set_xticks(budgets, [f"{budget:,.4g}" for budget in budgets])
     ax.axhline(0, color=GREY, linewidth=0.6, zorder=0)
-    ax.set(xlabel=f"{unit} a prompt", ylabel=f"gain by {judge.name} (sd)")
+    ax.set(xlabel=f"{schedules.rates.unit} a prompt", ylabel=f"gain by {judge.name} (sd)")
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
@@ -230,17 +237,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds_per_clip", type=float, help="of scoring; default: as timed")
     parser.add_argument("--sums", nargs="+", default=[], help="of the pool's verifiers: tags+pmi")
     parser.add_argument("--choose_by", help="a judge; default: the pool's primary one")
-    parser.add_argument("--keeps", type=float, nargs="+", default=KEEPS, help="parts that go on")
+    for name, default, text in (
+        ("keeps", KEEPS, "parts that go on in halving"),
+        ("softens", SOFTENS, "LAMBDAs of soft best-of-n, in the selector's within-prompt sd"),
+        ("prices", PRICES, "of one more sample in waves, in sd of those before"),
+    ):
+        parser.add_argument(f"--{name}", type=float, nargs="*", default=default, help=text)
     parser.add_argument("--output", type=Path, help="a folder instead of the pool's")
     asked = parser.parse_args(given(arguments, parser.prog))
     if not all(0 < keep < 1 for keep in asked.keeps):
         parser.error("--keeps are between 0 and 1")
+    if not all(0 < x < math.inf for x in (*asked.softens, *asked.prices)):
+        parser.error("--softens and --prices are above 0")
     try:
         pool = load_pool(asked.pool, asked.sums)
         rates = in_frames(pool)
         if asked.budget_seconds is not None:
             rates = in_seconds(pool, asked.seconds_per_frame, asked.seconds_per_clip)
-        planner = Planner(pool, chooser(pool, asked.choose_by), rates, asked.keeps)
+        kinds = asked.keeps, asked.softens, asked.prices
+        planner = Planner(pool, chooser(pool, asked.choose_by), rates, *kinds)
         amount = asked.budget_frames if asked.budget_seconds is None else asked.budget_seconds
         say(report(planner, amount, asked.output))
     except (RunFolderError, PoolError, StatsError, PlanError, WriteError) as error:

@@ -1,7 +1,8 @@
-"""The settings of a search that a budget pays for, from a pool's prefixes: best-of-n and halving.
+"""The settings of a search that a budget pays for, from a scored pool.
 
-schedules = Schedules(pool, {"pmi": (2.0, 4.0)}, in_frames(pool), keeps=(0.5,))
-schedules.settings(2000)        # of every schedule the largest N that 2000 frames pay for
+options = {"pmi": Options(cuts=(2.0, 4.0), softens=(0.5,))}
+schedules = Schedules(pool, options, in_frames(pool), keeps=(0.5,))
+schedules.settings(2000)        # of every kind of search the largest N that 2000 frames pay for
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,13 +11,15 @@ from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from src.budget import PlanError
 from src.methods import BEST_OF_N, halved
 from src.runs.pool import Pool
 from src.scoring import remote_parts
 
-HALVING = "halving"
+HALVING, SOFT, WAVES = "halving", "soft_best_of_n", "waves"
+WAVE = 4  # candidates of a wave
 
 
 @dataclass(frozen=True)
@@ -30,27 +33,36 @@ class Rates:
 
 
 class Setting(NamedTuple):
-    """A search. alive: candidates in each step, N first. cuts: seconds after which the worse ones
-    are dropped; none: best-of-n. clips: that are scored."""
+    """A search; without cuts, soften and price best-of-n.
+
+    alive: candidates in each step, N first. cuts: seconds after which halving drops the worse ones,
+    to `keep`. soften: LAMBDA of soft best-of-n, in the selector's unit. price: of a sample in
+    waves, in deviations of those before. frames, clips: generated and scored, in waves on average.
+    """
 
     selector: str
     alive: tuple[int, ...]
     cuts: tuple[float, ...]
+    soften: float
+    price: float
     keep: float
-    frames: int
-    clips: int
+    frames: float
+    clips: float
 
     @property
     def method(self) -> str:
-        return HALVING if self.cuts else BEST_OF_N
+        if self.cuts:
+            return HALVING
+        return WAVES if self.price else SOFT if self.soften else BEST_OF_N
 
     @property
     def name(self) -> str:
         """Such as "halving N0=12 keep=0.5 at 2, 4 s by pmi"."""
-        if not self.cuts:
-            return f"{BEST_OF_N} N={self.alive[0]} by {self.selector}"
-        at = ", ".join(f"{at:g}" for at in self.cuts)
-        return f"{HALVING} N0={self.alive[0]} keep={self.keep:g} at {at} s by {self.selector}"
+        words = [self.method, f"{'N0' if self.cuts else 'N'}={self.alive[0]}"]
+        words += [f"{name}={x:g}" for name in ("soften", "price") if (x := getattr(self, name))]
+        if self.cuts:
+            words += [f"keep={self.keep:g} at {', '.join(f'{at:g}' for at in self.cuts)} s"]
+        return f"{' '.join(words)} by {self.selector}"
 
     def columns(self) -> dict[str, Any]:
         def text(value: Any) -> Any:
@@ -59,20 +71,27 @@ class Setting(NamedTuple):
         return {"method": self.method, **{k: text(v) for k, v in self._asdict().items()}}
 
 
+class Options(NamedTuple):
+    """What may be tried by a selector. cuts: seconds at which its beginnings are scored. softens:
+    in its unit. stops: by price, after how many clips waves would stop, [prompts, draws]."""
+
+    cuts: Sequence[float] = ()
+    softens: Sequence[float] = ()
+    stops: Mapping[float, NDArray[np.int64]] = {}
+
+
 @dataclass(frozen=True)
 class Schedules:
-    """cuts: by selector, the seconds at which its beginnings are scored. keeps: the parts of the
-    candidates that may be kept at a cut."""
+    """options: by selector. keeps: the parts of the candidates that may be kept at a cut."""
 
     pool: Pool
-    cuts: Mapping[str, Sequence[float]]
+    options: Mapping[str, Options]
     rates: Rates
     keeps: Sequence[float]
 
     def settings(self, budget: float) -> list[Setting]:
-        """All that differ, by selector, its best-of-n first; of every schedule the one with the
-        largest N. Raises PlanError for a budget that pays for no clip by any selector, or for more
-        than the pool has by all."""
+        """All that differ, by selector, its best-of-n first. Raises PlanError for a budget that
+        pays for no clip by any selector, or for more than the pool has by all."""
         unit, most = self.rates.unit, self.curve()[-1]
         if budget > most * (1 + 1e-9):
             raise PlanError(
@@ -80,17 +99,17 @@ class Schedules:
                 f"prompt cost: {most:,.6g}"
             )
         found: dict[tuple[Any, ...], Setting] = {}
-        for selector in self.cuts:
+        for selector in self.options:
             for setting in self._largest(selector, budget):
-                found.setdefault(setting[:3], setting)  # whatever keep led to it
+                found.setdefault(setting[:5], setting)  # whatever keep led to it
         if not found:
-            one = min(self.cost(self.setting(name, 1)) for name in self.cuts)
+            one = min(self.cost(self.setting(name, 1)) for name in self.options)
             raise PlanError(f"{budget:,g} {unit} a prompt pay for no clip: one costs {one:,.6g}")
         return list(found.values())
 
     def curve(self) -> list[float]:
         """Budgets that pay for 1, 2, 4, .. up to all clips of the pool by any selector."""
-        dearest = max(self.cuts, key=lambda name: self.rates.per_clip[name])
+        dearest = max(self.options, key=lambda name: self.rates.per_clip[name])
         sizes = {2**power for power in range(self.pool.size.bit_length())} | {self.pool.size}
         return [self.cost(self.setting(dearest, n)) for n in sorted(sizes)]
 
@@ -100,23 +119,42 @@ class Schedules:
         return rates.per_frame * setting.frames + rates.per_clip[setting.selector] * setting.clips
 
     def _largest(self, selector: str, budget: float) -> Iterator[Setting]:
-        """Of every schedule the one with the largest N that the budget and the pool allow."""
-        at = list(self.cuts[selector])
-        for cuts in (c for count in range(len(at) + 1) for c in combinations(at, count)):
-            for keep in self.keeps if cuts else (1.0,):
-                sizes = range(self.pool.size, 0, -1)
-                found = (self.setting(selector, n, cuts, keep) for n in sizes)
-                setting = next((s for s in found if self.cost(s) <= budget * (1 + 1e-9)), None)
-                if setting and (not cuts or setting.alive[-1] < setting.alive[0]):
-                    yield setting
+        """Of every kind the one with the largest N that the budget and the pool allow; kinds that
+        would be best-of-n are left out."""
+        at, softens, stops = self.options[selector]
+        cuts = [c for count in range(len(at)) for c in combinations(at, count + 1)]
+        kinds: list[dict[str, Any]] = [
+            {},
+            *({"soften": soften} for soften in softens),
+            *({"price": price} for price in stops),
+            *({"cuts": c, "keep": keep} for c in cuts for keep in self.keeps),
+        ]
+        for kind in kinds:
+            sizes = range(self.pool.size, 0, -1)
+            found = (self.setting(selector, n, **kind) for n in sizes)
+            setting = next((s for s in found if self.cost(s) <= budget * (1 + 1e-9)), None)
+            if setting is None:
+                continue
+            n = setting.alive[0]
+            if not kind or setting.frames < n * self.pool.frames or (setting.soften and n > 1):
+                yield setting
 
     def setting(
-        self, selector: str, n: int, cuts: tuple[float, ...] = (), keep: float = 1.0
+        self,
+        selector: str,
+        n: int,
+        cuts: tuple[float, ...] = (),
+        soften: float = 0.0,
+        price: float = 0.0,
+        keep: float = 1.0,
     ) -> Setting:
-        stops = [round(at * self.pool.frames / self.pool.duration) for at in cuts]
+        ends = [round(at * self.pool.frames / self.pool.duration) for at in cuts]
         alive = halved(n, keep, len(cuts) + 1)
-        frames = int(np.dot(alive, np.diff([0, *stops, self.pool.frames])))
-        return Setting(selector, alive, cuts, keep, frames, sum(alive))
+        frames, clips = float(np.dot(alive, np.diff([0, *ends, self.pool.frames]))), sum(alive)
+        if price:
+            clips = np.minimum(self.options[selector].stops[price], n).mean()
+            frames = clips * self.pool.frames
+        return Setting(selector, alive, cuts, soften, price, keep, frames, float(clips))
 
 
 def in_frames(pool: Pool) -> Rates:

@@ -1,11 +1,12 @@
-"""What each setting of best-of-N and of successive halving would give, from one scored pool.
+"""What each setting of the planner's searches would give, from one scored pool.
 
     planner = Planner(pool, pool.measures["msd_kld"], in_frames(pool))
     planner.chosen(2000)        # the best of them, on prompts that did not choose them
 
-Best-of-n is exact, halving simulated on subsets of the pool (src/stats/halving.py). A setting has
-the largest N that the budget pays for and the pool has. Gains are in within-prompt standard
-deviations of the measure, positive where better, paired by prompt, with 95% intervals over prompts.
+Best-of-n, soft or not, is exact (src/stats/best_of_n.py), halving and waves are simulated on the
+pool's clips (simulation.py there). A setting has the largest N that the budget pays for and the
+pool has. Gains are in within-prompt standard deviations of the measure, positive where better,
+paired by prompt, with 95% intervals over prompts.
 
 Prompts are halved by a hash of their ids. What one half finds best by the choosing judge is valued
 on the other half, so that no number is of prompts that chose it. Its reference is best-of-n at the
@@ -13,6 +14,7 @@ same budget, by the selector that the choosing half finds best for it.
 """
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -20,17 +22,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from src.budget import PlanError
+from src.methods import BEST_OF_N
 from src.reports.gains import oriented
-from src.reports.plan_settings import Rates, Schedules, Setting
+from src.reports.plan_settings import WAVE, Options, Rates, Schedules, Setting
 from src.reports.table import Row, adjusted, ends
 from src.runs.measures import Measure, verdict
 from src.runs.pool import Pool, PoolError
-from src.stats.best_of_n import Array, best_of_n_weights, in_sd
-from src.stats.halving import draw_orders, expected, halving_weights
+from src.stats.best_of_n import Array, in_sd, soft_best_of_n_weights, within_prompt_std
 from src.stats.intervals import StatsError, mean_interval, mean_p
+from src.stats.simulation import draw_orders, expected, halving_weights, stopped, waves_weights
 
 KEEPS = (0.25, 0.33, 0.5, 0.67)  # as --keep takes them
-DRAWS = 400  # of N0 candidates, a prompt
+SOFTENS = (0.25, 0.5, 1.0)  # in within-prompt deviations of the selector
+PRICES = (0.005, 0.01, 0.02, 0.05, 0.1)  # as --price takes them
+DRAWS = 400  # orders of a prompt's clips
 FEW = 3  # settings that either half chooses
 REFERENCE, SECONDARY = "reference", "secondary"  # verdicts
 HALVES = ("first half", "second half")
@@ -54,6 +59,8 @@ class Planner:
         judge: Measure,
         rates: Rates,
         keeps: Sequence[float] = KEEPS,
+        softens: Sequence[float] = SOFTENS,
+        prices: Sequence[float] = PRICES,
         draws: int = DRAWS,
     ) -> None:
         self.pool, self.judge, self.draws = pool, judge, draws
@@ -84,25 +91,41 @@ class Planner:
                 f"{pool.folder} has no scores of beginnings, by which halving drops clips: make a "
                 "pool with verifier_experiment.py --prefixes"
             )
-        cuts = {name: tuple(begun) for name, begun in self.beginnings.items()}
-        self.schedules = Schedules(pool, cuts, rates, keeps)
         self._orders = [draw_orders(pool.size, draws, seed) for seed in range(len(self.prompts))]
+        options = {name: self._options(name, softens, prices) for name in verifiers}
+        self.schedules = Schedules(pool, options, rates, keeps)
         self._weights: dict[Setting, Array] = {}
+
+    def _options(self, name: str, softens: Sequence[float], prices: Sequence[float]) -> Options:
+        """softens: here in within-prompt deviations."""
+        scores = self.values[name]
+        sd = within_prompt_std(list(scores))
+        pairs = zip(scores, self._orders, strict=True)
+        counts = np.stack([stopped(x, WAVE, prices, orders) for x, orders in pairs], axis=1)
+        return Options(
+            tuple(self.beginnings[name]),
+            [float(f"{soften * sd:.3g}") for soften in softens if sd],  # as commands have it
+            dict(zip(prices, counts, strict=True)),
+        )
 
     def weights(self, setting: Setting) -> Array:
         """How often each of a prompt's clips wins: [prompts, m]."""
         if setting not in self._weights:
-            begun = self.beginnings[setting.selector]
-            stages = [*(begun[at] for at in setting.cuts), self.values[setting.selector]]
-            self._weights[setting] = np.array(
-                [
-                    halving_weights([scores[at] for scores in stages], setting.alive, orders)
-                    if setting.cuts
-                    else best_of_n_weights(stages[0][at], setting.alive)[0]
-                    for at, orders in enumerate(self._orders)
-                ]
-            )
+            rows = range(len(self.prompts))
+            self._weights[setting] = np.array([self._of_prompt(setting, at) for at in rows])
         return self._weights[setting]
+
+    def _of_prompt(self, setting: Setting, at: int) -> Array:
+        """[m]."""
+        name, orders = setting.selector, self._orders[at]
+        scores, n = self.values[name][at], setting.alive[0]
+        if setting.cuts:
+            begun = [self.beginnings[name][cut][at] for cut in setting.cuts]
+            return halving_weights([*begun, scores], setting.alive, orders)
+        if setting.price:
+            counts = self.schedules.options[name].stops[setting.price][at]
+            return waves_weights(scores, np.minimum(counts, n), orders)
+        return soft_best_of_n_weights(scores, n, setting.soften)
 
     def means(self, policy: Policy, measure: str) -> Array:
         """Of the winners, higher where better: [prompts]; NaN where there is no number."""
@@ -122,30 +145,26 @@ class Planner:
         known = ~np.isnan(gains) & (True if half is None else half)
         return in_sd(gains[known], list(values[known])) if known.sum() > 1 else None
 
-    def draw_error(self, setting: Setting, measure: str) -> float:
-        """Standard error of the mean gain for simulating some subsets only, in deviations."""
-        values, weights = self.values[measure], self.weights(setting)
-        if not setting.cuts or setting.alive[0] == self.pool.size:
-            return 0.0
-        squares = expected(weights, np.square(values)) - expected(weights, values) ** 2
-        spread = np.nanmean(np.nanvar(values, axis=1, ddof=1)) or 1.0
-        error = np.nanmean(squares) / self.draws / np.isfinite(squares).sum() / spread
-        return float(np.sqrt(max(0.0, error)))
+    def draw_error(self, settings: Sequence[Setting]) -> float:
+        """The largest standard error of a mean gain by the judge for simulating some orders only,
+        in deviations."""
+        values = self.values[self.judge.name]
+        weights = [self.weights(s) for s in settings if s.cuts or s.price]
+        squares = [expected(w, np.square(values)) - expected(w, values) ** 2 for w in weights]
+        variance = max((float(np.nanmean(x)) for x in squares), default=0.0)
+        return math.sqrt(variance / self.draws / len(values)) / within_prompt_std(list(values))
 
     def valued(self, budget: float, measures: Sequence[str]) -> Iterator[Row]:
         """Each setting by its own number and by `measures`, over all prompts; the reference is
         best-of-n by the same selector."""
         settings = self.schedules.settings(budget)
-        usual = {s.selector: (s, s) for s in settings if not s.cuts}
+        usual = {s.selector: (s, s) for s in settings if s.method == BEST_OF_N}
         for setting in settings:
             key = {"budget": budget, **setting.columns(), "cost": self.schedules.cost(setting)}
             for name in (setting.selector, *measures):
                 relation = self.pool.measures[name].relation(self.pool.measures[setting.selector])
-                yield (
-                    {**key, "measure": name, "relation": relation}
-                    | self._compared((setting, setting), usual[setting.selector], name)
-                    | {"draw_error": self.draw_error(setting, name)}
-                )
+                found = self._compared((setting, setting), usual[setting.selector], name)
+                yield {**key, "measure": name, "relation": relation} | found
 
     def ranked(self, settings: Sequence[Setting], half: Mask) -> list[Setting]:
         """Those that may be chosen, best first by the judge on these prompts; of equal ones the
@@ -165,7 +184,7 @@ class Planner:
         those of the other half."""
         settings = self.schedules.settings(budget)
         of_first, of_second = (self.ranked(settings, half) for half in (~self.second, self.second))
-        plain = [next(s for s in best if not s.cuts) for best in (of_second, of_first)]
+        plain = [next(s for s in x if s.method == BEST_OF_N) for x in (of_second, of_first)]
         return (of_second[0], of_first[0]), (plain[0], plain[1])
 
     def chosen(self, budget: float) -> list[Row]:
@@ -173,7 +192,7 @@ class Planner:
         the first choices of both by every measure. p is adjusted for all that the judge says."""
         settings, rows = self.schedules.settings(budget), []
         first, reference = self.choices(budget)
-        best_of_n = {s.selector: (s, s) for s in settings if not s.cuts}
+        best_of_n = {s.selector: (s, s) for s in settings if s.method == BEST_OF_N}
         for name, half, plain in zip(
             HALVES, (~self.second, self.second), reference[::-1], strict=True
         ):

@@ -25,9 +25,11 @@ def expected_gain(scores: ArrayLike) -> NDArray[np.float64]:
     return _gain_and_std(scores)[0]
 
 
-def is_enough(scores: ArrayLike, price: float) -> NDArray[np.bool_]:
-    """Whether one more is not worth its price: [...]. price: in units of s; at 0 never enough."""
+def is_enough(scores: ArrayLike, price: ArrayLike) -> NDArray[np.bool_]:
+    """Whether one more is not worth its price: [...]. price: in units of s, one or as many as
+    [...]; at 0 it is never enough."""
     gain, std = _gain_and_std(scores)
+    price = np.asarray(price, dtype=np.float64)
     return (gain <= price * std) & (price > 0)
 
 

@@ -19,7 +19,7 @@ from src.runs.pool import Pool, PoolError, load_pool
 from src.runs.records import Run
 from src.scoring import PERPLEXITY
 from src.stats.best_of_n import best_of_n_weights
-from src.stats.halving import draw_orders, expected, halving_weights
+from src.stats.simulation import draw_orders, expected, halving_weights
 from src.stats.intervals import StatsError
 from tests.generator import made_up_pool as made
 from tests.generator.made_up_pool import made_up_pool
