@@ -89,17 +89,20 @@ class Decoder:
         keys: Sequence[str],
         seed: int,
         prompt_tokens: Tensor | None = None,
+        first: int = 0,
     ) -> Decoding:
         """Candidates of several prompts, none of their frames finished but those given.
 
         conditions: the cross-attention source of each prompt, [length, dim], without padding.
         frames: the final length. keys: each prompt's, for its noise; slots of prompts with equal
         keys sample alike. prompt_tokens: int64 [prompts * candidates, codebooks, frames given].
+        first: each prompt's candidates have the slots from this one on.
         """
         if self.lanes is not None:
             self.lanes.max_rows = self.max_rows
         texts = [self.transformer.texts(condition) for condition in conditions]
-        noise = [NoiseKey(seed, key, slot) for key in keys for slot in range(candidates)]
+        slots = range(first, first + candidates)
+        noise = [NoiseKey(seed, key, slot) for key in keys for slot in slots]
         decoding = Decoding(self, texts, noise, frames)
         if prompt_tokens is not None:
             decoding.give(prompt_tokens.to(self.transformer.device))
