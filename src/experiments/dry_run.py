@@ -34,7 +34,7 @@ from src.runs.evaluation import judge_clip
 from src.runs.records import Run
 from src.runs.settings import SaveAudio
 from src.scoring import ScoreInput, Verifier
-from src.tree import children
+from src.tree.node import children
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,9 @@ from src.client import ServerUnreachable
 from src.data.prompts import Prompt
 from src.methods import METHODS, PARAMETERS
 from src.protocol import NoScore
-from src.search import OVERFLOWED, search, tree_search
-from src.tree import Failure, Node, SearchResult, children
+from src.search import search, tree_search
+from src.tree.group import OVERFLOWED
+from src.tree.node import Failure, Node, SearchResult, children
 from src.verifier import build_verifier
 from tests.generator.fake_search import (
     RATE,
