@@ -203,7 +203,7 @@ def in_sd(gains: Array, measure: Pools) -> Array | None:
     if not squares.any():
         return None
     freedom = np.array([len(_scored(pool)) - 1.0 for pool in measure])
-    std = within_prompt_std(measure)
+    std = math.sqrt(squares.sum() / freedom.sum())
     spread = squares / squares.mean() - freedom / freedom.mean()
     return gains / std - gains.mean() / std * spread / 2
 

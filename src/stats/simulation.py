@@ -1,14 +1,12 @@
-"""Searches that take some of a pool's clips, simulated: who would have won, at what cost.
-
-Nothing branches in them, so that each candidate is one of the pool's own m clips.
+"""Searches without branches, on a pool's own clips: who would have won, at what cost.
 
 Successive halving: N0 candidates are begun; after each step the better part goes on, the others are
 dropped, and of those that finish the best wins (Jamieson and Talwalkar, arXiv 1502.07943; for
-language models: Sun et al., arXiv 2410.20290). Waves: best-of-n that goes on until one more sample
-is not worth its price (src/stats/stopping.py).
+language models: Sun et al., arXiv 2410.20290). Waves: best-of-n until one more sample is not worth
+its price (src/stats/stopping.py).
 
-All orders of a pool are too many. Some are drawn, the same for every setting, and a search of N
-takes the first N, so that settings are compared over the same draws.
+All orders of m clips are too many. Some are drawn, and a search of N takes the first N: settings
+are compared over the same draws.
 """
 
 from collections.abc import Sequence
