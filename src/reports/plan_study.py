@@ -30,7 +30,7 @@ from src.stats.simulation import draw_orders, expected, halving_weights, stopped
 
 KEEPS = (0.25, 0.33, 0.5, 0.67)  # as --keep takes them
 SOFTENS = (0.25, 0.5, 1.0)  # in within-prompt deviations of the selector
-PRICES = (0.005, 0.01, 0.02, 0.05, 0.1)  # as --price takes them
+PRICES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)  # as --price takes them
 DRAWS = 400  # orders of a prompt's clips
 FEW = 3  # settings that either half chooses
 REFERENCE, SECONDARY = "reference", "secondary"  # verdicts
