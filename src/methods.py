@@ -98,11 +98,11 @@ PRICE = Parameter(
 TEMPER = Parameter(
     name="temper",
     letter="temper",
-    default=1.0,
+    default=2.0,
     help="How much smc weighs a particle's score, in units of the spread after the first step; 0 "
     "is best_of_n.",
     plural="tempers",
-    values=(1.0,),
+    values=(2.0,),
 )
 ALPHA = Parameter(
     name="alpha",
