@@ -104,9 +104,10 @@ class Parameter:
 class Method:
     """A way to search: how it runs, what it may spend, its own parameters, its colour.
 
-    run: takes a Group through its steps and gives its results. shape: "single": one whole clip; "whole": N whole
-    clips; "steps": candidates that are pruned after each step. plan: the class of its plan, for a
-    method that costs something else. colour: in every figure. src/methods.py has the registry.
+    run: takes a Group through its steps and gives its results. shape: "single": one whole clip;
+    "whole": N whole clips; "steps": candidates that are pruned after each step. plan: the class of
+    its plan, for a method that costs something else. colour: in every figure. src/methods.py has
+    the registry.
     """
 
     name: str

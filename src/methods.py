@@ -98,19 +98,19 @@ PRICE = Parameter(
 TEMPER = Parameter(
     name="temper",
     letter="temper",
-    default=1.0,
+    default=2.0,
     help="How much smc weighs a particle's score, in units of the spread after the first step; 0 "
     "is best_of_n.",
     plural="tempers",
-    values=(1.0,),
+    values=(2.0,),
 )
 ALPHA = Parameter(
     name="alpha",
     letter="alpha",
-    default=1.05,
+    default=1.01,
     help="alpha: power samples from the generator's distribution to this power; 1 leaves it.",
     plural="alphas",
-    values=(1.05,),
+    values=(1.01,),
 )
 TILT = Parameter(
     name="tilt",

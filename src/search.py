@@ -45,6 +45,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -141,20 +142,21 @@ def tree_search(group: Group, keep: Keep = best) -> Results:
 
     keep: chooses a prompt's K parents among its scored candidates.
     """
-
-    def parents(prompt: int) -> list[int]:
-        kept = [node.slot for node in keep(group, prompt, group.ranked(prompt))]
-        return children(kept, group.plan.kept, group.plan.beam_width)
-
     *earlier, last = group.plan.steps
     for step, frames in enumerate(earlier):
         group.sample(frames)
         with group.rollout(group.plan.rollout(step)):
             group.score()
-        group.expand(parents)
+        group.expand(partial(parents_of, group, keep))
     group.sample(last)
     group.score()
     return group.results()
+
+
+def parents_of(group: Group, keep: Keep, prompt: int) -> list[int]:
+    """Of a prompt's slots, where M children of each that is kept take the places of all."""
+    kept = [node.slot for node in keep(group, prompt, group.ranked(prompt))]
+    return children(kept, group.plan.kept, group.plan.beam_width)
 
 
 def diverse_search(group: Group) -> Results:

@@ -165,7 +165,7 @@ class Group:
         own = self.candidates.mean_log_prob().tolist()
         for prompt in list(self.live):
             for slot, value in zip(self.slots[prompt], values[prompt].tolist(), strict=True):
-                score = Score(value=value) if math.isfinite(value) else OVERFLOWED
+                score = Score(value=value, components={}) if math.isfinite(value) else OVERFLOWED
                 log_prob, parent = own[self._row(prompt, slot)], self.parents[prompt][slot]
                 self.nodes[prompt].append(Node(self.step, slot, parent, score, log_prob))
             if not self.ranked(prompt):

@@ -249,7 +249,8 @@ def test_what_is_heard_is_rendered_once_and_else_the_winners_alone(
     unhearing = build_verifier("perplexity", generator.checkpoint, None, None)
     results = run(plan(method), verifier=None if hears else unhearing, generator=generator)
     clips = sum(result.ledger.clips for result in results)
-    assert generator.rendered == (clips if hears else len(PROMPTS))
+    alone = clips // 4 if method == "waves" else len(PROMPTS)  # of each wave its best
+    assert generator.rendered == (clips if hears else alone)
     for result in results:
         assert result.winner.clip.samples[0].tolist() == winner_tokens(result)
         if not hears:
