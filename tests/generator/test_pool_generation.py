@@ -38,7 +38,7 @@ class TinyGenerator:
     def __init__(self) -> None:
         self.lm = random_lm()
 
-    def begin(self, prompts, keys, candidates, frames, seed):
+    def begin(self, prompts, keys, candidates, frames, seed, first=0):
         conditions = [condition(self.lm, prompt) for prompt in prompts]
         return Decoder(self.lm).begin(conditions, candidates, frames, keys, seed)
 
