@@ -5,6 +5,7 @@ and `benchmark.py --value FILE` prunes by it. It belongs to one generator's and 
 weights, told by their hashes, and to clips of one length. No torch here.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ class Critic(BaseModel, frozen=True):
         if selector != self.selector:
             raise CriticError(f"a critic of {self.selector} says nothing of {selector}")
         for plan in plans:
-            heard = {*plan.heard()[:-1]}
+            heard = {*plan.heard()[:-1]} - {0}
             if heard and plan.frames != self.frames:
                 own, asked = (frames / plan.frame_rate for frames in (self.frames, plan.frames))
                 raise CriticError(f"a critic of clips of {own:g} s says nothing of {asked:g} s")
@@ -85,6 +86,8 @@ class CriticVerifier:
         self.critic, self.verifier = critic, verifier
         self.name, self.needs_audio = f"critic of {verifier.name}", verifier.needs_audio
         self.checkpoints = verifier.checkpoints
+        digest = hashlib.sha256(critic.model_dump_json().encode()).hexdigest()
+        self.checkpoint = Checkpoint(name=self.name, sha256=digest)
         trained = {"generator": critic.generator, **critic.verifiers}
         for name, own in {"generator": generator, **verifier.checkpoints}.items():
             if name not in trained or trained[name].sha256 != own.sha256:

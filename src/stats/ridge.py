@@ -41,9 +41,11 @@ def moments_of(features: Iterable[ArrayLike], target: Iterable[ArrayLike]) -> Mo
     for x, y in zip(features, target, strict=True):
         both = np.column_stack([x, y]).astype(np.float64)
         both = both[~np.isnan(both).any(1)]
-        spread = both[:, -1].std() if len(both) and np.ptp(both[:, -1]) > 0 else np.inf
-        both = (both - both.mean(0)) / spread if len(both) else both
-        found.append(both.T @ both / max(1, len(both)))
+        if len(both) and np.ptp(both[:, -1]) > 0:  # what does not vary is 0, not rounding
+            both = np.where(np.ptp(both, axis=0) > 0, both - both.mean(0), 0.0) / both[:, -1].std()
+        else:
+            both = np.zeros((1, both.shape[1]))
+        found.append(both.T @ both / len(both))
     all_of = np.array(found)
     return Moments(all_of[:, :-1, :-1], all_of[:, :-1, -1], all_of[:, -1, -1])
 
