@@ -107,10 +107,10 @@ TEMPER = Parameter(
 ALPHA = Parameter(
     name="alpha",
     letter="alpha",
-    default=1.05,
+    default=1.01,
     help="alpha: power samples from the generator's distribution to this power; 1 leaves it.",
     plural="alphas",
-    values=(1.05,),
+    values=(1.01,),
 )
 TILT = Parameter(
     name="tilt",

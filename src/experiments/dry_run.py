@@ -43,9 +43,9 @@ CLIPS = 4  # rendered and scored at once
 # Of a search's record: what the committed results take, without a tree and a node of it.
 RECORD_BYTES, NODE_BYTES = 1000, 210
 NOTES = (
-    "Frames and clips are exact; of a method that may stop before, the most. Time is an estimate: decoding, rendering, scoring and judging "
-    "were timed here just now, for about a second each. Loading, references that judges hear, "
-    "tables and figures are not counted.",
+    "Frames and clips are exact; of a method that may stop before, the most. Time is an estimate: "
+    "decoding, rendering, scoring and judging were timed here just now, for about a second each. "
+    "Loading, references that judges hear, tables and figures are not counted.",
     "Memory: weights, keys and values; what the verifier server and the judges hold is not "
     "counted. Disk: audio, tokens and records.",
 )

@@ -9,8 +9,11 @@ from scipy import stats
 
 from src.budget import Cost, Plan
 from src.data.prompts import Prompt
+from src.experiments.scaling_settings import ExperimentSettings
+from src.experiments.settings import BenchmarkSettings
 from src.methods import METHODS, SearchCell
 from src.protocol import NoScore, Score
+from src.runs.settings import parse
 from src.search import search, systematic
 from src.stats.stopping import is_enough
 from src.tree.group import OVERFLOWED
@@ -356,3 +359,13 @@ def test_what_is_best_of_n_by_definition() -> None:
             "smc",
         )
     assert SearchCell("smc", 8, {"temper": 1, "draw": 0}).simplest(2, 2).method == "best_of_n"
+
+
+def test_tilt_needs_guidance() -> None:
+    asked = ("--method", "power", "--guidance", "1")
+    assert parse(BenchmarkSettings, asked).guidance == 1
+    swept = (*asked, "--pool_size", "0", "--verifiers", "perplexity", "--budgets", "4")
+    for kind, flags in ((BenchmarkSettings, asked), (ExperimentSettings, swept)):
+        tilted = (*flags, "--tilt" + "s" * (kind is ExperimentSettings), "0.5")
+        with pytest.raises(SystemExit):
+            parse(kind, tilted)
