@@ -23,7 +23,8 @@ from pathlib import Path
 
 from src.data.files import make_folder, write_whole
 from src.reports.command import parser_of, printed
-from src.reports.critic_study import DRAWS, FOLDS, CriticStudy
+from src.reports.critic_study import DRAWS, FOLDS, OVER_PREFIX, CriticStudy
+from src.reports.gains import by_measure
 from src.reports.table import (
     HOLM,
     INTERVALS,
@@ -84,27 +85,19 @@ def _text(study: CriticStudy, rows: Sequence[Row], halving: Sequence[Row]) -> st
         ]
         for selector, seconds in dict.fromkeys((r["selector"], r["seconds"]) for r in rows)
     }
-    buys = {
-        f"halving {row['alive'].replace(' ', ', ')} by {row['selector']}": [
-            {
-                "measure": f"  {own['measure']}",
-                "gain by critic": brackets(interval_of(own, "critic", "critic_")),
-                "gain by prefix": brackets(interval_of(own, "prefix", "prefix_")),
-                "difference": brackets(interval_of(own, "difference", "difference_"), "+.3f"),
-                "p (Holm)": shown(own["p_holm"], ".2g"),
-                "verdict": own["verdict"],
-            }
-            for own in halving
-            if own["selector"] == row["selector"]
-        ]
-        for row in halving
-    }
+    over_prefix = [row for row in halving if row["compared"] == OVER_PREFIX]
+    measures = [pool.measures[name] for name in dict.fromkeys(row["measure"] for row in halving)]
+    buys = by_measure(
+        over_prefix,
+        measures,
+        lambda row: {"halving": f"  {row['alive'].replace(' ', ', ')} by {row['selector']}"},
+    )
     head = [f"{pool.manifest.get('title', pool.folder.name)}: a critic of beginnings", answer]
     notes = [
         f"R2 and tau: within prompts, of prompts held out ({FOLDS} folds); prefix: its own score, "
         f"in R2 with a slope of its own. Means with {INTERVALS}, differences paired.",
-        f"Halving is simulated on {DRAWS} random subsets of a prompt's {pool.size} clips, the last "
-        "step by the verifier itself; gains over one sample in within-prompt standard deviations.",
+        f"Halving: what the critic gains over the prefix, simulated on {DRAWS} random subsets of a "
+        f"prompt's {pool.size} clips, the last step by the verifier itself.",
         f"Better or worse: p of the difference {HOLM}. Secondary: no claim.",
         few_prompts(len(study.prompts)),
     ]

@@ -12,18 +12,17 @@ their ids. Gains are in within-prompt standard deviations; intervals are 95%, ov
 
 import hashlib
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
 from src.methods import HalvingPlan, halved
 from src.protocol import Checkpoint
-from src.reports.gains import oriented
+from src.reports.gains import Means, gain, no_evidence, one_sample, oriented
 from src.reports.table import Row, adjusted, ends
 from src.runs.critic import Critic, features_of
-from src.runs.measures import Measure, Verdict, verdict
-from src.runs.pool import LOG_PROBS, UNCONDITIONAL, Pool, PoolError, prefix_key
-from src.stats.best_of_n import Array, in_sd, tau
+from src.runs.measures import verdict
+from src.runs.pool import LOG_PROBS, UNCONDITIONAL, Pool, PoolError, Pools, prefix_key
+from src.stats.best_of_n import Array, tau
 from src.stats.halving import draw_orders, expected, halving_weights
 from src.stats.intervals import StatsError, mean_interval, mean_p
 from src.stats.ridge import best_penalty, explained, fit, held_out, moments_of
@@ -32,6 +31,7 @@ FOLDS = 8
 DRAWS = 400  # of N0 candidates, a prompt
 KEEP = 0.5
 CRITIC, TOKENS = "critic", "with token statistics"
+OVER_PREFIX = "critic, over prefix"
 Features = dict[str, Array]  # [prompts, m] by name
 
 
@@ -98,18 +98,14 @@ class CriticStudy:
                 both = ~np.isnan([taus, prefix, r2, plain]).any(0)
                 change = (taus - prefix)[both]
                 p = mean_p(change)
-                rows.append(
-                    {"selector": selector, "seconds": seconds, "features": name}
-                    | {"prompts": int(both.sum())}
-                    | _columns("r2", r2[both])
-                    | _columns("prefix_r2", plain[both])
-                    | _columns("r2_difference", (r2 - plain)[both])
-                    | _columns("tau", taus[both])
-                    | _columns("prefix_tau", prefix[both])
-                    | _columns("tau_difference", change)
-                    | {"p": p if name == CRITIC else None, "p_holm": None}
-                    | {"verdict": verdict(change.mean(), p) if name == CRITIC else "secondary"}
-                )
+                row = {"selector": selector, "seconds": seconds, "features": name}
+                row |= {"prompts": int(both.sum())}
+                for what, of, usual in (("r2", r2, plain), ("tau", taus, prefix)):
+                    row |= _columns(what, of[both]) | _columns(f"prefix_{what}", usual[both])
+                    row |= _columns(f"{what}_difference", (of - usual)[both])
+                row |= {"p": p if name == CRITIC else None, "p_holm": None}
+                said = verdict(change.mean(), p) if name == CRITIC else "secondary"
+                rows.append(row | {"verdict": said})
         return adjusted(rows)
 
     def halving_rows(self) -> list[Row]:
@@ -132,8 +128,19 @@ class CriticStudy:
                 ]
                 weights.append(np.array(won))
             for measure in filter(None, (pool.measures[selector], self.judge)):
-                names = {"selector": selector, "alive": " ".join(map(str, alive))}
-                rows.append(names | self._gains(selector, measure, *weights))
+                key = {"selector": selector, "alive": " ".join(map(str, alive))}
+                unfounded = no_evidence(pool.measures[selector], measure)
+                found = oriented(pool, measure)
+                by_critic, by_prefix = (self._means(of, found) for of in weights)
+                one = one_sample(pool, measure)
+                for compared, better, usual in (
+                    (OVER_PREFIX, by_critic, by_prefix),
+                    ("critic, over one sample", by_critic, one),
+                    ("prefix, over one sample", by_prefix, one),
+                ):
+                    said = unfounded if compared == OVER_PREFIX else "secondary"
+                    key |= {"compared": compared, "measure": measure.name}
+                    rows.append(key | gain(better, usual, found, said))
         return adjusted(rows)
 
     def trained(self, selector: str) -> Critic:
@@ -180,26 +187,14 @@ class CriticStudy:
         a, b = ([pair[of][k] for pair, k in zip(pairs, known, strict=True)] for of in (0, 1))
         return tau(a, b)
 
-    def _gains(
-        self, selector: str, measure: Measure, by_critic: Array, by_prefix: Array
-    ) -> dict[str, Any]:
-        """Over one sample, and the critic's over the prefix's. by_critic, by_prefix: how often each
-        candidate wins, [prompts, m]."""
-        found, none = oriented(self.pool, measure), np.full(self.pool.size, np.nan)
-        values = np.array([found.get(prompt, none) for prompt in self.prompts])
-        critic, prefix = (expected(weights, values) for weights in (by_critic, by_prefix))
-        one, known = expected(np.ones(values.shape), values), ~np.isnan(critic - prefix)
-        row: dict[str, Any] = {"measure": measure.name, "prompts": int(known.sum())}
-        compared = {"critic": critic - one, "prefix": prefix - one, "difference": critic - prefix}
-        terms = {n: in_sd(gains[known], list(values[known])) for n, gains in compared.items()}
-        for name, of in terms.items():
-            row |= _columns(name, of)
-        change = terms["difference"]
-        p = np.nan if change is None else mean_p(change)
-        said: Verdict = verdict(0.0 if change is None else change.mean(), p)
-        if measure.is_judge and measure.relation(self.pool.measures[selector]):
-            said = "not independent"
-        return row | {"p": p, "p_holm": None, "verdict": said}
+    def _means(self, weights: Array, values: Pools) -> Means:
+        """Of the winners, by prompt. weights: how often each candidate wins, [prompts, m]."""
+        found = {
+            prompt: float(expected(of[None], values[prompt][None])[0])
+            for prompt, of in zip(self.prompts, weights, strict=True)
+            if prompt in values
+        }
+        return {prompt: mean for prompt, mean in found.items() if not np.isnan(mean)}
 
 
 def token_statistics(tokens: np.ndarray) -> Features:
