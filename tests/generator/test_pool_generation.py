@@ -169,6 +169,17 @@ def test_the_latest_record_of_each_key_is_kept_as_it_is(folder: Path) -> None:
     assert list(read_records(folder).items()) == list(latest.items())
 
 
+def test_trees_are_left_out_where_that_is_asked_for_and_nothing_else(folder: Path) -> None:
+    searched = {"kind": "search", "prompt_id": "a", "status": "ok", "winner": {"slot": 1}}
+    with Run.reopen(folder) as run:
+        run.append(searched | {"tree": [{"slot": 0}, {"slot": 1}]})
+    latest = read_records(folder)
+    assert main([str(folder), "--no_trees"]) == 0
+    expected = [{k: v for k, v in record.items() if k != "tree"} for record in latest.values()]
+    assert list(read_records(folder).values()) == expected
+    assert searched.items() <= expected[-1].items()
+
+
 def test_compacting_twice_changes_nothing(folder: Path) -> None:
     compact(folder)
     once = files(folder)
