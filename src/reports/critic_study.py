@@ -23,9 +23,9 @@ from src.runs.critic import Critic, features_of
 from src.runs.measures import verdict
 from src.runs.pool import LOG_PROBS, UNCONDITIONAL, Pool, PoolError, Pools, prefix_key
 from src.stats.best_of_n import Array, tau
-from src.stats.halving import draw_orders, expected, halving_weights
 from src.stats.intervals import StatsError, mean_interval, mean_p
 from src.stats.ridge import best_penalty, explained, fit, held_out, moments_of
+from src.stats.simulation import draw_orders, expected, halving_weights
 
 FOLDS = 8
 DRAWS = 400  # of N0 candidates, a prompt
