@@ -65,14 +65,17 @@ def search(
     verifier: Verifier,
     seed: int,
     keep_leaves: bool = False,
+    value: Verifier | None = None,
 ) -> Results:
     """Search one group of prompts by the plan's method; results are in the prompts' order.
 
-    keep_leaves: give the clips of all candidates of the last step, not the winner's alone.
+    keep_leaves: give the clips of all candidates of the last step, not the winner's alone. value:
+    by which candidates are kept before the last step, in the verifier's place.
     A prompt without any score becomes a Failure and the others go on. Raises BudgetError when the
     cost is not the plan's, and VerifierError when the verifier itself fails.
     """
-    return plan.method.run(Group(plan, prompts, generator, verifier, seed, keep_leaves))
+    group = Group(plan, prompts, generator, verifier, seed, keep_leaves, value=value)
+    return plan.method.run(group)
 
 
 Keep = Callable[[Group, int, list[Node]], list[Node]]

@@ -51,9 +51,9 @@ ByProfile = Annotated[
 ]
 Names = Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="[NAME ...]")]
 
-# `ids` names a file: what it holds decides which prompts there are, and they decide.
+# `ids` and `value` name files: what they hold decides, the prompts and a critic's checkpoint.
 INDECISIVE = frozenset(
-    {"server", "data_dir", "output", "log_level", "max_rows", "graphs", "ids", "dry_run"}
+    {"server", "data_dir", "output", "log_level", "max_rows", "graphs", "ids", "dry_run", "value"}
 )
 # Runs of the first versions have these in their identity, whichever methods they ran.
 ALWAYS_DECISIVE = (BEAM_WIDTH, LOOKAHEAD_K)
