@@ -266,6 +266,7 @@ class Group:
                 heard.get(row),
                 log_probs[row],
                 without[row],
+                self.prompts[places[row][0]].key,
             )
             for row in rows
         ]

@@ -49,7 +49,8 @@ class BenchmarkSettings(Settings):
     method: tuple[MethodName, ...] = ("baseline",)
     #: perplexity, pmi (local); tags, clap, quality, muq, imagebind (on the server); or an
     #: expression of these: a weighted sum such as tags+pmi or 0.7*tags+0.3*perplexity,
-    #: 'min(tags,pmi)', 'mean(tags,pmi)', 'lcb(tags,pmi,perplexity;1.0)' (mean less 1.0 deviations).
+    #: 'min(tags,pmi)', 'mean(tags,pmi)', 'lcb(tags,pmi,perplexity;1.0)' (mean less 1.0 deviations);
+    #: or 'medoid(tags)', how near a candidate is to the others in a server verifier's embedding.
     verifier: str = "perplexity"
     #: N: candidates held at each step. The baseline has one.
     candidates: int = 16
