@@ -191,14 +191,15 @@ class Generator(Renderer):
         candidates: int,
         frames: int,
         seed: int,
+        first: int = 0,
     ) -> Decoding:
         """Candidates of each prompt, prompt-major rows, none of their `frames` finished yet.
 
         keys: each prompt's noise key; what a candidate samples depends on seed, key, slot and
-        position alone.
+        position alone. first: the first of their slots.
         """
         conditions = [self.condition(prompt) for prompt in prompts]
-        return self.decoder.begin(conditions, candidates, frames, keys, seed)
+        return self.decoder.begin(conditions, candidates, frames, keys, seed, first=first)
 
     @torch.inference_mode()
     def _condition(self, prompt: str) -> Tensor:

@@ -89,17 +89,20 @@ class Decoder:
         keys: Sequence[str],
         seed: int,
         prompt_tokens: Tensor | None = None,
+        first: int = 0,
     ) -> Decoding:
         """Candidates of several prompts, none of their frames finished but those given.
 
         conditions: the cross-attention source of each prompt, [length, dim], without padding.
         frames: the final length. keys: each prompt's, for its noise; slots of prompts with equal
         keys sample alike. prompt_tokens: int64 [prompts * candidates, codebooks, frames given].
+        first: each prompt's candidates have the slots from this one on.
         """
         if self.lanes is not None:
             self.lanes.max_rows = self.max_rows
         texts = [self.transformer.texts(condition) for condition in conditions]
-        noise = [NoiseKey(seed, key, slot) for key in keys for slot in range(candidates)]
+        slots = range(first, first + candidates)
+        noise = [NoiseKey(seed, key, slot) for key in keys for slot in slots]
         decoding = Decoding(self, texts, noise, frames)
         if prompt_tokens is not None:
             decoding.give(prompt_tokens.to(self.transformer.device))
@@ -265,9 +268,20 @@ class Decoding:
         return torch.where(means.isfinite().all(0), means[0 if conditional else 1], torch.nan)
 
     @torch.inference_mode()
+    def mean_log_sampled(self) -> Tensor:
+        """float32 [rows]: the mean, likewise, of the logarithm of the probability with which each
+        token was drawn: at the temperature, guided, among the k best; 0 for tokens that were
+        given. Of drawn tokens; greedy ones could not all have been."""
+        return self._log_probs()[-1].mean((1, 2))
+
+    @torch.inference_mode()
     def log_probs(self) -> Tensor:
         """float32 [halves, rows, codebooks, finished], in nats: of each token with the text and,
         where decoding is guided, without it. Raises ValueError for what is not known."""
+        return self._log_probs()[:-1]
+
+    def _log_probs(self) -> Tensor:
+        """And last by the distribution that tokens were drawn from."""
         if self._position < self.finished + max(self.decoder.delays) or not self.finished:
             raise ValueError("no log-probabilities yet: advance first")
         halves = zip(*(part.log_probs for part in self._parts), strict=True)
@@ -300,7 +314,7 @@ class Decoding:
             "positions": self._positions,
             "open": self._open,
             "sequence": torch.full(shape, transformer.cardinality, device=device),
-            "log_probs": torch.zeros((2 if self.guided else 1, *shape), device=device),
+            "log_probs": torch.zeros((3 if self.guided else 2, *shape), device=device),
             "noise": uniforms(noise, *shape[1:], device),
         }
         if decoder.lanes is None:

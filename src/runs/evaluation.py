@@ -34,7 +34,7 @@ from src.runs.measures import Measure, Role, in_short
 from src.runs.records import Record, Run, RunFolderError
 from src.runs.settings import SaveAudio
 from src.scoring import LIKELIHOODS, Verifier, parse
-from src.tree import SearchResult
+from src.tree.node import SearchResult
 
 log = logging.getLogger(__name__)
 

@@ -21,10 +21,11 @@ import tyro
 
 from src.budget import PlanError
 from src.data.prompts import Pick, Prompt, Selection, Subset
-from src.methods import BEAM_WIDTH, LOOKAHEAD_K, METHODS, PARAMETERS, parameters_of
+from src.methods import BEAM_WIDTH, LOOKAHEAD_K, METHODS, PARAMETERS, TILT, parameters_of
 from src.protocol import checked_token
 from src.runs.arguments import given
 from src.scoring import PMI, ExpressionError, canonical, components
+from src.scoring import parse as parse_expression
 
 Profile = Literal["paper", "builtin"]
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -58,6 +59,7 @@ INDECISIVE = frozenset(
 # Runs of the first versions have these in their identity, whichever methods they ran.
 ALWAYS_DECISIVE = (BEAM_WIDTH, LOOKAHEAD_K)
 
+ACROSS = frozenset({"smc", "waves"})  # they compare scores of different steps, or waves
 EXIT_CODES = """
 Exit codes: 0 done; 1 some prompts failed (run again to retry them); 2 wrong usage; 3 something is
 missing, listed; 4 the verifier server was lost; 5 the run's folder is in use, is damaged or
@@ -172,10 +174,20 @@ class Settings:
             asked = {part for name in selecting for part in components(name)}
         except ExpressionError as error:
             raise UsageError(str(error)) from error
-        if PMI in asked and self.guidance == 1:
+        tilts = (getattr(self, TILT.name, 0), *getattr(self, TILT.plural, ()))
+        if TILT in parameters_of(getattr(self, "method", ())) and any(tilts):
+            asked.add(f"--{TILT.name}")
+        needing = [name for name in (PMI, f"--{TILT.name}") if name in asked]
+        if needing and self.guidance == 1:
             raise UsageError(
-                f"{PMI}: how likely a clip is without its text is known under guidance only; "
-                "take a --guidance other than 1"
+                f"{needing[0]}: how likely a clip is without its text is known under guidance "
+                "only; take a --guidance other than 1"
+            )
+        relative = [name for name in selecting if parse_expression(name).is_medoid]
+        if relative and (across := ACROSS & {*getattr(self, "method", ())}):
+            raise UsageError(
+                f"--method {min(across)} compares scores of candidates that are not scored "
+                f"together, and {relative[0]} is relative to those that are: take other methods"
             )
 
     def _selecting(self) -> list[tuple[str, tuple[str, ...]]]:

@@ -53,9 +53,15 @@ class TimedGenerator(FakeGenerator):
         self.seeds: list[int] = []
 
     def begin(
-        self, prompts: Sequence[str], keys: Sequence[str], candidates: int, frames: int, seed: int
+        self,
+        prompts: Sequence[str],
+        keys: Sequence[str],
+        candidates: int,
+        frames: int,
+        seed: int,
+        first: int = 0,
     ) -> FakeCandidates:
-        super().begin(prompts, keys, candidates, frames, seed)
+        super().begin(prompts, keys, candidates, frames, seed, first)
         self.seeds.append(seed)
         self.now += 0.5 * len(set(prompts) - self.known)
         self.known |= set(prompts)
@@ -70,7 +76,7 @@ class TimedGenerator(FakeGenerator):
                 super().select(rows)
                 generator.now += 0.01
 
-        return Timed(keys, candidates, frames, seed)
+        return Timed(keys, candidates, frames, seed, first)
 
     def forget_conditions(self) -> None:
         self.known.clear()

@@ -22,7 +22,7 @@ from src.runs.records import scores_key
 from src.runs.settings import parse as parse_arguments
 from src.scoring import ExpressionError, ScoreInput, canonical, components, parse
 from src.search import search
-from src.tree import Failure, SearchResult
+from src.tree.node import Failure, SearchResult
 from src.verifier import SearchVerifier, build_verifier, medoid
 from tests.generator.fake_pool import (
     PROMPTS,
@@ -73,6 +73,14 @@ class TestName:
     def test_all_else_is_refused(self, text: str, reason: str) -> None:
         with pytest.raises(ExpressionError, match=reason):
             parse(text)
+
+    @pytest.mark.parametrize("method", ["smc", "waves"])
+    def test_methods_that_compare_scores_of_different_sets_refuse_it(
+        self, method: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with pytest.raises(SystemExit):
+            parse_arguments(BenchmarkSettings, ["--verifier", NAME, "--method", method])
+        assert f"--method {method} compares scores" in capsys.readouterr().err
 
     def test_a_pool_is_scored_by_it_and_it_follows_from_no_sum(
         self, capsys: pytest.CaptureFixture[str]
@@ -174,7 +182,7 @@ class TestSearch:
             assert [node.score.value for node in result.nodes] == pytest.approx(values)
             assert result.winner.slot == int(np.argmax(values))
 
-    @pytest.mark.parametrize("method", ["best_of_n", "sbs", "halving"])
+    @pytest.mark.parametrize("method", ["best_of_n", "sbs", "halving", "dvts"])
     def test_prompts_with_one_text_in_one_group_are_searched_as_if_alone(self, method: str) -> None:
         same = [Prompt(id=f"p{i}", text="a jig", key=f"k{i}") for i in range(2)]
         together = self.found(method, same)

@@ -12,7 +12,7 @@ from src.decoding.decoder import Decoder, Decoding
 from src.methods import METHODS
 from src.protocol import Checkpoint
 from src.search import search
-from src.tree import SearchResult
+from src.tree.node import SearchResult
 from src.verifier import build_verifier
 from tests.generator.random_models import random_lm
 
@@ -33,13 +33,19 @@ class RandomGenerator:
         self.decoder = Decoder(lm, max_rows=max_rows)
 
     def begin(
-        self, prompts: Sequence[str], keys: Sequence[str], candidates: int, frames: int, seed: int
+        self,
+        prompts: Sequence[str],
+        keys: Sequence[str],
+        candidates: int,
+        frames: int,
+        seed: int,
+        first: int = 0,
     ) -> Decoding:
         conditions = [
             torch.randn(3, DIM, generator=torch.Generator().manual_seed(sum(map(ord, prompt))))
             for prompt in prompts
         ]
-        return self.decoder.begin(conditions, candidates, frames, keys, seed)
+        return self.decoder.begin(conditions, candidates, frames, keys, seed, first=first)
 
     def render(self, tokens: torch.Tensor) -> list[Clip]:
         return [Clip(row[:1].float().numpy(), RATE) for row in tokens]
