@@ -12,10 +12,11 @@ import logging
 import random
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, TypeVar
 
+import numpy as np
 import requests
 from pydantic import BaseModel, ValidationError
 from urllib3.exceptions import NewConnectionError
@@ -23,7 +24,7 @@ from urllib3.exceptions import NewConnectionError
 from src import protocol
 from src.budget import Ledger
 from src.data.audio import Clip, encode_wav
-from src.protocol import Checkpoint, NoScore, VerifierResult
+from src.protocol import Checkpoint, NoScore, Score, VerifierResult
 from src.scoring import VerifierError
 
 logger = logging.getLogger(__name__)
@@ -113,18 +114,21 @@ class ServerClient:
         verifiers: Mapping[str, Checkpoint],
         prompts: Sequence[str],
         clips: Sequence[Clip],
+        embeddings: Collection[str] = (),
     ) -> dict[str, VerifierResult]:
         """Every verifier's scores of every clip against its prompt, in order, or why it has none.
 
-        verifiers: with the weights that they must have; others are a ServerError. One request,
-        unless the batch is beyond the server's limits, or some of it is refused.
+        verifiers: with the weights that they must have; others are a ServerError. embeddings: those
+        whose scores are to be EmbeddedScores, of finite numbers, as many for each clip. One
+        request, unless the batch is beyond the server's limits, or some of it is refused.
         """
         begin = time.perf_counter()
         wavs = [encode_wav(clip) for clip in clips]
         self._usage.seconds["wav"] += time.perf_counter() - begin
         results = {name: _nothing(checkpoint) for name, checkpoint in verifiers.items()}
         for part in self._parts(wavs, [clip.seconds for clip in clips]):
-            for name, of_part in self._score_part(verifiers, prompts[part], wavs[part]).items():
+            asked = prompts[part], wavs[part], embeddings
+            for name, of_part in self._score_part(verifiers, *asked).items():
                 result = results[name]
                 if of_part.checkpoint != result.checkpoint:
                     raise ServerError(
@@ -134,6 +138,8 @@ class ServerClient:
                 result.scores += of_part.scores
                 result.queue_seconds += of_part.queue_seconds
                 result.compute_seconds += of_part.compute_seconds
+        for name in embeddings:
+            self._check_embeddings(name, results[name].scores)
         return results
 
     def unread(self, names: Sequence[str], prompts: Sequence[str]) -> dict[str, list[int]]:
@@ -147,7 +153,7 @@ class ServerClient:
                 protocol.TextsResponse,
                 "POST",
                 protocol.TEXTS_PATH,
-                json=asked.model_dump(),
+                json=asked.model_dump(exclude_defaults=True),
             ).unread
             self._check_counts(found, names, len(some))
             for name, of_name in found.items():
@@ -186,13 +192,17 @@ class ServerClient:
             yield slice(start, len(wavs))
 
     def _score_part(
-        self, verifiers: Mapping[str, Checkpoint], prompts: Sequence[str], wavs: Sequence[bytes]
+        self,
+        verifiers: Mapping[str, Checkpoint],
+        prompts: Sequence[str],
+        wavs: Sequence[bytes],
+        embeddings: Collection[str],
     ) -> dict[str, VerifierResult]:
         """As `score`. What one verifier refuses another may score: where a request is refused, each
         is asked for what is left to it, those together to whom the same is."""
         everything = range(len(wavs))
         try:
-            return self._upload(list(verifiers), prompts, wavs)
+            return self._upload(list(verifiers), prompts, wavs, embeddings)
         except Refused as error:
             out = {name: error.by(name) for name in verifiers}
             left = {name: tuple(i for i in everything if i not in out[name]) for name in verifiers}
@@ -204,7 +214,7 @@ class ServerClient:
             answers = {name: _nothing(checkpoint) for name, checkpoint in some.items()}
             if rest:
                 of_rest = [prompts[i] for i in rest], [wavs[i] for i in rest]
-                answers = self._score_part(some, *of_rest)
+                answers = self._score_part(some, *of_rest, embeddings)
             for name, answer in answers.items():
                 scores = dict(zip(rest, answer.scores, strict=True))
                 scores |= {i: NoScore(reason=reason) for i, reason in out[name].items()}
@@ -213,15 +223,23 @@ class ServerClient:
         return results
 
     def _upload(
-        self, names: Sequence[str], prompts: Sequence[str], wavs: Sequence[bytes]
+        self,
+        names: Sequence[str],
+        prompts: Sequence[str],
+        wavs: Sequence[bytes],
+        embeddings: Collection[str],
     ) -> dict[str, VerifierResult]:
         begin = time.perf_counter()
-        asked = protocol.VerifierRequest(verifiers=list(names), prompts=list(prompts))
+        asked = protocol.VerifierRequest(
+            verifiers=list(names),
+            prompts=list(prompts),
+            embeddings=[name for name in names if name in embeddings],
+        )
         results = self._ask(
             protocol.ScoreResponse,
             "POST",
             protocol.SCORE_PATH,
-            data={"request": asked.model_dump_json()},
+            data={"request": asked.model_dump_json(exclude_defaults=True)},
             files=[("files", (f"{index}.wav", wav, "audio/wav")) for index, wav in enumerate(wavs)],
         ).results
         self._check_counts({n: r.scores for n, r in results.items()}, names, len(wavs))
@@ -233,6 +251,20 @@ class ServerClient:
         elapsed = time.perf_counter() - begin
         self._usage.seconds["http"] += max(0.0, elapsed - queue - compute)
         return results
+
+    def _check_embeddings(self, name: str, scores: Sequence[Score | NoScore]) -> None:
+        """Raise ServerError unless every score has one, finite and as long as the others."""
+        found = [getattr(score, "embedding", []) for score in scores if isinstance(score, Score)]
+        if not all(found):
+            raise ServerError(
+                f"{self.url} sent no embeddings of {name}: it is of a version that knows none. "
+                f"Start one of this version: {START_COMMAND}"
+            )
+        if len({*map(len, found)}) > 1 or not np.isfinite(found).all():
+            raise ServerError(
+                f"{self.url} sent embeddings of {name} that are not finite numbers, equally many "
+                "for each clip"
+            )
 
     def _check_counts(
         self, found: Mapping[str, Sequence[object]], names: Sequence[str], asked: int

@@ -58,6 +58,14 @@ class Score(BaseModel, frozen=True):
     components: dict[str, FiniteFloat] = Field({}, description="what the value is made of, by name")
 
 
+class EmbeddedScore(Score, frozen=True):
+    """One clip's score, where its verifier's embedding was asked for."""
+
+    embedding: list[float] = Field(
+        description="of the clip, whatever its prompt: [D], of any length"
+    )
+
+
 class NoScore(BaseModel, frozen=True):
     """Why one clip has no score, whatever happens: asking again does not help."""
 
@@ -69,11 +77,17 @@ class VerifierRequest(BaseModel):
 
     verifiers: Texts = Field(examples=[["tags"]])
     prompts: Texts = Field(description="one prompt per uploaded file, in the files' order")
+    embeddings: Annotated[list[Text], FailFast()] = Field(
+        default=[],
+        description="of POST /score: those of the verifiers whose embedding of each clip is wanted",
+    )
 
 
 class VerifierResult(BaseModel):
     checkpoint: Checkpoint
-    scores: list[Score | NoScore] = Field(description="one per uploaded file, in order")
+    scores: list[EmbeddedScore | Score | NoScore] = Field(
+        description="one per uploaded file, in order"
+    )
     queue_seconds: FiniteFloat = Field(description="waited for the model")
     compute_seconds: FiniteFloat = Field(description="this request's share of the model's time")
 

@@ -2,6 +2,7 @@
 
     0.7*tags+perplexity      an expression of several (`parse`): a sum,
     min(tags,pmi)            or min, mean or lcb of members, each of them an expression again
+    medoid(tags)             how near a candidate is to the others, by a verifier's embedding
     tags, clap, ...          over HTTP, from the verifier server
     perplexity               exp(mean log p(x|c)), the inverse perplexity, in (0, 1]
     pmi                      mean of log p(x|c) - log p(x), in nats a token: what the text adds
@@ -15,7 +16,8 @@ objective of decoding: Li et al., arXiv 1510.03055.)
 An expression's verifiers have different units, so each number x counts in units of its spread among
 candidates of one prompt: x / deviation in a sum. Where there is a function, levels matter as well,
 and every verifier counts as (x - mean) / deviation. Mean and deviation are constants: a candidate's
-number depends on no other candidate, so that what follows of best-of-n is exact.
+number depends on no other candidate, so that what follows of best-of-n is exact. `medoid` alone is
+about a set of candidates, those that are scored together; it is no member of an expression.
 
 Nothing heavy is imported: every command line begins here.
 """
@@ -44,6 +46,7 @@ FUNCTIONS: dict[str, Callable[[Array, float], Array]] = {
     "mean": lambda members, _: members.mean(axis=0),
     LCB: lambda members, pessimism: members.mean(axis=0) - pessimism * members.std(axis=0),
 }
+MEDOID = "medoid"
 _TOKEN = re.compile(r"[^\s+*(),;]+|[+*(),;]")
 
 PERPLEXITY = "perplexity"
@@ -79,7 +82,7 @@ class ScoreInput:
 
     clip: None where no verifier of the run hears audio. log_prob: mean conditional log-probability
     over codebooks and finished frames, in nats; unconditional: the same without the text, None
-    where decoding is not guided. frames: finished.
+    where decoding is not guided. frames: finished. key: of the prompt; two may have the same text.
     """
 
     prompt: str
@@ -87,6 +90,7 @@ class ScoreInput:
     log_prob: float
     unconditional: float | None = None
     frames: int = 0
+    key: str = ""
 
 
 class Verifier(Protocol):
@@ -106,6 +110,8 @@ class Verifier(Protocol):
 @dataclass(frozen=True)
 class Expression:
     """A verifier (no members), a sum of members (function ""), or what a function makes of them.
+
+    MEDOID has one member, a verifier, of whose embeddings it is; it has no `value`.
 
     name: the verifier's. weight: in the sum that this is a member of. pessimism: lambda of lcb.
     """
@@ -128,6 +134,10 @@ class Expression:
         """Those that it is made of, each once."""
         found = (name for member in self.members for name in member.verifiers)
         return tuple(dict.fromkeys(found)) or (self.name,)
+
+    @property
+    def is_medoid(self) -> bool:
+        return self.function == MEDOID
 
     @property
     def is_centred(self) -> bool:
@@ -178,6 +188,7 @@ def canonical(text: str) -> str:
 class _Reader:
     """Recursive descent, a method for each rule:
 
+    whole = "medoid" "(" verifier ")" | sum
     sum   = term {"+" term}
     term  = [number "*"] atom
     atom  = verifier | function "(" sum "," sum {"," sum} [";" number] ")"
@@ -188,10 +199,23 @@ class _Reader:
         self.tokens = [(found.group(), found.start()) for found in _TOKEN.finditer(text)]
 
     def whole(self) -> Expression:
+        if self.peek() == MEDOID:
+            return self.medoid()
         found = self.sum()
         if self.at < len(self.tokens):
             raise self.expected("'+' or the end")
         return found
+
+    def medoid(self) -> Expression:
+        name = self.peek(2)
+        if not name.isidentifier() or [word for word, _ in self.tokens] != [MEDOID, "(", name, ")"]:
+            raise self.error(
+                "medoid is of one verifier and stands alone, as in medoid(tags): members of an "
+                "expression need measured units, and it has none"
+            )
+        if name in LIKELIHOODS:
+            raise self.error(f"{name} has no embedding; medoid is of a verifier of the server")
+        return Expression(function=MEDOID, members=(Expression(name),))
 
     def sum(self) -> Expression:
         is_weighted = self.peek(1) == "*"
@@ -215,6 +239,8 @@ class _Reader:
         self.at += 1
         if not self.takes("("):
             return Expression(name)
+        if name == MEDOID:
+            self.medoid()  # which says why it cannot stand here
         if name not in FUNCTIONS:
             raise self.error(f"{name} is no function; there are {', '.join(FUNCTIONS)}")
         members, pessimism = [self.sum()], 0.0

@@ -14,15 +14,17 @@ What a verifier is, and which there are, stands in src/scoring.py.
 import logging
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 
 from src.budget import Ledger
 from src.client import ServerClient
 from src.data.files import ROOT
-from src.protocol import Checkpoint, NoScore, Score
+from src.protocol import Checkpoint, EmbeddedScore, NoScore, Score
 from src.scoring import (
     ScoreInput,
     Verifier,
@@ -114,7 +116,7 @@ def load_calibration(generator: Checkpoint, folder: Path) -> Calibration:
 
 
 class SearchVerifier:
-    """One verifier, or an expression of several.
+    """One verifier, its medoid, or an expression of several.
 
     name: the expression. checkpoints: by part; of a part that the server has, what it said it hosts
     under that name. client: of the server, where a part needs one. deviations, means: of an
@@ -144,8 +146,12 @@ class SearchVerifier:
             clips = [item.clip for item in inputs if item.clip is not None]  # all: needs_audio
             prompts = [item.prompt for item in inputs]
             # The server's weights must be those that the run began with.
-            answers = self.client.score(self.remote, prompts, clips)
+            embedded = self.expression.verifiers if self.expression.is_medoid else ()
+            answers = self.client.score(self.remote, prompts, clips, embedded)
             parts |= {part: answer.scores for part, answer in answers.items()}
+        if self.expression.is_medoid:
+            (own,) = parts.values()
+            return medoid(own, [(item.key, item.prompt) for item in inputs])
         if self.deviations is None:
             return parts[self.name]
         combined: list[Score | NoScore] = []
@@ -162,6 +168,37 @@ class SearchVerifier:
 
     def take_usage(self) -> Ledger:
         return Ledger() if self.client is None else self.client.take_usage()
+
+
+def medoid(scores: Sequence[Score | NoScore], prompts: Sequence[Hashable]) -> list[Score | NoScore]:
+    """How near each candidate is to those of its prompt, by embeddings; one per score, in order.
+
+    The mean cosine similarity to all candidates of the prompt that have a score, itself included,
+    less the mean of that over them: 0 for the average candidate, and so for one that is alone. Two
+    are equally near to each other. component `similarity`: the mean to the others. (The choice of
+    least expected risk where the risk is 1 - cosine: Kumar and Byrne, HLT-NAACL 2004; Eikema and
+    Aziz, arXiv 2108.04718.) scores: EmbeddedScores, or why there is none.
+    """
+    found = list(scores)
+    places = defaultdict[Hashable, list[int]](list)
+    for index, (score, prompt) in enumerate(zip(scores, prompts, strict=True)):
+        if not isinstance(score, EmbeddedScore):
+            continue
+        if any(score.embedding):
+            places[prompt].append(index)
+        else:
+            found[index] = NoScore(reason="its embedding is all zeros: it has no direction")
+    for indices in places.values():
+        vectors = np.array([scores[i].embedding for i in indices])  # type: ignore[union-attr]
+        vectors /= np.abs(vectors).max(axis=1, keepdims=True)  # the squares of any float are finite
+        units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        similar = units @ units.T
+        np.fill_diagonal(similar, 1.0)  # without rounding, so that two tie
+        near, others = similar.mean(axis=1), len(indices) - 1
+        for index, own, value in zip(indices, similar, near - near.mean(), strict=True):
+            rest = {"similarity": float(own.sum() - 1) / others} if others else {}
+            found[index] = Score(value=float(value), components=rest)
+    return found
 
 
 def _likelihood(name: str, item: ScoreInput) -> Score | NoScore:
@@ -192,8 +229,8 @@ def build_verifier(
             raise VerifierError(f"{', '.join(remote)}: needs a verifier server (--server)")
         hosted = server.checkpoints(remote)
     checkpoints = {name: hosted.get(name, generator) for name in parsed.verifiers}
-    if parsed.name:
-        return SearchVerifier(parsed.name, checkpoints, server)
+    if parsed.name or parsed.is_medoid:
+        return SearchVerifier(str(parsed), checkpoints, server)
     constants = (calibration or Calibration(generator=generator)).of(generator, checkpoints)
     deviations = {name: constant.deviation for name, constant in constants.items()}
     means = {n: constant.mean for n, constant in constants.items() if parsed.is_centred}

@@ -25,7 +25,7 @@ from src.protocol import Score
 from src.runs import preflight
 from src.runs.ending import Exit, check_environment, ending
 from src.runs.provenance import commit
-from src.runs.settings import Settings, parse, start_logging
+from src.runs.settings import Settings, UsageError, parse, start_logging
 from src.scoring import LIKELIHOODS, PERPLEXITY, PMI, remote_parts
 from src.verifier import (
     Calibration,
@@ -61,6 +61,11 @@ class CalibrationSettings(Settings):
     num_samples: Annotated[int, tyro.conf.arg(aliases=["--samples"])] = 16
     #: Candidates per prompt.
     candidates: int = 16
+
+    def check(self) -> None:
+        super().check()
+        if several := [name for name in self.verifiers if not name.isidentifier()]:
+            raise UsageError(f"--verifiers {several[0]!r}: constants are those of single verifiers")
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 
 import torch
 
@@ -29,13 +28,16 @@ from src.judges.registry import JUDGES
 from src.protocol import Checkpoint, NoScore, VerifierResult
 from src.runs.evaluation import measure_of
 from src.runs.measures import Measure, Role
-from src.runs.pool import FACTS, WHOLE, Numbers, load_tokens, prefix_key, short
+from src.runs.pool import FACTS, LOG_PROBS, WHOLE, Numbers, load_tokens, prefix_key, short
 from src.runs.records import CANDIDATES, Record, Run, scores_key
+from src.scoring import components, parse
+from src.verifier import medoid
 from src.verifier_core import shares_data_with
 
 log = logging.getLogger(__name__)
 
 # A record that has these as the one before it had them, such as a refusal, is not written again.
+NEAREST = "relative to all clips of the prompt in this pool, also where fewer are chosen from"
 TOLD = ("status", "values", "reason", "checkpoint", "definition", "role")
 
 
@@ -54,6 +56,15 @@ class Scorer:
     @property
     def name(self) -> str:
         return self.measure.name
+
+    @property
+    def is_medoid(self) -> bool:
+        return self.judge is None and parse(self.name).is_medoid
+
+    @property
+    def verifier(self) -> str:
+        """The server's that it is, or is the medoid of."""
+        return components(self.name)[0]
 
 
 def list_scorers(
@@ -76,10 +87,12 @@ def list_scorers(
             assert isinstance(judge, ClipJudge)
             listed.append(Scorer(measure_of(judge, role), judge.checkpoint, judge=judge))
             continue
-        shared = shares_data_with(name)
-        measure = Measure(name, role, is_verifier=(name,), shares_data_with=shared)
+        (verifier,) = components(name)
+        note = NEAREST if verifier != name else ""
+        shared = shares_data_with(verifier)
+        measure = Measure(name, role, is_verifier=(verifier,), shares_data_with=shared, note=note)
         heard = tuple(prefixes) if role == "verifier" else ()
-        listed.append(Scorer(measure, hosted[name], heard))
+        listed.append(Scorer(measure, hosted[verifier], heard))
     return listed
 
 
@@ -111,7 +124,7 @@ def score(
     failed = 0
     with bar("score", total, total - left, "prompt x measure") as progress:
         for prompt in known:
-            asked = run.folder, prompt, lacking[prompt.id], unheard[prompt.id]
+            asked = run, prompt, lacking[prompt.id], unheard[prompt.id]
             for outcome in score_prompt(*asked, renderer, client):
                 record = outcome.as_record()
                 if any(record[name] != outcome.before.get(name) for name in TOLD):
@@ -127,7 +140,7 @@ def score(
 
 
 def score_prompt(
-    folder: Path,
+    run: Run,
     prompt: Prompt,
     lacking: Sequence["Outcome"],
     unheard: Sequence[Hearing],
@@ -143,7 +156,7 @@ def score_prompt(
         return
     remote = [o for o in lacking if o.scorer.judge is None]
     judging = [o for o in lacking if o.scorer.judge is not None]
-    tokens = torch.from_numpy(load_tokens(folder, prompt.id)).long()
+    tokens = torch.from_numpy(load_tokens(run.folder, prompt.id)).long()
     whole: list[Clip] = []
     for key, seconds in {key: at for o in remote for key, at in o.keys.items()}.items():
         asked = {o.scorer.name: o for o in remote if o.wants(key)}
@@ -155,11 +168,15 @@ def score_prompt(
         clips = renderer.render(tokens[:, :, :frames])
         rendering = time.perf_counter() - begin
         client.take_usage()  # of what came before
-        weights = {name: o.scorer.checkpoint for name, o in asked.items()}
-        answers = client.score(weights, [prompt.text] * len(clips), clips)
+        weights = {o.scorer.verifier: o.scorer.checkpoint for o in asked.values()}
+        embedded = {o.scorer.verifier for o in asked.values() if o.scorer.is_medoid}
+        answers = client.score(weights, [prompt.text] * len(clips), clips, embedded)
         usage = client.take_usage()
-        for name, answer in answers.items():
-            asked[name].take(key, answer, usage, rendering)
+        for o in asked.values():
+            answer = answers[o.scorer.verifier]
+            if o.scorer.is_medoid:
+                answer = nearest(answer, run.latest(CANDIDATES, prompt.id))
+            o.take(key, answer, usage, rendering)
         whole = clips if seconds is None else whole
     yield from (o for o in remote if o.scorer.measure.role == "verifier")
     whole = whole or (renderer.render(tokens) if judging or unheard else [])
@@ -169,6 +186,18 @@ def score_prompt(
         for each in listening:
             each.judge(index, clip)
     yield from (o for o in lacking if o.scorer.measure.role == "judge")
+
+
+def nearest(answer: VerifierResult, candidates: Record | None) -> VerifierResult:
+    """The medoid of one prompt's EmbeddedScores; those in which the model overflowed are none of
+    the others'. candidates: the prompt's record."""
+    assert candidates is not None
+    likely = candidates[LOG_PROBS][WHOLE]
+    scores = [
+        NoScore(reason="the model overflowed") if log_prob is None else score
+        for score, log_prob in zip(answer.scores, likely, strict=True)
+    ]
+    return answer.model_copy(update={"scores": medoid(scores, [None] * len(scores))})
 
 
 class Outcome:

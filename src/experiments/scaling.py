@@ -126,7 +126,8 @@ def scorers_of(
 ) -> list[Scorer]:
     """What scores the pool."""
     verifiers, judges = remote_parts(settings.verifiers or ()), settings.clip_judges
-    hosted = client.checkpoints([*verifiers, *served(judges)]) if client else {}
+    names = dict.fromkeys(part for name in verifiers for part in components(name))
+    hosted = client.checkpoints([*names, *served(judges)]) if client else {}
     return list_scorers(verifiers, judges, hosted, settings.prefix_seconds, renderer)
 
 

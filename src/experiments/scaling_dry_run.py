@@ -23,10 +23,10 @@ from src.experiments.scaling import (
 from src.experiments.scaling_settings import ExperimentSettings
 from src.experiments.validity import (
     CLIPS,
-    CONTROLS,
     HALVED,
     VALIDITY_PROMPTS,
     Examination,
+    examinable,
     log_probs,
 )
 from src.generator import Generator
@@ -142,9 +142,8 @@ def validity_rows(
 ) -> list[Row]:
     """What each measure has yet to say of references; left: of so many. `clips` are its numbers of
     a clip under a prompt. What several share, rendering and reading, counts for the first."""
-    scorers = [scorer for scorer in scorers if not scorer.name.endswith(CONTROLS)]
     own = [Measure(name, "verifier") for name in known(settings.guidance)]
-    scorers += [Scorer(measure, generator.checkpoint) for measure in own]
+    scorers = examinable(scorers) + [Scorer(measure, generator.checkpoint) for measure in own]
     clip = trial.clips[0]
     usable = [p for p in trial.prompts if p.is_referenced][:VALIDITY_PROMPTS]
     references = [Reference(prompt, prompt, clip, clip) for prompt in usable]

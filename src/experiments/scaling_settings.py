@@ -21,7 +21,7 @@ from src.runs.settings import (
     UsageError,
     with_parameters,
 )
-from src.scoring import components
+from src.scoring import components, parse
 
 # What decides a pool's candidates, besides the weights, the prompts, the device and the dtype.
 GENERATING = ("duration", "seed", "temperature", "top_k", "guidance")
@@ -58,7 +58,8 @@ class ExperimentSettings(Settings):
     #: N of best-of-n and of the tree searches.
     budgets: tuple[int, ...] = (1, 2, 4, 8)
     #: Which verifiers score the pool, one by one: perplexity and pmi (local, always there), and any
-    #: of the server. Default: all that the server has; with --pool those only that are named.
+    #: of the server; 'medoid(tags)' is how near a clip is to the prompt's others in the pool.
+    #: Default: all that the server has; with --pool those only that are named.
     verifiers: Names = None
     #: Weighted sums and other expressions of the pool's verifiers that select as well, such as
     #: tags+pmi, 0.7*tags+0.3*pmi, 'min(tags,pmi)' or 'lcb(tags,pmi,perplexity;1.0)', each part in
@@ -187,14 +188,17 @@ class ExperimentSettings(Settings):
                     "pool"
                 )
         for name in self.verifiers or ():
-            if not name.isidentifier():
+            if not (name.isidentifier() or parse(name).is_medoid):
                 raise UsageError(
                     f"--verifiers {name!r} is no single verifier. A sum follows from its parts' "
                     "scores of the pool: name the parts here and the sum in --sums. Searches take "
                     "sums: --sweep_verifiers"
                 )
         if single := [name for name in self.sums or () if len(components(name)) < 2]:
-            raise UsageError(f"--sums {single[0]}: a sum has two parts or more, such as tags+pmi")
+            what = "a sum has two parts or more, such as tags+pmi"
+            if parse(single[0]).is_medoid:
+                what = "a medoid is scored by the server: name it in --verifiers"
+            raise UsageError(f"--sums {single[0]}: {what}")
 
     def check_prefixes(self) -> None:
         """Raise UsageError for a prefix that is the whole clip or more."""

@@ -53,7 +53,8 @@ class BenchmarkSettings(Settings):
     method: tuple[MethodName, ...] = ("baseline",)
     #: perplexity, pmi (local); tags, clap, quality, muq, imagebind (on the server); or an
     #: expression of these: a weighted sum such as tags+pmi or 0.7*tags+0.3*perplexity,
-    #: 'min(tags,pmi)', 'mean(tags,pmi)', 'lcb(tags,pmi,perplexity;1.0)' (mean less 1.0 deviations).
+    #: 'min(tags,pmi)', 'mean(tags,pmi)', 'lcb(tags,pmi,perplexity;1.0)' (mean less 1.0 deviations);
+    #: or 'medoid(tags)', how near a candidate is to the others in a server verifier's embedding.
     verifier: str = "perplexity"
     #: A critic (critic.json of src.experiments.critic): before the last step candidates are kept by
     #: what it predicts of their final score, and not by the verifier's score so far.

@@ -74,8 +74,8 @@ def validate(
     prompts: those with candidates and a reference are used, the first VALIDITY_PROMPTS of them.
     Raises VerifierError.
     """
-    scorers = [scorer for scorer in scorers if not scorer.name.endswith(CONTROLS)]
-    scorers += [Scorer(Measure(n, "verifier"), generator.checkpoint) for n in likelihoods]
+    likely = [Scorer(Measure(n, "verifier"), generator.checkpoint) for n in likelihoods]
+    scorers = examinable(scorers) + likely
     usable = [p for p in prompts if p.is_referenced and run.is_done(CANDIDATES, p.id)]
     if len(usable) > VALIDITY_PROMPTS:
         log.info("validity: the first %d of %d references", VALIDITY_PROMPTS, len(usable))
@@ -96,6 +96,11 @@ def validate(
                 for name, answers in examined.answers(own, names):
                     run.append(examined.record(own, name, answers))
                     progress.update()
+
+
+def examinable(scorers: Iterable[Scorer]) -> list[Scorer]:
+    """Those that say something of one clip and have a validity of their own."""
+    return [s for s in scorers if not (s.name.endswith(CONTROLS) or s.is_medoid)]
 
 
 class Examination:

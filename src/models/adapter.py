@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from src.protocol import Checkpoint, Score
+from src.protocol import Checkpoint, EmbeddedScore, Score
 from src.weights.files import WeightFile, absent, fetch_command
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ class Adapter(ABC):
     shares_data_with: tuple[str, ...] = ()
     # Components of a score that are worth a column each where it judges; higher is more.
     axes: tuple[str, ...] = ()
+    embeds: ClassVar[bool] = False  # its scores are EmbeddedScores
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -93,12 +94,17 @@ class Adapter(ABC):
         """
 
 
-def finite_score(value: float, components: Mapping[str, float]) -> Score:
-    """A Score, or a ScoreError that names what is not finite."""
-    bad = [name for name, x in {"score": value, **components}.items() if not math.isfinite(x)]
-    if bad:
+def finite_score(
+    value: float, components: Mapping[str, float], embedding: "torch.Tensor | None" = None
+) -> Score:
+    """A Score, or a ScoreError that names what is not finite. embedding: [D]."""
+    vector = [] if embedding is None else embedding.tolist()
+    numbers = {"score": value, **components, "the embedding": sum(vector)}
+    if bad := [name for name, x in numbers.items() if not math.isfinite(x)]:
         raise ScoreError(f"the model gave no finite number for {', '.join(bad)}")
-    return Score(value=value, components=dict(components))
+    if embedding is None:
+        return Score(value=value, components=dict(components))
+    return EmbeddedScore(value=value, components=dict(components), embedding=vector)
 
 
 def must_be_finite(clip: np.ndarray, shortest: int = 1) -> None:
@@ -133,6 +139,7 @@ class CosineVerifier(Adapter):
     """
 
     needs_text = True
+    embeds = True
     shortest: ClassVar[int] = 1  # samples
     window: int  # samples
     # The memory of a request of many long clips must have a bound.
@@ -153,7 +160,8 @@ class CosineVerifier(Adapter):
             text = torch.stack([self.text(prompt) for prompt in prompts])
             # a sum of products, because autocast would round a matrix product
             cosines = (audio * text).sum(dim=1).tolist()
-        return [finite_score(cosine, {}) for cosine in cosines]
+        heard = zip(cosines, audio.cpu(), strict=True)
+        return [finite_score(cosine, {}, embedding) for cosine, embedding in heard]
 
     def _embed_clips(self, clips: Sequence[np.ndarray]) -> "torch.Tensor":
         """float32 [clips, D], unit length."""

@@ -237,14 +237,17 @@ class Tagger(nn.Module):
         return self._embed(self.windows(clip))
 
     @torch.inference_mode()
+    def embeddings_of(self, clips: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """`embeddings` of several clips, of any lengths, computed together."""
+        windows = [self.windows(clip) for clip in clips]
+        return self._embed(torch.cat(windows)).split([len(part) for part in windows])
+
     def posteriors(self, clips: Sequence[Tensor]) -> Tensor:
         """Tag probabilities, the mean over a clip's windows.
 
         clips: B of float32 [T], 16 kHz mono, of any lengths -> float32 [B, 50] on the CPU.
         """
-        windows = [self.windows(clip) for clip in clips]
-        of_clips = self._embed(torch.cat(windows)).split([len(part) for part in windows])
-        return torch.stack([self.tags_of(part) for part in of_clips])
+        return torch.stack([self.tags_of(part) for part in self.embeddings_of(clips)])
 
     @torch.inference_mode()
     def tags_of(self, embedded: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from src.models.adapter import (
+    EPSILON,
     Adapter,
     PromptUnusable,
     computing,
@@ -73,12 +74,16 @@ _ABSENT = re.compile(
 
 
 class TaggerVerifier(Adapter):
-    """musicnn's taggers: mean log-odds of the tags a prompt names, less those it negates."""
+    """musicnn's taggers: mean log-odds of the tags a prompt names, less those it negates.
+
+    A clip's embedding: the network's layer before its tags, the mean over windows, none negative.
+    """
 
     summary = "log-odds of the tags that the prompt names (musicnn)"
     licence = "ISC"
     sample_rate = 16_000
     needs_text = True
+    embeds = True
     tagger: "Tagger"
 
     def __init__(self, name: str) -> None:
@@ -104,13 +109,15 @@ class TaggerVerifier(Adapter):
             must_be_audible(clip)
         with computing(self.device, self.dtype):
             waves = [torch.from_numpy(clip).to(self.device) for clip in clips]
-            logits = self.tagger.logits(waves).float()
+            heard = self.tagger.embeddings_of(waves)
+            posteriors = torch.stack([self.tagger.tags_of(windows) for windows in heard]).float()
+            logits = torch.logit(posteriors, eps=EPSILON)
         scores = []
-        for row, prompt in zip(logits.tolist(), prompts, strict=True):
+        for row, windows, prompt in zip(logits.tolist(), heard, prompts, strict=True):
             log_odds = dict(zip(self.tagger.tags, row, strict=True))
             named = named_tags(prompt, self.name)
             components = {tag: log_odds[tag] for tag in (*named.wanted, *named.unwanted)}
-            scores.append(finite_score(named.log_odds(log_odds), components))
+            scores.append(finite_score(named.log_odds(log_odds), components, windows.mean(0)))
         return scores
 
 

@@ -33,11 +33,12 @@ from src.judges.registry import JUDGES, served
 from src.runs.measures import Measure, Role, in_short
 from src.runs.records import Record, Run, RunFolderError
 from src.runs.settings import SaveAudio
-from src.scoring import LIKELIHOODS, Verifier
+from src.scoring import LIKELIHOODS, Verifier, parse
 from src.tree.node import SearchResult
 
 log = logging.getLogger(__name__)
 
+RELATIVE = "relative to the candidates scored together, whose average is 0; a lone one has 0"
 REFERENCE = "reference"  # in a method's place, among embeddings
 
 
@@ -49,7 +50,8 @@ def measures(verifier: Verifier, judges: Sequence[Judge]) -> list[Measure]:
     """
     weights = ", ".join(map(in_short, verifier.checkpoints.values()))
     names = tuple(verifier.checkpoints)
-    listed = [Measure(verifier.name, "selector", checkpoint=weights, is_verifier=names)]
+    note = RELATIVE if parse(verifier.name).is_medoid else ""
+    listed = [Measure(verifier.name, "selector", checkpoint=weights, is_verifier=names, note=note)]
     for judge in judges:
         own = set(judge.is_verifier) & set(verifier.checkpoints)
         shared = sorted(set(judge.shares_data_with) & set(verifier.checkpoints))

@@ -190,6 +190,11 @@ class Pool:
             raise PoolError(str(error)) from error
         if (name := canonical(expression)) in self.measures:
             return self.measures[name]
+        if parsed.is_medoid:
+            raise PoolError(
+                f"{self.folder} has no {name}: it does not follow from the pool's numbers. Have it "
+                f"scored: verifier_experiment.py --pool {self.folder} --verifiers '{name}'"
+            )
         for part in parsed.verifiers:
             if part not in self.measures or self.measures[part].role != "verifier":
                 what = "measure" if part == expression else "verifier"

@@ -24,7 +24,7 @@ from src.judges.base import Listener
 from src.judges.registry import JUDGES, all_three
 from src.runs.records import RunFolderError
 from src.runs.settings import PROFILE_JUDGES, Settings, server_token
-from src.scoring import ExpressionError, components, remote_parts
+from src.scoring import ExpressionError, components, parse, remote_parts
 from src.verifier_core import VERIFIERS
 from src.weights.files import PYTHON, Missing, Part, absent, fetch_command
 from src.weights.musicgen import model_parts
@@ -141,9 +141,15 @@ def _missing_verifiers(
     names: list[str] = []
     for expression in verifiers:
         try:
-            names += remote_parts(components(expression))
+            own = remote_parts(components(expression))
         except ExpressionError as error:
             return [Missing(f"verifier {expression!r}", "nowhere", str(error))]
+        embedding = [name for name, adapter in VERIFIERS.items() if adapter(name).embeds]
+        if parse(expression).is_medoid and {*own} & {*VERIFIERS} - {*embedding}:
+            why = f"{own[0]} has none"
+            how = f"take the medoid of {', '.join(embedding)}"
+            return [Missing(f"embeddings for {expression}", why, how)]
+        names += own
     names = list(dict.fromkeys([*names, *judging]))
     if not names:
         return []

@@ -25,6 +25,7 @@ from src.methods import BEAM_WIDTH, LOOKAHEAD_K, METHODS, PARAMETERS, TILT, para
 from src.protocol import checked_token
 from src.runs.arguments import given
 from src.scoring import PMI, ExpressionError, canonical, components
+from src.scoring import parse as parse_expression
 
 Profile = Literal["paper", "builtin"]
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -58,6 +59,7 @@ INDECISIVE = frozenset(
 # Runs of the first versions have these in their identity, whichever methods they ran.
 ALWAYS_DECISIVE = (BEAM_WIDTH, LOOKAHEAD_K)
 
+ACROSS = frozenset({"smc", "waves"})  # they compare scores of different steps, or waves
 EXIT_CODES = """
 Exit codes: 0 done; 1 some prompts failed (run again to retry them); 2 wrong usage; 3 something is
 missing, listed; 4 the verifier server was lost; 5 the run's folder is in use, is damaged or
@@ -180,6 +182,12 @@ class Settings:
             raise UsageError(
                 f"{needing[0]}: how likely a clip is without its text is known under guidance "
                 "only; take a --guidance other than 1"
+            )
+        relative = [name for name in selecting if parse_expression(name).is_medoid]
+        if relative and (across := ACROSS & {*getattr(self, "method", ())}):
+            raise UsageError(
+                f"--method {min(across)} compares scores of candidates that are not scored "
+                f"together, and {relative[0]} is relative to those that are: take other methods"
             )
 
     def _selecting(self) -> list[tuple[str, tuple[str, ...]]]:

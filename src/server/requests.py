@@ -17,7 +17,15 @@ from fastapi import Request, UploadFile
 
 from src.data.audio import AudioError, resample, to_mono
 from src.models.adapter import PromptUnusable
-from src.protocol import Limits, Refusal, VerifierRequest, VerifierResult
+from src.protocol import (
+    EmbeddedScore,
+    Limits,
+    NoScore,
+    Refusal,
+    Score,
+    VerifierRequest,
+    VerifierResult,
+)
 from src.server.admission import Upload
 from src.server.batching import Queued, Worker
 from src.server.json_body import parse_request
@@ -52,7 +60,7 @@ class Scorer:
         seconds = await self._in_pool(self._check_headers, files)
         upload.hold(round(4 * seconds * sum(rates)))
         clips = await self._decode(files, rates)
-        return await _score(chosen, clips, request.prompts)
+        return await _score(chosen, clips, request)
 
     async def count_unread(self, request: VerifierRequest) -> dict[str, list[int]]:
         """By verifier, how many tokens at each prompt's end it does not read. Raises ApiError."""
@@ -85,6 +93,12 @@ class Scorer:
             if name not in self.workers:
                 text = f"{shown(name)} is not hosted here; hosted: {', '.join(self.workers)}"
                 raise ApiError(404, "unknown_verifier", text, verifier=name[:SHOWN_CHARS])
+        for name in request.embeddings:
+            if name not in request.verifiers or not self.workers[name].adapter.embeds:
+                embedding = [n for n in request.verifiers if self.workers[n].adapter.embeds]
+                text = f"embeddings: {shown(name)} has none, or is not asked for scores; of those "
+                text += f"asked, these have one: {', '.join(embedding) or 'none'}"
+                raise ApiError(400, "bad_request", text, verifier=name[:SHOWN_CHARS])
         return {name: self.workers[name] for name in request.verifiers}
 
     def _check_headers(self, files: Sequence[UploadFile]) -> float:
@@ -163,13 +177,13 @@ def _name(index: int, file: UploadFile) -> str:
 
 
 async def _score(
-    chosen: dict[str, Worker], clips: dict[int, list[np.ndarray]], prompts: Sequence[str]
+    chosen: dict[str, Worker], clips: dict[int, list[np.ndarray]], request: VerifierRequest
 ) -> dict[str, VerifierResult]:
     """Queue the clips for every model and wait; a failure of one drops the others' clips."""
     queued: dict[str, list[Queued]] = {}
     try:
         for name, worker in chosen.items():
-            queued[name] = worker.submit(clips[worker.adapter.sample_rate], prompts)
+            queued[name] = worker.submit(clips[worker.adapter.sample_rate], request.prompts)
         results = {}
         for name, waiting in queued.items():
             scores = await asyncio.gather(*(asyncio.wrap_future(clip.score) for clip in waiting))
@@ -177,7 +191,7 @@ async def _score(
             assert checkpoint is not None  # the model has scored
             results[name] = VerifierResult(
                 checkpoint=checkpoint,
-                scores=scores,
+                scores=scores if name in request.embeddings else [*map(_plain, scores)],
                 queue_seconds=waiting[0].queue_seconds,
                 compute_seconds=sum(clip.compute_seconds for clip in waiting),
             )
@@ -185,6 +199,13 @@ async def _score(
     finally:
         for clip in chain(*queued.values()):
             clip.score.cancel()
+
+
+def _plain(score: Score | NoScore) -> Score | NoScore:
+    """Without an embedding."""
+    if not isinstance(score, EmbeddedScore):
+        return score
+    return Score(value=score.value, components=score.components)
 
 
 async def unless_gone(http: Request, work: Coroutine[Any, Any, T]) -> T:

@@ -153,6 +153,7 @@ class Group:
                 log_probs[row],
                 without[row],
                 self.candidates.finished,
+                self.prompts[places[row][0]].key,
             )
             for row in rows
         ]

@@ -1,5 +1,6 @@
 """The search's client and the real server, each in its own environment, with real weights."""
 
+import io
 import socket
 import subprocess
 import sys
@@ -10,10 +11,11 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
+import requests
 import torch
 
 from src.client import ServerClient, ServerUnreachable
-from src.data.audio import Clip, resample
+from src.data.audio import Clip, encode_wav, resample
 from src.models.tagger import load_tagger
 from src.protocol import Score
 from src.runs.local_server import local_server
@@ -59,6 +61,39 @@ def test_a_score_over_http_is_that_of_the_tagger_itself(server: str) -> None:
         odds = dict(zip(tagger.tags, logits, strict=True))
         # The client's torch is 2.1, the server's 2.4.
         assert score.components == pytest.approx({n: odds[n] for n in score.components}, abs=1e-3)
+
+
+def test_an_embedding_over_http_is_the_taggers_and_goes_only_to_who_asks(server: str) -> None:
+    client = ServerClient(server)
+    hosted = client.checkpoints(["tags", "tags_vgg"])
+    items = inputs()
+    asked = hosted, [item.prompt for item in items], [item.clip for item in items]
+    found = client.score(*asked, ["tags"])
+    plain = client.score(*asked)
+    tagger = load_tagger("tags")
+    rows = []
+    for item, score in zip(items, found["tags"].scores, strict=True):
+        rows.append(tagger.embeddings(torch.from_numpy(item.clip.samples[0])).mean(0).numpy())
+        assert score.embedding == pytest.approx(rows[-1], abs=1e-3)
+    assert {type(score) for result in plain.values() for score in result.scores} == {Score}
+    assert plain["tags_vgg"].scores == found["tags_vgg"].scores
+    assert [s.value for s in plain["tags"].scores] == [s.value for s in found["tags"].scores]
+
+    same = [ScoreInput(PROMPTS[0], item.clip, -1.0) for item in items]
+    nearest = build_verifier("medoid(tags)", None, client, None).score(same)
+    units = np.array(rows) / np.linalg.norm(rows, axis=1, keepdims=True)
+    near = (units @ units.T).mean(1)
+    assert [s.value for s in nearest] == pytest.approx(near - near.mean(), abs=1e-3)
+
+
+def test_an_answer_without_embeddings_is_what_it_was_before_there_were_any(server: str) -> None:
+    audio = io.BytesIO(encode_wav(clip(0)))
+    asked = {"request": '{"verifiers": ["tags"], "prompts": ["a slow piano piece"]}'}
+    body = requests.post(f"{server}/score", data=asked, files={"files": audio}, timeout=60).json()
+    assert [*body] == ["request_id", "results"]
+    result = body["results"]["tags"]
+    assert [*result] == ["checkpoint", "scores", "queue_seconds", "compute_seconds"]
+    assert [[*score] for score in result["scores"]] == [["value", "components"]]
 
 
 def test_stereo_at_another_rate_is_downmixed_and_resampled_by_the_server(server: str) -> None:

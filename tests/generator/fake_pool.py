@@ -1,6 +1,7 @@
 """Small pools for tests: a generator, a server's client and judges whose numbers follow from
 hashes."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from src.experiments.pool_scoring import Scorer, score
 from src.experiments.scaling import generate, open_pool
 from src.experiments.scaling_settings import ExperimentSettings
 from src.judges.base import SetJudge
-from src.protocol import Checkpoint, NoScore, Score, VerifierResult
+from src.protocol import Checkpoint, EmbeddedScore, NoScore, Score, VerifierResult
 from src.runs.measures import Measure
 from src.runs.records import Run
 from tests.generator.fake_search import FakeGenerator, FakeJudge, value_of
@@ -50,7 +51,7 @@ class FakeClient:
     def checkpoints(self, names: Sequence[str]) -> dict[str, Checkpoint]:
         return dict.fromkeys(names, self.checkpoint)
 
-    def score(self, verifiers, prompts, clips) -> dict[str, VerifierResult]:
+    def score(self, verifiers, prompts, clips, embeddings=()) -> dict[str, VerifierResult]:
         if {*verifiers.values()} != {self.checkpoint}:
             raise ServerError("it now scores with other weights")
         self.lives -= 1
@@ -58,7 +59,15 @@ class FakeClient:
             raise ServerUnreachable("the server is lost")
         self.usage.seconds["http"] += 4.0
         self.asked.append((tuple(verifiers), prompts[0], clips[0].samples.shape[1]))
-        return {name: self._answer(name, prompts, clips) for name in verifiers}
+        answers = {name: self._answer(name, prompts, clips) for name in verifiers}
+        for name in embeddings:
+            answers[name].scores = [
+                EmbeddedScore(value=score.value, embedding=embedding_of(clip))
+                if isinstance(score, Score)
+                else score
+                for score, clip in zip(answers[name].scores, clips, strict=True)
+            ]
+        return answers
 
     def take_usage(self) -> Ledger:
         usage, self.usage = self.usage, Ledger()
@@ -78,6 +87,12 @@ class FakeClient:
         return VerifierResult(
             checkpoint=self.checkpoint, scores=scores, queue_seconds=0.5, compute_seconds=1.5
         )
+
+
+def embedding_of(clip: Clip) -> list[float]:
+    """Some direction in a plane, by what is heard."""
+    angle = value_of("embedding", [int(x) for x in clip.samples[0]])
+    return [math.cos(angle), math.sin(angle)]
 
 
 def settings_for(output: Path, **changed: object) -> ExperimentSettings:

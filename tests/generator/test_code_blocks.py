@@ -13,7 +13,7 @@ from src.experiments.calibration import CalibrationSettings
 from src.experiments.scaling_settings import ExperimentSettings
 from src.experiments.settings import LatencySettings
 from src.models.adapter import Adapter
-from src.protocol import NoScore, Score, ScoreResponse, VerifierRequest
+from src.protocol import EmbeddedScore, NoScore, Score, ScoreResponse, VerifierRequest
 from src.runs.settings import parse
 from src.weights.musicgen import model_parts
 from tests.generator.test_guides import DOCUMENTS, EXTENDING, ROOT, blocks, commands
@@ -94,11 +94,17 @@ def test_downloads_by_hand_are_of_the_files_that_the_model_needs() -> None:
 
 
 def test_the_request_and_the_answer_of_the_protocol_are_of_its_form() -> None:
-    (command,) = commands("curl")
-    request = next(w for w in shlex.split(command) if w.startswith("request="))
-    sent = VerifierRequest.model_validate_json(request.removeprefix("request="))
-    answer, unscored = blocks("json")
+    command, embedding = commands("curl")
+    sent, other = (
+        VerifierRequest.model_validate_json(word.removeprefix("request="))
+        for line in (command, embedding)
+        for word in shlex.split(line)
+        if word.startswith("request=")
+    )
+    answer, unscored, embedded = blocks("json")
     result = ScoreResponse.model_validate(json.loads(answer)).results["tags"]
     assert len(sent.prompts) == len(result.scores) == command.count("files=@")
-    scores = TypeAdapter(list[Score | NoScore]).validate_python(json.loads(unscored)["scores"])
-    assert [type(score) for score in scores] == [Score, NoScore]
+    shown = [*json.loads(unscored)["scores"], *json.loads(embedded)["scores"]]
+    scores = TypeAdapter(list[EmbeddedScore | Score | NoScore]).validate_python(shown)
+    assert [type(score) for score in scores] == [Score, NoScore, EmbeddedScore]
+    assert other.embeddings == other.verifiers == ["tags"]

@@ -217,6 +217,13 @@ def test_an_unknown_verifier_or_judge_lists_those_there_are() -> None:
     assert "msd_kld" in text
 
 
+def test_a_medoid_of_a_verifier_without_embeddings_is_told_of_those_with_one() -> None:
+    (text,) = missing(verifier="medoid(quality)")
+    assert "embeddings for medoid(quality)" in text
+    assert "take the medoid of clap, muq, imagebind, tags, tags_vgg" in text
+    assert missing(verifier="medoid(tags)", server="auto") == []
+
+
 def test_weights_that_a_server_of_this_run_would_lack_are_listed_with_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

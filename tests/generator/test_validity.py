@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,7 +25,7 @@ from src.experiments.scaling import generate, open_pool
 from src.experiments.scaling_dry_run import validity_rows
 from src.experiments.validity import HALVED, log_probs, validate
 from src.generator import Generator, load_generator
-from src.protocol import VerifierInfo, VerifierList
+from src.protocol import VerifierInfo, VerifierList, VerifierResult
 from src.reports.pool import report
 from src.runs.pool import load_pool
 from src.runs.records import Run
@@ -144,10 +144,10 @@ def test_given_tokens_are_as_likely_as_when_they_were_sampled(generator: Generat
 class Knowing(FakeClient):
     """A server: of its verifiers, deaf does not read prompts. Counts the clips that each heard."""
 
-    def score(self, verifiers: Mapping, prompts: Sequence[str], clips: Sequence[Clip]) -> dict:
+    def score(self, verifiers, prompts, clips, embeddings=()) -> dict[str, VerifierResult]:
         self.counted = getattr(self, "counted", Counter())
         self.counted.update(list(verifiers) * len(clips))
-        return super().score(verifiers, prompts, clips)
+        return super().score(verifiers, prompts, clips, embeddings)
 
     def listing(self) -> VerifierList:
         return VerifierList.model_construct(

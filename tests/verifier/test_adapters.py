@@ -15,7 +15,7 @@ import torch
 
 from src.data.audio import Clip, encode_wav, resample, to_mono
 from src.models.adapter import Adapter, ScoreError
-from src.protocol import Checkpoint
+from src.protocol import Checkpoint, EmbeddedScore
 from src.server.wav import decode_wav
 from src.weights.files import WeightsError, sha256
 from tests.verifier.adapters import CASES, Case, Loaded, each, score, sweep, vacate
@@ -53,6 +53,19 @@ def test_neither_loading_nor_scoring_leaves_a_trace_in_the_process(
     before = surroundings()
     loaded.adapter.score([case.sound(2, 10)], ["slow piano, no part of another test"])
     assert surroundings() == before
+
+
+@each()
+def test_an_embedding_is_the_clips_alone_and_of_unit_length_where_cosines_are_scores(
+    case: Case, loaded: Loaded
+) -> None:
+    found = loaded.adapter.score([case.sound(2, 10)] * 2, ["slow piano", "fast drums"])
+    assert [isinstance(one, EmbeddedScore) for one in found] == [loaded.adapter.embeds] * 2
+    if loaded.adapter.embeds:
+        first, second = (np.array(one.embedding) for one in found)  # type: ignore[attr-defined]
+        np.testing.assert_allclose(first, second, atol=1e-5)
+        assert case.name == "tags" or np.linalg.norm(first) == pytest.approx(1, abs=1e-5)
+    assert loaded.adapter.embeds == (case.name != "quality")
 
 
 @each()

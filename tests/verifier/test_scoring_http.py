@@ -44,6 +44,18 @@ def test_an_answer_tells_checkpoint_and_seconds(server: ServerProcess) -> None:
     assert 0 <= result["queue_seconds"] < 5
 
 
+def test_embeddings_are_those_of_verifiers_that_have_one_and_are_asked(
+    server: ServerProcess,
+) -> None:
+    for names in (["fake"], ["tags"]):
+        asked = {"verifiers": ["fake"], "prompts": ["any"], "embeddings": names}
+        form = {"data": {"request": json.dumps(asked)}, "files": {"files": wav()}}
+        response = server.post_to("/score", **form)
+        assert refusal(response) == (400, "bad_request")
+        assert f"{names[0]} has none" in response.json()["message"]
+        assert "of those asked, these have one: none" in response.json()["message"]
+
+
 @pytest.mark.parametrize(
     ("file", "reason"),  # tests/generator/test_audio.py has all of them
     [

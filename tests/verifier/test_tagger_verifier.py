@@ -10,6 +10,7 @@ import torch
 from src.models.adapter import PromptUnusable, ScoreError, finite_score
 from src.models.tagger import load_tagger
 from src.models.tags import TaggerVerifier
+from src.protocol import EmbeddedScore
 from src.verifier_core import VERIFIERS, NotHosted, choose, shares_data_with
 from src.weights.files import TAGGERS
 from tests.verifier.adapters import noisy_tones
@@ -33,6 +34,15 @@ def test_score_is_mean_log_odds_of_wanted_tags_less_those_of_unwanted_ones(
     assert score.components == pytest.approx({n: odds[n] for n in score.components}, abs=1e-5)
 
 
+def test_an_embedding_is_the_layer_before_the_tags_over_windows(adapter: TaggerVerifier) -> None:
+    audio = [clip(7, 1), clip(2, 2)]
+    found = adapter.score(audio, ["slow piano", "no drums"])
+    for samples, score in zip(audio, found, strict=True):
+        assert isinstance(score, EmbeddedScore)
+        heard = load_tagger("tags").embeddings(torch.from_numpy(samples))
+        assert score.embedding == pytest.approx(heard.mean(0).tolist(), abs=1e-5)
+
+
 @pytest.mark.parametrize("name", TAGGERS)
 def test_a_prompt_that_names_no_tag_is_refused_in_one_line_however_long_it_is(name: str) -> None:
     verifier = TaggerVerifier(name)
@@ -48,6 +58,8 @@ def test_a_prompt_that_names_no_tag_is_refused_in_one_line_however_long_it_is(na
 def test_a_number_that_is_not_finite_is_no_score() -> None:
     with pytest.raises(ScoreError, match="piano"):
         finite_score(1.0, {"piano": float("nan")})
+    with pytest.raises(ScoreError, match="the embedding"):
+        finite_score(1.0, {}, torch.tensor([1.0, torch.inf]))
 
 
 def test_with_no_names_everything_whose_weights_are_there_is_hosted(
