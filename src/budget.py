@@ -26,9 +26,9 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import mul
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 Stage = Literal[
     "conditions", "decode", "render", "wav", "http", "queue", "compute", "selection", "judge"
@@ -43,6 +43,19 @@ class PlanError(ValueError):
 class BudgetError(RuntimeError):
     """The ledger differs from the cost that the method should have: a defect, never a user's
     error."""
+
+
+class Span(NamedTuple):
+    """Of the windows in which a clip is decoded that is longer than one: how many frames each has,
+    and how many later the next one begins."""
+
+    length: int
+    stride: int
+
+    @property
+    def overlap(self) -> int:
+        """Frames that a window is given of the one before."""
+        return self.length - self.stride
 
 
 @dataclass(frozen=True)
@@ -132,14 +145,20 @@ class Method:
         step_size: float,
         frame_rate: float,
         parameters: Mapping[str, float],
+        given: int = 0,
     ) -> "Plan":
         """What one prompt may cost. duration, step_size: seconds; frame_rate: frames a second.
 
         parameters: of those that are given, the method's own are taken; what lacks is the default.
-        Raises PlanError.
+        given: frames with which every candidate begins: what follows is planned. Raises PlanError.
         """
         self.check(candidates, parameters)
-        total = whole_frames("duration", duration, frame_rate)
+        total = whole_frames("duration", duration, frame_rate) - given
+        if total <= 0:
+            raise PlanError(
+                f"duration must be longer than the clip that is continued: more than "
+                f"{given / frame_rate:g} s"
+            )
         step = whole_frames("step_size", step_size, frame_rate)
         steps: tuple[int, ...] = (total,)
         if self.prunes:
@@ -153,6 +172,7 @@ class Method:
             steps=steps,
             frame_rate=frame_rate,
             parameters=own,
+            given=given,
         )
 
 
@@ -165,6 +185,7 @@ class Plan:
     frame_rate: frames a second.
     parameters: the method's own: beam_width is M, the children of each kept parent; lookahead_k
     the search steps of greedy rollout by which a candidate is scored.
+    given: frames with which every candidate begins; they cost nothing.
     """
 
     method: Method
@@ -172,6 +193,7 @@ class Plan:
     steps: tuple[int, ...]
     frame_rate: float
     parameters: Mapping[str, float] = field(default_factory=dict)
+    given: int = 0
 
     @classmethod
     def begun(
@@ -199,8 +221,13 @@ class Plan:
 
     @property
     def frames(self) -> int:
-        """T, the frames of a finished clip."""
+        """T, the frames of a finished clip, but for those given."""
         return sum(self.steps)
+
+    @property
+    def length(self) -> int:
+        """The frames of a finished clip."""
+        return self.given + self.frames
 
     def rollout(self, step: int) -> int:
         """Frames of the greedy rollout after `step` (0 = the first): k steps, or up to the end."""
@@ -215,7 +242,35 @@ class Plan:
     def heard(self) -> tuple[int, ...]:
         """Frames of a candidate's clip each time that it is scored, its rollout included."""
         ends = itertools.accumulate(self.steps)
-        return tuple(end + self.rollout(step) for step, end in enumerate(ends))
+        return tuple(self.given + end + self.rollout(step) for step, end in enumerate(ends))
+
+    def fed(self, span: Span | None) -> list[tuple[int, int]]:
+        """How often frames are fed that are there already: the step, and how many of a candidate.
+
+        Those given, and the overlap where a window begins: in a step, or in a rollout.
+        """
+        if span is None or self.length <= span.length:
+            return [(0, self.given)] if self.given else []
+        found, begins = [], self.given
+        ends = range(span.length, self.length, span.stride)
+        if self.given:
+            whole = [end for end in ends if end <= self.given]
+            found = [(0, span.overlap + span.stride)] * len(whole)
+            if not whole or whole[-1] < self.given:
+                found.append((0, self.given - len(whole) * span.stride))
+        for step, (frames, heard) in enumerate(zip(self.steps, self.heard(), strict=True)):
+            after = begins + frames
+            windows = sum(begins <= end < after or after < end < heard for end in ends)
+            found += [(step, span.overlap)] * windows
+            begins = after
+        return found
+
+    def cut(self, given: int, length: int) -> "Plan":
+        """The same search of a clip of at most so many frames, which begins with `given` of them:
+        what one of a longer clip's windows sees."""
+        ends = [min(end, length - given) for end in itertools.accumulate(self.steps)]
+        steps = [end - start for start, end in itertools.pairwise([0, *ends]) if end > start]
+        return replace(self, steps=tuple(steps), given=given)
 
     def positions(self, lag: int) -> float:
         """The most positions whose keys and values the decoder keeps, a candidate.
@@ -225,8 +280,9 @@ class Plan:
         whose past is then kept once too. lag: positions by which the last codebook comes later.
         """
         own = max(frames + self.rollout(step) for step, frames in enumerate(self.steps)) + lag
-        before = self.frames - self.steps[-1]
-        return own + ((before + lag) / self.beam_width if before else 0)
+        before = self.length - self.steps[-1] if len(self.steps) > 1 else 0
+        later = own + ((before + lag) / self.beam_width if before else 0)
+        return max(self.given + self.steps[0] + self.rollout(0) + lag, later)
 
 
 def whole_frames(name: str, seconds: float, frame_rate: float) -> int:

@@ -100,7 +100,7 @@ class HalvingPlan(Plan):
 
     def positions(self, lag: int) -> float:
         """Nothing is shared: every candidate that is left has a past of its own."""
-        fed = (end + lag for end in itertools.accumulate(self.steps))
+        fed = (self.given + end + lag for end in itertools.accumulate(self.steps))
         return max(map(mul, self.held, fed)) / self.candidates
 
 

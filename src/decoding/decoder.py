@@ -96,11 +96,24 @@ class Decoder:
         frames: the final length. keys: each prompt's, for its noise; slots of prompts with equal
         keys sample alike. prompt_tokens: int64 [prompts * candidates, codebooks, frames given].
         """
-        if self.lanes is not None:
-            self.lanes.max_rows = self.max_rows
         texts = [self.transformer.texts(condition) for condition in conditions]
         noise = [NoiseKey(seed, key, slot) for key in keys for slot in range(candidates)]
-        decoding = Decoding(self, texts, noise, frames)
+        return self.decode(texts, noise, frames, prompt_tokens)
+
+    @torch.inference_mode()
+    def decode(
+        self,
+        texts: Sequence[Sequence[Text]],
+        noise: Sequence[NoiseKey],
+        frames: int,
+        prompt_tokens: Tensor | None = None,
+        first: int = 0,
+    ) -> Decoding:
+        """As `begin`, with each prompt's texts, by layer, and each row's noise key. first: the
+        clip's frame with which the decoding begins: it decides which noise a frame has."""
+        if self.lanes is not None:
+            self.lanes.max_rows = self.max_rows
+        decoding = Decoding(self, texts, noise, frames, first)
         if prompt_tokens is not None:
             decoding.give(prompt_tokens.to(self.transformer.device))
         return decoding
@@ -116,7 +129,8 @@ class Mark(NamedTuple):
 class Decoding:
     """Rows being decoded: row = prompt * candidates + slot, until rows leave (`keep`).
 
-    texts: of each prompt, by layer. noise: the rows' keys.
+    texts: of each prompt, by layer. noise: the rows' keys. first: the frame of the clip with which
+    it begins.
     """
 
     def __init__(
@@ -125,9 +139,10 @@ class Decoding:
         texts: Sequence[Sequence[Text]],
         noise: Sequence[NoiseKey],
         frames: int,
+        first: int = 0,
     ) -> None:
         self.decoder = decoder
-        self._texts, self._noise = texts, noise
+        self._texts, self._noise, self._first = texts, noise, first
         # Whether the tokens' probability without the text is known.
         self.guided = decoder.sampling.guided
         self.rows = len(noise)
@@ -168,11 +183,7 @@ class Decoding:
 
         Marks stay good: rewinding afterwards gives row i the past of the old row rows[i].
         """
-        if len(rows) != self.rows:
-            raise ValueError(f"{len(rows)} rows selected for {self.rows}")
-        for row, source in enumerate(rows):
-            if not 0 <= source < self.rows or source // self.candidates != row // self.candidates:
-                raise ValueError(f"row {row} cannot become row {source}: another prompt's, or none")
+        refuse_other_rows(rows, self.rows, self.candidates)
         if list(rows) == list(range(self.rows)):
             return
         index = torch.tensor(rows, device=self.decoder.transformer.device)
@@ -192,10 +203,7 @@ class Decoding:
         Each stays the candidate that it is, with its noise. Marks stay good. The parts are made
         anew, of as many rows as go together.
         """
-        candidates = len(rows) // len(self._texts)
-        owners = [prompt for prompt in range(len(self._texts)) for _ in range(candidates)]
-        if not rows or [r // self.candidates for r in rows] != owners or sorted({*rows}) != [*rows]:
-            raise ValueError("rows to keep: in ascending order, equally many of each prompt")
+        candidates = kept_of_each(rows, self.rows, self.candidates)
         if len(rows) == self.rows:
             return
         if self._is_over:
@@ -261,8 +269,7 @@ class Decoding:
         """
         if not (conditional or self.guided):
             raise ValueError("without guidance nothing is decoded without its text")
-        means = self.log_probs().mean((2, 3))
-        return torch.where(means.isfinite().all(0), means[0 if conditional else 1], torch.nan)
+        return mean_log_prob(self.log_probs(), conditional)
 
     @torch.inference_mode()
     def log_probs(self) -> Tensor:
@@ -301,7 +308,7 @@ class Decoding:
             "open": self._open,
             "sequence": torch.full(shape, transformer.cardinality, device=device),
             "log_probs": torch.zeros((2 if self.guided else 1, *shape), device=device),
-            "noise": uniforms(noise, *shape[1:], device),
+            "noise": uniforms(noise, *shape[1:], device, self._first),
         }
         if decoder.lanes is None:
             own = decoder.pack(rows, self.guided)
@@ -325,8 +332,9 @@ class Decoding:
         self._open &= self._frame >= given
         self.finished = self._position = given
         of_parts = tokens.split([part.rows for part in self._parts])
-        for part, part_tokens in zip(self._parts, of_parts, strict=True):
-            part.give(part_tokens, self.decoder.delays)
+        with memory_for(f"the {given} frames given of {self.rows} candidates", LESS):
+            for part, part_tokens in zip(self._parts, of_parts, strict=True):
+                part.give(part_tokens, self.decoder.delays)
 
 
 def row_bytes(positions: int, a_position: int, vocabulary: int, guided: bool = True) -> int:
@@ -336,6 +344,32 @@ def row_bytes(positions: int, a_position: int, vocabulary: int, guided: bool = T
     much of it). And what a step computes of the vocabulary, some ten times over.
     """
     return positions * a_position + 10 * 4 * vocabulary * (2 if guided else 1)
+
+
+def refuse_other_rows(rows: Sequence[int], count: int, candidates: int) -> None:
+    """Raise ValueError unless each of `count` rows becomes one of the same prompt."""
+    if len(rows) != count:
+        raise ValueError(f"{len(rows)} rows selected for {count}")
+    for row, source in enumerate(rows):
+        if not 0 <= source < count or source // candidates != row // candidates:
+            raise ValueError(f"row {row} cannot become row {source}: another prompt's, or none")
+
+
+def kept_of_each(rows: Sequence[int], count: int, candidates: int) -> int:
+    """How many rows of each prompt are kept, of `count` rows. Raises ValueError unless `rows` are
+    in ascending order and equally many of each."""
+    prompts = count // candidates
+    kept = len(rows) // prompts
+    owners = [prompt for prompt in range(prompts) for _ in range(kept)]
+    if not rows or [row // candidates for row in rows] != owners or sorted({*rows}) != [*rows]:
+        raise ValueError("rows to keep: in ascending order, equally many of each prompt")
+    return kept
+
+
+def mean_log_prob(log_probs: Tensor, conditional: bool = True) -> Tensor:
+    """float32 [halves, rows, codebooks, frames] -> [rows], as `Decoding.mean_log_prob`."""
+    means = log_probs.mean((2, 3))
+    return torch.where(means.isfinite().all(0), means[0 if conditional else 1], torch.nan)
 
 
 def _reorder(tensors: Sequence[Tensor], rows: Tensor) -> None:
