@@ -31,6 +31,7 @@ from torch import Tensor
 from src.decoding.device import memory_for
 from src.decoding.graphs import GraphedPart, Lanes
 from src.decoding.layers import Text
+from src.decoding.likelihood import Likelihoods
 from src.decoding.part import Part
 from src.decoding.past import Ancestors, branch, move
 from src.decoding.sampling import NoiseKey, Sampling, uniforms
@@ -126,7 +127,7 @@ class Mark(NamedTuple):
     finished: int
 
 
-class Decoding:
+class Decoding(Likelihoods):
     """Rows being decoded: row = prompt * candidates + slot, until rows leave (`keep`).
 
     texts: of each prompt, by layer. noise: the rows' keys. first: the frame of the clip with which
@@ -260,21 +261,7 @@ class Decoding:
         return torch.cat([self._by_frame(part.sequence) for part in self._parts])
 
     @torch.inference_mode()
-    def mean_log_prob(self, conditional: bool = True) -> Tensor:
-        """float32 [rows]: the mean over codebooks and finished frames, in nats.
-
-        Of the distribution with the text or, where decoding is guided, without it; before guidance,
-        at temperature 1. NaN for a row in which the model overflowed, with the text or without it:
-        its tokens mean nothing. Raises ValueError for what is not known.
-        """
-        if not (conditional or self.guided):
-            raise ValueError("without guidance nothing is decoded without its text")
-        return mean_log_prob(self.log_probs(), conditional)
-
-    @torch.inference_mode()
-    def log_probs(self) -> Tensor:
-        """float32 [halves, rows, codebooks, finished], in nats: of each token with the text and,
-        where decoding is guided, without it. Raises ValueError for what is not known."""
+    def all_log_probs(self) -> Tensor:
         if self._position < self.finished + max(self.decoder.delays) or not self.finished:
             raise ValueError("no log-probabilities yet: advance first")
         halves = zip(*(part.log_probs for part in self._parts), strict=True)
@@ -307,7 +294,7 @@ class Decoding:
             "positions": self._positions,
             "open": self._open,
             "sequence": torch.full(shape, transformer.cardinality, device=device),
-            "log_probs": torch.zeros((2 if self.guided else 1, *shape), device=device),
+            "log_probs": torch.zeros((3 if self.guided else 2, *shape), device=device),
             "noise": uniforms(noise, *shape[1:], device, self._first),
         }
         if decoder.lanes is None:
@@ -364,12 +351,6 @@ def kept_of_each(rows: Sequence[int], count: int, candidates: int) -> int:
     if not rows or [row // candidates for row in rows] != owners or sorted({*rows}) != [*rows]:
         raise ValueError("rows to keep: in ascending order, equally many of each prompt")
     return kept
-
-
-def mean_log_prob(log_probs: Tensor, conditional: bool = True) -> Tensor:
-    """float32 [halves, rows, codebooks, frames] -> [rows], as `Decoding.mean_log_prob`."""
-    means = log_probs.mean((2, 3))
-    return torch.where(means.isfinite().all(0), means[0 if conditional else 1], torch.nan)
 
 
 def _reorder(tensors: Sequence[Tensor], rows: Tensor) -> None:

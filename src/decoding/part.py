@@ -11,7 +11,7 @@ from torch import Tensor
 
 from src.decoding.layers import AbsorbedText, Text
 from src.decoding.past import Past
-from src.decoding.sampling import Sampling, sample
+from src.decoding.sampling import Sampling, draw, weights_of
 from src.decoding.transformer import Transformer
 
 
@@ -25,8 +25,9 @@ class Part:
     positions: float32 [steps, dim], the positions' embeddings
     open: bool [steps, codebooks], where tokens are to be predicted, not special or given
     sequence: int64 [rows, steps, codebooks]
-    log_probs: float32 [halves, rows, steps, codebooks], of the tokens of the sequence: with the
-    text, and, if guided, without it
+    log_probs: float32 [halves + 1, rows, steps, codebooks], of the tokens of the sequence: with the
+    text, if guided without it, and last by the distribution that they were drawn from, at its
+    temperature, guided, of the k best (0 where a token was given)
     noise: float64 [rows, steps, codebooks]; a slot's own, whatever row is copied there
     """
 
@@ -72,15 +73,17 @@ class Part:
         )
         log_probs, logits = self.predict(hidden[:, :, 0])
         at += 1  # the step that is written
+        weights = weights_of(logits, self.sampling)
         if greedy:
             tokens = logits.argmax(-1)
         else:
-            tokens = sample(logits, self.noise.index_select(1, at)[:, 0], self.sampling)
-        held = self.sequence.index_select(1, at)[:, 0]
-        tokens = torch.where(self.open.index_select(0, at), tokens, held)
+            tokens = draw(weights, self.noise.index_select(1, at)[:, 0])
+        held, is_open = self.sequence.index_select(1, at)[:, 0], self.open.index_select(0, at)
+        tokens = torch.where(is_open, tokens, held)
         self.sequence.index_copy_(1, at, tokens[:, None])
+        drawn = (_taken(weights, tokens) / weights.sum(-1)).log().where(is_open, 0.0)
         taken = _taken(log_probs, tokens.expand_as(log_probs[..., 0]))
-        self.log_probs.index_copy_(2, at, taken[:, :, None])
+        self.log_probs.index_copy_(2, at, torch.cat([taken, drawn[None]])[:, :, None])
 
     def predict(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """hidden [halves, rows, dim] -> log-probabilities and logits to sample from.
@@ -134,7 +137,7 @@ class Part:
         self.past.free()
 
 
-def _taken(log_probs: Tensor, tokens: Tensor) -> Tensor:
+def _taken(values: Tensor, tokens: Tensor) -> Tensor:
     """The tokens' own, [..., cardinality] and [...] -> [...]; arbitrary for special tokens."""
-    index = tokens.clamp(max=log_probs.shape[-1] - 1)[..., None]
-    return log_probs.gather(-1, index).squeeze(-1)
+    index = tokens.clamp(max=values.shape[-1] - 1)[..., None]
+    return values.gather(-1, index).squeeze(-1)

@@ -102,20 +102,33 @@ def uniforms(
 
 
 def sample(logits: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor:
-    """Draw tokens: float32 logits [..., vocabulary], float64 uniform [...] -> int64 [...].
+    """Draw tokens: float32 logits [..., vocabulary], float64 uniform [...] -> int64 [...]."""
+    return draw(weights_of(logits, sampling), uniform)
 
-    Where logits are not finite it is some token of the vocabulary, which later steps can take.
 
-    As in audiocraft's `sample_top_k`, tokens that tie with the k-th best are all kept. A running
-    sum must not fall, or a token of weight 0 could be picked: a CPU keeps a float32 one in float64
-    and rounds it, a GPU adds float32 numbers in any order.
+def weights_of(logits: Tensor, sampling: Sampling) -> Tensor:
+    """What tokens are drawn by, float32 [..., vocabulary], not normalised: of their probabilities
+    at the temperature those of the k best. Guidance is in the logits already.
+
+    As in audiocraft's `sample_top_k`, tokens that tie with the k-th best are all kept.
     """
     scaled = logits if sampling.temperature == 1 else logits / sampling.temperature
     weights = torch.softmax(scaled, dim=-1)
     if 0 < sampling.top_k < logits.shape[-1]:
         best = torch.topk(logits, sampling.top_k, sorted=False).values
         weights *= logits >= best.amin(-1, keepdim=True)
-    cumulative = weights.cumsum(-1, dtype=torch.float64 if logits.is_cuda else torch.float32)
+    return weights
+
+
+def draw(weights: Tensor, uniform: Tensor) -> Tensor:
+    """Tokens by their weights, [..., vocabulary], and float64 uniform [...] -> int64 [...].
+
+    Where weights are not finite it is some token of the vocabulary, which later steps can take.
+
+    A running sum must not fall, or a token of weight 0 could be picked: a CPU keeps a float32 one
+    in float64 and rounds it, a GPU adds float32 numbers in any order.
+    """
+    cumulative = weights.cumsum(-1, dtype=torch.float64 if weights.is_cuda else torch.float32)
     total = cumulative[..., -1:]
     target = (uniform[..., None] * total).to(total.dtype)
     target = torch.minimum(target, total.nextafter(torch.zeros_like(total)))  # rounding met it
@@ -123,5 +136,5 @@ def sample(logits: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor:
     return (
         torch.searchsorted(cumulative, target, right=True)
         .squeeze(-1)
-        .clamp_(max=logits.shape[-1] - 1)
+        .clamp_(max=weights.shape[-1] - 1)
     )

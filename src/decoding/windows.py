@@ -29,9 +29,9 @@ from src.decoding.decoder import (
     Decoding,
     Mark,
     kept_of_each,
-    mean_log_prob,
     refuse_other_rows,
 )
+from src.decoding.likelihood import Likelihoods
 from src.decoding.sampling import NoiseKey
 
 
@@ -40,7 +40,7 @@ class Place:
     """How far a clip has come.
 
     first: the frame with which the window begins. before: int64 [rows, codebooks, frames], what was
-    there when it began: earlier windows' frames, and those given. log_probs: float32 [halves, rows,
+    there when it began: earlier windows' frames, and those given. log_probs: float32 [halves + 1, rows,
     codebooks, frames], of earlier windows' frames. window: None until it begins.
     """
 
@@ -57,7 +57,7 @@ class WindowsMark(NamedTuple):
     in_window: Mark
 
 
-class Windows:
+class Windows(Likelihoods):
     """As `Decoding`, which each window is. frames: more than one window has.
 
     given: int64 [rows, codebooks, frames given], to start from; windows that they fill are only
@@ -159,23 +159,16 @@ class Windows:
             return now.before
         return torch.cat([now.before[..., : now.first], now.window.tokens()], -1)
 
-    def mean_log_prob(self, conditional: bool = True) -> Tensor:
-        """As `Decoding.mean_log_prob`, over the clip."""
-        if not (conditional or self.guided):
-            raise ValueError("without guidance nothing is decoded without its text")
-        return mean_log_prob(self.log_probs(), conditional)
-
     @torch.inference_mode()
-    def log_probs(self) -> Tensor:
-        """As `Decoding.log_probs`, [.., rows, codebooks, finished]: of each frame as it was in the
-        window that decoded it."""
+    def all_log_probs(self) -> Tensor:
+        """Of each frame as it was in the window that decoded it."""
         now = self._now
         known = now.log_probs.shape[-1]
         if now.window is None:
             if not known or known < self.finished:
                 raise ValueError("no log-probabilities yet: advance first")
             return now.log_probs
-        own = now.window.log_probs()
+        own = now.window.all_log_probs()
         if not known:
             return own
         return torch.cat([now.log_probs, own[..., known - now.first :]], -1)
@@ -207,7 +200,7 @@ class Windows:
         now, tokens = self._now, self.tokens()
         rest = now.before[..., tokens.shape[-1] :]  # given, of windows to come
         tokens = torch.cat([tokens, rest], -1)
-        self._now = Place(now.first + self.span.stride, tokens, self.log_probs())
+        self._now = Place(now.first + self.span.stride, tokens, self.all_log_probs())
 
     def _windows(self) -> list[Decoding]:
         """Those that are held, each once."""

@@ -143,6 +143,36 @@ def test_log_probabilities_of_given_tokens_are_those_of_a_second_pass(lm):
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("guidance", [3.0, 1.0])
+@torch.inference_mode()
+def test_tokens_were_drawn_with_the_probability_that_is_given(lm, guidance):
+    """By audiocraft's own logits: guided, at the temperature, of the k best; 0 where given."""
+    given = torch.randint(0, lm.card, (3, lm.n_q, 6), generator=torch.manual_seed(3))
+    sampling = Sampling(temperature=0.8, top_k=5, guidance=guidance)
+    decoding = Decoder(lm, sampling).begin([condition(lm, "a harp")], 3, 20, ["k"], 1, given)
+    decoding.advance(8)
+    decoding.select([1, 1, 0])
+    decoding.advance(6)
+    tokens = decoding.tokens()
+    logits = [
+        torch.cat(
+            [
+                lm.compute_predictions(row, attributes(text), keep_only_valid_steps=False).logits
+                for row in tokens.split(1)
+            ]
+        )
+        for text in ("a harp", None)
+    ]
+    guided = (logits[1] + guidance * (logits[0] - logits[1])) / 0.8
+    kept = guided.masked_fill(guided < guided.topk(5).values[..., -1:], -torch.inf)
+    drawn = kept.log_softmax(-1).gather(-1, tokens[..., None])[..., 0]
+    drawn[..., :6] = 0
+    assert drawn.isfinite().all()
+    torch.testing.assert_close(
+        decoding.mean_log_sampled(), drawn.mean((1, 2)), atol=1e-5, rtol=1e-5
+    )
+
+
 def test_without_guidance_nothing_is_known_of_the_tokens_without_their_text(lm):
     decoding = begin(lm, guidance=1.0)
     decoding.advance(4)
