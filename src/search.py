@@ -48,6 +48,8 @@ from src.scoring import ScoreInput, Verifier
 from src.tree import Failure, Node, SearchResult, Winner, children
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from src.data.audio import Clip
 
 OVERFLOWED = NoScore(
@@ -83,6 +85,7 @@ class Candidates(Protocol):
 class Generator(Protocol):
     """Begins candidates and renders tokens int64 [B, codebooks, frames] to clips.
 
+    given: of each prompt, the tokens with which all its candidates begin, [codebooks, frames].
     `settled`: the beginning of a clip that nothing but its first so many frames has a part in, or
     None; `render_rest`: as `render`, where such beginnings, all of one length, are there already.
     """
@@ -94,6 +97,7 @@ class Generator(Protocol):
         candidates: int,
         frames: int,
         seed: int,
+        given: "Sequence[NDArray[np.int16]] | None" = None,
     ) -> Candidates: ...
     def render(self, tokens: Any) -> "list[Clip]": ...
     def render_rest(self, tokens: Any, beginnings: "Sequence[Clip]") -> "list[Clip]": ...
@@ -203,8 +207,9 @@ class Group:
                 [p.text for p in prompts],
                 [p.key for p in prompts],
                 plan.candidates,
-                plan.frames,
+                plan.length,
                 seed,
+                [p.given for p in prompts if p.given is not None] or None,
             )
 
     def sample(self, frames: int, greedy: bool = False) -> None:

@@ -40,8 +40,8 @@ class Place:
     """How far a clip has come.
 
     first: the frame with which the window begins. before: int64 [rows, codebooks, frames], what was
-    there when it began: earlier windows' frames, and those given. log_probs: float32 [halves + 1, rows,
-    codebooks, frames], of earlier windows' frames. window: None until it begins.
+    there when it began: earlier windows' frames, and those given. log_probs: float32 [halves + 1,
+    rows, codebooks, frames], of earlier windows' frames. window: None until it begins.
     """
 
     first: int

@@ -2,8 +2,8 @@
 
     python -m src.runs.compact results/pool-builtin-m32-1a2b3c4d
 
-records.jsonl becomes records.jsonl.xz with the latest record of each key; a pool's tokens/*.npy
-become *.npz. Figures carry the records' digest: draw them anew with `python -m src.reports`.
+records.jsonl becomes records.jsonl.xz with the latest record of each key; the .npy files of tokens/
+become .npz. Figures carry the records' digest: draw them anew with `python -m src.reports`.
 """
 
 import argparse
@@ -31,7 +31,7 @@ def compact(folder: Path | str) -> tuple[int, int]:
     text = "".join(f"{line}\n" for line in lines).encode()
     write_whole(folder / COMPRESSED, lzma.compress(text, preset=9))
     remove(folder / RECORDS)
-    for path in sorted(folder.glob("tokens/*.npy")):
+    for path in sorted(folder.glob("tokens/**/*.npy")):
         packed = io.BytesIO()
         np.savez_compressed(packed, tokens=np.load(path, allow_pickle=False))
         write_whole(path.with_suffix(".npz"), packed.getvalue())

@@ -53,9 +53,15 @@ class TimedGenerator(FakeGenerator):
         self.seeds: list[int] = []
 
     def begin(
-        self, prompts: Sequence[str], keys: Sequence[str], candidates: int, frames: int, seed: int
+        self,
+        prompts: Sequence[str],
+        keys: Sequence[str],
+        candidates: int,
+        frames: int,
+        seed: int,
+        given: Any = None,
     ) -> FakeCandidates:
-        super().begin(prompts, keys, candidates, frames, seed)
+        super().begin(prompts, keys, candidates, frames, seed, given)
         self.seeds.append(seed)
         self.now += 0.5 * len(set(prompts) - self.known)
         self.known |= set(prompts)

@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 import torch
 
-from src.budget import Cost
+from src.budget import Cost, Span
 from src.data.audio import Clip
 from src.data.prompts import Prompt
 from src.decoding.decoder import Decoder, Decoding
+from src.decoding.windows import Windows
 from src.methods import METHODS
 from src.protocol import Checkpoint
 from src.search import search
@@ -29,17 +31,30 @@ def lm() -> torch.nn.Module:
 class RandomGenerator:
     """Conditions are noise drawn from the prompt; audio is the first codebook."""
 
-    def __init__(self, lm: torch.nn.Module, max_rows: int = 64) -> None:
-        self.decoder = Decoder(lm, max_rows=max_rows)
+    def __init__(
+        self, lm: torch.nn.Module, max_rows: int = 64, span: Span | None = None
+    ) -> None:
+        self.decoder, self.span = Decoder(lm, max_rows=max_rows), span
 
     def begin(
-        self, prompts: Sequence[str], keys: Sequence[str], candidates: int, frames: int, seed: int
-    ) -> Decoding:
+        self,
+        prompts: Sequence[str],
+        keys: Sequence[str],
+        candidates: int,
+        frames: int,
+        seed: int,
+        given: Sequence[np.ndarray] | None = None,
+    ) -> Decoding | Windows:
         conditions = [
             torch.randn(3, DIM, generator=torch.Generator().manual_seed(sum(map(ord, prompt))))
             for prompt in prompts
         ]
-        return self.decoder.begin(conditions, candidates, frames, keys, seed)
+        asked, begun = (conditions, candidates, frames, keys, seed), None
+        if given is not None:
+            begun = torch.from_numpy(np.stack(given)).long().repeat_interleave(candidates, 0)
+        if self.span is not None and frames > self.span.length:
+            return Windows(self.decoder, *asked, self.span, begun)
+        return self.decoder.begin(*asked, begun)
 
     def render(self, tokens: torch.Tensor) -> list[Clip]:
         return [Clip(row[:1].float().numpy(), RATE) for row in tokens]
