@@ -191,6 +191,8 @@ class Windows(Likelihoods):
                 known if known.shape[-1] else None,
                 now.first,
             )
+            if self._marked:  # rows may leave at the clip's end too, before it is rewound
+                now.window.mark()
         return now.window
 
     def _pass_on(self) -> None:

@@ -31,9 +31,7 @@ def lm() -> torch.nn.Module:
 class RandomGenerator:
     """Conditions are noise drawn from the prompt; audio is the first codebook."""
 
-    def __init__(
-        self, lm: torch.nn.Module, max_rows: int = 64, span: Span | None = None
-    ) -> None:
+    def __init__(self, lm: torch.nn.Module, max_rows: int = 64, span: Span | None = None) -> None:
         self.decoder, self.span = Decoder(lm, max_rows=max_rows), span
 
     def begin(
