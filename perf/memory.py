@@ -19,7 +19,7 @@ import torch
 
 from src.decoding.decoder import Decoder, Decoding
 from src.methods import METHODS
-from src.tree import children
+from src.tree.node import children
 from tests.generator.random_models import condition, random_lm
 
 MODELS = {"builtin": (6, 320), "small": (24, 1024), "medium": (48, 1536), "large": (48, 2048)}

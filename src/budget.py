@@ -11,8 +11,12 @@ With N candidates, J steps of F_1..F_J frames (T in all) and lookahead k, the co
     sbs, dvts   N*T frames                                 N*J clips
     lookahead   N*sum_j [F_j + F_{j+1} + .. + F_{min(j+k, J)}] frames   N*J clips
     halving     sum_j n_j*F_j frames, N*T at most          sum_j n_j clips
+    smc         N*T frames                                 N*J clips
+    power       N*T frames                                 N clips
+    waves       N*T frames at most                         N clips at most
 
-where halving holds n_j candidates in step j (src/methods.py, HalvingPlan).
+where halving holds n_j candidates in step j (src/methods.py, HalvingPlan), and soft_best_of_n costs
+what best_of_n does.
 
 (Snell et al., arXiv 2408.03314, section 5.2, give N*(k+1) for lookahead; rollouts stop at the end
 of the clip, which makes the exact number a little smaller.) The baseline's single clip is scored
@@ -28,7 +32,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from operator import mul
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 Stage = Literal[
     "conditions", "decode", "render", "wav", "http", "queue", "compute", "selection", "judge"
@@ -113,14 +117,15 @@ class Parameter:
 class Method:
     """A way to search: how it runs, what it may spend, its own parameters, its colour.
 
-    run: takes a search.Group through its steps. shape: "single": one whole clip; "whole": N whole
-    clips; "steps": candidates that are pruned after each step. plan: the class of its plan, for a
-    method that costs something else. colour: in every figure. src/methods.py has the registry.
+    run: takes a Group through its steps and gives its results. shape: "single": one whole clip;
+    "whole": N whole clips; "steps": candidates that are pruned after each step. plan: the class of
+    its plan, for a method that costs something else. colour: in every figure. src/methods.py has
+    the registry.
     """
 
     name: str
     summary: str
-    run: Callable[[Any], None] = field(repr=False)
+    run: Callable[[Any], Any] = field(repr=False)
     shape: Literal["single", "whole", "steps"]
     colour: str
     parameters: tuple[Parameter, ...] = ()
@@ -165,13 +170,14 @@ class Method:
             whole, rest = divmod(total, step)
             steps = (step,) * whole + ((rest,) if rest else ())
         own = {p.name: parameters.get(p.name, p.default) for p in self.parameters}
-        kind = self.plan or Plan
+        kind, budget = self.plan or Plan, 1 if self.shape == "single" else candidates
         return kind(
             method=self,
-            candidates=1 if self.shape == "single" else kind.begun(candidates, steps, own),
+            candidates=kind.begun(budget, steps, own),
             steps=steps,
             frame_rate=frame_rate,
             parameters=own,
+            budget=budget,
             given=given,
         )
 
@@ -181,6 +187,7 @@ class Plan:
     """One method's budget for one prompt.
 
     candidates: those that it begins with: N (1 for baseline), or what `begun` makes of N.
+    budget: N.
     steps: frames of each step; only the last may be shorter than the first.
     frame_rate: frames a second.
     parameters: the method's own: beam_width is M, the children of each kept parent; lookahead_k
@@ -193,7 +200,10 @@ class Plan:
     steps: tuple[int, ...]
     frame_rate: float
     parameters: Mapping[str, float] = field(default_factory=dict)
+    budget: int = 1
     given: int = 0
+    # Whether it may end before all is spent: `expected` is the most.
+    stops: ClassVar[bool] = False
 
     @classmethod
     def begun(
@@ -237,10 +247,12 @@ class Plan:
     def expected(self) -> Cost:
         """The exact cost of one prompt."""
         frames = [own + self.rollout(step) for step, own in enumerate(self.steps)]
-        return Cost(sum(map(mul, self.held, frames)), sum(self.held))
+        scored = sum(map(mul, self.held, map(bool, self.heard())))
+        return Cost(sum(map(mul, self.held, frames)), scored)
 
     def heard(self) -> tuple[int, ...]:
-        """Frames of a candidate's clip each time that it is scored, its rollout included."""
+        """Frames of a candidate's clip that is scored after each step, its rollout included; 0
+        where it is not."""
         ends = itertools.accumulate(self.steps)
         return tuple(self.given + end + self.rollout(step) for step, end in enumerate(ends))
 
@@ -258,9 +270,10 @@ class Plan:
             found = [(0, span.overlap + span.stride)] * len(whole)
             if not whole or whole[-1] < self.given:
                 found.append((0, self.given - len(whole) * span.stride))
-        for step, (frames, heard) in enumerate(zip(self.steps, self.heard(), strict=True)):
+        for step, frames in enumerate(self.steps):
             after = begins + frames
-            windows = sum(begins <= end < after or after < end < heard for end in ends)
+            ahead = after + self.rollout(step)
+            windows = sum(begins <= end < after or after < end < ahead for end in ends)
             found += [(step, span.overlap)] * windows
             begins = after
         return found
@@ -311,9 +324,16 @@ class Ledger:
     uploaded_bytes: int = 0
     seconds: dict[Stage, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
 
-    def check(self, expected: Cost) -> None:
-        """Raise BudgetError unless exactly `expected` was spent."""
-        if (self.frames, self.clips) != (expected.frames, expected.clips):
+    def __add__(self, other: "Ledger") -> "Ledger":
+        sums = {stage: self.seconds[stage] + other.seconds[stage] for stage in STAGES}
+        uploaded = self.uploaded_bytes + other.uploaded_bytes
+        return Ledger(self.frames + other.frames, self.clips + other.clips, uploaded, sums)
+
+    def check(self, expected: Cost, at_most: bool = False) -> None:
+        """Raise BudgetError unless exactly `expected` was spent, or that at most."""
+        spent = Cost(self.frames, self.clips)
+        within = spent.frames <= expected.frames and spent.clips <= expected.clips
+        if not (within if at_most else spent == expected):
             raise BudgetError(
                 f"spent {self.frames} frames and {self.clips} scored clips on a prompt where the "
                 f"method costs {expected.frames} and {expected.clips}. This is a defect of the "

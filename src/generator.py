@@ -201,13 +201,14 @@ class Generator(Renderer):
         candidates: int,
         frames: int,
         seed: int,
+        first: int = 0,
         given: Sequence[NDArray[np.integer[Any]]] | None = None,
     ) -> Decoding | Windows:
         """Candidates of each prompt, prompt-major rows, none of their `frames` finished yet.
 
         keys: each prompt's noise key; what a candidate samples depends on seed, key, slot and
-        position alone. given: tokens [codebooks, frames given] of each prompt, with which all its
-        candidates begin.
+        position alone. first: the first of their slots. given: tokens [codebooks, frames given] of
+        each prompt, with which all its candidates begin.
         """
         conditions = [self.condition(prompt) for prompt in prompts]
         begun = None
@@ -216,8 +217,8 @@ class Generator(Renderer):
             begun = tokens.repeat_interleave(candidates, 0)
         asked = (conditions, candidates, frames, keys, seed)
         if (span := self.windows(frames)) is not None:
-            return Windows(self.decoder, *asked, span, begun)
-        return self.decoder.begin(*asked, begun)
+            return Windows(self.decoder, *asked, span, begun, first)
+        return self.decoder.begin(*asked, begun, first)
 
     def windows(self, frames: int) -> Span | None:
         """Those in which a clip of so many frames is decoded; None where one is enough."""

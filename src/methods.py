@@ -17,9 +17,20 @@ from operator import mul
 from typing import Any, Self
 
 from src.budget import Method, Parameter, Plan, PlanError
-from src.search import best_of_n, diverse_search, halving, tree_search
+from src.search import (
+    best_of_n,
+    diverse_search,
+    halving,
+    power,
+    smc,
+    soft_best_of_n,
+    tree_search,
+    waves,
+)
 
 BASELINE, BEST_OF_N = "baseline", "best_of_n"
+# Parameters with which a method does what best_of_n does.
+BEST_OF_N_AT = {"soften": 0, "price": 0, "temper": 0}
 
 BEAM_WIDTH = Parameter(
     name="beam_width",
@@ -55,6 +66,69 @@ START = Parameter(
     help="N0: candidates that halving begins with; 0: as many as N whole clips' frames are for.",
     plural="starts",
     values=(0,),
+    unset=0,
+)
+SOFTEN = Parameter(
+    name="soften",
+    letter="lambda",
+    default=0.5,
+    help="lambda: soft_best_of_n draws its winner by softmax(score / lambda), in the unit of the "
+    "score; 0 is best_of_n.",
+    plural="softens",
+    values=(0.5,),
+)
+WAVE = Parameter(
+    name="wave",
+    letter="wave",
+    default=4,
+    help="Samples that waves takes at once, before it asks whether one more is worth its price.",
+    plural="wave_sizes",
+    values=(4,),
+    least=1,
+)
+PRICE = Parameter(
+    name="price",
+    letter="price",
+    default=0.02,
+    help="What one more sample costs waves, in standard deviations of the scores so far: it stops "
+    "where it is expected to raise the best by no more; 0 is best_of_n.",
+    plural="prices",
+    values=(0.02,),
+)
+TEMPER = Parameter(
+    name="temper",
+    letter="temper",
+    default=2.0,
+    help="How much smc weighs a particle's score, in units of the spread after the first step; 0 "
+    "is best_of_n.",
+    plural="tempers",
+    values=(2.0,),
+)
+ALPHA = Parameter(
+    name="alpha",
+    letter="alpha",
+    default=1.01,
+    help="alpha: power samples from the generator's distribution to this power; 1 leaves it.",
+    plural="alphas",
+    values=(1.01,),
+)
+TILT = Parameter(
+    name="tilt",
+    letter="tilt",
+    default=0.0,
+    help="Besides, power weighs by p(x|text) / p(x) to this power.",
+    plural="tilts",
+    values=(0.0,),
+    unset=0.0,
+)
+DRAW = Parameter(
+    name="draw",
+    letter="draw",
+    default=0,
+    help="1: smc and power draw their winner in proportion to the weights; 0: the verifier's best.",
+    plural="draws",
+    values=(0,),
+    most=1,
     unset=0,
 )
 
@@ -104,7 +178,33 @@ class HalvingPlan(Plan):
         return max(map(mul, self.held, fed)) / self.candidates
 
 
-# Okabe and Ito's colours, told apart by all kinds of colour vision.
+class WavesPlan(Plan):
+    """N candidates at most, `wave` of them at a time."""
+
+    stops = True
+
+    @classmethod
+    def begun(
+        cls,
+        candidates: int,
+        steps: Sequence[int],  # noqa: ARG003
+        parameters: Mapping[str, float],
+    ) -> int:
+        return min(candidates, int(parameters["wave"]))
+
+    @property
+    def held(self) -> tuple[int, ...]:
+        return (self.budget,)
+
+
+class PowerPlan(Plan):
+    """The verifier hears finished clips only."""
+
+    def heard(self) -> tuple[int, ...]:
+        return (*(0 for _ in self.steps[1:]), self.length)
+
+
+# Okabe and Ito's colours and some of Tol's, told apart by all kinds of colour vision.
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
@@ -135,6 +235,40 @@ METHODS: dict[str, Method] = {
             "#56B4E9",
             (KEEP, START),
             HalvingPlan,
+        ),
+        Method(
+            "soft_best_of_n",
+            "N whole samples, one of which is drawn by its score",
+            soft_best_of_n,
+            "whole",
+            "#999933",
+            (SOFTEN,),
+        ),
+        Method(
+            "waves",
+            "N whole samples at most: it stops when one more is not worth its price",
+            waves,
+            "whole",
+            "#332288",
+            (WAVE, PRICE),
+            WavesPlan,
+        ),
+        Method(
+            "smc",
+            "particles that are resampled by how their scores grow",
+            smc,
+            "steps",
+            "#E69F00",
+            (TEMPER, DRAW),
+        ),
+        Method(
+            "power",
+            "particles that are resampled by how likely the generator finds them",
+            power,
+            "steps",
+            "#882255",
+            (ALPHA, TILT, DRAW),
+            PowerPlan,
         ),
     )
 }
@@ -207,14 +341,17 @@ class SearchCell:
             return self
         if self.candidates == 1 or self.method == BASELINE:
             return SearchCell(BASELINE, 1, seed=self.seed)
-        if not self.prunes or step >= duration - 1e-9:
+        own = dict(self.parameters)
+        if own.get("draw"):  # its winner is not the best
+            return self
+        is_whole = self.prunes and step >= duration - 1e-9
+        if is_whole or any(own.get(name) == value for name, value in BEST_OF_N_AT.items()):
             return SearchCell(BEST_OF_N, self.candidates, seed=self.seed)
         if self.method == "dvts" and self.parameters["beam_width"] == self.candidates:
             return replace(self, method="sbs")
         if self.method != "lookahead":
             return self
         last = -int(-(duration - 1e-9) // step) - 1  # the step after which nothing is left
-        own = dict(self.parameters)
         k = own["lookahead_k"] = min(own["lookahead_k"], last)
         if k:
             return replace(self, parameters=own)

@@ -90,15 +90,18 @@ class Decoder:
         keys: Sequence[str],
         seed: int,
         prompt_tokens: Tensor | None = None,
+        first: int = 0,
     ) -> Decoding:
         """Candidates of several prompts, none of their frames finished but those given.
 
         conditions: the cross-attention source of each prompt, [length, dim], without padding.
         frames: the final length. keys: each prompt's, for its noise; slots of prompts with equal
         keys sample alike. prompt_tokens: int64 [prompts * candidates, codebooks, frames given].
+        first: each prompt's candidates have the slots from this one on.
         """
         texts = [self.transformer.texts(condition) for condition in conditions]
-        noise = [NoiseKey(seed, key, slot) for key in keys for slot in range(candidates)]
+        slots = range(first, first + candidates)
+        noise = [NoiseKey(seed, key, slot) for key in keys for slot in slots]
         return self.decode(texts, noise, frames, prompt_tokens)
 
     @torch.inference_mode()
@@ -108,13 +111,13 @@ class Decoder:
         noise: Sequence[NoiseKey],
         frames: int,
         prompt_tokens: Tensor | None = None,
-        first: int = 0,
+        start: int = 0,
     ) -> Decoding:
-        """As `begin`, with each prompt's texts, by layer, and each row's noise key. first: the
+        """As `begin`, with each prompt's texts, by layer, and each row's noise key. start: the
         clip's frame with which the decoding begins: it decides which noise a frame has."""
         if self.lanes is not None:
             self.lanes.max_rows = self.max_rows
-        decoding = Decoding(self, texts, noise, frames, first)
+        decoding = Decoding(self, texts, noise, frames, start)
         if prompt_tokens is not None:
             decoding.give(prompt_tokens.to(self.transformer.device))
         return decoding
@@ -130,7 +133,7 @@ class Mark(NamedTuple):
 class Decoding(Likelihoods):
     """Rows being decoded: row = prompt * candidates + slot, until rows leave (`keep`).
 
-    texts: of each prompt, by layer. noise: the rows' keys. first: the frame of the clip with which
+    texts: of each prompt, by layer. noise: the rows' keys. start: the frame of the clip with which
     it begins.
     """
 
@@ -140,10 +143,10 @@ class Decoding(Likelihoods):
         texts: Sequence[Sequence[Text]],
         noise: Sequence[NoiseKey],
         frames: int,
-        first: int = 0,
+        start: int = 0,
     ) -> None:
         self.decoder = decoder
-        self._texts, self._noise, self._first = texts, noise, first
+        self._texts, self._noise, self._start = texts, noise, start
         # Whether the tokens' probability without the text is known.
         self.guided = decoder.sampling.guided
         self.rows = len(noise)
@@ -295,7 +298,7 @@ class Decoding(Likelihoods):
             "open": self._open,
             "sequence": torch.full(shape, transformer.cardinality, device=device),
             "log_probs": torch.zeros((3 if self.guided else 2, *shape), device=device),
-            "noise": uniforms(noise, *shape[1:], device, self._first),
+            "noise": uniforms(noise, *shape[1:], device, self._start),
         }
         if decoder.lanes is None:
             own = decoder.pack(rows, self.guided)

@@ -60,8 +60,8 @@ class WindowsMark(NamedTuple):
 class Windows(Likelihoods):
     """As `Decoding`, which each window is. frames: more than one window has.
 
-    given: int64 [rows, codebooks, frames given], to start from; windows that they fill are only
-    fed, for the log-probabilities.
+    first: of each prompt's slots. given: int64 [rows, codebooks, frames given], to start from;
+    windows that they fill are only fed, for the log-probabilities.
     """
 
     @torch.inference_mode()
@@ -75,12 +75,14 @@ class Windows(Likelihoods):
         seed: int,
         span: Span,
         given: Tensor | None = None,
+        first: int = 0,
     ) -> None:
         self.decoder, self.candidates, self.frames, self.span = decoder, candidates, frames, span
         self.guided = decoder.sampling.guided
         transformer = decoder.transformer
         self._texts = [transformer.texts(condition) for condition in conditions]
-        self._noise = [NoiseKey(seed, key, slot) for key in keys for slot in range(candidates)]
+        slots = range(first, first + candidates)
+        self._noise = [NoiseKey(seed, key, slot) for key in keys for slot in slots]
         shape = (self.rows, transformer.codebooks, 0)
         before = torch.zeros(shape, dtype=torch.int64, device=transformer.device)
         if given is not None:

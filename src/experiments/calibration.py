@@ -97,7 +97,7 @@ def calibrate(
     from src.runs.build import Parts, caveats, connect, load
     from src.search import search
     from src.stats.best_of_n import within_prompt_std
-    from src.tree import Failure
+    from src.tree.node import Failure
 
     with ExitStack() as stack:
         remote = remote_parts(settings.verifiers)

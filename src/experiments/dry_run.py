@@ -35,7 +35,7 @@ from src.runs.evaluation import judge_clip
 from src.runs.records import Run
 from src.runs.settings import SaveAudio
 from src.scoring import ScoreInput, Verifier
-from src.tree import children
+from src.tree.node import children
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +44,9 @@ CLIPS = 4  # rendered and scored at once
 # Of a search's record: what the committed results take, without a tree and a node of it.
 RECORD_BYTES, NODE_BYTES = 1000, 210
 NOTES = (
-    "Frames and clips are exact. Time is an estimate: decoding, rendering, scoring and judging "
-    "were timed here just now, for about a second each. Loading, references that judges hear, "
-    "tables and figures are not counted.",
+    "Frames and clips are exact; of a method that may stop before, the most. Time is an estimate: "
+    "decoding, rendering, scoring and judging were timed here just now, for about a second each. "
+    "Loading, references that judges hear, tables and figures are not counted.",
     "Memory: weights, keys and values; what the verifier server and the judges hold is not "
     "counted. Disk: audio, tokens and records.",
 )
@@ -87,12 +87,13 @@ class Trial:
         rendering = rendered / self.frames * self.rendering
         decoding = 0.0
         for step, (held, frames) in enumerate(zip(plan.held, plan.steps, strict=True)):
-            made, left = held * (frames + plan.rollout(step)), rows * held // plan.candidates
-            there = replace(plan, candidates=held)
+            made, together = held * (frames + plan.rollout(step)), min(held, plan.candidates)
+            there, left = replace(plan, candidates=together), rows * together // plan.candidates
             decoding += made * self.step(parts.generator, there, left) / left
         for step, frames in plan.fed(parts.generator.windows(plan.length)):
-            left = rows * plan.held[step] // plan.candidates
-            decoding += plan.held[step] * self.feeding(parts.generator, frames, left) / left
+            held = plan.held[step]
+            left = rows * min(held, plan.candidates) // plan.candidates
+            decoding += held * self.feeding(parts.generator, frames, left) / left
         return decoding + rendering + scoring
 
     def step(self, generator: Generator, plan: Plan, rows: int) -> float:
@@ -107,7 +108,7 @@ class Trial:
         texts = [self.prompts[0].text] * rows
 
         def feed() -> None:
-            generator.begin(texts, texts, 1, frames, 0, list(given))
+            generator.begin(texts, texts, 1, frames, 0, given=list(given))
             generator.synchronize()
 
         return self._once(("fed", frames, rows), lambda: seconds_of(feed))

@@ -35,7 +35,7 @@ from src.runs.ending import Ending, Exit
 from src.runs.provenance import QUIET_LOAD, machine
 from src.runs.records import Record, Run, search_key
 from src.search import search
-from src.tree import Failure
+from src.tree.node import Failure
 
 log = logging.getLogger(__name__)
 

@@ -84,8 +84,9 @@ class ExperimentSettings(Settings):
     #: first under its prompt, whether it is preferred to degraded copies, whose reference a
     #: generated clip is near; with --pool those of the pool. Needs two prompts with references.
     validity: bool = False
-    #: Searches to run for each N: sbs, lookahead, dvts, halving, and for comparison baseline and
-    #: best_of_n. Default: none, for the pool says all about best_of_n.
+    #: Searches to run for each N: sbs, lookahead, dvts, halving, smc, power, waves, soft_best_of_n,
+    #: and for comparison baseline and best_of_n. Default: none, for the pool says all about
+    #: best_of_n.
     method: tuple[MethodName, ...] = ()
     #: Verifiers that select in the searches, one at a time; expressions too, as in benchmark.py.
     #: Default: those of --verifiers.

@@ -15,7 +15,7 @@ from src.runs.evaluation import finish
 from src.runs.records import Run
 from src.runs.settings import SaveAudio
 from src.search import search
-from src.tree import Failure
+from src.tree.node import Failure
 
 log = logging.getLogger(__name__)
 

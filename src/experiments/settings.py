@@ -48,7 +48,9 @@ class BenchmarkSettings(Settings):
 
     #: One or several: baseline (one sample), best_of_n, sbs (beam search), lookahead (beam search
     #: that scores each candidate at the end of a greedy rollout), dvts (beam search in subtrees
-    #: that never compete), halving (many candidates, of which the better part goes on).
+    #: that never compete), halving (many candidates, of which the better part goes on), smc and
+    #: power (particles, resampled by their scores or by the generator's own likelihood), waves
+    #: (best-of-N that stops when one more is not worth its price), soft_best_of_n (drawn by score).
     method: tuple[MethodName, ...] = ("baseline",)
     #: perplexity, pmi (local); tags, clap, quality, muq, imagebind (on the server); or an
     #: expression of these: a weighted sum such as tags+pmi or 0.7*tags+0.3*perplexity,

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from src.budget import STAGES, Plan
+from src.budget import STAGES, Cost, Plan
 from src.methods import BASELINE, BEST_OF_N, PARAMETERS, SearchCell
 from src.reports.table import Row, ends, without_absent
 from src.runs.records import Record, read_manifest, read_records
@@ -51,8 +51,8 @@ class Timed:
         """table: [repetitions][prompts]."""
         self.cell = cell
         self.plan = plan
-        self.cost = plan.expected()
         self.records = [record for row in table for record in row]
+        self.cost = _mean_cost(self.records) if plan.stops else plan.expected()
         self.seconds = np.array([[r["wall_seconds"] / r["group"] for r in row] for row in table])
         self.median = float(np.median(self.seconds))
         self.resampled = resampled_medians(self.seconds)
@@ -186,10 +186,17 @@ def _cost_rows(timed: Mapping[SearchCell, Timed]) -> Iterable[Row]:
         beside = cell != alone and against in timed
         if beside:
             row |= _ratios(own, timed[against])
-        if among := cell.prunes and len(reference) > 1:
+        if among := cell.method not in (BASELINE, BEST_OF_N) and len(reference) > 1:
             row |= _equals(own, reference)
         if beside or among:
             yield row
+
+
+def _mean_cost(records: Sequence[Record]) -> Cost:
+    """Of a method that may stop before it has spent all."""
+    spent = [record["ledger"] for record in records]
+    frames, clips = (round(np.mean([own[name] for own in spent])) for name in ("frames", "clips"))
+    return Cost(frames, clips)
 
 
 def _reference(timed: Mapping[SearchCell, Timed]) -> dict[int, Timed]:

@@ -3,7 +3,9 @@
     python -m src.runs.compact results/pool-builtin-m32-1a2b3c4d
 
 records.jsonl becomes records.jsonl.xz with the latest record of each key; the .npy files of tokens/
-become .npz. Figures carry the records' digest: draw them anew with `python -m src.reports`.
+become .npz. --no_trees leaves out what searches noted of the candidates that did not win, most of
+a sweep's bytes: nothing in its tables is of them. Figures carry the records' digest: draw them anew
+with `python -m src.reports`.
 """
 
 import argparse
@@ -21,17 +23,23 @@ from src.runs.ending import Exit, ending
 from src.runs.records import COMPRESSED, RECORDS, read_manifest, read_records
 
 
-def compact(folder: Path | str) -> tuple[int, int]:
-    """Bytes of the folder before and after. Raises RunFolderError for a folder that is no run's,
-    WriteError."""
+def compact(folder: Path | str, trees: bool = True) -> tuple[int, int]:
+    """Bytes of the folder before and after. trees: keep those of searches.
+
+    Raises RunFolderError for a folder that is no run's, WriteError.
+    """
     folder = Path(folder)
     read_manifest(folder)
     before = size_of(folder)
-    lines = [as_json(record) for record in read_records(folder).values()]
+    left_out = set() if trees else {"tree"}
+    lines = [
+        as_json({name: value for name, value in record.items() if name not in left_out})
+        for record in read_records(folder).values()
+    ]
     text = "".join(f"{line}\n" for line in lines).encode()
     write_whole(folder / COMPRESSED, lzma.compress(text, preset=9))
     remove(folder / RECORDS)
-    for path in sorted(folder.glob("tokens/**/*.npy")):
+    for path in sorted(folder.glob("tokens/*.npy")):
         packed = io.BytesIO()
         np.savez_compressed(packed, tokens=np.load(path, allow_pickle=False))
         write_whole(path.with_suffix(".npz"), packed.getvalue())
@@ -47,9 +55,11 @@ def main(args: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m src.runs.compact", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN_DIR")
+    parser.add_argument("--no_trees", action="store_true", help="leave out searches' trees")
+    asked = parser.parse_args(given(args, parser.prog))
     with ending("compact"):
-        for folder in parser.parse_args(given(args, parser.prog)).runs:
-            before, after = compact(folder)
+        for folder in asked.runs:
+            before, after = compact(folder, not asked.no_trees)
             sys.stdout.write(f"{folder}: {before / 1e6:.1f} MB, now {after / 1e6:.1f} MB\n")
     return Exit.DONE
 

@@ -35,7 +35,7 @@ from src.runs.pool import token_file
 from src.runs.records import Record, Run, RunFolderError
 from src.runs.settings import SaveAudio
 from src.scoring import LIKELIHOODS, Verifier
-from src.tree import SearchResult
+from src.tree.node import SearchResult
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ import tyro
 
 from src.budget import PlanError, whole_frames
 from src.data.prompts import Pick, Prompt, Selection, Subset
-from src.methods import BEAM_WIDTH, LOOKAHEAD_K, METHODS, PARAMETERS, parameters_of
+from src.methods import BEAM_WIDTH, LOOKAHEAD_K, METHODS, PARAMETERS, TILT, parameters_of
 from src.protocol import checked_token
 from src.runs.arguments import given
 from src.scoring import PMI, ExpressionError, canonical, components
@@ -184,10 +184,14 @@ class Settings:
             asked = {part for name in selecting for part in components(name)}
         except ExpressionError as error:
             raise UsageError(str(error)) from error
-        if PMI in asked and self.guidance == 1:
+        tilts = (getattr(self, TILT.name, 0), *getattr(self, TILT.plural, ()))
+        if TILT in parameters_of(getattr(self, "method", ())) and any(tilts):
+            asked.add(f"--{TILT.name}")
+        needing = [name for name in (PMI, f"--{TILT.name}") if name in asked]
+        if needing and self.guidance == 1:
             raise UsageError(
-                f"{PMI}: how likely a clip is without its text is known under guidance only; "
-                "take a --guidance other than 1"
+                f"{needing[0]}: how likely a clip is without its text is known under guidance "
+                "only; take a --guidance other than 1"
             )
 
     def _selecting(self) -> list[tuple[str, tuple[str, ...]]]:

@@ -43,15 +43,22 @@ def value_of(text: str, tokens: Sequence[int]) -> float:
     return float(draw(text, tuple(tokens)) % 50)
 
 
+def log_drawn(token: int) -> float:
+    """The logarithm of the probability with which a token was drawn, so to speak."""
+    return -(token % 61) / 20
+
+
 class FakeCandidates:
     guided = True
     # Whether the model overflows in such a history.
     overflows: Callable[[list[int]], bool] | None = None
 
-    def __init__(self, keys: Sequence[str], candidates: int, frames: int, seed: int) -> None:
+    def __init__(
+        self, keys: Sequence[str], candidates: int, frames: int, seed: int, first: int = 0
+    ) -> None:
         self.keys, self.candidates, self.frames, self.seed = keys, candidates, frames, seed
         self.histories: list[list[int]] = [[] for _ in range(len(keys) * candidates)]
-        self.slots = list(range(candidates)) * len(keys)  # by row
+        self.slots = list(range(first, first + candidates)) * len(keys)  # by row
         self.calls: list[str] = []
 
     @property
@@ -99,6 +106,11 @@ class FakeCandidates:
         bad = [self.overflows is not None and self.overflows(h) for h in self.histories]
         return torch.tensor(likely).masked_fill(torch.tensor(bad), torch.nan)
 
+    def mean_log_sampled(self) -> torch.Tensor:
+        means = [sum(map(log_drawn, h)) / len(h) for h in self.histories]
+        bad = [self.overflows is not None and self.overflows(h) for h in self.histories]
+        return torch.tensor(means).masked_fill(torch.tensor(bad), torch.nan)
+
 
 class FakeGenerator:
     """begun: of each group the keys, N and frames; lengths: frames of each batch of clips.
@@ -131,10 +143,11 @@ class FakeGenerator:
         candidates: int,
         frames: int,
         seed: int,
+        first: int = 0,
         given: Sequence[np.ndarray] | None = None,
     ) -> FakeCandidates:
         self.begun.append((tuple(keys), candidates, frames))
-        self.last = FakeCandidates(keys, candidates, frames, seed)
+        self.last = FakeCandidates(keys, candidates, frames, seed, first)
         self.last.overflows = self.overflows
         for index, tokens in enumerate(given or ()):
             rows = slice(index * candidates, (index + 1) * candidates)

@@ -201,7 +201,7 @@ class Small(FakeGenerator):
         super().__init__()
         self.max_rows, self.may_halve = 8, may_halve
 
-    def begin(self, prompts, keys, candidates, frames, seed):
+    def begin(self, prompts, keys, candidates, frames, seed, first=0):
         if len(keys) * candidates > 4:
             raise OutOfMemory("no more")
         return super().begin(prompts, keys, candidates, frames, seed)

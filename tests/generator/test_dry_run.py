@@ -28,7 +28,7 @@ from src.runs.records import Run, search_key
 from src.runs.settings import parse
 from src.scoring import ScoreInput
 from src.search import search
-from src.tree import children
+from src.tree.node import children
 from tests.generator import fake_pool
 from tests.generator.fake_pool import PROMPTS
 from tests.generator.fake_search import RATE, FakeGenerator, FakeVerifier, Narrow

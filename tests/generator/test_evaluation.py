@@ -19,7 +19,7 @@ from src.runs.build import Parts, checkpoints_of
 from src.runs.evaluation import finish, judge_again, judge_clip, measures, unread_captions
 from src.runs.records import RECORDS, Run, read_records, search_key
 from src.runs.settings import SaveAudio
-from src.tree import SearchResult, Winner
+from src.tree.node import SearchResult, Winner
 from tests.generator.fake_search import (
     RATE,
     FakeJudge,

@@ -27,7 +27,7 @@ from src.generator import (
 )
 from src.methods import METHODS
 from src.protocol import Score
-from src.search import Group
+from src.tree.group import Group
 from src.weights.files import WeightsError
 
 ROOT = Path(__file__).resolve().parents[2]

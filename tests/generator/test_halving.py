@@ -15,8 +15,9 @@ from src.experiments.settings import BenchmarkSettings, LatencySettings
 from src.methods import METHODS, SearchCell, halved
 from src.protocol import NoScore
 from src.runs.settings import parse
-from src.search import OVERFLOWED, search
-from src.tree import Failure, SearchResult
+from src.search import search
+from src.tree.group import OVERFLOWED
+from src.tree.node import Failure, SearchResult
 from tests.generator import test_search_decoding
 from tests.generator.fake_search import (
     RATE,

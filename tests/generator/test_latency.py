@@ -59,9 +59,10 @@ class TimedGenerator(FakeGenerator):
         candidates: int,
         frames: int,
         seed: int,
+        first: int = 0,
         given: Any = None,
     ) -> FakeCandidates:
-        super().begin(prompts, keys, candidates, frames, seed, given)
+        super().begin(prompts, keys, candidates, frames, seed, first, given)
         self.seeds.append(seed)
         self.now += 0.5 * len(set(prompts) - self.known)
         self.known |= set(prompts)
@@ -76,7 +77,7 @@ class TimedGenerator(FakeGenerator):
                 super().select(rows)
                 generator.now += 0.01
 
-        return Timed(keys, candidates, frames, seed)
+        return Timed(keys, candidates, frames, seed, first)
 
     def forget_conditions(self) -> None:
         self.known.clear()

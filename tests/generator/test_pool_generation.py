@@ -38,7 +38,7 @@ class TinyGenerator:
     def __init__(self) -> None:
         self.lm = random_lm()
 
-    def begin(self, prompts, keys, candidates, frames, seed):
+    def begin(self, prompts, keys, candidates, frames, seed, first=0):
         conditions = [condition(self.lm, prompt) for prompt in prompts]
         return Decoder(self.lm).begin(conditions, candidates, frames, keys, seed)
 
@@ -167,6 +167,17 @@ def test_the_latest_record_of_each_key_is_kept_as_it_is(folder: Path) -> None:
     latest = read_records(folder)
     compact(folder)
     assert list(read_records(folder).items()) == list(latest.items())
+
+
+def test_trees_are_left_out_where_that_is_asked_for_and_nothing_else(folder: Path) -> None:
+    searched = {"kind": "search", "prompt_id": "a", "status": "ok", "winner": {"slot": 1}}
+    with Run.reopen(folder) as run:
+        run.append(searched | {"tree": [{"slot": 0}, {"slot": 1}]})
+    latest = read_records(folder)
+    assert main([str(folder), "--no_trees"]) == 0
+    expected = [{k: v for k, v in record.items() if k != "tree"} for record in latest.values()]
+    assert list(read_records(folder).values()) == expected
+    assert searched.items() <= expected[-1].items()
 
 
 def test_compacting_twice_changes_nothing(folder: Path) -> None:

@@ -133,7 +133,7 @@ def test_a_window_goes_on_as_a_clip_that_begins_with_what_it_was_given(lm):
     decoder = Decoder(lm)
     texts = [decoder.transformer.texts(condition(lm, PROMPTS[0]))]
     given = decoding.tokens()[..., 12:20]
-    window = decoder.decode(texts, keys, 20, given, first=12)
+    window = decoder.decode(texts, keys, 20, given, start=12)
     window.advance(12)
     assert torch.equal(window.tokens(), decoding.tokens()[..., 12:32])
     again = decoder.decode(texts, keys, 20, given)

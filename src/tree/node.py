@@ -1,9 +1,9 @@
 """What a search returns: its winner, its whole tree and its cost; and how that is written down.
-And how a prune deals children to those that it keeps."""
+And how slots go to the children of those that are kept."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -99,7 +99,7 @@ class SearchResult:
 class Failure:
     """A prompt that dropped out of its group: none of its candidates had a score at this step.
 
-    slot, reason: of the first of them.
+    slot, reason: of the first of them. nodes: its tree up to here.
     """
 
     prompt: Prompt
@@ -109,6 +109,7 @@ class Failure:
     verifier: str
     reason: str
     ledger: Ledger
+    nodes: list[Node] = field(default_factory=list)
 
     def as_record(self) -> dict[str, Any]:
         return {
@@ -120,6 +121,22 @@ class Failure:
             "reason": self.reason,
             "ledger": asdict(self.ledger),
         }
+
+
+def joined(first: SearchResult | Failure, second: SearchResult | Failure) -> SearchResult | Failure:
+    """One prompt's searches of different slots as one: the better winner, all nodes, both costs.
+
+    The first where both winners score the same or both failed.
+    """
+    found = [result for result in (first, second) if isinstance(result, SearchResult)]
+    best = max(found, key=lambda result: result.winner.score.value) if found else first
+    nodes = [*first.nodes, *second.nodes]
+    if isinstance(best, Failure):
+        return replace(best, nodes=nodes, ledger=first.ledger + second.ledger)
+    for node in nodes:
+        node.kept = node.slot == best.winner.slot
+    leaves = {slot: clip for result in found for slot, clip in result.leaves.items()}
+    return replace(best, nodes=nodes, ledger=first.ledger + second.ledger, leaves=leaves)
 
 
 def _asked(prompt: Prompt, method: str) -> dict[str, Any]:
@@ -142,3 +159,18 @@ def children(kept: Sequence[int], families: int, width: int) -> list[int]:
         others = width * len(range(rank, families, len(kept))) - 1
         parents |= {next(freed): parent for _ in range(others)}
     return [parents[slot] for slot in slots]
+
+
+def copies(counts: Sequence[int]) -> list[int]:
+    """The parent of each slot, when slot i has counts[i] children: the first stays in its slot, the
+    others fill the freed ones in ascending order.
+
+    >>> copies([0, 3, 0, 1])
+    [1, 1, 1, 3]
+    """
+    parents = list(range(len(counts)))
+    freed = iter([slot for slot, count in enumerate(counts) if not count])
+    for slot, count in enumerate(counts):
+        for _ in range(count - 1):
+            parents[next(freed)] = slot
+    return parents

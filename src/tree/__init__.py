@@ -1,0 +1,1 @@
+"""What a search needs (generation), what it holds (group), and the tree that it leaves (node)."""
