@@ -288,14 +288,15 @@ class Plan:
     def positions(self, lag: int) -> float:
         """The most positions whose keys and values the decoder keeps, a candidate.
 
-        A candidate's own are those of a step with its rollout; what came before is kept once for
-        the M children of a parent. That is exact until families come to share older ancestors,
-        whose past is then kept once too. lag: positions by which the last codebook comes later.
+        A candidate's own are those of a step with its rollout, in the first one with what is given;
+        what came before is kept once for the M children of a parent. That is exact until families
+        come to share older ancestors, whose past is then kept once too. lag: positions by which the
+        last codebook comes later.
         """
-        own = max(frames + self.rollout(step) for step, frames in enumerate(self.steps)) + lag
+        of_steps = [frames + self.rollout(step) for step, frames in enumerate(self.steps)]
+        of_steps[0] += self.given
         before = self.length - self.steps[-1] if len(self.steps) > 1 else 0
-        later = own + ((before + lag) / self.beam_width if before else 0)
-        return max(self.given + self.steps[0] + self.rollout(0) + lag, later)
+        return max(of_steps) + lag + ((before + lag) / self.beam_width if before else 0)
 
 
 def whole_frames(name: str, seconds: float, frame_rate: float) -> int:
