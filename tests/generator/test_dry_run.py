@@ -29,7 +29,7 @@ from src.runs.records import Run, search_key
 from src.runs.settings import parse
 from src.scoring import ScoreInput
 from src.search import search
-from src.tree.node import children
+from src.tree.node import children, copies
 from tests.generator import fake_pool
 from tests.generator.fake_pool import PROMPTS
 from tests.generator.fake_search import RATE, FakeGenerator, FakeVerifier, Narrow
@@ -176,7 +176,8 @@ def test_what_a_pools_scorers_have_left_is_what_they_then_hear(tmp_path: Path) -
 
 def held(plan: Plan, spread: bool) -> float:
     """The most positions a candidate that the decoder keeps. spread: the parents kept are of as
-    many families as there are, so that no ancestors come to be shared; else they are random."""
+    many families as there are, so that no ancestors come to be shared; else they are random, and
+    particles have half as many."""
     lm = random_lm(dim=16, layers=3, heads=1)
     decoding = Decoder(lm).begin([condition(lm, "x")], plan.candidates, plan.frames, ["k"], 1)
     transformer, most = decoding.decoder.transformer, 0
@@ -196,6 +197,9 @@ def held(plan: Plan, spread: bool) -> float:
                 continue
             best = one_each if spread else torch.randperm(plan.candidates).tolist()
             parents = children(best[: plan.kept], plan.kept, plan.beam_width)
+            if plan.beam_width == 1:  # particles
+                drawn = [0, 0, *range(2, plan.candidates)] if spread else [b // 2 for b in best]
+                parents = copies([drawn.count(slot) for slot in range(plan.candidates)])
             decoding.select(parents)
             most = max(most, decoding.nbytes)
     return most / plan.candidates / transformer.position_bytes(decoding.guided)

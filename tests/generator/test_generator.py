@@ -289,8 +289,7 @@ def test_a_search_hears_what_a_whole_rendering_has_but_for_rounding_and_keeps_a_
         patch.setattr(
             generator.codec, "decode", lambda t, s: decoded.append(t.shape[-1]) or decode(t, s)
         )
-        plan.method.run(group)
-    results = group.results()
+        results = plan.method.run(group)
     assert sum(decoded) < sum(tokens.shape[-1] for tokens in asked)
     whole = [clip for tokens in asked for clip in generator.render(tokens)]
     for own, expected in zip(heard, whole, strict=True):

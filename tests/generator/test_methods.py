@@ -73,6 +73,8 @@ def test_a_search_is_its_simplest_definition(asked: SearchCell, simplest: Search
 
 def test_a_grid_has_every_method_with_all_values_of_its_own_parameters_and_no_others() -> None:
     values = {"beam_width": (2, 4), "lookahead_k": (1, 2), "keep": (0.25,), "start": (0, 6)}
+    values |= {"soften": (0.5,), "wave": (2, 4), "price": (0.1,), "temper": (2,), "draw": (0, 1)}
+    values |= {"alpha": (1.01,), "tilt": (0, 0.2)}
     assert [c.name for c in grid(METHODS, (4, 8), values)] == [
         *("baseline", "best_of_n N=4", "best_of_n N=8"),
         *("sbs N=4 M=2", "sbs N=4 M=4", "sbs N=8 M=2", "sbs N=8 M=4"),
@@ -83,6 +85,15 @@ def test_a_grid_has_every_method_with_all_values_of_its_own_parameters_and_no_ot
         *("dvts N=4 M=2", "dvts N=4 M=4", "dvts N=8 M=2", "dvts N=8 M=4"),
         *("halving N=4 keep=0.25", "halving N=4 keep=0.25 N0=6"),
         *("halving N=8 keep=0.25", "halving N=8 keep=0.25 N0=6"),
+        *("soft_best_of_n N=4 lambda=0.5", "soft_best_of_n N=8 lambda=0.5"),
+        *("waves N=4 wave=2 price=0.1", "waves N=4 wave=4 price=0.1"),
+        *("waves N=8 wave=2 price=0.1", "waves N=8 wave=4 price=0.1"),
+        *("smc N=4 temper=2", "smc N=4 temper=2 draw=1"),
+        *("smc N=8 temper=2", "smc N=8 temper=2 draw=1"),
+        *("power N=4 alpha=1.01", "power N=4 alpha=1.01 draw=1"),
+        *("power N=4 alpha=1.01 tilt=0.2", "power N=4 alpha=1.01 tilt=0.2 draw=1"),
+        *("power N=8 alpha=1.01", "power N=8 alpha=1.01 draw=1"),
+        *("power N=8 alpha=1.01 tilt=0.2", "power N=8 alpha=1.01 tilt=0.2 draw=1"),
     ]
     swept = list(grid(["best_of_n", "sbs"], (4,), {"beam_width": (2,)}, (0.5, 1.0), (1, 2)))
     assert [(c.method, c.step_size, c.seed) for c in swept] == [
