@@ -1,27 +1,25 @@
-"""Which search a budget is best spent on, from one scored pool: best-of-n or successive halving.
+"""Which search a budget is best spent on, from one scored pool.
 
     python -m src.reports.plan POOL --budget_frames 2000 --sums tags+pmi
     python -m src.reports.plan POOL --budget_seconds 10 --seconds_per_clip 0.05
 
-Every setting that the budget of a prompt pays for is tried on the pool's clips: best-of-n exactly,
-halving (--method halving: the better part is kept at the pool's prefixes) by simulating it on
-subsets of the pool. Nothing is generated. A judge chooses on one half of the prompts, and what it
-chose is reported on the other half, over the best best-of-n chosen in the same way. Into the pool's
-folder or --output:
+Every setting that the budget of a prompt pays for is tried on the pool's clips: best-of-n and soft
+best-of-n exactly, halving (the better part is kept at the pool's prefixes) and waves (best-of-n
+that stops when one more is not worth its price) by simulating them. Nothing is generated. A judge
+chooses on one half of the prompts, and what it chose is reported on the other half, over the best
+best-of-n chosen in the same way. Into the pool's folder or --output:
 
-    plan.csv          every setting by its own number and by every judge, over all prompts, and for
-                      the budgets of 1, 2, 4, .. clips by the choosing judge
+    plan.csv          every setting by its own number and by every judge, over all prompts
     plan_chosen.csv   what was chosen, on prompts that did not choose it, with verdicts
-    plan_front.csv    what choosing gives at each budget
-    plan.png          the judge's gain against the budget
+    plan.png          the judge's gain against the budget: settings, and what choosing gives
 """
 
 import argparse
-import shlex
+import math
 import sys
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -31,12 +29,13 @@ from src.data.files import WriteError, make_folder
 from src.methods import BEST_OF_N
 from src.reports.figure import COLOURS, GREY, intervals, look, panels, save, styled
 from src.reports.figure import notes as notes_of
-from src.reports.plan_settings import HALVING, Setting, in_frames, in_seconds
-from src.reports.plan_study import BOTH, HALVES, KEEPS, Planner
+from src.reports.plan_settings import in_frames, in_seconds
+from src.reports.plan_study import BOTH, KEEPS, PRICES, SOFTENS, Planner
 from src.reports.table import (
     HOLM,
     INTERVALS,
     Row,
+    Texts,
     brackets,
     describe,
     document,
@@ -51,9 +50,9 @@ from src.runs.ending import Exit, say
 from src.runs.measures import Measure
 from src.runs.pool import Pool, PoolError, load_pool
 from src.runs.records import RunFolderError
-from src.runs.settings import PROFILE_MODEL, Settings
-from src.scoring import remote_parts
-from src.stats.intervals import StatsError
+from src.stats.intervals import StatsError, mean_interval
+
+MARKERS = {"halving": "o", "soft_best_of_n": "^", "waves": "D", BEST_OF_N: "s"}
 
 
 def report(planner: Planner, budget: float, output: Path | None = None) -> str:
@@ -61,83 +60,44 @@ def report(planner: Planner, budget: float, output: Path | None = None) -> str:
 
     output: a folder instead of the pool's. Raises PlanError, WriteError.
     """
-    pool, judge = planner.pool, planner.judge
-    judges = [name for name, measure in pool.measures.items() if measure.is_judge]
-    chosen = planner.chosen(budget)
-    every, front = list(planner.valued(budget, judges)), []
-    for at in planner.schedules.curve():
-        front.append(planner.front(at))
-        every += planner.valued(at, [judge.name]) if at != budget else []
-    folder = output or pool.folder
+    chosen, folder = planner.chosen(budget), output or planner.pool.folder
     make_folder(folder)
-    write_tables(folder, {"plan": every, "plan_chosen": chosen, "plan_front": front})
-    save(_figure(planner, every, front), folder / "plan.png", pool.folder)
-    return _text(planner, budget, chosen, every)
+    write_tables(folder, {"plan": list(planner.valued(budget)), "plan_chosen": chosen})
+    save(_figure(planner), folder / "plan.png", planner.pool.folder)
+    return _text(planner, budget, chosen)
 
 
-def command(setting: Setting, pool: Pool) -> str:
-    """The command line of benchmark.py that runs it, or why there is none."""
-    source, step = pool.manifest.get("source", {}), setting.cuts[0] if setting.cuts else 0.0
-    ends = [step * (1 + at) for at in range(len(setting.cuts) + 1)]  # of equal steps
-    if step and (ends[-1] < pool.duration - 1e-6 or not np.allclose(ends[:-1], setting.cuts)):
-        return "(no command: the steps of benchmark.py are equal)"
-    words: dict[str, object] = {"profile": (profile := source.get("profile", "paper"))}
-    if source.get("model", PROFILE_MODEL[profile]) != PROFILE_MODEL[profile]:
-        words["model"] = source["model"]
-    words["duration"] = f"{pool.duration:g}"
-    for name in ("temperature", "top_k", "guidance"):
-        if (value := pool.manifest["identity"].get(name)) not in (None, getattr(Settings, name)):
-            words[name] = f"{value:g}"
-    words |= {"method": setting.method, "candidates": -(-setting.frames // pool.frames)}
-    if step:
-        words |= {"start": setting.alive[0], "keep": f"{setting.keep:g}", "step_size": f"{step:g}"}
-    words["verifier"] = setting.selector
-    parts = pool.measures[setting.selector].scales or [setting.selector]
-    if profile == "builtin" and remote_parts(parts):
-        words["server"] = "auto"
-    flags = [word for name, value in words.items() for word in (f"--{name}", str(value))]
-    return shlex.join(["python", "benchmark.py", *flags])
-
-
-def _text(planner: Planner, budget: float, chosen: Sequence[Row], every: Sequence[Row]) -> str:
-    pool, judge, unit = planner.pool, planner.judge, planner.schedules.rates.unit
-    settings = {s.name: s for s in planner.schedules.settings(budget)}
+def _text(planner: Planner, budget: float, chosen: Sequence[Row]) -> str:
+    pool, judge, rates = planner.pool, planner.judge, planner.schedules.rates
     better = dict.fromkeys(row["setting"] for row in chosen if row["verdict"] == "better")
     answer = f"Clearly better than best-of-n at this budget: {'; '.join(better)}."
     if not better:
         answer = "Nothing is clearly better than best-of-n at this budget."
     head = [
-        f"{pool.manifest.get('title', pool.folder.name)}: {budget:,g} {unit} a prompt",
-        f"{len(settings)} settings by {', '.join(planner.selectors)}",
+        f"{pool.manifest.get('title', pool.folder.name)}: {budget:,g} {rates.unit} a prompt",
+        f"{len(planner.schedules.settings(budget))} settings by {', '.join(planner.selectors)}",
         f"chosen by {judge.name} {judge.arrow}  {describe(judge)}",
         answer,
     ]
-    groups: dict[str, list[Row]] = {name: [] for name in (*HALVES, BOTH)}
-    for row in chosen:
-        groups[row["chosen_on"]].append(row)
-    both = groups.pop(BOTH)
-    texts = {
-        f"chosen on the {name}, shown on the other ({rows[0]['prompts']} prompts)": [
+    halves = [row for row in chosen if row["chosen_on"] != BOTH]
+    both = [row for row in chosen if row["chosen_on"] == BOTH]
+    texts: dict[str, list[Texts]] = defaultdict(list)
+    for row in halves:
+        heading = f"chosen on the {row['chosen_on']}, shown on the other ({row['prompts']} prompts)"
+        texts[heading].append(
             {
                 "setting": f"  {row['setting']}",
-                unit: f"{planner.schedules.cost(settings[row['setting']]):,.5g}",
-                "clips": f"{row['clips']}",
+                f"mean {rates.unit}": f"{row['cost']:,.5g}",
+                "clips": f"{row['clips']:.3g}",
                 "own number": brackets(interval_of(row, "own", "own_")),
                 **_tested(row),
             }
-            for row in rows
-        ]
-        for name, rows in groups.items()
-    }
-    together = {
-        f"first choices, each on the half that did not choose it: {both[0]['setting']}": [
-            {"measure": f"  {row['measure']}", **_tested(row)} for row in both
-        ]
-    }
-    lines = [*layout(texts), "", *layout(together), "", "commands"]
-    for name in dict.fromkeys(row["setting"] for rows in groups.values() for row in rows):
-        lines += [f"  {name}", f"    {command(settings[name], pool)}"]
-    error = max(row["draw_error"] for row in every)
+        )
+    together = f"first choices, each on the half that did not choose it: {both[0]['setting']}"
+    measures = [{"measure": f"  {row['measure']}", **_tested(row)} for row in both]
+    commands = {row["setting"]: [f"  {row['setting']}", f"    {row['command']}"] for row in halves}
+    lines = [*layout(texts), "", *layout({together: measures}), "", "commands"]
+    lines += [line for pair in commands.values() for line in pair]
     notes = [
         "Gain: over one sample. Over best-of-n: the setting less the reference, best-of-n at this "
         "budget by the selector that the choosing half finds best for it. Own number: the "
@@ -145,15 +105,18 @@ def _text(planner: Planner, budget: float, chosen: Sequence[Row], every: Sequenc
         f"standard deviations, positive where better, with {INTERVALS}.",
         f"Better or worse: p of {judge.name} over the reference {HOLM}. Secondary: not what was "
         "chosen by. Control: other prompts' references.",
-        f"Best-of-n is exact; halving is simulated on {planner.draws} random subsets of a prompt's "
-        f"{pool.size} clips, drawn without replacement: standard error of a mean gain {error:.2g} "
-        f"sd at most. N is the largest that the budget pays for, {pool.size} at most.",
+        "Best-of-n and soft best-of-n are exact; halving and waves are simulated on "
+        f"{planner.draws} random orders of a prompt's {pool.size} clips, which adds a standard "
+        f"error of about {(planner.draws * len(planner.prompts)) ** -0.5:.1g} sd to a mean of all "
+        f"prompts. N is the largest that the budget pays for, of waves on average, {pool.size} at "
+        "most.",
         few_prompts(len(planner.prompts)),
     ]
-    if unit == "seconds":
-        rates = planner.schedules.rates
+    if rates.unit == "seconds":
         clips = ", ".join(f"{name} {rates.per_clip[name]:.3g}" for name in planner.selectors)
         notes.append(f"Seconds: {rates.per_frame:.3g} a frame; a clip scored: {clips}.")
+    if not pool.prefixes:
+        notes.append("No halving: the pool has no scores of beginnings (--prefixes).")
     if related := [name for name in planner.selectors if name not in planner.choosable]:
         notes.append(f"Never chosen, since {judge.name} is no evidence: {', '.join(related)}.")
     if lacking := len(pool.prompts) - len(planner.prompts):
@@ -172,39 +135,41 @@ def _tested(row: Row) -> dict[str, str]:
 
 
 @styled
-def _figure(planner: Planner, every: Sequence[Row], front: Sequence[Row]) -> Figure:
+def _figure(planner: Planner) -> Figure:
     """Every setting as a point, what choosing gives as a line."""
-    judge, unit = planner.judge, planner.schedules.rates.unit
+    judge, schedules, budgets = planner.judge, planner.schedules, planner.schedules.curve()
     figure, (ax,) = panels(
         1,
         f"{planner.pool.manifest.get('title', planner.pool.folder.name)}: what a budget buys",
-        "Points: settings, means over all prompts; circles: halving; squares: best-of-n. Lines: "
-        "what is chosen on either half of the prompts, on the other half, among all settings and "
-        f"among best-of-n alone; bars: {INTERVALS}." + notes_of([judge]),
+        "Points: settings, means over all prompts; circles: halving; triangles: soft best-of-n; "
+        "diamonds: waves; squares: best-of-n. Lines: what is chosen on either half of the prompts, "
+        "on the other half, among all settings and among best-of-n alone; "
+        f"bars: {INTERVALS}." + notes_of([judge]),
         height=3.0,
         width=5.5,
     )
-    rows = [row for row in every if row["measure"] == judge.name]
-    for index, selector in enumerate(planner.selectors):
-        style: dict[str, Any] = {"color": look(index)[0], "alpha": 0.6, "markersize": 3.5}
-        own = [row for row in rows if row["selector"] == selector]
-        for method, marker in ((HALVING, "o"), (BEST_OF_N, "s")):
-            found = [(row["cost"], row["gain_sd"]) for row in own if row["method"] == method]
-            style |= {"mfc": "none"} if method == HALVING else {"mfc": None, "label": selector}
-            ax.plot(*np.reshape(found, (-1, 2)).T, marker, **style)
-    for column, prefix, form, colour in (
-        ("best_of_n", "best_", "s--", GREY),
-        ("gain_sd", "", "o-", COLOURS[-1]),
+    points: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
+    for setting in (s for at in budgets for s in schedules.settings(at)):
+        if (gains := planner.gain((setting, setting), judge.name)) is not None:
+            point = setting.cost, float(gains.mean())
+            points[setting.selector, setting.cell.method].append(point)
+    for (selector, method), found in points.items():
+        colour, plain = look(planner.selectors.index(selector))[0], method == BEST_OF_N
+        marks = ax.plot(*np.transpose(found), MARKERS[method], c=colour, alpha=0.6, markersize=3.5)
+        marks[0].set(mfc=colour if plain else "none", label=selector if plain else "_")
+    choices = [planner.choices(at) for at in budgets]
+    for which, form, colour, label in (
+        (1, "s--", GREY, "chosen best-of-n"),
+        (0, "o-", COLOURS[-1], "chosen"),
     ):
-        means = {row["budget"]: interval_of(row, column, prefix) for row in front}
-        at = [budget * (1.02 if prefix else 0.98) for budget in means]  # so that bars stand apart
-        label = "chosen best-of-n" if prefix else "chosen"
-        intervals(ax, at, [m for m in means.values() if m], colour, fmt=form, label=label)
+        terms = [planner.gain(policies[which], judge.name) for policies in choices]
+        means = [mean_interval(gains) for gains in terms if gains is not None]
+        at = [budget * (0.98 + 0.04 * which) for budget in budgets]  # so that bars stand apart
+        intervals(ax, at[: len(means)], means, colour, fmt=form, label=label)
     ax.set_xscale("log", base=2)
-    budgets = [row["budget"] for row in front]
     ax.set_xticks(budgets, [f"{budget:,.4g}" for budget in budgets])
     ax.axhline(0, color=GREY, linewidth=0.6, zorder=0)
-    ax.set(xlabel=f"{unit} a prompt", ylabel=f"gain by {judge.name} (sd)")
+    ax.set(xlabel=f"{schedules.rates.unit} a prompt", ylabel=f"gain by {judge.name} (sd)")
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
@@ -222,7 +187,7 @@ def chooser(pool: Pool, name: str | None) -> Measure:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m src.reports.plan", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("pool", type=Path, metavar="POOL", help="with scores of beginnings")
+    parser.add_argument("pool", type=Path, metavar="POOL", help="of verifier_experiment.py")
     budget = parser.add_mutually_exclusive_group(required=True)
     budget.add_argument("--budget_frames", type=float, help="of a prompt")
     budget.add_argument("--budget_seconds", type=float, help="of a prompt")
@@ -230,17 +195,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds_per_clip", type=float, help="of scoring; default: as timed")
     parser.add_argument("--sums", nargs="+", default=[], help="of the pool's verifiers: tags+pmi")
     parser.add_argument("--choose_by", help="a judge; default: the pool's primary one")
-    parser.add_argument("--keeps", type=float, nargs="+", default=KEEPS, help="parts that go on")
+    for name, default, text in (
+        ("keeps", KEEPS, "parts that go on in halving"),
+        ("softens", SOFTENS, "LAMBDAs of soft best-of-n, in the selector's within-prompt sd"),
+        ("prices", PRICES, "of one more sample in waves, in sd of those before"),
+    ):
+        parser.add_argument(f"--{name}", type=float, nargs="*", default=default, help=text)
     parser.add_argument("--output", type=Path, help="a folder instead of the pool's")
     asked = parser.parse_args(given(arguments, parser.prog))
     if not all(0 < keep < 1 for keep in asked.keeps):
         parser.error("--keeps are between 0 and 1")
+    if not all(0 < x < math.inf for x in (*asked.softens, *asked.prices)):
+        parser.error("--softens and --prices are above 0")
     try:
         pool = load_pool(asked.pool, asked.sums)
         rates = in_frames(pool)
         if asked.budget_seconds is not None:
             rates = in_seconds(pool, asked.seconds_per_frame, asked.seconds_per_clip)
-        planner = Planner(pool, chooser(pool, asked.choose_by), rates, asked.keeps)
+        kinds = asked.keeps, asked.softens, asked.prices
+        planner = Planner(pool, chooser(pool, asked.choose_by), rates, *kinds)
         amount = asked.budget_frames if asked.budget_seconds is None else asked.budget_seconds
         say(report(planner, amount, asked.output))
     except (RunFolderError, PoolError, StatsError, PlanError, WriteError) as error:

@@ -1,22 +1,25 @@
-"""The settings of a search that a budget pays for, from a pool's prefixes: best-of-n and halving.
+"""The settings of a search that a budget pays for, from a scored pool.
 
-schedules = Schedules(pool, {"pmi": (2.0, 4.0)}, in_frames(pool), keeps=(0.5,))
-schedules.settings(2000)        # of every schedule the largest N that 2000 frames pay for
+options = {"pmi": Options(cuts=(2.0, 4.0), softens=(0.5,))}
+schedules = Schedules(pool, options, in_frames(pool), keeps=(0.5,))
+schedules.settings(2000)        # of every kind of search the largest N that 2000 frames pay for
 """
 
+import math
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from src.budget import PlanError
-from src.methods import BEST_OF_N, halved
+from src.methods import BEST_OF_N, WAVE, SearchCell, halved
 from src.runs.pool import Pool
+from src.runs.settings import PROFILE_MODEL, Settings
 from src.scoring import remote_parts
-
-HALVING = "halving"
 
 
 @dataclass(frozen=True)
@@ -30,49 +33,78 @@ class Rates:
 
 
 class Setting(NamedTuple):
-    """A search. alive: candidates in each step, N first. cuts: seconds after which the worse ones
-    are dropped; none: best-of-n. clips: that are scored."""
+    """A search. cell: as benchmark.py runs it. alive: candidates in each step. cuts: seconds after
+    which the worse ones are dropped. frames, clips: generated and scored, on average; cost: of
+    both, in the budget's unit."""
 
     selector: str
+    cell: SearchCell
     alive: tuple[int, ...]
     cuts: tuple[float, ...]
-    keep: float
-    frames: int
-    clips: int
-
-    @property
-    def method(self) -> str:
-        return HALVING if self.cuts else BEST_OF_N
+    frames: float
+    clips: float
+    cost: float
 
     @property
     def name(self) -> str:
-        """Such as "halving N0=12 keep=0.5 at 2, 4 s by pmi"."""
-        if not self.cuts:
-            return f"{BEST_OF_N} N={self.alive[0]} by {self.selector}"
-        at = ", ".join(f"{at:g}" for at in self.cuts)
-        return f"{HALVING} N0={self.alive[0]} keep={self.keep:g} at {at} s by {self.selector}"
+        """Such as "halving N=8 N0=12 keep=0.5 at 2, 4 s by pmi"."""
+        at = f" at {', '.join(f'{cut:g}' for cut in self.cuts)} s" if self.cuts else ""
+        return f"{self.cell.name}{at} by {self.selector}"
 
     def columns(self) -> dict[str, Any]:
-        def text(value: Any) -> Any:
-            return " ".join(f"{x:g}" for x in value) if isinstance(value, tuple) else value
+        lists = {"alive": self.alive, "cuts": self.cuts}
+        texts = {name: " ".join(f"{x:g}" for x in values) for name, values in lists.items()}
+        costs = {"frames": self.frames, "clips": self.clips, "cost": self.cost}
+        which = {"setting": self.name, "selector": self.selector}
+        return {**which, **self.cell.as_record(), **texts, **costs}
 
-        return {"method": self.method, **{k: text(v) for k, v in self._asdict().items()}}
+    def command(self, pool: Pool) -> str:
+        """The command line of benchmark.py that runs it, or why there is none."""
+        source, step = pool.manifest.get("source", {}), self.cell.step_size or pool.duration
+        ends = np.minimum(step * np.arange(1, len(self.alive) + 1), pool.duration)
+        if not np.allclose(ends, (*self.cuts, pool.duration)):
+            return "(no command: the steps of benchmark.py are equal)"
+        words: dict[str, object] = {"profile": (profile := source.get("profile", "paper"))}
+        if source.get("model", PROFILE_MODEL[profile]) != PROFILE_MODEL[profile]:
+            words["model"] = source["model"]
+        words["duration"] = pool.duration
+        for name in ("temperature", "top_k", "guidance"):
+            usual = getattr(Settings, name)
+            if (value := pool.manifest["identity"].get(name, usual)) != usual:
+                words[name] = value
+        words |= {**self.cell.as_record(), "verifier": self.selector}
+        parts = pool.measures[self.selector].scales or [self.selector]
+        if profile == "builtin" and remote_parts(parts):
+            words["server"] = "auto"
+        flags = [
+            (f"--{name}", f"{value:g}" if isinstance(value, float) else str(value))
+            for name, value in words.items()
+        ]
+        return shlex.join(["python", "benchmark.py", *(word for flag in flags for word in flag)])
+
+
+@dataclass(frozen=True)
+class Options:
+    """What may be tried by a selector. cuts: seconds at which its beginnings are scored. softens:
+    in its unit. stops: by price, after how many clips waves would stop, [prompts, draws]."""
+
+    cuts: Sequence[float] = ()
+    softens: Sequence[float] = ()
+    stops: Mapping[float, NDArray[np.int64]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Schedules:
-    """cuts: by selector, the seconds at which its beginnings are scored. keeps: the parts of the
-    candidates that may be kept at a cut."""
+    """options: by selector. keeps: the parts of the candidates that may be kept at a cut."""
 
     pool: Pool
-    cuts: Mapping[str, Sequence[float]]
+    options: Mapping[str, Options]
     rates: Rates
     keeps: Sequence[float]
 
     def settings(self, budget: float) -> list[Setting]:
-        """All that differ, by selector, its best-of-n first; of every schedule the one with the
-        largest N. Raises PlanError for a budget that pays for no clip by any selector, or for more
-        than the pool has by all."""
+        """All that differ, by selector, its best-of-n first. Raises PlanError for a budget that
+        pays for no clip by any selector, or for more than the pool has by all."""
         unit, most = self.rates.unit, self.curve()[-1]
         if budget > most * (1 + 1e-9):
             raise PlanError(
@@ -80,43 +112,62 @@ class Schedules:
                 f"prompt cost: {most:,.6g}"
             )
         found: dict[tuple[Any, ...], Setting] = {}
-        for selector in self.cuts:
-            for setting in self._largest(selector, budget):
-                found.setdefault(setting[:3], setting)  # whatever keep led to it
+        for selector in self.options:
+            for setting in self._largest(selector, budget):  # whatever keep led to a schedule
+                found.setdefault((selector, setting.alive, setting.cuts or setting.cell), setting)
         if not found:
-            one = min(self.cost(self.setting(name, 1)) for name in self.cuts)
+            one = min(self.setting(name, 1).cost for name in self.options)
             raise PlanError(f"{budget:,g} {unit} a prompt pay for no clip: one costs {one:,.6g}")
         return list(found.values())
 
     def curve(self) -> list[float]:
         """Budgets that pay for 1, 2, 4, .. up to all clips of the pool by any selector."""
-        dearest = max(self.cuts, key=lambda name: self.rates.per_clip[name])
+        dearest = max(self.options, key=lambda name: self.rates.per_clip[name])
         sizes = {2**power for power in range(self.pool.size.bit_length())} | {self.pool.size}
-        return [self.cost(self.setting(dearest, n)) for n in sorted(sizes)]
-
-    def cost(self, setting: Setting) -> float:
-        """Of one prompt, in the budget's unit."""
-        rates = self.rates
-        return rates.per_frame * setting.frames + rates.per_clip[setting.selector] * setting.clips
+        return [self.setting(dearest, n).cost for n in sorted(sizes)]
 
     def _largest(self, selector: str, budget: float) -> Iterator[Setting]:
-        """Of every schedule the one with the largest N that the budget and the pool allow."""
-        at = list(self.cuts[selector])
-        for cuts in (c for count in range(len(at) + 1) for c in combinations(at, count)):
-            for keep in self.keeps if cuts else (1.0,):
-                sizes = range(self.pool.size, 0, -1)
-                found = (self.setting(selector, n, cuts, keep) for n in sizes)
-                setting = next((s for s in found if self.cost(s) <= budget * (1 + 1e-9)), None)
-                if setting and (not cuts or setting.alive[-1] < setting.alive[0]):
-                    yield setting
+        """Of every kind the one with the largest N that the budget and the pool allow; kinds that
+        would be best-of-n are left out."""
+        at, own = self.options[selector].cuts, self.options[selector]
+        cuts = [c for count in range(len(at)) for c in combinations(at, count + 1)]
+        kinds: list[dict[str, Any]] = [
+            {},
+            *({"method": "soft_best_of_n", "soften": soften} for soften in own.softens),
+            *({"method": "waves", "wave": WAVE.default, "price": price} for price in own.stops),
+            *({"method": "halving", "cuts": c, "keep": keep} for c in cuts for keep in self.keeps),
+        ]
+        for kind in kinds:
+            sizes = range(self.pool.size, 0, -1)
+            found = (self.setting(selector, n, **kind) for n in sizes)
+            setting = next((s for s in found if s.cost <= budget * (1 + 1e-9)), None)
+            if setting is None:
+                continue
+            n = setting.alive[0]
+            if setting.frames < n * self.pool.frames or not kind or ("soften" in kind and n > 1):
+                yield setting
 
     def setting(
-        self, selector: str, n: int, cuts: tuple[float, ...] = (), keep: float = 1.0
+        self,
+        selector: str,
+        n: int,
+        method: str = BEST_OF_N,
+        cuts: tuple[float, ...] = (),
+        **parameters: float,
     ) -> Setting:
-        stops = [round(at * self.pool.frames / self.pool.duration) for at in cuts]
-        alive = halved(n, keep, len(cuts) + 1)
-        frames = int(np.dot(alive, np.diff([0, *stops, self.pool.frames])))
-        return Setting(selector, alive, cuts, keep, frames, sum(alive))
+        """n: candidates that are begun, at most."""
+        ends = [round(at * self.pool.frames / self.pool.duration) for at in cuts]
+        alive = halved(n, parameters.get("keep", 1.0), len(cuts) + 1)
+        frames = float(np.dot(alive, np.diff([0, *ends, self.pool.frames])))
+        clips = float(sum(alive))
+        if cuts:
+            n, parameters = math.ceil(frames / self.pool.frames), {"start": n, **parameters}
+        if price := parameters.get("price"):
+            clips = float(np.minimum(self.options[selector].stops[price], n).mean())
+            frames = clips * self.pool.frames
+        cell = SearchCell(method, n, parameters, cuts[0] if cuts else None)
+        cost = self.rates.per_frame * frames + self.rates.per_clip[selector] * clips
+        return Setting(selector, cell, alive, cuts, frames, clips, cost)
 
 
 def in_frames(pool: Pool) -> Rates:

@@ -1,15 +1,13 @@
-"""What each setting of best-of-N and of successive halving would give, from one scored pool.
+"""What each setting of the planner's searches would give, from one scored pool.
 
     planner = Planner(pool, pool.measures["msd_kld"], in_frames(pool))
     planner.chosen(2000)        # the best of them, on prompts that did not choose them
 
-Best-of-n is exact, halving simulated on subsets of the pool (src/stats/halving.py). A setting has
-the largest N that the budget pays for and the pool has. Gains are in within-prompt standard
-deviations of the measure, positive where better, paired by prompt, with 95% intervals over prompts.
-
-Prompts are halved by a hash of their ids. What one half finds best by the choosing judge is valued
-on the other half, so that no number is of prompts that chose it. Its reference is best-of-n at the
-same budget, by the selector that the choosing half finds best for it.
+Gains are in within-prompt standard deviations of the measure, positive where better, paired by
+prompt, with 95% intervals over prompts. Prompts are halved by a hash of their ids. What one half
+finds best by the choosing judge is valued on the other half, so that no number is of prompts that
+chose it. Its reference is best-of-n at the same budget, by the selector that the choosing half
+finds best for it.
 """
 
 import hashlib
@@ -20,32 +18,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 from src.budget import PlanError
+from src.methods import BEST_OF_N, WAVE
 from src.reports.gains import oriented
-from src.reports.plan_settings import Rates, Schedules, Setting
+from src.reports.plan_settings import Options, Rates, Schedules, Setting
 from src.reports.table import Row, adjusted, ends
 from src.runs.measures import Measure, verdict
 from src.runs.pool import Pool, PoolError
-from src.stats.best_of_n import Array, best_of_n_weights, in_sd
-from src.stats.halving import draw_orders, expected, halving_weights
+from src.stats.best_of_n import Array, in_sd, soft_best_of_n_weights, within_prompt_std
 from src.stats.intervals import StatsError, mean_interval, mean_p
+from src.stats.simulation import draw_orders, expected, halving_weights, stopped, waves_weights
 
 KEEPS = (0.25, 0.33, 0.5, 0.67)  # as --keep takes them
-DRAWS = 400  # of N0 candidates, a prompt
+SOFTENS = (0.25, 0.5, 1.0)  # in within-prompt deviations of the selector
+PRICES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)  # as --price takes them
+DRAWS = 400  # orders of a prompt's clips
 FEW = 3  # settings that either half chooses
 REFERENCE, SECONDARY = "reference", "secondary"  # verdicts
 HALVES = ("first half", "second half")
 BOTH = "both halves"
 Mask = NDArray[np.bool_]
 
-Policy = tuple[Setting, Setting]  # for the prompts of the first half, and of the second
+# For the prompts of the first half, and of the second; None: they do not count.
+Policy = tuple[Setting | None, Setting | None]
 
 
 class Planner:
     """A pool's settings and what they give by its measures.
 
     selectors: the pool's verifiers, sums among them; choosable: those that the judge is evidence
-    on. prompts: with numbers of all selectors and of the judge. Raises PoolError where nothing can
-    be planned, StatsError for fewer than four prompts.
+    on. prompts: with numbers of all selectors and of the judge. softens: in within-prompt
+    deviations of the selector. Raises PoolError where nothing can be planned, StatsError for fewer
+    than four prompts.
     """
 
     def __init__(
@@ -54,6 +57,8 @@ class Planner:
         judge: Measure,
         rates: Rates,
         keeps: Sequence[float] = KEEPS,
+        softens: Sequence[float] = SOFTENS,
+        prices: Sequence[float] = PRICES,
         draws: int = DRAWS,
     ) -> None:
         self.pool, self.judge, self.draws = pool, judge, draws
@@ -73,79 +78,73 @@ class Planner:
             name: np.array([own.get(prompt, none) for prompt in self.prompts])
             for name, own in values.items()
         }
-        self.beginnings: dict[str, dict[float, Array]] = {name: {} for name in verifiers}
-        for name in verifiers:
-            for at in pool.prefixes:
-                scores = pool.values(name, at)
-                if all(prompt in scores for prompt in self.prompts):
-                    self.beginnings[name][at] = np.array([scores[p] for p in self.prompts])
-        if not any(self.beginnings.values()):
-            raise PoolError(
-                f"{pool.folder} has no scores of beginnings, by which halving drops clips: make a "
-                "pool with verifier_experiment.py --prefixes"
-            )
-        cuts = {name: tuple(begun) for name, begun in self.beginnings.items()}
-        self.schedules = Schedules(pool, cuts, rates, keeps)
         self._orders = [draw_orders(pool.size, draws, seed) for seed in range(len(self.prompts))]
+        self._beginnings: dict[tuple[str, float], Array] = {}
+        options = {}
+        for name in verifiers:
+            begun = {at: pool.values(name, at) for at in pool.prefixes}
+            cuts = [at for at in begun if all(prompt in begun[at] for prompt in self.prompts)]
+            for at in cuts:
+                self._beginnings[name, at] = np.array([begun[at][p] for p in self.prompts])
+            sd = within_prompt_std(list(self.values[name]))
+            pairs = zip(self.values[name], self._orders, strict=True)
+            counts = np.array([stopped(x, int(WAVE.default), prices, order) for x, order in pairs])
+            options[name] = Options(
+                cuts=cuts,
+                softens=[float(f"{soften * sd:.3g}") for soften in softens if sd],
+                stops={price: counts[:, at] for at, price in enumerate(prices)},
+            )
+        self.schedules = Schedules(pool, options, rates, keeps)
         self._weights: dict[Setting, Array] = {}
 
     def weights(self, setting: Setting) -> Array:
         """How often each of a prompt's clips wins: [prompts, m]."""
         if setting not in self._weights:
-            begun = self.beginnings[setting.selector]
-            stages = [*(begun[at] for at in setting.cuts), self.values[setting.selector]]
-            self._weights[setting] = np.array(
-                [
-                    halving_weights([scores[at] for scores in stages], setting.alive, orders)
-                    if setting.cuts
-                    else best_of_n_weights(stages[0][at], setting.alive)[0]
-                    for at, orders in enumerate(self._orders)
-                ]
-            )
+            self._weights[setting] = np.array(list(self._of_prompts(setting)))
         return self._weights[setting]
+
+    def _of_prompts(self, setting: Setting) -> Iterator[Array]:
+        name, n, own = setting.selector, setting.alive[0], setting.cell.parameters
+        for at, (scores, places) in enumerate(zip(self.values[name], self._orders, strict=True)):
+            if setting.cuts:
+                begun = [self._beginnings[name, cut][at] for cut in setting.cuts]
+                yield halving_weights([*begun, scores], setting.alive, places)
+            elif price := own.get("price"):
+                counts = self.schedules.options[name].stops[price][at]
+                yield waves_weights(scores, np.minimum(counts, n), places)
+            else:
+                yield soft_best_of_n_weights(scores, n, own.get("soften", 0.0))
 
     def means(self, policy: Policy, measure: str) -> Array:
         """Of the winners, higher where better: [prompts]; NaN where there is no number."""
-        first, second = (expected(self.weights(s), self.values[measure]) for s in policy)
-        return np.where(self.second, second, first)
+        found = np.full(len(self.prompts), np.nan)
+        for setting, half in zip(policy, (~self.second, self.second), strict=True):
+            if setting:
+                found[half] = expected(self.weights(setting), self.values[measure])[half]
+        return found
 
-    def gain(
-        self, policy: Policy, measure: str, usual: Policy | None = None, half: Mask | None = None
-    ) -> Array | None:
+    def gain(self, policy: Policy, measure: str, usual: Policy | None = None) -> Array | None:
         """Terms of the mean gain, in deviations: [prompts that have it]; None where it has none.
 
-        usual: what it is over; none: one sample. half: bool [prompts] that count, by default all.
+        usual: what it is over; none: one sample.
         """
         values = self.values[measure]
         usually = self.means(usual, measure) if usual else expected(np.ones(values.shape), values)
         gains = self.means(policy, measure) - usually
-        known = ~np.isnan(gains) & (True if half is None else half)
+        known = ~np.isnan(gains)
         return in_sd(gains[known], list(values[known])) if known.sum() > 1 else None
 
-    def draw_error(self, setting: Setting, measure: str) -> float:
-        """Standard error of the mean gain for simulating some subsets only, in deviations."""
-        values, weights = self.values[measure], self.weights(setting)
-        if not setting.cuts or setting.alive[0] == self.pool.size:
-            return 0.0
-        squares = expected(weights, np.square(values)) - expected(weights, values) ** 2
-        spread = np.nanmean(np.nanvar(values, axis=1, ddof=1)) or 1.0
-        error = np.nanmean(squares) / self.draws / np.isfinite(squares).sum() / spread
-        return float(np.sqrt(max(0.0, error)))
-
-    def valued(self, budget: float, measures: Sequence[str]) -> Iterator[Row]:
-        """Each setting by its own number and by `measures`, over all prompts; the reference is
+    def valued(self, budget: float) -> Iterator[Row]:
+        """Each setting by its own number and by all judges, over all prompts; the reference is
         best-of-n by the same selector."""
-        settings = self.schedules.settings(budget)
-        usual = {s.selector: (s, s) for s in settings if not s.cuts}
+        settings, measures = self.schedules.settings(budget), self.pool.measures
+        usual = _best_of_n(settings)
         for setting in settings:
-            key = {"budget": budget, **setting.columns(), "cost": self.schedules.cost(setting)}
-            for name in (setting.selector, *measures):
-                relation = self.pool.measures[name].relation(self.pool.measures[setting.selector])
-                yield (
-                    {**key, "measure": name, "relation": relation}
-                    | self._compared((setting, setting), usual[setting.selector], name)
-                    | {"draw_error": self.draw_error(setting, name)}
-                )
+            own = measures[setting.selector]
+            for measure in (own, *(m for m in measures.values() if m.is_judge)):
+                about = {"measure": measure.name, "relation": measure.relation(own)}
+                found = self._compared((setting, setting), usual[own.name], measure.name)
+                yield {**setting.columns(), **about, **found}
 
     def ranked(self, settings: Sequence[Setting], half: Mask) -> list[Setting]:
         """Those that may be chosen, best first by the judge on these prompts; of equal ones the
@@ -153,7 +152,7 @@ class Planner:
 
         def key(setting: Setting) -> tuple[float, float]:
             mean = np.nanmean(self.means((setting, setting), self.judge.name)[half])
-            return -round(float(mean), 12), self.schedules.cost(setting)
+            return -round(float(mean), 12), setting.cost
 
         found = [s for s in settings if s.selector in self.choosable]
         if not found:
@@ -164,73 +163,62 @@ class Planner:
         """The best setting, and the best best-of-n as its reference: to either half's prompts
         those of the other half."""
         settings = self.schedules.settings(budget)
-        of_first, of_second = (self.ranked(settings, half) for half in (~self.second, self.second))
-        plain = [next(s for s in best if not s.cuts) for best in (of_second, of_first)]
-        return (of_second[0], of_first[0]), (plain[0], plain[1])
+        ranked = [self.ranked(settings, half) for half in (self.second, ~self.second)]
+        plain = [next(s for s in best if s.cell.method == BEST_OF_N) for best in ranked]
+        return (ranked[0][0], ranked[1][0]), (plain[0], plain[1])
 
     def chosen(self, budget: float) -> list[Row]:
         """Each half's reference and its best settings, on the other half by the judge; then
         the first choices of both by every measure. p is adjusted for all that the judge says."""
         settings, rows = self.schedules.settings(budget), []
         first, reference = self.choices(budget)
-        best_of_n = {s.selector: (s, s) for s in settings if not s.cuts}
-        for name, half, plain in zip(
-            HALVES, (~self.second, self.second), reference[::-1], strict=True
-        ):
-            ranked = self.ranked(settings, half)
-            for setting in [s for s in ranked if s in ranked[:FEW] or s == plain]:
-                pair, own = (setting, setting), setting.selector
-                over_own = self.gain(pair, own, best_of_n[own], ~half)
+        usual = _best_of_n(settings)
+        for at, name in enumerate(HALVES):
+            ranked = self.ranked(settings, self.second == at)
+            for setting in [s for s in ranked if s in ranked[:FEW] or s == reference[1 - at]]:
+                other: Policy = (setting, None) if at else (None, setting)
+                over_own = self.gain(other, setting.selector, usual[setting.selector])
                 rows.append(
-                    {"chosen_on": name, "setting": setting.name, **setting.columns()}
-                    | self._tested(pair, (plain, plain), self.judge, ~half)
+                    {"chosen_on": name, **setting.columns()}
+                    | self._tested(other, reference, self.judge)
                     | _interval("own", over_own, "own_")
+                    | {"command": setting.command(self.pool)}
                 )
-        names = " / ".join(dict.fromkeys(setting.name for setting in first[::-1]))
-        for measure in self.pool.measures.values():
-            if measure.is_judge:
-                key = {"chosen_on": BOTH, "setting": names}
-                rows.append(key | self._tested(first, reference, measure))
-        return adjusted(rows)
+        names = " / ".join(dict.fromkeys(s.name for s in first[::-1] if s))
+        both = {"chosen_on": BOTH, "setting": names}
+        judges = [measure for measure in self.pool.measures.values() if measure.is_judge]
+        return adjusted(rows + [both | self._tested(first, reference, m) for m in judges])
 
-    def front(self, budget: float) -> Row:
-        """What choosing at this budget gives by the judge; best_of_n: the reference's gain."""
-        first, reference = self.choices(budget)
-        return (
-            {"budget": budget, "cost": float(np.mean([self.schedules.cost(s) for s in first]))}
-            | {"first_half": first[1].name, "second_half": first[0].name}
-            | self._compared(first, reference, self.judge.name)
-            | _interval("best_of_n", self.gain(reference, self.judge.name), "best_")
-        )
-
-    def _compared(
-        self, policy: Policy, usual: Policy, measure: str, half: Mask | None = None
-    ) -> dict[str, Any]:
+    def _compared(self, policy: Policy, usual: Policy, measure: str) -> dict[str, Any]:
         """Columns of the gain over one sample, and over the reference."""
-        over = self.gain(policy, measure, usual, half)
+        over = self.gain(policy, measure, usual)
         return (
             {"prompts": 0 if over is None else len(over)}
-            | _interval("gain_sd", self.gain(policy, measure, half=half))
+            | _interval("gain_sd", self.gain(policy, measure))
             | _interval("over_best_of_n", over, "over_")
         )
 
-    def _tested(
-        self, policy: Policy, usual: Policy, measure: Measure, half: Mask | None = None
-    ) -> dict[str, Any]:
+    def _tested(self, policy: Policy, usual: Policy, measure: Measure) -> dict[str, Any]:
         """With p and a verdict, which is a claim where the judge compares two settings."""
-        found = self._compared(policy, usual, measure.name, half)
-        over = self.gain(policy, measure.name, usual, half)
-        p, said = None, SECONDARY
+        over, p, said = self.gain(policy, measure.name, usual), None, SECONDARY
+        pairs = [(s, plain) for s, plain in zip(policy, usual, strict=True) if s and plain]
+        selectors = [self.pool.measures[s.selector] for pair in pairs for s in pair]
         if measure.is_control:
             said = "control"
-        elif any(measure.relation(self.pool.measures[s.selector]) for s in (*policy, *usual)):
+        elif any(measure.relation(selector) for selector in selectors):
             said = "not independent"
-        elif policy == usual:
+        elif all(s == plain for s, plain in pairs):
             said = REFERENCE
         elif measure == self.judge and over is not None:
             p = mean_p(over)
             said = verdict(over.mean(), p)
+        found = self._compared(policy, usual, measure.name)
         return {"measure": measure.name, **found, "p": p, "p_holm": None, "verdict": said}
+
+
+def _best_of_n(settings: Sequence[Setting]) -> dict[str, Policy]:
+    """By selector."""
+    return {s.selector: (s, s) for s in settings if s.cell.method == BEST_OF_N}
 
 
 def second_half(prompts: Sequence[str]) -> Mask:

@@ -32,6 +32,7 @@ Array = NDArray[np.float64]
 Pools = Sequence[ArrayLike]
 
 MIN_BUDGETS = 3  # two points are always on a line
+STEP = 0.4  # of log t in soft best-of-n's integral
 NO_GAIN = "the selector's own gain is not clearly above zero"
 CONSTANT = "the measure is the same for all clips of a prompt"
 
@@ -80,6 +81,45 @@ def best_of_n_weights(scores: ArrayLike, budgets: Sequence[int]) -> Array:
     sums = np.add.reduceat(by_rank, np.cumsum(sizes) - sizes, axis=1)
     weights = np.zeros((len(budgets), m))
     weights[:, ~np.isnan(scores)] = (sums / sizes)[:, block]
+    return weights
+
+
+def soft_best_of_n_weights(scores: ArrayLike, n: int, softness: float) -> Array:
+    """How likely each of a pool's m clips is to be the winner of soft best-of-n: [m].
+
+    Of n drawn without replacement, clip i wins with probability w_i / sum of the n's w, where
+    w = exp(score / softness) (arXiv 2506.19248); softness 0 is best-of-n. With e_k the elementary
+    symmetric polynomial, the sum of the products of all k-subsets, the mean over all n-subsets is
+
+        integral over t > 0 of w_i exp(-t w_i) * e_(n-1)(exp(-t w_j), all j but i) / C(m, n),
+
+    since 1 / s is the integral of exp(-t s). By the trapezoidal rule over log t: off by 1e-9. Clips
+    that are out, and errors: as `best_of_n_weights`.
+    """
+    hard = best_of_n_weights(scores, (n,))[0]
+    if not softness:
+        return hard
+    scores = np.asarray(scores, dtype=np.float64)
+    m, out = len(scores), np.isnan(scores)
+    logs = np.where(out, -np.inf, (scores - np.nanmax(scores)) / softness)
+    near = np.arange(-70, 10)  # steps of log(t w_i) where the integrand is not 0
+    log_t = STEP * np.unique(np.round(-logs[~out, None] / STEP) + near)
+    log_rates = np.minimum(logs[:, None] + log_t, 9)  # exp(-exp(9)) is 0
+    rates = np.exp(log_rates)
+
+    def sums(terms: Array) -> Array:
+        """e_k of the terms before each, k below n: [m, n, log_t]."""
+        found = np.zeros((m, n, len(log_t)))
+        found[0, 0] = 1
+        for at in range(m - 1):
+            found[at + 1] = found[at]
+            found[at + 1, 1:] += terms[at] * found[at, :-1]
+        return found
+
+    before, after = sums(np.exp(-rates)), sums(np.exp(-rates)[::-1])[::-1]
+    others = np.einsum("mkt,mkt->mt", before, after[:, ::-1])
+    subsets = math.comb(m, n) - math.comb(int(out.sum()), n)
+    weights: Array = STEP * (np.exp(log_rates - rates) * others).sum(1) / subsets
     return weights
 
 
@@ -163,7 +203,7 @@ def in_sd(gains: Array, measure: Pools) -> Array | None:
     if not squares.any():
         return None
     freedom = np.array([len(_scored(pool)) - 1.0 for pool in measure])
-    std = within_prompt_std(measure)
+    std = math.sqrt(squares.sum() / freedom.sum())
     spread = squares / squares.mean() - freedom / freedom.mean()
     return gains / std - gains.mean() / std * spread / 2
 

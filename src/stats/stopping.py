@@ -12,26 +12,16 @@ from scipy.stats import t as student
 
 
 def expected_gain(scores: ArrayLike) -> NDArray[np.float64]:
-    """What one more sample is expected to add to the best so far: [...], in the scores' unit.
+    """What one more sample is expected to add to the best so far, in units of s: [...].
 
     scores: [..., n], higher is better; NaN is none. With s their sample standard deviation, the
     next is mean + scale * t of nu = n - 1 degrees of freedom, scale = s * sqrt(1 + 1/n); at
-    z = (best - mean) / scale, and f, F of that t:
+    z = (best - mean) / scale, and f, F of that t, in the scores' unit:
 
         gain = scale * ((nu + z^2) / (nu - 1) * f(z) - z * (1 - F(z)))
 
     Infinite for fewer than three scores; 0 where all of two or more are equal.
     """
-    return _gain_and_std(scores)[0]
-
-
-def is_enough(scores: ArrayLike, price: float) -> NDArray[np.bool_]:
-    """Whether one more is not worth its price: [...]. price: in units of s; at 0 never enough."""
-    gain, std = _gain_and_std(scores)
-    return (gain <= price * std) & (price > 0)
-
-
-def _gain_and_std(scores: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     values = np.asarray(scores, dtype=np.float64)
     known = ~np.isnan(values)
     n = known.sum(-1)
@@ -40,7 +30,12 @@ def _gain_and_std(scores: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.fl
     mean = below.sum(-1) / np.maximum(n, 1)
     squares = np.where(known, np.square(below - mean[..., None]), 0.0).sum(-1)
     std = np.sqrt(squares / np.maximum(n - 1, 1))
-    scale, nu = std * np.sqrt(1 + 1 / np.maximum(n, 1)), np.maximum(n - 1.0, 2.0)
-    z = mean / np.where(scale > 0, scale, 1.0)
-    gain = scale * ((nu + z**2) / (nu - 1) * student.pdf(z, nu) - z * student.sf(z, nu))
-    return np.where((n < 2) | ((n == 2) & (std > 0)), np.inf, gain), std
+    spread, nu = np.sqrt(1 + 1 / np.maximum(n, 1)), np.maximum(n - 1.0, 2.0)
+    z = mean / np.where(std > 0, std * spread, 1.0)
+    gain = spread * ((nu + z**2) / (nu - 1) * student.pdf(z, nu) - z * student.sf(z, nu))
+    return np.select([n < 2, std == 0, n == 2], [np.inf, 0.0, np.inf], gain)
+
+
+def is_enough(scores: ArrayLike, price: float | NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Whether one more is not worth its price: [...]. price: in units of s; at 0 never enough."""
+    return (expected_gain(scores) <= price) & np.greater(price, 0)

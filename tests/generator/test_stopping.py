@@ -10,11 +10,11 @@ NAN = float("nan")
 
 
 def by_integral(scores: np.ndarray) -> float:
-    """Of what the predictive t lies above the best."""
+    """Of what the predictive t lies above the best, in sample standard deviations."""
     n, best = len(scores), scores.max()
     scale = scores.std(ddof=1) * np.sqrt(1 + 1 / n)
     density = stats.t(n - 1, scores.mean(), scale).pdf
-    return integrate.quad(lambda x: (x - best) * density(x), best, np.inf)[0]
+    return integrate.quad(lambda x: (x - best) * density(x), best, np.inf)[0] / scores.std(ddof=1)
 
 
 @pytest.mark.parametrize("n", [3, 4, 8, 30])

@@ -1,13 +1,12 @@
-"""Successive halving, from a pool whose beginnings are scored: who would have won, at what cost.
+"""Searches without branches, on a pool's own clips: who would have won, at what cost.
 
-N0 candidates of a prompt are begun; after each step the better part goes on, the others are
-dropped, and of those that finish the best wins. Nothing branches, so that a candidate that goes on
-is the pool's own clip, and a search of N0 is any N0 of the pool's m (Jamieson and Talwalkar,
-arXiv 1502.07943; for language models: Sun et al., arXiv 2410.20290).
+Successive halving: N0 candidates are begun; after each step the better part goes on, the others are
+dropped, and of those that finish the best wins (Jamieson and Talwalkar, arXiv 1502.07943; for
+language models: Sun et al., arXiv 2410.20290). Waves: best-of-n until one more sample is not worth
+its price (src/stats/stopping.py).
 
-All N0-subsets are too many. Some are drawn without replacement within a subset, the same for every
-schedule, and those of a smaller N0 lie within those of a larger one, so that schedules are compared
-over the same draws.
+All orders of m clips are too many. Some are drawn, and a search of N takes the first N: settings
+are compared over the same draws.
 """
 
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from src.stats.intervals import StatsError
+from src.stats.stopping import is_enough
 
 Array = NDArray[np.float64]
 
@@ -48,13 +48,29 @@ def halving_weights(
         ranked = left[:, order]
         left = np.empty_like(ranked)
         left[:, order] = ranked & (np.cumsum(ranked, axis=1) <= kept)
-    order = _best_first(whole)
-    counts = np.bincount(order[left[:, order].argmax(axis=1)], minlength=size)
-    counts[np.isnan(whole)] = 0
-    if not counts.any():
-        raise StatsError("no candidate that is left has a score")
-    weights: Array = counts / counts.sum()
-    return weights
+    return _share_of_wins(whole, left)
+
+
+def stopped(
+    scores: ArrayLike, wave: int, prices: Sequence[float], places: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """How many clips waves would take of a pool's m: [prices, draws].
+
+    scores: [m]. wave: clips taken at once, after which it may stop. places: `draw_orders`.
+    """
+    taken = np.asarray(scores, dtype=np.float64)[np.argsort(places, axis=1)]
+    counts = np.full((len(prices), len(places)), places.shape[1])
+    for n in reversed(range(wave, places.shape[1], wave)):  # the first stop is written last
+        counts[is_enough(taken[:, :n], np.reshape(prices, (-1, 1)))] = n
+    return counts
+
+
+def waves_weights(scores: ArrayLike, counts: NDArray[np.int64], places: NDArray[np.int64]) -> Array:
+    """How often each of a pool's m clips is the best of those taken: [m], of sum 1.
+
+    counts: [draws], as `stopped` has them. Otherwise as `halving_weights`.
+    """
+    return _share_of_wins(np.asarray(scores, dtype=np.float64), places < counts[:, None])
 
 
 def expected(weights: Array, values: Array) -> Array:
@@ -68,3 +84,14 @@ def expected(weights: Array, values: Array) -> Array:
 
 def _best_first(scores: ArrayLike) -> NDArray[np.intp]:
     return np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable")
+
+
+def _share_of_wins(scores: Array, left: NDArray[np.bool_]) -> Array:
+    """How often each is the best of those left: [m]. left: [draws, m]."""
+    order = _best_first(scores)
+    counts = np.bincount(order[left[:, order].argmax(axis=1)], minlength=len(scores))
+    counts[np.isnan(scores)] = 0
+    if not counts.any():
+        raise StatsError("no candidate that is left has a score")
+    weights: Array = counts / counts.sum()
+    return weights
