@@ -263,19 +263,19 @@ class Plan:
         """
         if span is None or self.length <= span.length:
             return [(0, self.given)] if self.given else []
-        found, begins = [], self.given
-        ends = range(span.length, self.length, span.stride)
-        if self.given:
-            whole = [end for end in ends if end <= self.given]
-            found = [(0, span.overlap + span.stride)] * len(whole)
-            if not whole or whole[-1] < self.given:
-                found.append((0, self.given - len(whole) * span.stride))
-        for step, frames in enumerate(self.steps):
-            after = begins + frames
-            ahead = after + self.rollout(step)
-            windows = sum(begins <= end < after or after < end < ahead for end in ends)
-            found += [(step, span.overlap)] * windows
-            begins = after
+        length, overlap, given = span.length, span.overlap, self.given
+        starts = range(0, self.length - overlap, span.stride)
+        found = [
+            (0, min(given - start, length))
+            for start in starts
+            if start + (overlap if start else 1) <= given
+        ]
+        stops = list(itertools.accumulate(self.steps, initial=given))
+        for step, (begun, stop) in enumerate(itertools.pairwise(stops)):
+            ahead = stop + self.rollout(step)
+            later = [start + overlap for start in starts if start and start + overlap > given]
+            ends = [end for end in later if begun <= end < stop or stop < end < ahead]
+            found += [(step, overlap)] * len(ends)
         return found
 
     def cut(self, given: int, length: int) -> "Plan":

@@ -187,7 +187,11 @@ class Decoding(Likelihoods):
 
         Marks stay good: rewinding afterwards gives row i the past of the old row rows[i].
         """
-        refuse_other_rows(rows, self.rows, self.candidates)
+        if len(rows) != self.rows:
+            raise ValueError(f"{len(rows)} rows selected for {self.rows}")
+        for row, source in enumerate(rows):
+            if not 0 <= source < self.rows or source // self.candidates != row // self.candidates:
+                raise ValueError(f"row {row} cannot become row {source}: another prompt's, or none")
         if list(rows) == list(range(self.rows)):
             return
         index = torch.tensor(rows, device=self.decoder.transformer.device)
@@ -207,11 +211,12 @@ class Decoding(Likelihoods):
         Each stays the candidate that it is, with its noise. Marks stay good. The parts are made
         anew, of as many rows as go together.
         """
-        candidates = kept_of_each(rows, self.rows, self.candidates)
+        candidates = len(rows) // len(self._texts)
+        owners = [prompt for prompt in range(len(self._texts)) for _ in range(candidates)]
+        if not rows or [r // self.candidates for r in rows] != owners or sorted({*rows}) != [*rows]:
+            raise ValueError("rows to keep: in ascending order, equally many of each prompt")
         if len(rows) == self.rows:
             return
-        if self._is_over:
-            raise ValueError("all frames are finished and their past is gone: mark before")
         old = self._parts
         self._noise = [self._noise[row] for row in rows]
         self._ancestors = [Ancestors(end, [of[r] for r in rows]) for end, of in self._ancestors]
@@ -224,9 +229,10 @@ class Decoding(Likelihoods):
             of_parts = zip(sequence.split(sizes), log_probs.split(sizes, 1), strict=True)
             for part, own in zip(self._parts, of_parts, strict=True):
                 part.take_over(*own)
-            new = [part.past for part in self._parts]
-            move([part.past for part in old], new, rows, self._position)
-        for part in old:
+            if not self._is_over:
+                new = [part.past for part in self._parts]
+                move([part.past for part in old], new, rows, self._position)
+        for part in [*old, *self._parts] if self._is_over else old:
             part.finish()
 
     @property
@@ -334,26 +340,6 @@ def row_bytes(positions: int, a_position: int, vocabulary: int, guided: bool = T
     much of it). And what a step computes of the vocabulary, some ten times over.
     """
     return positions * a_position + 10 * 4 * vocabulary * (2 if guided else 1)
-
-
-def refuse_other_rows(rows: Sequence[int], count: int, candidates: int) -> None:
-    """Raise ValueError unless each of `count` rows becomes one of the same prompt."""
-    if len(rows) != count:
-        raise ValueError(f"{len(rows)} rows selected for {count}")
-    for row, source in enumerate(rows):
-        if not 0 <= source < count or source // candidates != row // candidates:
-            raise ValueError(f"row {row} cannot become row {source}: another prompt's, or none")
-
-
-def kept_of_each(rows: Sequence[int], count: int, candidates: int) -> int:
-    """How many rows of each prompt are kept, of `count` rows. Raises ValueError unless `rows` are
-    in ascending order and equally many of each."""
-    prompts = count // candidates
-    kept = len(rows) // prompts
-    owners = [prompt for prompt in range(prompts) for _ in range(kept)]
-    if not rows or [row // candidates for row in rows] != owners or sorted({*rows}) != [*rows]:
-        raise ValueError("rows to keep: in ascending order, equally many of each prompt")
-    return kept
 
 
 def _reorder(tensors: Sequence[Tensor], rows: Tensor) -> None:

@@ -9,7 +9,7 @@ them: what lies further back is not seen any more. These are audiocraft's window
 (`MusicGen._generate_tokens`, its `extend_stride`), and greedy tokens equal its own.
 
 A search sees nothing of it. The next window begins when a frame of it is asked for, so that rows
-which left at a window's end are not fed again; when it begins makes no difference to its tokens.
+that leave at a window's end are not fed again; when it begins makes no difference to its tokens.
 Noise goes by the position in the clip, not in the window: none is used twice.
 """
 
@@ -24,30 +24,24 @@ import torch
 from torch import Tensor
 
 from src.budget import Span
-from src.decoding.decoder import (
-    Decoder,
-    Decoding,
-    Mark,
-    kept_of_each,
-    refuse_other_rows,
-)
+from src.decoding.decoder import Decoder, Decoding, Mark
 from src.decoding.likelihood import Likelihoods
 from src.decoding.sampling import NoiseKey
 
 
 @dataclass
 class Place:
-    """How far a clip has come.
+    """How far a clip has come: its current window, and what earlier ones have left.
 
     first: the frame with which the window begins. before: int64 [rows, codebooks, frames], what was
-    there when it began: earlier windows' frames, and those given. log_probs: float32 [halves + 1,
-    rows, codebooks, frames], of earlier windows' frames. window: None until it begins.
+    there when it began, given frames beyond its end included. log_probs: float32 [halves + 1, rows,
+    codebooks, frames], of earlier windows' frames.
     """
 
+    window: Decoding
     first: int
     before: Tensor
     log_probs: Tensor
-    window: Decoding | None = None
 
 
 class WindowsMark(NamedTuple):
@@ -77,20 +71,18 @@ class Windows(Likelihoods):
         given: Tensor | None = None,
         first: int = 0,
     ) -> None:
-        self.decoder, self.candidates, self.frames, self.span = decoder, candidates, frames, span
+        self.decoder, self.frames, self.span = decoder, frames, span
         self.guided = decoder.sampling.guided
         transformer = decoder.transformer
         self._texts = [transformer.texts(condition) for condition in conditions]
         slots = range(first, first + candidates)
         self._noise = [NoiseKey(seed, key, slot) for key in keys for slot in slots]
-        shape = (self.rows, transformer.codebooks, 0)
-        before = torch.zeros(shape, dtype=torch.int64, device=transformer.device)
-        if given is not None:
-            before = given.to(transformer.device)
-        self._now = Place(0, before, before.new_zeros(1, *shape, dtype=torch.float32))
+        nothing = torch.zeros((self.rows, transformer.codebooks, 0), device=transformer.device)
+        before = nothing.long() if given is None else given.to(transformer.device)
         self._marked: list[Place] = []
-        while self._end < frames and self._end <= self.finished:
-            self._in_window().advance(0)
+        self._now = self._begin(0, before, nothing[None])
+        while self._is_passed:
+            self._now.window.advance(0)
             self._pass_on()
 
     @property
@@ -99,28 +91,27 @@ class Windows(Likelihoods):
 
     @property
     def finished(self) -> int:
-        now = self._now
-        return now.before.shape[-1] if now.window is None else now.first + now.window.finished
+        return self._now.first + self._now.window.finished
 
     @torch.inference_mode()
     def advance(self, frames: int, greedy: bool = False) -> None:
         """Finish that many more frames of every row; greedy takes the likeliest tokens."""
-        end = self.finished + frames
         if not 0 <= frames <= self.frames - self.finished:
             raise ValueError(
                 f"cannot advance by {frames}: {self.finished} of {self.frames} frames are finished"
             )
+        end = self.finished + frames
         while True:
-            self._in_window().advance(min(end, self._end) - self.finished, greedy)
-            if self.finished == self._end < self.frames:
+            if self._is_passed and self.finished < end:
                 self._pass_on()
+            window = self._now.window
+            window.advance(min(end - self.finished, window.frames - window.finished), greedy)
             if self.finished == end:
                 return
 
     @torch.inference_mode()
     def select(self, rows: Sequence[int]) -> None:
         """Row i becomes a copy of the old row rows[i], of the same prompt, but keeps its noise."""
-        refuse_other_rows(rows, self.rows, self.candidates)
         for window in self._windows():
             window.select(rows)
         self._take(rows)
@@ -128,25 +119,25 @@ class Windows(Likelihoods):
     @torch.inference_mode()
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with these rows alone, in ascending order, equally many of each prompt."""
-        candidates = kept_of_each(rows, self.rows, self.candidates)
         for window in self._windows():
             window.keep(rows)
         self._take(rows)
         self._noise = [self._noise[row] for row in rows]
-        self.candidates = candidates
 
+    @torch.inference_mode()
     def mark(self) -> WindowsMark:
         """Here and now, to rewind to, once. The window is held until then, also where its end is
         passed."""
-        mark = self._in_window().mark()
+        if self._is_passed:  # the next one need not begin a second time after the rewind
+            self._pass_on()
         self._marked.append(copy.copy(self._now))
-        return WindowsMark(self._marked[-1], mark)
+        return WindowsMark(self._marked[-1], self._now.window.mark())
 
     def rewind(self, mark: WindowsMark) -> None:
         """Forget what was decoded since the mark was made."""
         at = next(i for i, place in enumerate(self._marked) if place is mark.place)
         self._now, self._marked = mark.place, self._marked[:at]
-        self._in_window().rewind(mark.in_window)
+        self._now.window.rewind(mark.in_window)
 
     @property
     def nbytes(self) -> int:
@@ -157,58 +148,40 @@ class Windows(Likelihoods):
     def tokens(self) -> Tensor:
         """The finished frames: int64 [rows, codebooks, finished]."""
         now = self._now
-        if now.window is None:
-            return now.before
         return torch.cat([now.before[..., : now.first], now.window.tokens()], -1)
 
     @torch.inference_mode()
     def all_log_probs(self) -> Tensor:
         """Of each frame as it was in the window that decoded it."""
-        now = self._now
+        now, own = self._now, self._now.window.all_log_probs()
         known = now.log_probs.shape[-1]
-        if now.window is None:
-            if not known or known < self.finished:
-                raise ValueError("no log-probabilities yet: advance first")
-            return now.log_probs
-        own = now.window.all_log_probs()
-        if not known:
-            return own
-        return torch.cat([now.log_probs, own[..., known - now.first :]], -1)
+        earlier = now.log_probs if known else own[..., :0]
+        return torch.cat([earlier, own[..., known - now.first :]], -1)
 
     @property
-    def _end(self) -> int:
-        """The frame before which the window ends."""
-        return min(self._now.first + self.span.length, self.frames)
-
-    @torch.inference_mode()
-    def _in_window(self) -> Decoding:
-        """The window; it begins where it has not yet."""
-        now = self._now
-        if now.window is None:
-            known = now.before[..., now.first : self._end]
-            now.window = self.decoder.decode(
-                self._texts,
-                self._noise,
-                self._end - now.first,
-                known if known.shape[-1] else None,
-                now.first,
-            )
-            if self._marked:  # rows may leave at the clip's end too, before it is rewound
-                now.window.mark()
-        return now.window
+    def _is_passed(self) -> bool:
+        """Whether the window is at its end, and the clip is not."""
+        window = self._now.window
+        return window.finished == window.frames and self.finished < self.frames
 
     def _pass_on(self) -> None:
-        """The window has come to its end: what it decoded stays, and the next one may begin.
+        """Begin the next window. The past of the one before is gone, unless it is marked."""
+        tokens = self.tokens()
+        given = self._now.before[..., tokens.shape[-1] :]
+        before = torch.cat([tokens, given], -1)
+        first, log_probs = self._now.first + self.span.stride, self.all_log_probs()
+        self._now = self._begin(first, before, log_probs)
 
-        Its past is gone, unless it is marked."""
-        now, tokens = self._now, self.tokens()
-        rest = now.before[..., tokens.shape[-1] :]  # given, of windows to come
-        tokens = torch.cat([tokens, rest], -1)
-        self._now = Place(now.first + self.span.stride, tokens, self.all_log_probs())
+    def _begin(self, first: int, before: Tensor, log_probs: Tensor) -> Place:
+        length = min(self.span.length, self.frames - first)
+        known = before[..., first : first + length]
+        given = known if known.shape[-1] else None
+        window = self.decoder.decode(self._texts, self._noise, length, given, first)
+        return Place(window, first, before, log_probs)
 
     def _windows(self) -> list[Decoding]:
         """Those that are held, each once."""
-        held = [place.window for place in (self._now, *self._marked) if place.window is not None]
+        held = [place.window for place in (self._now, *self._marked)]
         return list({id(window): window for window in held}.values())
 
     def _take(self, rows: Sequence[int]) -> None:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from src.budget import Plan, PlanError
 from src.data.prompts import Prompt
 from src.experiments import dry_run
 from src.experiments.searching import search_what_is_left
@@ -15,12 +14,12 @@ from src.runs.continuing import refuse_other_model
 from src.runs.ending import Ending, Exit
 from src.runs.evaluation import judge_again, measures, unread_captions
 from src.runs.records import Run, search_key
-from src.runs.settings import MUSICGEN_FRAME_RATE, UsageError
+from src.runs.settings import MUSICGEN_FRAME_RATE
 
 
 def run(settings: BenchmarkSettings, prompts: Sequence[Prompt], end: Ending) -> tuple[str, Exit]:
     """Do what is left of a run. Returns its report, and the exit code."""
-    plans_of(settings, prompts, MUSICGEN_FRAME_RATE)
+    settings.plans(MUSICGEN_FRAME_RATE, prompts[0].given_frames)
     with ExitStack() as stack:
         parts = build(settings, settings.verifier, settings.judges or (), stack)
         if settings.continue_from is not None:
@@ -66,19 +65,9 @@ def open_run(settings: BenchmarkSettings, prompts: Sequence[Prompt], parts: Part
     )
 
 
-def plans_of(
-    settings: BenchmarkSettings, prompts: Sequence[Prompt], frame_rate: float
-) -> list[Plan]:
-    """Of each method, of the frames that are not given. Raises UsageError."""
-    try:
-        return settings.plans(frame_rate, prompts[0].given_frames)
-    except PlanError as error:
-        raise UsageError(str(error)) from error
-
-
 def estimate(settings: BenchmarkSettings, prompts: Sequence[Prompt], run: Run, parts: Parts) -> str:
     """What is left of the run, and what it will cost."""
-    plans = plans_of(settings, prompts, parts.generator.frame_rate)
+    plans = settings.plans(parts.generator.frame_rate, prompts[0].given_frames)
     trial = dry_run.Trial(parts.generator, prompts, plans[0].length)
     rows = []
     for name, plan in zip(settings.method, plans, strict=True):
@@ -91,7 +80,7 @@ def search_methods(
     settings: BenchmarkSettings, prompts: Sequence[Prompt], run: Run, parts: Parts
 ) -> None:
     """Every method on every prompt that is not done."""
-    plans = plans_of(settings, prompts, parts.generator.frame_rate)
+    plans = settings.plans(parts.generator.frame_rate, prompts[0].given_frames)
     searches = [
         (search_key(name), plan, settings.seed)
         for name, plan in zip(settings.method, plans, strict=True)

@@ -94,10 +94,6 @@ class BenchmarkSettings(Settings):
         asked = (self.candidates, self.duration, self.step_size, frame_rate, self.parameters)
         return [METHODS[name].make_plan(*asked, given) for name in self.method]
 
-    def decisive(self) -> dict[str, Any]:
-        """The prompts have what they go on from, wherever it lies."""
-        return {n: value for n, value in super().decisive().items() if n != "continue_from"}
-
 
 @with_parameters
 @dataclass(frozen=True, kw_only=True)

@@ -52,10 +52,11 @@ ByProfile = Annotated[
 Names = Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="[NAME ...]")]
 
 # `ids` names a file: what it holds decides which prompts there are, and they decide.
-# `extend_stride` decides where a clip has several windows, and then comes with the generator.
+# `extend_stride` decides where a clip has several windows, and then comes with the generator; what
+# is continued comes with the prompts.
 INDECISIVE = frozenset(
     {"server", "data_dir", "output", "log_level", "max_rows", "graphs", "ids", "dry_run"}
-    | {"extend_stride"}
+    | {"extend_stride", "continue_from"}
 )
 # Runs of the first versions have these in their identity, whichever methods they ran.
 ALWAYS_DECISIVE = (BEAM_WIDTH, LOOKAHEAD_K)

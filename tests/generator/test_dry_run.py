@@ -232,7 +232,7 @@ def held_over_windows(plan: Plan, span: Span) -> float:
                 most = max(most, decoding.nbytes)
             decoding.rewind(mark)
         if step + 1 < len(plan.steps):
-            if plan.held[step + 1] < decoding.candidates:
+            if plan.held[step + 1] < decoding.rows:
                 decoding.keep(range(plan.held[step + 1]))
             elif plan.beam_width > 1:
                 decoding.select(children(range(plan.kept), plan.kept, plan.beam_width))
