@@ -89,11 +89,11 @@ WAVE = Parameter(
 PRICE = Parameter(
     name="price",
     letter="price",
-    default=0.02,
+    default=0.1,
     help="What one more sample costs waves, in standard deviations of the scores so far: it stops "
     "where it is expected to raise the best by no more; 0 is best_of_n.",
     plural="prices",
-    values=(0.02,),
+    values=(0.1,),
 )
 TEMPER = Parameter(
     name="temper",

@@ -79,13 +79,14 @@ class ScoreInput:
 
     clip: None where no verifier of the run hears audio. log_prob: mean conditional log-probability
     over codebooks and finished frames, in nats; unconditional: the same without the text, None
-    where decoding is not guided.
+    where decoding is not guided. frames: finished.
     """
 
     prompt: str
     clip: "Clip | None"
     log_prob: float
     unconditional: float | None = None
+    frames: int = 0
 
 
 class Verifier(Protocol):

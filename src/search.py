@@ -18,7 +18,7 @@
 Sources: beam search and lookahead, Snell et al., arXiv 2408.03314, section 5.2 (beam search is
 lookahead with k = 0). Diverse verifier tree search: Beeching et al., Scaling test-time compute with
 open models, Hugging Face 2024. Halving: as speculative rejection, Sun et al., arXiv 2410.20290.
-Soft best-of-N: Verdun et al., arXiv 2507.05913. Waves: Pandora's rule, arXiv 2510.01394 (Weitzman
+Soft best-of-N: arXiv 2506.19248. Waves: Pandora's rule, arXiv 2510.01394 (Weitzman
 1979). Particles: Puri et al., arXiv 2502.01618; power: arXiv 2510.14901.
 
 Slots. Each prompt holds N candidates in slots 0..N-1, and what a slot samples depends on seed,
@@ -65,14 +65,17 @@ def search(
     verifier: Verifier,
     seed: int,
     keep_leaves: bool = False,
+    value: Verifier | None = None,
 ) -> Results:
     """Search one group of prompts by the plan's method; results are in the prompts' order.
 
-    keep_leaves: give the clips of all candidates of the last step, not the winner's alone.
+    keep_leaves: give the clips of all candidates of the last step, not the winner's alone. value:
+    by which candidates are kept before the last step, in the verifier's place.
     A prompt without any score becomes a Failure and the others go on. Raises BudgetError when the
     cost is not the plan's, and VerifierError when the verifier itself fails.
     """
-    return plan.method.run(Group(plan, prompts, generator, verifier, seed, keep_leaves))
+    group = Group(plan, prompts, generator, verifier, seed, keep_leaves, value=value)
+    return plan.method.run(group)
 
 
 Keep = Callable[[Group, int, list[Node]], list[Node]]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 
 from src.data.prompts import Prompt
 from src.experiments import dry_run
@@ -11,6 +12,7 @@ from src.reports import benchmark as reports
 from src.reports.table import listing
 from src.runs.build import Parts, build, caveats, checkpoints_of, identity, where
 from src.runs.continuing import refuse_other_model
+from src.runs.critic import CriticVerifier, load_critic
 from src.runs.ending import Ending, Exit
 from src.runs.evaluation import judge_again, measures, unread_captions
 from src.runs.records import Run, search_key
@@ -24,6 +26,10 @@ def run(settings: BenchmarkSettings, prompts: Sequence[Prompt], end: Ending) -> 
         parts = build(settings, settings.verifier, settings.judges or (), stack)
         if settings.continue_from is not None:
             refuse_other_model(settings.continue_from, parts.generator.checkpoint)
+        if settings.value:
+            critic = load_critic(settings.value)
+            value = CriticVerifier(critic, parts.verifier, parts.generator.checkpoint)
+            parts = replace(parts, value=value)
         opened = stack.enter_context(open_run(settings, prompts, parts))
         if settings.dry_run:
             return estimate(settings, prompts, opened, parts), Exit.DONE
@@ -41,7 +47,8 @@ def open_run(settings: BenchmarkSettings, prompts: Sequence[Prompt], parts: Part
     """The run's folder; its name carries a hash of all that decides the results."""
     title = settings.title(
         prompts,
-        f"selector {settings.verifier}; N = {settings.candidates}"
+        f"selector {settings.verifier}{' with a critic' if settings.value else ''}; "
+        f"N = {settings.candidates}"
         f"{settings.parameters_in_words()}, step {settings.step_size:g} s, seed {settings.seed}"
         + (f"; goes on from {settings.continue_from}" if settings.continue_from else ""),
     )

@@ -87,6 +87,7 @@ def search_what_is_left(
                 verifier=parts.verifier,
                 seed=seed,
                 keep_leaves=save_audio == "all",
+                value=parts.value,
             )
             for _, results in in_groups(work, prompts, plan.candidates, parts.generator, left):
                 for result in results:

@@ -1,12 +1,14 @@
 """The settings of benchmark.py and of latency_experiment.py."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any, Self
 
 import tyro
 
 from src.budget import Plan
 from src.methods import METHODS, SearchCell, grid, parameters_of, split
+from src.runs.critic import load_critic
 from src.runs.settings import (
     MUSICGEN_FRAME_RATE,
     MethodName,
@@ -15,7 +17,7 @@ from src.runs.settings import (
     UsageError,
     with_parameters,
 )
-from src.scoring import components, remote_parts
+from src.scoring import canonical, components, remote_parts
 
 
 @with_parameters
@@ -56,6 +58,9 @@ class BenchmarkSettings(Settings):
     #: expression of these: a weighted sum such as tags+pmi or 0.7*tags+0.3*perplexity,
     #: 'min(tags,pmi)', 'mean(tags,pmi)', 'lcb(tags,pmi,perplexity;1.0)' (mean less 1.0 deviations).
     verifier: str = "perplexity"
+    #: A critic (critic.json of src.experiments.critic): before the last step candidates are kept by
+    #: what it predicts of their final score, and not by the verifier's score so far.
+    value: Path | None = None
     #: N: candidates held at each step. The baseline has one.
     candidates: int = 16
     #: Measures of the final clips that no search saw, the primary one first; 'none' for no judges.
@@ -86,7 +91,11 @@ class BenchmarkSettings(Settings):
 
     def check(self) -> None:
         super().check()
-        self.plans(MUSICGEN_FRAME_RATE)
+        plans = self.plans(MUSICGEN_FRAME_RATE)
+        if self.value and self.continue_from:
+            raise UsageError("--value: a critic knows how clips begin, not how --continue goes on")
+        if self.value:
+            load_critic(self.value).check(canonical(self.verifier), plans)
 
     def plans(self, frame_rate: float, given: int = 0) -> list[Plan]:
         """Of each method. frame_rate: frames a second; given: frames that are there. Raises

@@ -18,6 +18,7 @@ from src.generator import Generator, load_generator
 from src.judges.base import Judge
 from src.judges.registry import build_judges, served
 from src.protocol import Checkpoint
+from src.runs.critic import CriticVerifier
 from src.runs.local_server import local_server
 from src.runs.settings import Settings, UsageError, server_token
 from src.scoring import Verifier, components, remote_parts
@@ -30,12 +31,13 @@ NAMED_PROMPTS = 3  # of those that are not read whole; the others are counted
 
 @dataclass(frozen=True)
 class Parts:
-    """client: of the server, where something is remote."""
+    """client: of the server, where something is remote. value: prunes in the verifier's place."""
 
     generator: Generator
     verifier: Verifier
     judges: Sequence[Judge]
     client: ServerClient | None = None
+    value: CriticVerifier | None = None
 
 
 def build(settings: Settings, verifier: str, judges: Sequence[str], stack: ExitStack) -> Parts:
@@ -163,6 +165,7 @@ def windows_of(generator: Generator, duration: float) -> dict[str, float]:
 def checkpoints_of(parts: Parts) -> dict[str, Checkpoint]:
     """The weights of a search's parts, by name, that of a judge with its definition."""
     found = {"generator": parts.generator.checkpoint, **parts.verifier.checkpoints}
+    found |= {"value": parts.value.checkpoint} if parts.value else {}
     for judge in parts.judges:
         own = f", {judge.definition}" if judge.definition else ""
         found[judge.name + own] = judge.checkpoint

@@ -58,9 +58,10 @@ class Pool:
 
     prompts: ids of those with candidates, in order; asked: how many it is to have when finished.
     size: m. duration: seconds of a clip; frames: of its tokens. measures: verifiers, sums, judges.
-    prefixes: seconds at which some verifier has scored the clips' beginnings, ascending. reasons:
-    by measure and prompt, why there is no score. validity: by measure and prompt, what it says of
-    references, a record (src/experiments/validity.py).
+    checkpoints: by measure (but sums), name and sha256 of its weights. prefixes: seconds at which
+    some verifier has scored the clips' beginnings, ascending. reasons: by measure and prompt, why
+    there is no score. validity: by measure and prompt, what it says of references, a record
+    (src/experiments/validity.py).
     """
 
     def __init__(self, folder: Path, sums: Sequence[str] = ()) -> None:
@@ -71,7 +72,8 @@ class Pool:
             self.duration: float = identity["duration"]
             self.frames: int = identity["frames"]
             self.asked: int = identity["prompts"]["count"]
-            generator = in_short(identity["checkpoints"]["generator"])
+            made_by = identity["checkpoints"]["generator"]
+            generator = in_short(made_by)
         except (KeyError, TypeError) as error:
             raise RunFolderError(
                 f"{folder} is not a pool's folder ({error!r} is missing)"
@@ -93,6 +95,7 @@ class Pool:
                 self.reasons[measure][prompt] = record["reason"]
         self.prompts = tuple(self.candidates)
         self.measures: dict[str, Measure] = {}
+        self.checkpoints: dict[str, Record] = dict.fromkeys(LIKELIHOODS, made_by)
         # [m] by prompt, of each measure (but sums) and `prefix_key`.
         self._values: dict[tuple[str, str], dict[str, Array]] = defaultdict(dict)
         self._seconds: dict[str, float] = {}
@@ -237,6 +240,7 @@ class Pool:
         newest = max(records.values(), key=lambda record: (record["start"], record["time"]))
         origin = [newest[key] for key in ORIGIN]
         now = {p: r for p, r in records.items() if [r[key] for key in ORIGIN] == origin}
+        self.checkpoints[name] = newest["checkpoint"]
         facts = {"name": name, "checkpoint": in_short(newest["checkpoint"])}
         self.measures[name] = Measure.from_record(facts | {fact: newest[fact] for fact in FACTS})
         self._seconds[name] = float(np.mean([r["seconds"][WHOLE] for r in now.values()]))

@@ -51,11 +51,11 @@ ByProfile = Annotated[
 ]
 Names = Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="[NAME ...]")]
 
-# `ids` names a file: what it holds decides which prompts there are, and they decide.
+# `ids` and `value` name files: what they hold decides, the prompts and a critic's checkpoint.
 # `extend_stride` decides where a clip has several windows, and then comes with the generator; what
 # is continued comes with the prompts.
 INDECISIVE = frozenset(
-    {"server", "data_dir", "output", "log_level", "max_rows", "graphs", "ids", "dry_run"}
+    {"server", "data_dir", "output", "log_level", "max_rows", "graphs", "ids", "dry_run", "value"}
     | {"extend_stride", "continue_from"}
 )
 # Runs of the first versions have these in their identity, whichever methods they ran.

@@ -40,8 +40,9 @@ OVERFLOWED = NoScore(
 class Group:
     """Several prompts' candidates, of each the slots from `first` on.
 
-    keep_leaves: results have the clips of all candidates of the last step, not the winner's alone.
-    live: by prompt (its place in the group) the ledgers of those that have not failed.
+    value: scores candidates of all steps but the last in the verifier's place. keep_leaves: results
+    have the clips of all candidates of the last step, not the winner's alone. live: by prompt (its
+    place in the group) the ledgers of those that have not failed.
     """
 
     def __init__(
@@ -53,9 +54,10 @@ class Group:
         seed: int,
         keep_leaves: bool = False,
         first: int = 0,
+        value: Verifier | None = None,
     ) -> None:
         self.plan, self.prompts, self.generator, self.verifier = plan, prompts, generator, verifier
-        self.seed, self.keep_leaves = seed, keep_leaves
+        self.value, self.seed, self.keep_leaves = value, seed, keep_leaves
         slots = range(first, first + plan.candidates)
         self.live = {index: Ledger() for index in range(len(prompts))}
         self.failures: dict[int, Failure] = {}
@@ -84,7 +86,7 @@ class Group:
         """More candidates of these prompts, in the slots from `first` on: a group of their own."""
         left = [self.prompts[prompt] for prompt in prompts]
         known = (self.generator, self.verifier, self.seed, self.keep_leaves)
-        return type(self)(plan, left, *known, first)
+        return type(self)(plan, left, *known, first, self.value)
 
     def sample(self, frames: int, greedy: bool = False) -> None:
         """Continue every candidate by that many frames."""
@@ -112,6 +114,12 @@ class Group:
             self.candidates.rewind(mark)
         self.own_frames = self.own_log_probs = None
 
+    @property
+    def scoring(self) -> Verifier:
+        """What scores the candidates of this step."""
+        is_last = self.step == len(self.plan.steps) - 1
+        return self.verifier if is_last or self.value is None else self.value
+
     def score(self) -> None:
         """Score every candidate as it is now, and note it in its prompt's tree.
 
@@ -136,7 +144,7 @@ class Group:
         ]
         self.clips = {}
         heard: dict[int, Clip] = {}
-        if self.verifier.needs_audio and rows:
+        if self.scoring.needs_audio and rows:
             with self._timed("render"):
                 heard = self._hear(rows)
         inputs = [
@@ -145,10 +153,11 @@ class Group:
                 heard.get(row),
                 log_probs[row],
                 without[row],
+                self.candidates.finished,
             )
             for row in rows
         ]
-        outcomes = dict(zip(rows, self.verifier.score(inputs) if rows else (), strict=True))
+        outcomes = dict(zip(rows, self.scoring.score(inputs) if rows else (), strict=True))
         self._book_scoring()
         own = self.own_log_probs or log_probs
         for prompt, ledger in list(self.live.items()):
@@ -292,7 +301,7 @@ class Group:
             method=self.plan.method.name,
             step=self.step,
             slot=first.slot,
-            verifier="generator" if first.score is OVERFLOWED else self.verifier.name,
+            verifier="generator" if first.score is OVERFLOWED else self.scoring.name,
             reason=first.score.reason,
             ledger=self.live.pop(prompt),
             nodes=self.nodes[prompt],
@@ -327,7 +336,7 @@ class Group:
             self.clips.update(zip(lacking, clips, strict=True))
 
     def _book_scoring(self) -> None:
-        usage = self.verifier.take_usage()
+        usage = self.scoring.take_usage()
         for ledger in self.live.values():
             ledger.uploaded_bytes += usage.uploaded_bytes // len(self.live)
             for stage, seconds in usage.seconds.items():

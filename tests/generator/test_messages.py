@@ -19,6 +19,7 @@ from src.protocol import Limits
 from src.reports import __main__ as reports
 from src.reports import comparison, plan
 from src.reports.listening import __main__ as listening
+from src.runs import compact
 from src.server.settings import BatchSettings, ServerSettings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,6 +53,7 @@ SPEAKERS = {
     "verifier_server.py": SERVER,
     "src/data/downloads/": DOWNLOADS,
     "src/server/": SERVER,
+    "src/runs/compact.py": flags_in(help_of(compact.main)),
     "src/runs/fetch.py": SERVER,
     "src/runs/local_server.py": SERVER,
     "src/weights/": RUNS | SERVER,
