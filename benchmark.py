@@ -22,15 +22,27 @@ def main(args: Sequence[str] | None = None) -> int:
         settings = parse(BenchmarkSettings, args, prog="benchmark.py")
         start_logging(settings.log_level)
         from src.runs import preflight
+        from src.runs.continuing import winner_of
 
-        verifier = settings.verifier
-        ready = preflight.look(settings, (verifier,), settings.judges, selector=verifier)
+        verifier, begun = settings.verifier, None
+        if settings.continue_from is not None:
+            begun = winner_of(settings.continue_from)
+        ready = preflight.look(
+            settings,
+            (verifier,),
+            settings.judges,
+            selector=verifier,
+            prompts=[begun] if begun is not None and settings.prompts is None else None,
+        )
         if ready.missing:
             sys.stderr.write(preflight.message(ready.missing) + "\n")
             return Exit.MISSING
+        prompts = ready.prompts
+        if begun is not None:
+            prompts = [replace(prompt, given=begun.given) for prompt in prompts]
         from src.experiments import benchmark
 
-        text, code = benchmark.run(replace(settings, judges=ready.judges), ready.prompts, end)
+        text, code = benchmark.run(replace(settings, judges=ready.judges), prompts, end)
         say(text)
 
     return code

@@ -30,9 +30,9 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import mul
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 Stage = Literal[
     "conditions", "decode", "render", "wav", "http", "queue", "compute", "selection", "judge"
@@ -47,6 +47,19 @@ class PlanError(ValueError):
 class BudgetError(RuntimeError):
     """The ledger differs from the cost that the method should have: a defect, never a user's
     error."""
+
+
+class Span(NamedTuple):
+    """Of the windows in which a clip is decoded that is longer than one: how many frames each has,
+    and how many later the next one begins."""
+
+    length: int
+    stride: int
+
+    @property
+    def overlap(self) -> int:
+        """Frames that a window is given of the one before."""
+        return self.length - self.stride
 
 
 @dataclass(frozen=True)
@@ -137,14 +150,20 @@ class Method:
         step_size: float,
         frame_rate: float,
         parameters: Mapping[str, float],
+        given: int = 0,
     ) -> "Plan":
         """What one prompt may cost. duration, step_size: seconds; frame_rate: frames a second.
 
         parameters: of those that are given, the method's own are taken; what lacks is the default.
-        Raises PlanError.
+        given: frames with which every candidate begins: what follows is planned. Raises PlanError.
         """
         self.check(candidates, parameters)
-        total = whole_frames("duration", duration, frame_rate)
+        total = whole_frames("duration", duration, frame_rate) - given
+        if total <= 0:
+            raise PlanError(
+                f"duration must be longer than the clip that is continued: more than "
+                f"{given / frame_rate:g} s"
+            )
         step = whole_frames("step_size", step_size, frame_rate)
         steps: tuple[int, ...] = (total,)
         if self.prunes:
@@ -159,6 +178,7 @@ class Method:
             frame_rate=frame_rate,
             parameters=own,
             budget=budget,
+            given=given,
         )
 
 
@@ -172,6 +192,7 @@ class Plan:
     frame_rate: frames a second.
     parameters: the method's own: beam_width is M, the children of each kept parent; lookahead_k
     the search steps of greedy rollout by which a candidate is scored.
+    given: frames with which every candidate begins; they cost nothing.
     """
 
     method: Method
@@ -180,6 +201,7 @@ class Plan:
     frame_rate: float
     parameters: Mapping[str, float] = field(default_factory=dict)
     budget: int = 1
+    given: int = 0
     # Whether it may end before all is spent: `expected` is the most.
     stops: ClassVar[bool] = False
 
@@ -209,8 +231,13 @@ class Plan:
 
     @property
     def frames(self) -> int:
-        """T, the frames of a finished clip."""
+        """T, the frames of a finished clip, but for those given."""
         return sum(self.steps)
+
+    @property
+    def length(self) -> int:
+        """The frames of a finished clip."""
+        return self.given + self.frames
 
     def rollout(self, step: int) -> int:
         """Frames of the greedy rollout after `step` (0 = the first): k steps, or up to the end."""
@@ -227,18 +254,49 @@ class Plan:
         """Frames of a candidate's clip that is scored after each step, its rollout included; 0
         where it is not."""
         ends = itertools.accumulate(self.steps)
-        return tuple(end + self.rollout(step) for step, end in enumerate(ends))
+        return tuple(self.given + end + self.rollout(step) for step, end in enumerate(ends))
+
+    def fed(self, span: Span | None) -> list[tuple[int, int]]:
+        """How often frames are fed that are there already: the step, and how many of a candidate.
+
+        Those given, and the overlap where a window begins: in a step, or in a rollout.
+        """
+        if span is None or self.length <= span.length:
+            return [(0, self.given)] if self.given else []
+        length, overlap, given = span.length, span.overlap, self.given
+        starts = range(0, self.length - overlap, span.stride)
+        found = [
+            (0, min(given - start, length))
+            for start in starts
+            if start + (overlap if start else 1) <= given
+        ]
+        stops = list(itertools.accumulate(self.steps, initial=given))
+        for step, (begun, stop) in enumerate(itertools.pairwise(stops)):
+            ahead = stop + self.rollout(step)
+            later = [start + overlap for start in starts if start and start + overlap > given]
+            ends = [end for end in later if begun <= end < stop or stop < end < ahead]
+            found += [(step, overlap)] * len(ends)
+        return found
+
+    def cut(self, given: int, length: int) -> "Plan":
+        """The same search of a clip of at most so many frames, which begins with `given` of them:
+        what one of a longer clip's windows sees."""
+        ends = [min(end, length - given) for end in itertools.accumulate(self.steps)]
+        steps = [end - start for start, end in itertools.pairwise([0, *ends]) if end > start]
+        return replace(self, steps=tuple(steps), given=given)
 
     def positions(self, lag: int) -> float:
         """The most positions whose keys and values the decoder keeps, a candidate.
 
-        A candidate's own are those of a step with its rollout; what came before is kept once for
-        the M children of a parent. That is exact until families come to share older ancestors,
-        whose past is then kept once too. lag: positions by which the last codebook comes later.
+        A candidate's own are those of a step with its rollout, in the first one with what is given;
+        what came before is kept once for the M children of a parent. That is exact until families
+        come to share older ancestors, whose past is then kept once too. lag: positions by which the
+        last codebook comes later.
         """
-        own = max(frames + self.rollout(step) for step, frames in enumerate(self.steps)) + lag
-        before = self.frames - self.steps[-1]
-        return own + ((before + lag) / self.beam_width if before else 0)
+        of_steps = [frames + self.rollout(step) for step, frames in enumerate(self.steps)]
+        of_steps[0] += self.given
+        before = self.length - self.steps[-1] if len(self.steps) > 1 else 0
+        return max(of_steps) + lag + ((before + lag) / self.beam_width if before else 0)
 
 
 def whole_frames(name: str, seconds: float, frame_rate: float) -> int:

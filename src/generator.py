@@ -26,12 +26,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from src.budget import Span
 from src.data.audio import Clip, resample
 from src.decoding.decoder import MAX_ROWS, Decoder, Decoding, Sampling
 from src.decoding.device import OutOfMemory, free_memory, memory_for, usable_device
+from src.decoding.windows import Windows
 from src.protocol import Checkpoint
 from src.weights.files import WeightsError, sha256
 from src.weights.musicgen import CODEC_FILE, LM_FILE, read_export, refuse_unusable, weight_files
@@ -45,6 +48,8 @@ log = logging.getLogger(__name__)
 RENDERED_AT_ONCE = 160.0  # seconds of audio a codec batch: more saves nothing, and takes memory
 RENDERED_BYTES = 30e6  # that EnCodec takes for a second of audio
 TEXTS_KEPT = 1024
+EXTEND_STRIDE = 18.0  # seconds, as audiocraft has it for windows of 30; of shorter ones a share
+EXTEND_SHARE = 0.6
 SMALLER = "take a smaller --model, or half precision (--dtype)"
 BYTE = re.compile("<0x[0-9A-F]{2}>")  # a token of a SentencePiece vocabulary
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -129,8 +134,10 @@ class Renderer:
 class Generator(Renderer):
     """A language model with its text conditioner, and its codec.
 
-    dtype: as the manifest has it. segment: seconds of the clips that the model was trained on;
-    None where that is not known.
+    dtype: as the manifest has it. segment: seconds of the clips that the model was trained on, its
+    window; None where that is not known. extend_stride: seconds by which the windows of a longer
+    clip follow each other, unless it is left to the segment. Raises ValueError where they would
+    not overlap.
     """
 
     def __init__(
@@ -143,9 +150,11 @@ class Generator(Renderer):
         max_rows: int = MAX_ROWS,
         graphs: bool = True,
         segment: float | None = None,
+        extend_stride: float | None = None,
     ) -> None:
         super().__init__(codec, checkpoint)
-        self.lm, self.segment = lm.eval(), segment
+        self.lm = lm.eval()
+        self.span = None if segment is None else span_of(segment, extend_stride, self.frame_rate)
         self.decoder = Decoder(lm, sampling, dtype, max_rows, None if graphs else False)
         if dtype != next(lm.transformer.parameters()).dtype:
             lm.transformer.to("meta")  # the decoder has its own, converted
@@ -166,7 +175,8 @@ class Generator(Renderer):
         self._may_halve = True
         if self.device != "cuda":
             return
-        free, size = free_memory(), self.decoder.row_bytes(frames)
+        span = self.windows(frames)
+        free, size = free_memory(), self.decoder.row_bytes(span.length if span else frames)
         self.decoder.max_rows = rows_that_fit(free, size)
         log.info(
             "--max_rows %d: %.1f GB are free, a candidate may take %.2f GB",
@@ -192,14 +202,27 @@ class Generator(Renderer):
         frames: int,
         seed: int,
         first: int = 0,
-    ) -> Decoding:
+        given: Sequence[NDArray[np.integer[Any]]] | None = None,
+    ) -> Decoding | Windows:
         """Candidates of each prompt, prompt-major rows, none of their `frames` finished yet.
 
         keys: each prompt's noise key; what a candidate samples depends on seed, key, slot and
-        position alone. first: the first of their slots.
+        position alone. first: the first of their slots. given: tokens [codebooks, frames given] of
+        each prompt, with which all its candidates begin.
         """
         conditions = [self.condition(prompt) for prompt in prompts]
-        return self.decoder.begin(conditions, candidates, frames, keys, seed, first=first)
+        begun = None
+        if given is not None:
+            tokens = torch.from_numpy(np.stack(given).astype(np.int64))
+            begun = tokens.repeat_interleave(candidates, 0)
+        asked = (conditions, candidates, frames, keys, seed)
+        if (span := self.windows(frames)) is not None:
+            return Windows(self.decoder, *asked, span, begun, first)
+        return self.decoder.begin(*asked, begun, first)
+
+    def windows(self, frames: int) -> Span | None:
+        """Those in which a clip of so many frames is decoded; None where one is enough."""
+        return self.span if self.span is not None and frames > self.span.length else None
 
     @torch.inference_mode()
     def _condition(self, prompt: str) -> Tensor:
@@ -244,6 +267,18 @@ class Generator(Renderer):
             torch.cuda.synchronize()
 
 
+def span_of(segment: float, stride: float | None, frame_rate: float) -> Span:
+    """The windows of a model, from seconds. Raises ValueError where they would not overlap."""
+    if stride is None:
+        stride = EXTEND_STRIDE if segment > EXTEND_STRIDE else EXTEND_SHARE * segment
+    if not stride < segment:
+        raise ValueError(
+            f"--extend_stride must be less than {segment:g} s, the model's window, not {stride:g}: "
+            "a window is given the rest of the one before"
+        )
+    return Span(round(segment * frame_rate), max(1, round(stride * frame_rate)))
+
+
 def rows_that_fit(free: float, row: int) -> int:
     """How many rows of so many bytes fit into a GPU's free bytes, beside what rendering takes."""
     rendering = min(RENDERED_AT_ONCE * RENDERED_BYTES, free / 4)
@@ -257,13 +292,15 @@ def load_generator(
     sampling: Sampling | None = None,
     max_rows: int = MAX_ROWS,
     graphs: bool = True,
+    extend_stride: float | None = None,
 ) -> Generator:
     """Load `model`: "builtin", a hub name such as facebook/musicgen-small, or a folder.
 
     device: "auto" is the GPU where there is one. dtype: float32 on a CPU and float16 on a GPU
-    unless given. graphs: whether a GPU's decoding steps are captured once and replayed. Raises
-    GeneratorError, UnsupportedModel for checkpoints that cannot be decoded here, OutOfMemory,
-    ValueError for a device that is not here or a dtype that it has not.
+    unless given. graphs: whether a GPU's decoding steps are captured once and replayed.
+    extend_stride: as Generator. Raises GeneratorError, UnsupportedModel for checkpoints that cannot
+    be decoded here, OutOfMemory, ValueError for a device that is not here, a dtype that it has not
+    or a stride that is too long.
     """
     device = usable_device(device)
     chosen = DTYPES[dtype or ("float16" if device == "cuda" else "float32")]
@@ -287,7 +324,7 @@ def load_generator(
             segment = musicgen.max_duration
     with memory_for(f"loading {model}", SMALLER):
         known = (lm, codec, checkpoint_of(model))
-        return Generator(*known, chosen, sampling, max_rows, graphs, segment)
+        return Generator(*known, chosen, sampling, max_rows, graphs, segment, extend_stride)
 
 
 def load_renderer(model: str, device: str = "auto") -> Renderer:

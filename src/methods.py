@@ -174,7 +174,7 @@ class HalvingPlan(Plan):
 
     def positions(self, lag: int) -> float:
         """Nothing is shared: every candidate that is left has a past of its own."""
-        fed = (end + lag for end in itertools.accumulate(self.steps))
+        fed = (self.given + end + lag for end in itertools.accumulate(self.steps))
         return max(map(mul, self.held, fed)) / self.candidates
 
 
@@ -201,7 +201,7 @@ class PowerPlan(Plan):
     """The verifier hears finished clips only."""
 
     def heard(self) -> tuple[int, ...]:
-        return (*(0 for _ in self.steps[1:]), self.frames)
+        return (*(0 for _ in self.steps[1:]), self.length)
 
 
 # Okabe and Ito's colours and some of Tol's, told apart by all kinds of colour vision.

@@ -251,7 +251,8 @@ class Particles:
         effective = 1 / (len(weights) * np.square(weights).sum())
         if effective >= 0.5 and np.isfinite(of_prompt).all():
             return range(len(weights))
-        left = 1 - self.group.candidates.finished / self.group.plan.frames
+        plan = self.group.plan
+        left = (plan.length - self.group.candidates.finished) / plan.frames
         if effective < 0.5 < left:
             weights = normalised(of_prompt / max(1.0, left / effective))
         parents = copies(systematic(weights, uniform(self.group, prompt, self.group.step)))

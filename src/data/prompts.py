@@ -18,10 +18,14 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
+from operator import add
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from src.data.files import ROOT
 
@@ -61,7 +65,8 @@ class Prompt:
     subset. reference: audio file that the caption describes, if there is one. start_s, end_s: the
     section of the source that the caption describes, in seconds. subsets: MusicCaps' subsets that
     it is in. aspects: the words for single traits that the table lists beside the caption. wrong:
-    references of other prompts of its set, by `with_wrong`.
+    references of other prompts of its set, by `with_wrong`. given: tokens, int16 [codebooks,
+    frames], with which its clips begin.
     """
 
     id: str
@@ -73,10 +78,15 @@ class Prompt:
     subsets: frozenset[Subset] = frozenset()
     aspects: tuple[str, ...] = ()
     wrong: tuple[Path, ...] = ()
+    given: NDArray[np.int16] | None = field(default=None, compare=False)
 
     @property
     def seconds(self) -> float:
         return self.end_s - self.start_s
+
+    @property
+    def given_frames(self) -> int:
+        return 0 if self.given is None else self.given.shape[-1]
 
     @property
     def is_referenced(self) -> bool:
@@ -191,7 +201,14 @@ def with_wrong(prompts: Sequence[Prompt]) -> list[Prompt]:
 
 def digest_of(prompts: Sequence[Prompt]) -> str:
     """SHA-256 of what the prompts ask for, so that an edited table is another run."""
-    return _digest("\n".join(f"{p.id}\t{p.key}\t{p.text}" for p in prompts))
+    given = ["" if p.given is None else f"\t{digest_of_tokens(p.given)}" for p in prompts]
+    asked = (f"{p.id}\t{p.key}\t{p.text}" for p in prompts)
+    return _digest("\n".join(map(add, asked, given)))
+
+
+def digest_of_tokens(tokens: NDArray[Any]) -> str:
+    """SHA-256 of a clip's tokens, [codebooks, frames], by which two runs can be compared."""
+    return hashlib.sha256(tokens.astype("<i2").tobytes()).hexdigest()
 
 
 def _table(source: str, data_dir: Path) -> Path | None:

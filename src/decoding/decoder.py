@@ -31,6 +31,7 @@ from torch import Tensor
 from src.decoding.device import memory_for
 from src.decoding.graphs import GraphedPart, Lanes
 from src.decoding.layers import Text
+from src.decoding.likelihood import Likelihoods
 from src.decoding.part import Part
 from src.decoding.past import Ancestors, branch, move
 from src.decoding.sampling import NoiseKey, Sampling, uniforms
@@ -98,12 +99,25 @@ class Decoder:
         keys sample alike. prompt_tokens: int64 [prompts * candidates, codebooks, frames given].
         first: each prompt's candidates have the slots from this one on.
         """
-        if self.lanes is not None:
-            self.lanes.max_rows = self.max_rows
         texts = [self.transformer.texts(condition) for condition in conditions]
         slots = range(first, first + candidates)
         noise = [NoiseKey(seed, key, slot) for key in keys for slot in slots]
-        decoding = Decoding(self, texts, noise, frames)
+        return self.decode(texts, noise, frames, prompt_tokens)
+
+    @torch.inference_mode()
+    def decode(
+        self,
+        texts: Sequence[Sequence[Text]],
+        noise: Sequence[NoiseKey],
+        frames: int,
+        prompt_tokens: Tensor | None = None,
+        start: int = 0,
+    ) -> Decoding:
+        """As `begin`, with each prompt's texts, by layer, and each row's noise key. start: the
+        clip's frame with which the decoding begins: it decides which noise a frame has."""
+        if self.lanes is not None:
+            self.lanes.max_rows = self.max_rows
+        decoding = Decoding(self, texts, noise, frames, start)
         if prompt_tokens is not None:
             decoding.give(prompt_tokens.to(self.transformer.device))
         return decoding
@@ -116,10 +130,11 @@ class Mark(NamedTuple):
     finished: int
 
 
-class Decoding:
+class Decoding(Likelihoods):
     """Rows being decoded: row = prompt * candidates + slot, until rows leave (`keep`).
 
-    texts: of each prompt, by layer. noise: the rows' keys.
+    texts: of each prompt, by layer. noise: the rows' keys. start: the frame of the clip with which
+    it begins.
     """
 
     def __init__(
@@ -128,9 +143,10 @@ class Decoding:
         texts: Sequence[Sequence[Text]],
         noise: Sequence[NoiseKey],
         frames: int,
+        start: int = 0,
     ) -> None:
         self.decoder = decoder
-        self._texts, self._noise = texts, noise
+        self._texts, self._noise, self._start = texts, noise, start
         # Whether the tokens' probability without the text is known.
         self.guided = decoder.sampling.guided
         self.rows = len(noise)
@@ -201,8 +217,6 @@ class Decoding:
             raise ValueError("rows to keep: in ascending order, equally many of each prompt")
         if len(rows) == self.rows:
             return
-        if self._is_over:
-            raise ValueError("all frames are finished and their past is gone: mark before")
         old = self._parts
         self._noise = [self._noise[row] for row in rows]
         self._ancestors = [Ancestors(end, [of[r] for r in rows]) for end, of in self._ancestors]
@@ -215,9 +229,10 @@ class Decoding:
             of_parts = zip(sequence.split(sizes), log_probs.split(sizes, 1), strict=True)
             for part, own in zip(self._parts, of_parts, strict=True):
                 part.take_over(*own)
-            new = [part.past for part in self._parts]
-            move([part.past for part in old], new, rows, self._position)
-        for part in old:
+            if not self._is_over:
+                new = [part.past for part in self._parts]
+                move([part.past for part in old], new, rows, self._position)
+        for part in [*old, *self._parts] if self._is_over else old:
             part.finish()
 
     @property
@@ -255,33 +270,7 @@ class Decoding:
         return torch.cat([self._by_frame(part.sequence) for part in self._parts])
 
     @torch.inference_mode()
-    def mean_log_prob(self, conditional: bool = True) -> Tensor:
-        """float32 [rows]: the mean over codebooks and finished frames, in nats.
-
-        Of the distribution with the text or, where decoding is guided, without it; before guidance,
-        at temperature 1. NaN for a row in which the model overflowed, with the text or without it:
-        its tokens mean nothing. Raises ValueError for what is not known.
-        """
-        if not (conditional or self.guided):
-            raise ValueError("without guidance nothing is decoded without its text")
-        means = self.log_probs().mean((2, 3))
-        return torch.where(means.isfinite().all(0), means[0 if conditional else 1], torch.nan)
-
-    @torch.inference_mode()
-    def mean_log_sampled(self) -> Tensor:
-        """float32 [rows]: the mean, likewise, of the logarithm of the probability with which each
-        token was drawn: at the temperature, guided, among the k best; 0 for tokens that were
-        given. Of drawn tokens; greedy ones could not all have been."""
-        return self._log_probs()[-1].mean((1, 2))
-
-    @torch.inference_mode()
-    def log_probs(self) -> Tensor:
-        """float32 [halves, rows, codebooks, finished], in nats: of each token with the text and,
-        where decoding is guided, without it. Raises ValueError for what is not known."""
-        return self._log_probs()[:-1]
-
-    def _log_probs(self) -> Tensor:
-        """And last by the distribution that tokens were drawn from."""
+    def all_log_probs(self) -> Tensor:
         if self._position < self.finished + max(self.decoder.delays) or not self.finished:
             raise ValueError("no log-probabilities yet: advance first")
         halves = zip(*(part.log_probs for part in self._parts), strict=True)
@@ -315,7 +304,7 @@ class Decoding:
             "open": self._open,
             "sequence": torch.full(shape, transformer.cardinality, device=device),
             "log_probs": torch.zeros((3 if self.guided else 2, *shape), device=device),
-            "noise": uniforms(noise, *shape[1:], device),
+            "noise": uniforms(noise, *shape[1:], device, self._start),
         }
         if decoder.lanes is None:
             own = decoder.pack(rows, self.guided)
@@ -339,8 +328,9 @@ class Decoding:
         self._open &= self._frame >= given
         self.finished = self._position = given
         of_parts = tokens.split([part.rows for part in self._parts])
-        for part, part_tokens in zip(self._parts, of_parts, strict=True):
-            part.give(part_tokens, self.decoder.delays)
+        with memory_for(f"the {given} frames given of {self.rows} candidates", LESS):
+            for part, part_tokens in zip(self._parts, of_parts, strict=True):
+                part.give(part_tokens, self.decoder.delays)
 
 
 def row_bytes(positions: int, a_position: int, vocabulary: int, guided: bool = True) -> int:

@@ -82,15 +82,19 @@ def philox(
 
 
 def uniforms(
-    keys: Sequence[NoiseKey], steps: int, codebooks: int, device: torch.device | str = "cpu"
+    keys: Sequence[NoiseKey],
+    steps: int,
+    codebooks: int,
+    device: torch.device | str = "cpu",
+    first: int = 0,
 ) -> Tensor:
-    """float64 [keys, steps, codebooks] in [0, 1), 53 random bits each.
+    """float64 [keys, steps, codebooks] in [0, 1), 53 random bits each, of the steps from `first`.
 
-    Step s of a key is the same whatever `steps` is.
+    Step s of a key is the same whatever `steps` and `first` are.
     """
     words = torch.tensor([key.words() for key in keys], dtype=torch.int64, device=device)
     k0, k1, c2, c3 = words[:, :, None, None].unbind(1)
-    step = torch.arange(steps, device=device)[None, :, None]
+    step = torch.arange(first, first + steps, device=device)[None, :, None]
     codebook = torch.arange(codebooks, device=device)[None, None, :]
     high, low, _, _ = philox((step, codebook, c2, c3), (k0, k1))
     assert isinstance(high, Tensor)

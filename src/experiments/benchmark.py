@@ -11,16 +11,21 @@ from src.experiments.settings import BenchmarkSettings
 from src.reports import benchmark as reports
 from src.reports.table import listing
 from src.runs.build import Parts, build, caveats, checkpoints_of, identity, where
+from src.runs.continuing import refuse_other_model
 from src.runs.critic import CriticVerifier, load_critic
 from src.runs.ending import Ending, Exit
 from src.runs.evaluation import judge_again, measures, unread_captions
 from src.runs.records import Run, search_key
+from src.runs.settings import MUSICGEN_FRAME_RATE
 
 
 def run(settings: BenchmarkSettings, prompts: Sequence[Prompt], end: Ending) -> tuple[str, Exit]:
     """Do what is left of a run. Returns its report, and the exit code."""
+    settings.plans(MUSICGEN_FRAME_RATE, prompts[0].given_frames)
     with ExitStack() as stack:
         parts = build(settings, settings.verifier, settings.judges or (), stack)
+        if settings.continue_from is not None:
+            refuse_other_model(settings.continue_from, parts.generator.checkpoint)
         if settings.value:
             critic = load_critic(settings.value)
             value = CriticVerifier(critic, parts.verifier, parts.generator.checkpoint)
@@ -44,14 +49,15 @@ def open_run(settings: BenchmarkSettings, prompts: Sequence[Prompt], parts: Part
         prompts,
         f"selector {settings.verifier}{' with a critic' if settings.value else ''}; "
         f"N = {settings.candidates}"
-        f"{settings.parameters_in_words()}, step {settings.step_size:g} s, seed {settings.seed}",
+        f"{settings.parameters_in_words()}, step {settings.step_size:g} s, seed {settings.seed}"
+        + (f"; goes on from {settings.continue_from}" if settings.continue_from else ""),
     )
     return Run(
         settings.output,
         f"benchmark-{settings.profile}-{settings.verifier}-n{settings.candidates}",
         identity(
             "benchmark",
-            {"settings": settings.decisive() | where(parts.generator)},
+            {"settings": settings.decisive() | where(parts.generator, settings.duration)},
             prompts,
             checkpoints_of(parts),
         ),
@@ -68,8 +74,8 @@ def open_run(settings: BenchmarkSettings, prompts: Sequence[Prompt], parts: Part
 
 def estimate(settings: BenchmarkSettings, prompts: Sequence[Prompt], run: Run, parts: Parts) -> str:
     """What is left of the run, and what it will cost."""
-    plans = settings.plans(parts.generator.frame_rate)
-    trial = dry_run.Trial(parts.generator, prompts, plans[0].frames)
+    plans = settings.plans(parts.generator.frame_rate, prompts[0].given_frames)
+    trial = dry_run.Trial(parts.generator, prompts, plans[0].length)
     rows = []
     for name, plan in zip(settings.method, plans, strict=True):
         todo = [{p.id for p in prompts if not run.is_done(search_key(name), p.id)}]
@@ -81,9 +87,9 @@ def search_methods(
     settings: BenchmarkSettings, prompts: Sequence[Prompt], run: Run, parts: Parts
 ) -> None:
     """Every method on every prompt that is not done."""
-    rate = parts.generator.frame_rate
+    plans = settings.plans(parts.generator.frame_rate, prompts[0].given_frames)
     searches = [
         (search_key(name), plan, settings.seed)
-        for name, plan in zip(settings.method, settings.plans(rate), strict=True)
+        for name, plan in zip(settings.method, plans, strict=True)
     ]
     search_what_is_left(run, searches, prompts, parts, settings.save_audio)

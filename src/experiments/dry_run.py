@@ -21,9 +21,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from src.budget import Plan
+from src.budget import Plan, Span
 from src.data.audio import Clip, encode_wav
 from src.data.prompts import Prompt
+from src.decoding.decoder import Decoding
 from src.experiments.searching import groups
 from src.generator import Generator, Renderer
 from src.judges.base import Judge
@@ -89,6 +90,10 @@ class Trial:
             made, together = held * (frames + plan.rollout(step)), min(held, plan.candidates)
             there, left = replace(plan, candidates=together), rows * together // plan.candidates
             decoding += made * self.step(parts.generator, there, left) / left
+        for step, frames in plan.fed(parts.generator.windows(plan.length)):
+            held = plan.held[step]
+            left = rows * min(held, plan.candidates) // plan.candidates
+            decoding += held * self.feeding(parts.generator, frames, left) / left
         return decoding + rendering + scoring
 
     def step(self, generator: Generator, plan: Plan, rows: int) -> float:
@@ -96,6 +101,17 @@ class Trial:
         the past, which is shared as after a prune."""
         key = plan.method.prunes, plan.beam_width, rows
         return self._once(key, lambda: self._time_step(generator, plan, rows))
+
+    def feeding(self, generator: Generator, frames: int, rows: int) -> float:
+        """Seconds of the frames with which that many rows begin, which are there already."""
+        given = np.repeat(self.tokens[:1, :, :frames].numpy(), rows, 0)
+        texts = [self.prompts[0].text] * rows
+
+        def feed() -> None:
+            generator.begin(texts, texts, 1, frames, 0, given=list(given))
+            generator.synchronize()
+
+        return self._once(("fed", frames, rows), lambda: seconds_of(feed))
 
     def scoring(self, verifier: Verifier) -> float:
         """Seconds a whole clip."""
@@ -112,10 +128,14 @@ class Trial:
         return self._known[key]
 
     def _time_step(self, generator: Generator, plan: Plan, rows: int) -> float:
+        # A clip of several windows by its first: attention reaches no further.
+        span = generator.windows(plan.length)
+        plan = plan.cut(0, span.length if span else plan.length)
         together = max(1, rows // plan.candidates)
         group = [self.prompts[i % len(self.prompts)] for i in range(together)]
         texts, keys = [p.text for p in group], [p.key for p in group]
-        batch = generator.begin(texts, keys, rows // together, plan.frames, seed=0)
+        batch = generator.begin(texts, keys, rows // together, plan.length, seed=0)
+        assert isinstance(batch, Decoding)
         middle = len(plan.steps) // 2
         if middle:
             batch.skip(sum(plan.steps[:middle]))
@@ -227,7 +247,20 @@ def memory_of(generator: Generator, plan: Plan, rows: int) -> float:
     """Bytes of the weights, and of the most keys and values that so many rows hold."""
     decoder = generator.decoder
     a_position = decoder.transformer.position_bytes(decoder.sampling.guided)
-    return generator.weight_bytes + plan.positions(max(decoder.delays)) * a_position * rows
+    positions = positions_of(plan, generator.windows(plan.length), max(decoder.delays))
+    return generator.weight_bytes + positions * a_position * rows
+
+
+def positions_of(plan: Plan, span: Span | None, lag: int) -> float:
+    """The most positions that are kept, a candidate; of windows at most so many.
+
+    Two windows are kept where a rollout goes beyond the end of one.
+    """
+    if span is None:
+        return plan.positions(lag)
+    first = plan.cut(0, span.length).positions(lag) if not plan.given else span.length + lag
+    most = max(first, plan.cut(span.overlap, span.length).positions(lag))
+    return 2 * most if any(map(plan.rollout, range(len(plan.steps)))) else most
 
 
 def report(runs: Sequence[Run], rows: Sequence[Row]) -> str:

@@ -30,7 +30,7 @@ from src.experiments.settings import LatencySettings
 from src.methods import SearchCell
 from src.reports import latency as reports
 from src.reports.table import listing
-from src.runs.build import Parts, build, caveats, checkpoints_of, identity
+from src.runs.build import Parts, build, caveats, checkpoints_of, identity, windows_of
 from src.runs.ending import Ending, Exit
 from src.runs.provenance import QUIET_LOAD, machine
 from src.runs.records import Record, Run, search_key
@@ -79,7 +79,8 @@ def open_run(
     cells, skipped = settings.cells()
     here = {name: value for name, value in machine().items() if name != "command"}
     # Device and dtype as they were asked for: the machine decides what "auto" is.
-    decides = {"settings": settings.decisive(), "machine": here}
+    windows = windows_of(parts.generator, settings.duration)
+    decides = {"settings": settings.decisive() | windows, "machine": here}
     title = settings.title(
         prompts,
         f"selector {settings.verifier}; N = {', '.join(map(str, settings.budgets))}"

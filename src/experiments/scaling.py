@@ -149,7 +149,7 @@ def open_pool(
         "candidates": settings.candidates,
         "frames": round(settings.duration * generator.frame_rate),
         **{name: getattr(settings, name) for name in GENERATING},
-        **where(generator),
+        **where(generator, settings.duration),
     }
     return Run(
         settings.output,
@@ -250,7 +250,7 @@ def open_sweep(settings: ExperimentSettings, prompts: Sequence[Prompt], parts: P
         "verifier": verifier,
         "judges": [judge.name for judge in parts.judges],
         **{name: getattr(settings, name) for name in GENERATING if name != "seed"},
-        **where(parts.generator),
+        **where(parts.generator, settings.duration),
     }
     return Run(
         settings.output,

@@ -1,8 +1,8 @@
 """The settings of benchmark.py and of latency_experiment.py."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import tyro
 
@@ -43,6 +43,9 @@ class BenchmarkSettings(Settings):
       # terminal; two more verifiers as judges
       python benchmark.py --method baseline best_of_n sbs lookahead --verifier clap \\
           --pick random --num_samples 100 --referenced --judges kld_pq quality muq
+      # five more seconds of a winner
+      python benchmark.py --profile builtin --method best_of_n --duration 15 \\
+          --continue results/benchmark-builtin-tags-n16-0123abcd/best_of_n/b00
     """
 
     #: One or several: baseline (one sample), best_of_n, sbs (beam search), lookahead (beam search
@@ -76,17 +79,30 @@ class BenchmarkSettings(Settings):
     #: winners: the chosen clips. all: every candidate of the last step too. none: no audio, which
     #: then cannot be judged again when a missing reference has come.
     save_audio: SaveAudio = "winners"
+    #: Go on from a winner of an earlier run, RUN/PROMPT_ID or RUN/METHOD/PROMPT_ID, until
+    #: --duration: all candidates begin with its tokens, which cost nothing. Its prompt is that of
+    #: its run, unless --prompts names others.
+    continue_from: Annotated[
+        str | None, tyro.conf.arg(aliases=["--continue"], metavar="WINNER")
+    ] = None
+
+    def resolved(self) -> Self:
+        filled = super().resolved()
+        return filled if self.continue_from is None else replace(filled, prompts=self.prompts)
 
     def check(self) -> None:
         super().check()
         plans = self.plans(MUSICGEN_FRAME_RATE)
+        if self.value and self.continue_from:
+            raise UsageError("--value: a critic knows how clips begin, not how --continue goes on")
         if self.value:
             load_critic(self.value).check(canonical(self.verifier), plans)
 
-    def plans(self, frame_rate: float) -> list[Plan]:
-        """Of each method. frame_rate: frames a second. Raises PlanError."""
-        given = (self.candidates, self.duration, self.step_size, frame_rate, self.parameters)
-        return [METHODS[name].make_plan(*given) for name in self.method]
+    def plans(self, frame_rate: float, given: int = 0) -> list[Plan]:
+        """Of each method. frame_rate: frames a second; given: frames that are there. Raises
+        PlanError."""
+        asked = (self.candidates, self.duration, self.step_size, frame_rate, self.parameters)
+        return [METHODS[name].make_plan(*asked, given) for name in self.method]
 
 
 @with_parameters

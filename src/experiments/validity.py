@@ -252,11 +252,12 @@ def log_probs(
     tokens: int64 [rows, codebooks, frames]. texts: one a row. halves: with the text, and, if
     guided, without it.
     """
-    decoder = copy(generator.decoder)
-    decoder.sampling = Sampling(guidance=3.0 if guided else 1.0)  # any: nothing is sampled
-    conditions = [generator.condition(text) for text in texts]
-    frames = tokens.shape[-1]
-    decoding = decoder.begin(conditions, 1, frames, list(texts), seed=0, prompt_tokens=tokens)
+    listening = copy(generator)
+    listening.decoder = copy(generator.decoder)
+    # any guidance: nothing is sampled
+    listening.decoder.sampling = Sampling(guidance=3.0 if guided else 1.0)
+    frames, given = tokens.shape[-1], list(tokens.cpu().numpy())
+    decoding = listening.begin(texts, texts, 1, frames, seed=0, given=given)
     decoding.advance(0)  # the tokens that the delay pattern holds beyond the last frame
     return decoding.log_probs().mean(2).cpu()
 

@@ -71,10 +71,10 @@ def load(settings: Settings) -> Generator:
     kernels.enabled = settings.graphs
     asked = (str(settings.model), settings.device, settings.dtype, sampling, rows, settings.graphs)
     try:
-        generator = load_generator(*asked)
+        generator = load_generator(*asked, settings.extend_stride)
     except UnsupportedModel:
         raise
-    except ValueError as error:  # a device or a dtype that this machine has not
+    except ValueError as error:  # a device or a dtype that this machine has not, or the stride
         raise UsageError(str(error)) from error
     if settings.max_rows == "auto":
         generator.fit_rows(round(settings.duration * generator.frame_rate))
@@ -84,11 +84,14 @@ def load(settings: Settings) -> Generator:
 def caveats(settings: Settings, generator: Generator, prompts: Sequence[Prompt]) -> list[str]:
     """What these settings ask of the generator that it did not learn, in sentences for the
     manifest and its reports. Each is a warning in the log, once in a process."""
-    found, segment = [], generator.segment
-    if segment is not None and settings.duration > segment:
+    found = []
+    if windows := windows_of(generator, settings.duration):
+        length, stride = windows.values()
         found.append(
-            f"{settings.model} was trained on clips of {segment:g} s: with --duration "
-            f"{settings.duration:g}, what comes after {segment:g} s may drift."
+            f"{settings.model} was trained on clips of {length:g} s: --duration "
+            f"{settings.duration:g} is generated in windows of {length:g} s, each of which goes on "
+            f"from the last {length - stride:g} s of the one before (--extend_stride {stride:g}) "
+            "and knows nothing of what was earlier."
         )
     lost = {p.text: counts for p in prompts if (counts := generator.unknown_tokens(p.text))[0]}
     for text, (unknown, tokens) in list(lost.items())[:NAMED_PROMPTS]:
@@ -145,9 +148,18 @@ def identity(
     }
 
 
-def where(generator: Generator) -> dict[str, str]:
-    """What of a generator decides its tokens, besides its weights."""
-    return {"device": generator.device, "dtype": generator.dtype}
+def where(generator: Generator, duration: float) -> dict[str, str | float]:
+    """What of a generator decides the tokens of clips of so many seconds, besides its weights."""
+    own = {"device": generator.device, "dtype": generator.dtype}
+    return own | windows_of(generator, duration)
+
+
+def windows_of(generator: Generator, duration: float) -> dict[str, float]:
+    """Seconds of the windows of a clip of that duration; {} where one is enough."""
+    rate = generator.frame_rate
+    if (span := generator.windows(round(duration * rate))) is None:
+        return {}
+    return {"window": span.length / rate, "extend_stride": span.stride / rate}
 
 
 def checkpoints_of(parts: Parts) -> dict[str, Checkpoint]:

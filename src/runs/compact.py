@@ -2,8 +2,8 @@
 
     python -m src.runs.compact results/pool-builtin-m32-1a2b3c4d
 
-records.jsonl becomes records.jsonl.xz with the latest record of each key; a pool's tokens/*.npy
-become *.npz. --no_trees leaves out what searches noted of the candidates that did not win, most of
+records.jsonl becomes records.jsonl.xz with the latest record of each key; the .npy files of tokens/
+become .npz. --no_trees leaves out what searches noted of the candidates that did not win, most of
 a sweep's bytes: nothing in its tables is of them. Figures carry the records' digest: draw them anew
 with `python -m src.reports`.
 """

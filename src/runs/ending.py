@@ -105,6 +105,7 @@ def _code_of(error: BaseException) -> Exit | None:
     """None for a defect."""
     if isinstance(error, OSError) and error.errno in DISK_ERRORS:
         return Exit.FOLDER
+    from src.budget import PlanError
     from src.client import VerifierError
     from src.runs.records import RunFolderError
     from src.runs.settings import UsageError
@@ -113,6 +114,7 @@ def _code_of(error: BaseException) -> Exit | None:
 
     ends: dict[type[BaseException], Exit] = {
         UsageError: Exit.USAGE,
+        PlanError: Exit.USAGE,
         CalibrationError: Exit.MISSING,
         WeightsError: Exit.MISSING,
         VerifierError: Exit.SERVER,

@@ -31,6 +31,7 @@ from src.data.prompts import Prompt
 from src.judges.base import ClipJudge, Judge, JudgeError, SetJudge
 from src.judges.registry import JUDGES, served
 from src.runs.measures import Measure, Role, in_short
+from src.runs.pool import token_file
 from src.runs.records import Record, Run, RunFolderError
 from src.runs.settings import SaveAudio
 from src.scoring import LIKELIHOODS, Verifier, parse
@@ -126,6 +127,7 @@ def finish(
     record = result.as_record() | heard | _reference(prompt, folder)
     if save_audio != "none":
         record["audio"] = f"audio/{result.method}/{prompt.id}.wav"
+        write_array(token_file(folder, f"{result.method}/{prompt.id}"), result.winner.tokens)
         write_wav(folder / record["audio"], clip)
     if save_audio == "all":
         record["candidates"] = f"audio/{result.method}/{prompt.id}"

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
 import tyro
 
-from src.budget import PlanError
+from src.budget import PlanError, whole_frames
 from src.data.prompts import Pick, Prompt, Selection, Subset
 from src.methods import BEAM_WIDTH, LOOKAHEAD_K, METHODS, PARAMETERS, TILT, parameters_of
 from src.protocol import checked_token
@@ -53,8 +53,11 @@ ByProfile = Annotated[
 Names = Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="[NAME ...]")]
 
 # `ids` and `value` name files: what they hold decides, the prompts and a critic's checkpoint.
+# `extend_stride` decides where a clip has several windows, and then comes with the generator; what
+# is continued comes with the prompts.
 INDECISIVE = frozenset(
     {"server", "data_dir", "output", "log_level", "max_rows", "graphs", "ids", "dry_run", "value"}
+    | {"extend_stride", "continue_from"}
 )
 # Runs of the first versions have these in their identity, whichever methods they ran.
 ALWAYS_DECISIVE = (BEAM_WIDTH, LOOKAHEAD_K)
@@ -101,6 +104,14 @@ class Settings:
     referenced: bool = False
     #: Seconds of each clip.
     duration: float = 10.0
+    #: Of a clip that is longer than the model's window (MusicGen 30 s, the built-in model 10 s):
+    #: seconds by which the next window begins later; it goes on from the rest of the one before.
+    extend_stride: Annotated[
+        float | None,
+        tyro.conf.arg(
+            metavar="FLOAT", help_behavior_hint="(default: 18; 0.6 of a window that is shorter)"
+        ),
+    ] = None
     #: Seconds of audio between two prunings of a tree search; the last step may be shorter.
     step_size: float = 2.0
     #: Each candidate's randomness follows from seed, prompt, candidate and position alone.
@@ -164,6 +175,8 @@ class Settings:
                 given = " ".join(map(str, values))
                 raise UsageError(f"--{flag.name} names something twice: {given}")
         self.check_least(num_samples=1, max_rows=1, top_k=0, guidance=0)
+        if self.extend_stride is not None:
+            whole_frames("extend_stride", self.extend_stride, MUSICGEN_FRAME_RATE)
         if not self.temperature > 0:
             raise UsageError(f"--temperature must be more than 0, not {self.temperature:g}")
         if self.server != "auto" and not self.server.startswith(("http://", "https://")):

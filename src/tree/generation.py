@@ -4,6 +4,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from src.data.audio import Clip
 
 
@@ -36,7 +39,8 @@ class Candidates(Protocol):
 class Generator(Protocol):
     """Begins candidates and renders tokens int64 [B, codebooks, frames] to clips.
 
-    `begin`: each prompt's candidates have the slots from `first` on.
+    `begin`: each prompt's candidates have the slots from `first` on, and begin with the tokens that
+    are `given` of it, [codebooks, frames].
     `settled`: the beginning of a clip that nothing but its first so many frames has a part in, or
     None; `render_rest`: as `render`, where such beginnings, all of one length, are there already.
     """
@@ -49,6 +53,7 @@ class Generator(Protocol):
         frames: int,
         seed: int,
         first: int = 0,
+        given: "Sequence[NDArray[np.int16]] | None" = None,
     ) -> Candidates: ...
     def render(self, tokens: Any) -> "list[Clip]": ...
     def render_rest(self, tokens: Any, beginnings: "Sequence[Clip]") -> "list[Clip]": ...

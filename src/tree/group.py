@@ -76,9 +76,10 @@ class Group:
                 [p.text for p in prompts],
                 [p.key for p in prompts],
                 plan.candidates,
-                plan.frames,
+                plan.length,
                 seed,
                 first,
+                [p.given for p in prompts if p.given is not None] or None,
             )
 
     def following(self, prompts: Iterable[int], plan: Plan, first: int) -> Self:

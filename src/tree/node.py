@@ -1,7 +1,6 @@
 """What a search returns: its winner, its whole tree and its cost; and how that is written down.
 And how slots go to the children of those that are kept."""
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -11,7 +10,7 @@ import numpy as np
 
 from src.budget import Ledger
 from src.data.audio import SILENT
-from src.data.prompts import Prompt
+from src.data.prompts import Prompt, digest_of_tokens
 
 if TYPE_CHECKING:
     from src.data.audio import Clip
@@ -68,7 +67,7 @@ class Winner:
             "seconds": self.clip.seconds,
             "level": round(level, 1) if math.isfinite(level) else None,
             "silent": level < SILENT,
-            "tokens_sha256": hashlib.sha256(self.tokens.astype("<i2").tobytes()).hexdigest(),
+            "tokens_sha256": digest_of_tokens(self.tokens),
         }
 
 

@@ -13,7 +13,7 @@ from functools import cache
 import numpy as np
 import torch
 
-from src.budget import Ledger
+from src.budget import Ledger, Span
 from src.data.audio import Clip
 from src.data.prompts import Prompt
 from src.judges.base import ClipJudge, JudgeError, SetJudge
@@ -123,7 +123,7 @@ class FakeGenerator:
     frame_rate = float(RATE)
     device, dtype = "cpu", "float32"
     max_rows = 64
-    segment = 30.0
+    span = Span(30 * RATE, 18 * RATE)
 
     def __init__(
         self,
@@ -144,11 +144,18 @@ class FakeGenerator:
         frames: int,
         seed: int,
         first: int = 0,
+        given: Sequence[np.ndarray] | None = None,
     ) -> FakeCandidates:
         self.begun.append((tuple(keys), candidates, frames))
         self.last = FakeCandidates(keys, candidates, frames, seed, first)
         self.last.overflows = self.overflows
+        for index, tokens in enumerate(given or ()):
+            rows = slice(index * candidates, (index + 1) * candidates)
+            self.last.histories[rows] = [tokens[0].tolist() for _ in range(candidates)]
         return self.last
+
+    def windows(self, frames: int) -> Span | None:
+        return self.span if frames > self.span.length else None
 
     def unknown_tokens(self, prompt: str) -> tuple[int, int]:
         return sum(not word.isascii() for word in prompt.split()), len(prompt.split())

@@ -61,8 +61,9 @@ def test_what_a_generator_did_not_learn_is_warned_of_once_and_returned_for_the_m
         for _ in range(2):
             found = caveats(settings, FakeGenerator(), prompts)  # type: ignore[arg-type]
     assert found == [
-        "facebook/musicgen-small was trained on clips of 30 s: with --duration 40, what comes "
-        "after 30 s may drift.",
+        "facebook/musicgen-small was trained on clips of 30 s: --duration 40 is generated in "
+        "windows of 30 s, each of which goes on from the last 12 s of the one before "
+        "(--extend_stride 18) and knows nothing of what was earlier.",
         f"The text encoder does not know 1 of 1 tokens of '{NIGHT}'.",
         "The text encoder does not know 1 of 2 tokens of 'piano 夜'.",
         "The text encoder does not know 1 of 1 tokens of '夜'.",

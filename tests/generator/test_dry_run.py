@@ -10,11 +10,12 @@ import torch
 import benchmark
 import latency_experiment
 import verifier_experiment
-from src.budget import Plan
+from src.budget import Plan, Span
 from src.client import ServerUnreachable
 from src.data.audio import Clip
 from src.data.prompts import Prompt
-from src.decoding.decoder import Decoder
+from src.decoding.decoder import Decoder, Decoding
+from src.decoding.windows import Windows
 from src.experiments import calibration, dry_run
 from src.experiments.dry_run import Row, Trial, as_size, as_time, search_row
 from src.experiments.scaling_dry_run import score_rows
@@ -211,6 +212,64 @@ def test_the_positions_of_a_plan_are_those_that_the_decoder_keeps(method: str) -
         plan = plan_of(method, candidates=8, step=step)
         assert held(plan, spread=True) == plan.positions(lag=3)
         assert held(plan, spread=False) <= plan.positions(lag=3)
+
+
+def held_over_windows(plan: Plan, span: Span) -> float:
+    """The most positions a candidate that windows keep, looked at after each frame."""
+    lm, given = random_lm(dim=16, layers=3, heads=1), None
+    if plan.given:
+        given = torch.zeros(plan.candidates, lm.n_q, plan.given, dtype=torch.int64)
+    begun = ([condition(lm, "x")], plan.candidates, plan.length, ["k"], 1)
+    decoding, most = Windows(Decoder(lm), *begun, span, given), 0
+    for step, frames in enumerate(plan.steps):
+        for _ in range(frames):
+            decoding.advance(1)
+            most = max(most, decoding.nbytes)
+        if plan.rollout(step):
+            mark = decoding.mark()
+            for _ in range(plan.rollout(step)):
+                decoding.advance(1, greedy=True)
+                most = max(most, decoding.nbytes)
+            decoding.rewind(mark)
+        if step + 1 < len(plan.steps):
+            if plan.held[step + 1] < decoding.rows:
+                decoding.keep(range(plan.held[step + 1]))
+            elif plan.beam_width > 1:
+                decoding.select(children(range(plan.kept), plan.kept, plan.beam_width))
+    a_position = decoding.decoder.transformer.position_bytes(decoding.guided)
+    return most / plan.candidates / a_position
+
+
+@pytest.mark.parametrize("given", [0, 33])
+@pytest.mark.parametrize("method", ["best_of_n", "sbs", "lookahead", "halving"])
+def test_of_windows_no_more_positions_are_kept_than_are_said(method: str, given: int) -> None:
+    span, parameters = Span(24, 14), {"beam_width": 2, "lookahead_k": 1}
+    plan = METHODS[method].make_plan(8, 1.2, 0.2, RATE, parameters, given=given)
+    said = dry_run.positions_of(plan, span, lag=3)
+    assert 0.5 * said < held_over_windows(plan, span) <= said
+
+
+@pytest.mark.parametrize("given", [0, 9, 24, 33, 40])
+@pytest.mark.parametrize("method", ["best_of_n", "lookahead"])
+def test_what_is_fed_again_is_said_for_each_window_and_for_what_is_given(
+    method: str, given: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    span, lm, fed = Span(24, 14), random_lm(dim=16), []
+    give = Decoding.give
+    monkeypatch.setattr(
+        Decoding, "give", lambda self, t: (fed.append(t.shape[-1]), give(self, t))[1]
+    )
+    own = {"beam_width": 1, "lookahead_k": 1}
+    plan = METHODS[method].make_plan(1, 1.2, 0.2, RATE, own, given=given)
+    tokens = torch.zeros(1, lm.n_q, given, dtype=torch.int64) if given else None
+    decoding = Windows(Decoder(lm), [condition(lm, "x")], 1, 60, ["k"], 1, span, tokens)
+    for step, frames in enumerate(plan.steps):
+        decoding.advance(frames)
+        if plan.rollout(step):
+            mark = decoding.mark()
+            decoding.advance(plan.rollout(step), greedy=True)
+            decoding.rewind(mark)
+    assert sorted(fed) == sorted(frames for _, frames in plan.fed(span))
 
 
 def test_seconds_and_bytes_are_written_in_units_that_can_be_read() -> None:

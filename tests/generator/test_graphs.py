@@ -15,9 +15,11 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from src.budget import Span
 from src.decoding import graphs, past
 from src.decoding.decoder import Decoder, Decoding, Sampling
 from src.decoding.past import empty
+from src.decoding.windows import Windows
 from tests.generator.random_models import condition, random_lm
 
 PROMPTS = ("a slow harp of old", "fast loud drums with a guitar")
@@ -274,3 +276,35 @@ def test_a_row_that_overflows_is_not_a_number_and_touches_no_other(
     assert tokens.max() < lm.card
     assert_equal(after, expected_after)
     assert bool(captured) == graphed
+
+
+def test_windows_are_replayed_as_they_are_run_and_lanes_go_from_one_to_the_next(
+    lm, captured: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[graphs.Lane] = []
+
+    class Counted(graphs.Lane):
+        def __init__(self, *args) -> None:
+            super().__init__(*args)
+            made.append(self)
+
+    monkeypatch.setattr(graphs, "Lane", Counted)
+    seen = []
+    for graphed in (False, True):
+        texts = [condition(lm, prompt) for prompt in PROMPTS]
+        decoding = Windows(decoder(lm, graphed), texts, 2, 32, PROMPTS, 5, Span(12, 7))
+        decoding.advance(15)
+        mark = decoding.mark()
+        decoding.advance(6, greedy=True)
+        found = [decoding.tokens()]
+        decoding.rewind(mark)
+        decoding.select([1, 1, 2, 2])
+        decoding.advance(5)
+        decoding.keep([1, 2])
+        decoding.advance(12)
+        seen.append([*found, decoding.tokens()])
+    assert captured
+    for run, replayed in zip(*seen, strict=True):
+        assert torch.equal(run, replayed)
+    # One, beside a window that is marked a second, and one for the rows that are left.
+    assert len(made) == 3

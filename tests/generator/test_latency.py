@@ -60,8 +60,9 @@ class TimedGenerator(FakeGenerator):
         frames: int,
         seed: int,
         first: int = 0,
+        given: Any = None,
     ) -> FakeCandidates:
-        super().begin(prompts, keys, candidates, frames, seed, first)
+        super().begin(prompts, keys, candidates, frames, seed, first, given)
         self.seeds.append(seed)
         self.now += 0.5 * len(set(prompts) - self.known)
         self.known |= set(prompts)

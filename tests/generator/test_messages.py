@@ -41,7 +41,7 @@ def help_of(main: Callable[[list[str]], object]) -> str:
 
 
 RUNS = names(BenchmarkSettings, ExperimentSettings, LatencySettings, CalibrationSettings)
-RUNS |= {"--samples", "--no_graphs", *flags_in(help_of(reports.main))}
+RUNS |= {"--samples", "--continue", "--no_graphs", *flags_in(help_of(reports.main))}
 DOWNLOADS = names(DownloadSettings)
 SERVER = names(ServerSettings)
 SERVER |= {f"--batch.{f.name}" for f in dataclasses.fields(BatchSettings)}

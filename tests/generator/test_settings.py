@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ from src.experiments.scaling_settings import ExperimentSettings
 from src.experiments.settings import BenchmarkSettings, LatencySettings
 from src.protocol import Checkpoint
 from src.runs import build
-from src.runs.build import Parts, checkpoints_of, connect, identity, load
+from src.runs.build import Parts, checkpoints_of, connect, identity, load, where
 from src.runs.settings import Settings, UsageError, parse, server_token
 from tests.generator.fake_search import FakeGenerator, FakeJudge, FakeVerifier
 
@@ -159,6 +160,14 @@ def test_what_does_not_decide_results_is_not_in_the_identity() -> None:
     assert one.decisive() == settings("--max_rows", "4", "--data_dir", "elsewhere").decisive()
     for args in (("--seed", "1"), ("--method", "sbs"), ("--prompts", "a"), ("--guidance", "1")):
         assert settings(*args).decisive() != settings().decisive()
+
+
+def test_the_stride_of_windows_decides_where_a_clip_has_several() -> None:
+    strides = (settings(), settings("--extend_stride", "12"))
+    assert strides[0].decisive() == strides[1].decisive()
+    generator: Any = FakeGenerator()
+    assert where(generator, 30.0) == {"device": "cpu", "dtype": "float32"}
+    assert where(generator, 30.02) == where(generator, 1.0) | {"window": 30, "extend_stride": 18}
 
 
 def test_settings_are_json_and_hashable() -> None:
