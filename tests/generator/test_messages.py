@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from src.data.downloads.settings import DownloadSettings
-from src.experiments import doctor
+from src.experiments import critic, doctor
 from src.experiments.calibration import CalibrationSettings
 from src.experiments.scaling_settings import ExperimentSettings
 from src.experiments.settings import BenchmarkSettings, LatencySettings
@@ -53,6 +53,8 @@ SPEAKERS = {
     "verifier_server.py": SERVER,
     "src/data/downloads/": DOWNLOADS,
     "src/server/": SERVER,
+    "src/experiments/critic.py": flags_in(help_of(critic.main)) | RUNS,
+    "src/runs/critic.py": flags_in(help_of(critic.main)) | RUNS,
     "src/runs/compact.py": flags_in(help_of(compact.main)),
     "src/runs/fetch.py": SERVER,
     "src/runs/local_server.py": SERVER,
