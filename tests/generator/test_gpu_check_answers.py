@@ -1,6 +1,7 @@
 """Each kind of finding of `perf/gpu.py`: what is right passes, what is wrong does not."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -22,10 +23,10 @@ def check() -> Check:
     return Check(torch.device("cpu"), 300.0, DRY, stub=False)
 
 
-def by_place(keys: Sequence[NoiseKey], steps: int, codebooks: int, device: torch.device) -> Tensor:
+def by_place(keys: Sequence[NoiseKey], *shape: Any) -> Tensor:
     """Noise that belongs to a place in the batch."""
     keys = [NoiseKey(0, "", place) for place in range(len(keys))]
-    return uniforms(keys, steps, codebooks, device)
+    return uniforms(keys, *shape)
 
 
 rewind = past.Past.rewind
