@@ -91,7 +91,7 @@ def test_every_measure_names_its_checkpoint_and_its_kind() -> None:
 def test_a_redefined_judge_makes_another_runs_folder() -> None:
     plain, loud = FakeJudge("one"), FakeJudge("one")
     loud.definition = "loud"  # type: ignore[misc]
-    parts = SimpleNamespace(generator=plain, verifier=selector("tags"), judges=[plain])
+    parts = SimpleNamespace(generator=plain, verifier=selector("tags"), judges=[plain], value=None)
     assert list(checkpoints_of(parts)) == ["generator", "tags", "one"]  # type: ignore[arg-type]
     parts.judges = [loud]
     assert list(checkpoints_of(parts)) == ["generator", "tags", "one, loud"]  # type: ignore[arg-type]
