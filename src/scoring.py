@@ -16,8 +16,8 @@ objective of decoding: Li et al., arXiv 1510.03055.)
 An expression's verifiers have different units, so each number x counts in units of its spread among
 candidates of one prompt: x / deviation in a sum. Where there is a function, levels matter as well,
 and every verifier counts as (x - mean) / deviation. Mean and deviation are constants: a candidate's
-number depends on no other candidate, so that what follows of best-of-n is exact. `medoid` alone is
-about a set of candidates, those that are scored together; it is no member of an expression.
+number depends on no other candidate, so that what follows of best-of-n is exact. A medoid alone is
+relative: to the prompt's other candidates that are scored with it, or to all of a pool.
 
 Nothing heavy is imported: every command line begins here.
 """
@@ -111,9 +111,8 @@ class Verifier(Protocol):
 class Expression:
     """A verifier (no members), a sum of members (function ""), or what a function makes of them.
 
-    MEDOID has one member, a verifier, of whose embeddings it is; it has no `value`.
-
-    name: the verifier's. weight: in the sum that this is a member of. pessimism: lambda of lcb.
+    name: the verifier's; a medoid is one, of that name. weight: in the sum that this is a member
+    of. pessimism: lambda of lcb.
     """
 
     name: str = ""
@@ -136,8 +135,9 @@ class Expression:
         return tuple(dict.fromkeys(found)) or (self.name,)
 
     @property
-    def is_medoid(self) -> bool:
-        return self.function == MEDOID
+    def is_relative(self) -> bool:
+        """Whether it depends on which candidates are scored together."""
+        return any(map(is_medoid, self.verifiers))
 
     @property
     def is_centred(self) -> bool:
@@ -182,16 +182,16 @@ def canonical(text: str) -> str:
     Verifiers and sums are named as they were written: so all versions have named their runs.
     """
     found = parse(text)
-    return str(found) if found.is_centred else text
+    return str(found) if found.is_centred or found.is_relative else text
 
 
 class _Reader:
     """Recursive descent, a method for each rule:
 
-    whole = "medoid" "(" verifier ")" | sum
     sum   = term {"+" term}
     term  = [number "*"] atom
-    atom  = verifier | function "(" sum "," sum {"," sum} [";" number] ")"
+    atom  = verifier | "medoid" "(" verifier ")" |
+            function "(" sum "," sum {"," sum} [";" number] ")"
     """
 
     def __init__(self, text: str) -> None:
@@ -199,23 +199,20 @@ class _Reader:
         self.tokens = [(found.group(), found.start()) for found in _TOKEN.finditer(text)]
 
     def whole(self) -> Expression:
-        if self.peek() == MEDOID:
-            return self.medoid()
         found = self.sum()
         if self.at < len(self.tokens):
             raise self.expected("'+' or the end")
         return found
 
     def medoid(self) -> Expression:
-        name = self.peek(2)
-        if not name.isidentifier() or [word for word, _ in self.tokens] != [MEDOID, "(", name, ")"]:
-            raise self.error(
-                "medoid is of one verifier and stands alone, as in medoid(tags): members of an "
-                "expression need measured units, and it has none"
-            )
+        """What follows the word."""
+        name = self.peek(1)
+        if not (self.peek() == "(" and name.isidentifier() and self.peek(2) == ")"):
+            raise self.error("medoid is of one verifier, as in medoid(tags)")
         if name in LIKELIHOODS:
             raise self.error(f"{name} has no embedding; medoid is of a verifier of the server")
-        return Expression(function=MEDOID, members=(Expression(name),))
+        self.at += 3
+        return Expression(f"{MEDOID}({name})")
 
     def sum(self) -> Expression:
         is_weighted = self.peek(1) == "*"
@@ -237,10 +234,10 @@ class _Reader:
         if not name.isidentifier():
             raise self.expected("a verifier's name")
         self.at += 1
+        if name == MEDOID:
+            return self.medoid()
         if not self.takes("("):
             return Expression(name)
-        if name == MEDOID:
-            self.medoid()  # which says why it cannot stand here
         if name not in FUNCTIONS:
             raise self.error(f"{name} is no function; there are {', '.join(FUNCTIONS)}")
         members, pessimism = [self.sum()], 0.0
@@ -295,6 +292,15 @@ class _Reader:
         return ExpressionError(f"{self.text!r}: {what}")
 
 
+def is_medoid(verifier: str) -> bool:
+    return verifier.startswith(f"{MEDOID}(")
+
+
+def host_of(verifier: str) -> str:
+    """The server's verifier that it is, or whose embeddings it is the medoid of."""
+    return verifier.removeprefix(f"{MEDOID}(").removesuffix(")")
+
+
 def remote_parts(names: Iterable[str]) -> list[str]:
-    """Those verifiers that the server has, each once."""
-    return [name for name in dict.fromkeys(names) if name not in LIKELIHOODS]
+    """The server's verifiers that are needed for these, each once."""
+    return list(dict.fromkeys(host_of(name) for name in names if name not in LIKELIHOODS))

@@ -26,10 +26,13 @@ from src.client import ServerClient
 from src.data.files import ROOT
 from src.protocol import Checkpoint, EmbeddedScore, NoScore, Score
 from src.scoring import (
+    LIKELIHOODS,
     ScoreInput,
     Verifier,
     VerifierError,
     canonical,
+    host_of,
+    is_medoid,
     likelihood,
     parse,
     remote_parts,
@@ -135,23 +138,22 @@ class SearchVerifier:
     ) -> None:
         self.name, self.checkpoints = name, checkpoints
         self.expression, self.deviations, self.means = parse(name), deviations, means or {}
-        self.remote = {part: checkpoints[part] for part in remote_parts(checkpoints)}
+        self.remote = {host_of(p): c for p, c in checkpoints.items() if p not in LIKELIHOODS}
         self.needs_audio = bool(self.remote)
         self.client = client if self.needs_audio else None
 
     def score(self, inputs: Sequence[ScoreInput]) -> list[Score | NoScore]:
-        local = self.checkpoints.keys() - self.remote.keys()
+        local = [part for part in self.checkpoints if part in LIKELIHOODS]
         parts = {part: [_likelihood(part, item) for item in inputs] for part in local}
         if self.client is not None:
             clips = [item.clip for item in inputs if item.clip is not None]  # all: needs_audio
             prompts = [item.prompt for item in inputs]
             # The server's weights must be those that the run began with.
-            embedded = self.expression.verifiers if self.expression.is_medoid else ()
-            answers = self.client.score(self.remote, prompts, clips, embedded)
+            medoids = [part for part in self.checkpoints if is_medoid(part)]
+            answers = self.client.score(self.remote, prompts, clips, [*map(host_of, medoids)])
             parts |= {part: answer.scores for part, answer in answers.items()}
-        if self.expression.is_medoid:
-            (own,) = parts.values()
-            return medoid(own, [(item.key, item.prompt) for item in inputs])
+            keys = [(item.key, item.prompt) for item in inputs]
+            parts |= {part: medoid(parts[host_of(part)], keys) for part in medoids}
         if self.deviations is None:
             return parts[self.name]
         combined: list[Score | NoScore] = []
@@ -228,9 +230,9 @@ def build_verifier(
         if server is None:
             raise VerifierError(f"{', '.join(remote)}: needs a verifier server (--server)")
         hosted = server.checkpoints(remote)
-    checkpoints = {name: hosted.get(name, generator) for name in parsed.verifiers}
-    if parsed.name or parsed.is_medoid:
-        return SearchVerifier(str(parsed), checkpoints, server)
+    checkpoints = {name: hosted.get(host_of(name), generator) for name in parsed.verifiers}
+    if parsed.name:
+        return SearchVerifier(parsed.name, checkpoints, server)
     constants = (calibration or Calibration(generator=generator)).of(generator, checkpoints)
     deviations = {name: constant.deviation for name, constant in constants.items()}
     means = {n: constant.mean for n, constant in constants.items() if parsed.is_centred}

@@ -26,7 +26,8 @@ from src.runs import preflight
 from src.runs.ending import Exit, check_environment, ending
 from src.runs.provenance import commit
 from src.runs.settings import Settings, UsageError, parse, start_logging
-from src.scoring import LIKELIHOODS, PERPLEXITY, PMI, remote_parts
+from src.scoring import LIKELIHOODS, PERPLEXITY, PMI, host_of, remote_parts
+from src.scoring import parse as parse_expression
 from src.verifier import (
     Calibration,
     CalibrationError,
@@ -64,7 +65,7 @@ class CalibrationSettings(Settings):
 
     def check(self) -> None:
         super().check()
-        if several := [name for name in self.verifiers if not name.isidentifier()]:
+        if several := [name for name in self.verifiers if not parse_expression(name).name]:
             raise UsageError(f"--verifiers {several[0]!r}: constants are those of single verifiers")
 
 
@@ -114,7 +115,7 @@ def calibrate(
         checkpoints = dict.fromkeys(LIKELIHOODS, generator.checkpoint)
         checkpoints |= client.checkpoints(remote) if client else {}
         ones = dict.fromkeys(settings.verifiers, 1.0)
-        own = {name: checkpoints[name] for name in ones}
+        own = {name: checkpoints[host_of(name)] for name in ones}
         verifier = SearchVerifier("+".join(ones), own, client, ones)
         plan = METHODS[BEST_OF_N].make_plan(
             settings.candidates, settings.duration, settings.step_size, generator.frame_rate, {}
@@ -144,7 +145,7 @@ def calibrate(
         if not deviation > 0:
             raise CalibrationError(f"{name} does not vary within a prompt: it has no unit")
         calibration.constants[name] = Constant(
-            checkpoint=checkpoints[name],
+            checkpoint=own[name],
             deviation=deviation,
             mean=sum(map(sum, pool)) / sum(map(len, pool)),
             prompts=str(settings.prompts),

@@ -30,7 +30,7 @@ from src.runs.evaluation import measure_of
 from src.runs.measures import Measure, Role
 from src.runs.pool import FACTS, LOG_PROBS, WHOLE, Numbers, load_tokens, prefix_key, short
 from src.runs.records import CANDIDATES, Record, Run, scores_key
-from src.scoring import components, parse
+from src.scoring import host_of, is_medoid
 from src.verifier import medoid
 from src.verifier_core import shares_data_with
 
@@ -59,12 +59,12 @@ class Scorer:
 
     @property
     def is_medoid(self) -> bool:
-        return self.judge is None and parse(self.name).is_medoid
+        return self.judge is None and is_medoid(self.name)
 
     @property
     def verifier(self) -> str:
         """The server's that it is, or is the medoid of."""
-        return components(self.name)[0]
+        return host_of(self.name)
 
 
 def list_scorers(
@@ -87,7 +87,7 @@ def list_scorers(
             assert isinstance(judge, ClipJudge)
             listed.append(Scorer(measure_of(judge, role), judge.checkpoint, judge=judge))
             continue
-        (verifier,) = components(name)
+        verifier = host_of(name)
         note = NEAREST if verifier != name else ""
         shared = shares_data_with(verifier)
         measure = Measure(name, role, is_verifier=(verifier,), shares_data_with=shared, note=note)

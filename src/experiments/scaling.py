@@ -50,7 +50,7 @@ from src.runs.evaluation import measures, write_array
 from src.runs.measures import in_short
 from src.runs.pool import LOG_PROBS, UNCONDITIONAL, prefix_key, short, token_file
 from src.runs.records import CANDIDATES, Run, search_key
-from src.scoring import components, known, remote_parts
+from src.scoring import LIKELIHOODS, components, known, remote_parts
 
 log = logging.getLogger(__name__)
 
@@ -125,9 +125,9 @@ def scorers_of(
     settings: ExperimentSettings, renderer: Renderer, client: ServerClient | None
 ) -> list[Scorer]:
     """What scores the pool."""
-    verifiers, judges = remote_parts(settings.verifiers or ()), settings.clip_judges
-    names = dict.fromkeys(part for name in verifiers for part in components(name))
-    hosted = client.checkpoints([*names, *served(judges)]) if client else {}
+    verifiers = [name for name in settings.verifiers or () if name not in LIKELIHOODS]
+    judges = settings.clip_judges
+    hosted = client.checkpoints([*remote_parts(verifiers), *served(judges)]) if client else {}
     return list_scorers(verifiers, judges, hosted, settings.prefix_seconds, renderer)
 
 

@@ -188,7 +188,7 @@ class ExperimentSettings(Settings):
                     "pool"
                 )
         for name in self.verifiers or ():
-            if not (name.isidentifier() or parse(name).is_medoid):
+            if not parse(name).name:
                 raise UsageError(
                     f"--verifiers {name!r} is no single verifier. A sum follows from its parts' "
                     "scores of the pool: name the parts here and the sum in --sums. Searches take "
@@ -196,7 +196,7 @@ class ExperimentSettings(Settings):
                 )
         if single := [name for name in self.sums or () if len(components(name)) < 2]:
             what = "a sum has two parts or more, such as tags+pmi"
-            if parse(single[0]).is_medoid:
+            if parse(single[0]).is_relative:
                 what = "a medoid is scored by the server: name it in --verifiers"
             raise UsageError(f"--sums {single[0]}: {what}")
 

@@ -5,13 +5,14 @@
 The protocol is a TOML file that is committed before the pool is made, such as
 results/builtin/confirmation.toml: which `prompts`, how many (`count`), the pool's settings, `n`,
 the `selectors`, the `statistic` (a judge), `alpha` and `correction`, and in words `against`, `test`
-and `power`. A table `weights` may name what makes and judges the clips, as tables name it:
+and `power`. `over`: another selector, whose best-of-n is what they are compared with. A table `weights` may name what makes and judges the clips, as tables name it:
 {generator = "builtin (9db82df4)"}.
 
 A pool of other settings, prompts or weights is refused, and one that is not finished. The gain of
-best-of-n over choosing at random, exact from the pool, decides by the statistic. Further judges of
-the pool follow as secondary, without correction. Sums have each part in units of its within-prompt
-deviation in this pool. Writes confirmation.csv into the pool's folder.
+best-of-n over choosing at random (or over best-of-n by `over`), exact from the pool, decides by the
+statistic. Further judges of the pool follow as secondary, without correction. Sums have each part
+in units of its within-prompt deviation in this pool. Writes a table into the pool's folder that is
+named as the protocol: confirmation.csv.
 """
 
 import hashlib
@@ -37,7 +38,7 @@ from src.runs.pool import Pool, load_pool
 SETTINGS = ("candidates", "duration", "seed", "temperature", "top_k", "guidance")
 SECONDARY = "secondary, no correction"
 LEGEND = (
-    "Gains are positive where better, over choosing at random, paired by prompt, with 95% "
+    "Gains are positive where better, over {}, paired by prompt, with 95% "
     "intervals over prompts; sd: within prompts, pooled, and each prompt's own. Verdicts are on "
     "the statistic that was fixed beforehand alone, p adjusted for the selectors (Holm)."
 )
@@ -68,6 +69,7 @@ class Protocol(BaseModel):
     alpha: Annotated[float, Field(gt=0, lt=1)]
     correction: Literal["holm"]
     power: str
+    over: str | None = None
     weights: Mapping[str, str] = {}
 
     @classmethod
@@ -93,7 +95,7 @@ class Protocol(BaseModel):
             ("finished prompts", len(pool.prompts), self.count),
             (f"{self.statistic} is a judge", pool.sum_of(self.statistic).is_judge, True),
         ]
-        for name in (self.statistic, *self.selectors):
+        for name in (self.statistic, *self.selectors, *([self.over] if self.over else ())):
             refused = [pool.reasons.get(part, {}) for part in (name, *pool.sum_of(name).scales)]
             done = {*pool.values(name)}.union(*refused)
             compared.append((f"prompts scored by {name}", len(done), self.count))
@@ -103,7 +105,7 @@ class Protocol(BaseModel):
 
 
 def report(path: Path, pool: Pool) -> str:
-    """Write confirmation.csv; returns the text that says what it shows.
+    """Write the table; returns the text that says what it shows.
 
     Raises PromptError, PoolError, StatsError, WriteError.
     """
@@ -117,10 +119,13 @@ def report(path: Path, pool: Pool) -> str:
         selector = pool.sum_of(name)
         best = best_of(pool, selector, judge, protocol.n)
         verdict = no_evidence(selector, judge) or (SECONDARY if judge is not judges[0] else "")
-        found = gain(best, one_sample(pool, judge), oriented(pool, judge), verdict)
+        usual = one_sample(pool, judge)
+        if protocol.over:
+            usual = best_of(pool, pool.sum_of(protocol.over), judge, protocol.n)
+        found = gain(best, usual, oriented(pool, judge), verdict)
         rows.append({"measure": judge.name, "selector": name, **found})
     rows = adjusted(rows, protocol.alpha)
-    write_tables(pool.folder, {"confirmation": rows})
+    write_tables(pool.folder, {path.stem: rows})
     groups = by_measure(rows, judges, lambda row: {"selector": f"  {row['selector']}"})
     head = [
         f"{pool.manifest.get('title', pool.folder.name)}: best of {protocol.n}, confirmation by "
@@ -128,7 +133,8 @@ def report(path: Path, pool: Pool) -> str:
         f"Against {protocol.against}. Test: {protocol.test}. Power: {protocol.power}.",
         f"Clips: {in_short(pool.manifest['identity']['checkpoints']['generator'])}.",
     ]
-    return document(head, layout(groups), [LEGEND, few_prompts(len(pool.prompts))])
+    usual = f"best-of-{protocol.n} by {protocol.over}" if protocol.over else "choosing at random"
+    return document(head, layout(groups), [LEGEND.format(usual), few_prompts(len(pool.prompts))])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -34,7 +34,7 @@ from src.runs.measures import Measure, Role, in_short
 from src.runs.pool import token_file
 from src.runs.records import Record, Run, RunFolderError
 from src.runs.settings import SaveAudio
-from src.scoring import LIKELIHOODS, Verifier, parse
+from src.scoring import LIKELIHOODS, Verifier, host_of, parse
 from src.tree.node import SearchResult
 
 log = logging.getLogger(__name__)
@@ -49,13 +49,13 @@ def measures(verifier: Verifier, judges: Sequence[Judge]) -> list[Measure]:
     The first judge is the primary one, unless its number is the selector's own, or it was trained
     on what the selector was trained on.
     """
-    weights = ", ".join(map(in_short, verifier.checkpoints.values()))
-    names = tuple(verifier.checkpoints)
-    note = RELATIVE if parse(verifier.name).is_medoid else ""
+    weights = ", ".join(dict.fromkeys(map(in_short, verifier.checkpoints.values())))
+    names = tuple(dict.fromkeys(map(host_of, verifier.checkpoints)))
+    note = RELATIVE if parse(verifier.name).is_relative else ""
     listed = [Measure(verifier.name, "selector", checkpoint=weights, is_verifier=names, note=note)]
     for judge in judges:
-        own = set(judge.is_verifier) & set(verifier.checkpoints)
-        shared = sorted(set(judge.shares_data_with) & set(verifier.checkpoints))
+        own = set(judge.is_verifier) & set(names)
+        shared = sorted(set(judge.shares_data_with) & set(names))
         role: Role = "primary judge" if judge is judges[0] and not shared else "judge"
         notes = [f"not independent of {', '.join(shared)}: same training data"] if shared else []
         notes += [judge.note] if judge.note else []
@@ -101,7 +101,7 @@ def unread_captions(
         if judge.name in JUDGES
     }
     if client is not None:
-        hearing = {*verifier.checkpoints, *served(judge.name for judge in judges)}
+        hearing = {*map(host_of, verifier.checkpoints), *served(judge.name for judge in judges)}
         remote = hearing - {*LIKELIHOODS}
         left |= client.unread(sorted(remote), [prompt.text for prompt in prompts])
     found = {

@@ -29,7 +29,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from src.runs.measures import Measure, in_short
 from src.runs.records import Record, RunFolderError, read_manifest, read_records
-from src.scoring import LIKELIHOODS, PMI, ExpressionError, canonical, likelihood, parse
+from src.scoring import (
+    LIKELIHOODS,
+    PMI,
+    ExpressionError,
+    canonical,
+    is_medoid,
+    likelihood,
+    parse,
+)
 from src.stats.best_of_n import within_prompt_std
 
 LOG_PROBS = "log_probs"  # mean log-probabilities of a prompt's candidates, with their text
@@ -190,12 +198,13 @@ class Pool:
             raise PoolError(str(error)) from error
         if (name := canonical(expression)) in self.measures:
             return self.measures[name]
-        if parsed.is_medoid:
-            raise PoolError(
-                f"{self.folder} has no {name}: it does not follow from the pool's numbers. Have it "
-                f"scored: verifier_experiment.py --pool {self.folder} --verifiers '{name}'"
-            )
         for part in parsed.verifiers:
+            if is_medoid(part) and part not in self.measures:
+                raise PoolError(
+                    f"{self.folder} has no {part}: it does not follow from the pool's numbers. "
+                    "Have it scored: "
+                    f"verifier_experiment.py --pool {self.folder} --verifiers '{part}'"
+                )
             if part not in self.measures or self.measures[part].role != "verifier":
                 what = "measure" if part == expression else "verifier"
                 known = ", ".join(self.measures)

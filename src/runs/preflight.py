@@ -24,7 +24,7 @@ from src.judges.base import Listener
 from src.judges.registry import JUDGES, all_three
 from src.runs.records import RunFolderError
 from src.runs.settings import PROFILE_JUDGES, Settings, server_token
-from src.scoring import ExpressionError, components, parse, remote_parts
+from src.scoring import ExpressionError, components, host_of, is_medoid, remote_parts
 from src.verifier_core import VERIFIERS
 from src.weights.files import PYTHON, Missing, Part, absent, fetch_command
 from src.weights.musicgen import model_parts
@@ -141,15 +141,16 @@ def _missing_verifiers(
     names: list[str] = []
     for expression in verifiers:
         try:
-            own = remote_parts(components(expression))
+            parts = components(expression)
         except ExpressionError as error:
             return [Missing(f"verifier {expression!r}", "nowhere", str(error))]
         embedding = [name for name, adapter in VERIFIERS.items() if adapter(name).embeds]
-        if parse(expression).is_medoid and {*own} & {*VERIFIERS} - {*embedding}:
-            why = f"{own[0]} has none"
+        lacking = [p for p in parts if is_medoid(p) and host_of(p) in {*VERIFIERS} - {*embedding}]
+        if lacking:
+            why = f"{host_of(lacking[0])} has none"
             how = f"take the medoid of {', '.join(embedding)}"
             return [Missing(f"embeddings for {expression}", why, how)]
-        names += own
+        names += remote_parts(parts)
     names = list(dict.fromkeys([*names, *judging]))
     if not names:
         return []
@@ -225,7 +226,7 @@ def _default_judges(
     """Judges of the profile that can say something: without references none that compares with
     them, and none whose number is that of the verifier that selects."""
     try:
-        selecting = set(components(selector)) if selector else set()
+        selecting = set(map(host_of, components(selector))) if selector else set()
     except ExpressionError:  # which the look at the verifiers reports
         selecting = set()
     chosen, reasons = [], []

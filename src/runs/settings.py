@@ -196,7 +196,7 @@ class Settings:
                 f"{needing[0]}: how likely a clip is without its text is known under guidance "
                 "only; take a --guidance other than 1"
             )
-        relative = [name for name in selecting if parse_expression(name).is_medoid]
+        relative = [name for name in selecting if parse_expression(name).is_relative]
         if relative and (across := ACROSS & {*getattr(self, "method", ())}):
             raise UsageError(
                 f"--method {min(across)} compares scores of candidates that are not scored "

@@ -20,7 +20,14 @@ from src.runs.evaluation import measures
 from src.runs.pool import PoolError, load_pool
 from src.runs.records import scores_key
 from src.runs.settings import parse as parse_arguments
-from src.scoring import ExpressionError, ScoreInput, canonical, components, parse
+from src.scoring import (
+    ExpressionError,
+    ScoreInput,
+    canonical,
+    components,
+    parse,
+    remote_parts,
+)
 from src.search import search
 from src.tree.node import Failure, SearchResult
 from src.verifier import SearchVerifier, build_verifier, medoid
@@ -55,19 +62,32 @@ def embedded(*embeddings: list[float]) -> list[Score | NoScore]:
 class TestName:
     def test_it_has_one_name_and_needs_its_verifier_of_the_server(self) -> None:
         assert canonical(" medoid ( tags )") == canonical(NAME) == NAME
-        assert components(NAME) == ("tags",)
+        assert components(NAME) == (NAME,)
+        assert remote_parts([NAME]) == ["tags"]
         assert parse_arguments(BenchmarkSettings, ["--verifier", "medoid( tags)"]).verifier == NAME
+
+    def test_it_is_a_member_of_expressions_as_any_verifier(self) -> None:
+        for text, name in (
+            ("tags + medoid( tags )", "tags+medoid(tags)"),
+            ("min(pmi,0.5*medoid(clap)+tags)", "min(pmi,0.5*medoid(clap)+tags)"),
+        ):
+            assert canonical(text) == name
+            assert parse(text).is_relative
+        assert components("tags+pmi+medoid(tags)") == ("tags", "pmi", NAME)
+        assert remote_parts(("tags", "pmi", NAME, "medoid(clap)")) == ["tags", "clap"]
+        assert not parse("tags+pmi").is_relative
 
     @pytest.mark.parametrize(
         ("text", "reason"),
         [
-            *((text, "medoid is of one verifier and stands alone") for text in (
+            *((text, "medoid is of one verifier") for text in (
                 "medoid", "medoid()", "medoid(tags", "medoid(tags,clap)", "medoid(0.5*tags)",
-                "medoid(min(tags,pmi))", "medoid(tags)+pmi", "tags+medoid(tags)",
-                "0.5*medoid(tags)", "min(pmi,medoid(tags))", "medoid(tags))",
+                "medoid(min(tags,pmi))", "min(pmi,medoid(tags+pmi))",
             )),
+            ("medoid(tags))", "'\\+' or the end"),
             ("medoid(perplexity)", "perplexity has no embedding"),
             ("medoid(pmi)", "pmi has no embedding"),
+            ("medoid(tags)+medoid(tags)", "names medoid.tags. twice"),
         ],
     )  # fmt: skip
     def test_all_else_is_refused(self, text: str, reason: str) -> None:
@@ -78,8 +98,9 @@ class TestName:
     def test_methods_that_compare_scores_of_different_sets_refuse_it(
         self, method: str, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        with pytest.raises(SystemExit):
-            parse_arguments(BenchmarkSettings, ["--verifier", NAME, "--method", method])
+        for text in (NAME, f"pmi+{NAME}"):
+            with pytest.raises(SystemExit):
+                parse_arguments(BenchmarkSettings, ["--verifier", text, "--method", method])
         assert f"--method {method} compares scores" in capsys.readouterr().err
 
     def test_a_pool_is_scored_by_it_and_it_follows_from_no_sum(
@@ -139,7 +160,7 @@ class TestClient:
         return 200, body, {}
 
     def score(self, stub: StubServer) -> list[Score | NoScore]:
-        own = SearchVerifier(NAME, {"tags": TAGS}, stub.client)
+        own = SearchVerifier(NAME, {NAME: TAGS}, stub.client)
         return own.score([ScoreInput("a", clip(i / 8), -1.0, key="k") for i in range(3)])
 
     def test_embeddings_of_several_requests_are_put_together(self, stub: StubServer) -> None:
