@@ -5,8 +5,8 @@
 The protocol is a TOML file that is committed before the pool is made, such as
 results/builtin/confirmation.toml: which `prompts`, how many (`count`), the pool's settings, `n`,
 the `selectors`, the `statistic` (a judge), `alpha` and `correction`, and in words `against`, `test`
-and `power`. `over`: another selector, whose best-of-n is what they are compared with. A table `weights` may name what makes and judges the clips, as tables name it:
-{generator = "builtin (9db82df4)"}.
+and `power`. `over`: another selector, with whose best-of-n theirs is compared. A table `weights`
+may name what makes and judges the clips, as tables name it: {generator = "builtin (9db82df4)"}.
 
 A pool of other settings, prompts or weights is refused, and one that is not finished. The gain of
 best-of-n over choosing at random (or over best-of-n by `over`), exact from the pool, decides by the
@@ -133,8 +133,8 @@ def report(path: Path, pool: Pool) -> str:
         f"Against {protocol.against}. Test: {protocol.test}. Power: {protocol.power}.",
         f"Clips: {in_short(pool.manifest['identity']['checkpoints']['generator'])}.",
     ]
-    usual = f"best-of-{protocol.n} by {protocol.over}" if protocol.over else "choosing at random"
-    return document(head, layout(groups), [LEGEND.format(usual), few_prompts(len(pool.prompts))])
+    other = f"best-of-{protocol.n} by {protocol.over}" if protocol.over else "choosing at random"
+    return document(head, layout(groups), [LEGEND.format(other), few_prompts(len(pool.prompts))])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -118,9 +118,26 @@ class TestConfirmation:
             "power": '"as the test has it"',
             "weights": f'{{generator = "made up ({SHA[:8]})", copy = "copy ({SHA[:8]})"}}',
         } | changed
-        path = table.with_name("protocol.toml")
+        path = table.with_name("confirmation.toml")
         path.write_text("".join(f"{key} = {value}\n" for key, value in lines.items()))
         return path
+
+    def test_best_of_n_by_another_selector_is_what_they_are_compared_with(
+        self, table, pool, capsys
+    ) -> None:
+        over = self.protocol(table, over='"tags"', selectors='["tags", "tags+noise"]')
+        assert (
+            confirmation.main([str(over.rename(table.with_name("over.toml"))), str(pool.folder)])
+            == Exit.DONE
+        )
+        rows = pd.read_csv(pool.folder / "over.csv").set_index(["measure", "selector"])
+        same, other = rows.loc["copy"].loc["tags"], rows.loc["copy"].loc["tags+noise"]
+        assert (same["gain_sd"], same["verdict"]) == (0, "unclear")
+        assert confirmation.main([str(self.protocol(table)), str(pool.folder)]) == Exit.DONE
+        alone = pd.read_csv(pool.folder / "confirmation.csv").set_index(["measure", "selector"])
+        gains = alone.loc["copy"]["gain_sd"]
+        assert other["gain_sd"] == pytest.approx(gains["tags+noise"] - gains["tags"])
+        assert "over best-of-4 by tags" in capsys.readouterr().out.replace("\n    ", " ")
 
     def test_selectors_are_judged_by_the_statistic_alone(self, table, pool, capsys) -> None:
         assert confirmation.main([str(self.protocol(table)), str(pool.folder)]) == Exit.DONE
