@@ -66,7 +66,7 @@ class CalibrationSettings(Settings):
     def check(self) -> None:
         super().check()
         if several := [name for name in self.verifiers if not parse_expression(name).name]:
-            raise UsageError(f"--verifiers {several[0]!r}: constants are those of single verifiers")
+            raise UsageError(f"--verifiers {several[0]!r}: only single verifiers have constants")
 
 
 def main(args: Sequence[str] | None = None) -> int:
