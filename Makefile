@@ -56,7 +56,7 @@ on_builtin = --profile builtin --server auto --duration 5 --output "$(RESULTS)"
 recommended = tags+pmi
 sums = tags+perplexity tags+pmi tags+tags_vgg tags+tags_vgg+pmi
 judges = msd_cosine_codec msd_kld_codec msd_kld msd_vgg_kld_codec mtt_vgg msd_vgg_kld msd_cosine
-confirmation = results/builtin/confirmation.toml
+confirmations = results/builtin/confirmation.toml results/builtin/confirmation-medoid.toml
 one_sample = --num_samples 64 --pool_size 4 --budgets 1 2 4 --prefixes none
 
 # Latency comes first, on a machine that nothing has warmed yet.
@@ -64,6 +64,8 @@ one_sample = --num_samples 64 --pool_size 4 --budgets 1 2 4 --prefixes none
 results: export CUDA_VISIBLE_DEVICES =
 results: setup ## make the runs of results/builtin anew, in results/again (hours; resumes)
 	$(generator) latency_experiment.py $(on_builtin) --num_samples 3 --verifier tags
+	$(generator) latency_experiment.py $(on_builtin) --num_samples 3 --verifier tags --budgets 16 \
+		--repetitions 3 --method baseline best_of_n sbs dvts halving smc power waves
 	$(generator) benchmark.py $(on_builtin) --num_samples 64 --candidates 8 \
 		--verifier $(recommended) --method baseline best_of_n sbs lookahead --save_audio none
 	$(generator) verifier_experiment.py $(on_builtin) --num_samples 64 --pool_size 32 \
@@ -72,6 +74,9 @@ results: setup ## make the runs of results/builtin anew, in results/again (hours
 	$(generator) verifier_experiment.py $(on_builtin) --num_samples 64 --pool_size 0 \
 		--method sbs lookahead --sweep_verifiers pmi tags+pmi \
 		--budgets 16 --beam_widths 4 --lookahead_ks 1 --seeds 42 43 44
+	$(generator) verifier_experiment.py $(on_builtin) --num_samples 64 --pool_size 0 \
+		--method dvts halving smc power waves --sweep_verifiers pmi tags+pmi \
+		--budgets 16 --beam_widths 4
 	for temperature in 0.7 0.85; do $(generator) verifier_experiment.py $(on_builtin) \
 		$(one_sample) --verifiers perplexity pmi tags --temperature $$temperature || exit 1; done
 	$(generator) verifier_experiment.py $(on_builtin) \
@@ -80,12 +85,13 @@ results: setup ## make the runs of results/builtin anew, in results/again (hours
 		$(one_sample) --verifiers perplexity pmi tags --guidance $$guidance || exit 1; done
 	$(generator) verifier_experiment.py $(on_builtin) --prompts builtin/confirmation/prompts.csv \
 		--num_samples 256 --pool_size 16 --budgets 1 2 4 8 --prefixes none \
-		--verifiers perplexity pmi tags --sums tags+pmi
+		--verifiers perplexity pmi tags "medoid(tags)" --sums tags+pmi "tags+pmi+medoid(tags)"
 	$(generator) -m src.reports "$(RESULTS)"/pool-builtin-m32-* \
 		--sums $(sums) --sweep "$(RESULTS)"/sweep-builtin-*
 	$(generator) -m src.reports.comparison "$(RESULTS)"/pool-builtin-m32-* \
 		"$(RESULTS)"/pool-builtin-m4-* --selectors perplexity pmi tags tags+pmi
-	$(generator) -m src.reports.confirmation $(confirmation) "$(RESULTS)"/pool-builtin-m16-*
+	for asked in $(confirmations); do \
+		$(generator) -m src.reports.confirmation $$asked "$(RESULTS)"/pool-builtin-m16-* || exit 1; done
 	@$(generator) -m src.reports.reproduction "$(RESULTS)" results/builtin
 
 # Not by way of setup: it is for machines where that does not work.
