@@ -286,6 +286,7 @@ def systematic(weights: Array, start: float) -> list[int]:
     ends = weights.cumsum()
     points = (np.arange(len(weights)) + start) / len(weights) * ends[-1]
     owners = np.searchsorted(ends, points, side="right")
+    owners = np.minimum(owners, np.flatnonzero(weights)[-1])  # where rounding met the end
     return np.bincount(owners, minlength=len(weights)).tolist()
 
 
@@ -293,4 +294,4 @@ def uniform(group: Group, prompt: int, *what: object) -> float:
     """A random number in (0, 1) that belongs to seed, prompt and `what`."""
     key = json.dumps([group.seed, group.prompts[prompt].key, *what])
     digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
-    return ((int.from_bytes(digest, "little") >> 11) + 0.5) * 2.0**-53
+    return ((int.from_bytes(digest, "little") >> 12) + 0.5) * 2.0**-52
