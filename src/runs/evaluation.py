@@ -39,7 +39,7 @@ from src.tree.node import SearchResult
 
 log = logging.getLogger(__name__)
 
-RELATIVE = "relative to the candidates scored together, whose average is 0; a lone one has 0"
+RELATIVE = "a medoid is relative to the candidates scored together: 0 for the average, and for a lone one"
 REFERENCE = "reference"  # in a method's place, among embeddings
 
 
