@@ -39,7 +39,9 @@ from src.tree.node import SearchResult
 
 log = logging.getLogger(__name__)
 
-RELATIVE = "a medoid is relative to the candidates scored together: 0 for the average, and for a lone one"
+RELATIVE = (
+    "a medoid is relative to the candidates scored together: 0 for the average, and for a lone one"
+)
 REFERENCE = "reference"  # in a method's place, among embeddings
 
 
