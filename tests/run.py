@@ -32,8 +32,10 @@ CORES = os.cpu_count() or 1
 JOBS = min(len(SUITES), int(os.environ.get("JOBS") or CORES))
 
 
-def run_suite(folder: str, environment: str, options: list[str]) -> tuple[int, Counter[str]]:
-    """pytest's exit code, and how many tests ended how."""
+def run_suite(
+    folder: str, environment: str, options: list[str]
+) -> tuple[int, Counter[str], list[str]]:
+    """pytest's exit code, how many tests ended how, and what failed, with the reason."""
     python = ROOT / "envs" / environment / ".venv" / "bin" / "python"
     with tempfile.TemporaryDirectory() as scratch:
         report = Path(scratch) / "report.xml"
@@ -45,7 +47,9 @@ def run_suite(folder: str, environment: str, options: list[str]) -> tuple[int, C
         # Dozens of servers are started: with bytecode at hand each takes half the time.
         environ.pop("PYTHONDONTWRITEBYTECODE", None)
         code = follow(command, environ, Path(folder).name)
-        return code, count(report) if report.exists() else Counter()
+        if not report.exists():
+            return code, Counter(), []
+        return code, count(report), failures(report)
 
 
 def follow(command: list[str], environ: dict[str, str], name: str) -> int:
@@ -70,24 +74,35 @@ def count(report: Path) -> Counter[str]:
     return counts
 
 
+def failures(report: Path) -> list[str]:
+    """Of each test that failed, its name and the first line of why."""
+    found = []
+    for case in ElementTree.parse(report).getroot().iter("testcase"):
+        for problem in (*case.iter("failure"), *case.iter("error")):
+            reason = (problem.get("message") or "").partition("\n")[0]
+            found.append(f"{case.get('classname')}.{case.get('name')}: {reason}")
+    return found
+
+
 def main() -> int:
     # In the background (nohup make test &) SIGINT is ignored, by whatever is started from here too;
     # tests interrupt processes. With a handler, children begin with the system's default.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     fast = os.environ.get("FAST", "") not in ("", "0")
     options = [*(("-m", "not slow") if fast else ()), *sys.argv[1:]]
-    started, counts, broken = time.monotonic(), Counter[str](), []
+    started, counts, broken, failed = time.monotonic(), Counter[str](), [], []
     with ThreadPoolExecutor(JOBS) as pool:
         runs = {name: pool.submit(run_suite, name, env, options) for name, env in SUITES.items()}
         for folder, run in runs.items():
-            code, ended = run.result()
+            code, ended, reasons = run.result()
             counts += ended
+            failed += reasons
             if code not in (0, NOTHING_COLLECTED):
                 broken.append(folder)
     order = [name for name in ("failed", "passed", "skipped", "errors") if counts[name]]
     summary = ", ".join(f"{counts[name]} {name}" for name in order) or "no tests ran"
     if broken:
-        print(f"\nnot green: {', '.join(broken)}")
+        print(f"\nnot green: {', '.join(broken)}", *failed, sep="\n  ")
     print(f"\n==== {summary} in {time.monotonic() - started:.2f}s ====")
     return 1 if broken or not counts["passed"] else 0
 

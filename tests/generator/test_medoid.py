@@ -217,7 +217,7 @@ class TestSearch:
         selector = build_verifier(NAME, FakeGenerator.checkpoint, FakeClient())  # type: ignore[arg-type]
         own, judge = measures(selector, [FakeJudge("again", own=("tags",))])
         assert (own.name, own.is_verifier, own.checkpoint[:4]) == (NAME, ("tags",), "fake")
-        assert "a lone one has 0" in own.note
+        assert "0 for the average, and for a lone one" in own.note
         assert judge.relation(own) == "own"
 
 
