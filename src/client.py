@@ -83,7 +83,8 @@ class ServerClient:
 
     def another(self) -> Self:
         """One more client of the server, with a count of its own."""
-        return type(self)(self.url, self._token, total_seconds=self.total_seconds)
+        own = {"total_seconds": self.total_seconds, "transport": self._transport}
+        return type(self)(self.url, self._token, **own)
 
     def listing(self) -> protocol.VerifierList:
         """What is hosted, and what a request may hold."""

@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from src.budget import whole_frames
+from src.cluster.settings import ClusterSettings
 from src.judges.base import SetJudge
 from src.judges.registry import JUDGES
 from src.methods import PARAMETERS, SearchCell, grid, split
@@ -17,7 +18,6 @@ from src.runs.settings import (
     NONE,
     MethodName,
     Names,
-    Settings,
     UsageError,
     with_parameters,
 )
@@ -29,7 +29,7 @@ GENERATING = ("duration", "seed", "temperature", "top_k", "guidance")
 
 @partial(with_parameters, grids=True)
 @dataclass(frozen=True, kw_only=True)
-class ExperimentSettings(Settings):
+class ExperimentSettings(ClusterSettings):
     """How scores grow with N, who selects well for whom, and what beam search could see.
 
     One pool of candidates a prompt is generated once, and scored once by every verifier and every
