@@ -79,7 +79,7 @@ class ServerClient:
         total_seconds: float = 1200.0,
         transport: BaseAdapter | None = None,
     ) -> None:
-        self.url, self._token = url.rstrip("/"), token
+        self.url, self._token, self._transport = url.rstrip("/"), token, transport
         self.total_seconds = total_seconds
         self._usage = Ledger()
         self._session = requests.Session()
@@ -92,8 +92,9 @@ class ServerClient:
 
     def another(self) -> Self:
         """One more client of the server, with a count of its own."""
-        own = {"total_seconds": self.total_seconds, "transport": self._transport}
-        return type(self)(self.url, self._token, **own)
+        return type(self)(
+            self.url, self._token, total_seconds=self.total_seconds, transport=self._transport
+        )
 
     def listing(self) -> protocol.VerifierList:
         """What is hosted, and what a request may hold."""

@@ -59,9 +59,7 @@ class Crew:
     """count: generators; in_flight: pieces that each may have. create: starts one, with so many
     rows side by side as there were before; None: as many as fit."""
 
-    def __init__(
-        self, count: int, in_flight: int, create: Callable[[int | None], Any]
-    ) -> None:
+    def __init__(self, count: int, in_flight: int, create: Callable[[int | None], Any]) -> None:
         self.count, self.in_flight, self.create = count, in_flight, create
         self.seats: list[Seat] = []
         self.tasks: dict[Any, tuple[Task, Seat]] = {}  # by their answer
@@ -116,7 +114,9 @@ class Crew:
 
         return work
 
-    def _hand_out(self, job: tuple[int, Any], left: Iterator[Piece[Any]], again: deque[Task]) -> None:
+    def _hand_out(
+        self, job: tuple[int, Any], left: Iterator[Piece[Any]], again: deque[Task]
+    ) -> None:
         """Give generators what they have room for: first, and then only, what is done again."""
         for seat in self.seats:
             if seat.starting is not None:
@@ -206,7 +206,9 @@ class Crew:
             log.warning("no generator is left: waiting for another")
             ready, _ = ray.wait(starting, timeout=START_SECONDS)
             if not ready:
-                raise GeneratorError("no generator is left, and the cluster has no room for another")
+                raise GeneratorError(
+                    "no generator is left, and the cluster has no room for another"
+                )
             self._take_starts(ready)
 
 

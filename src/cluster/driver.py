@@ -78,7 +78,9 @@ def open_models(
         from src.cluster.verifiers import client_of, start_verifiers
 
         if hosts:
-            log.info("starting %d verifier actors for %s", settings.verifier_actors, ", ".join(names))
+            log.info(
+                "starting %d verifier actors for %s", settings.verifier_actors, ", ".join(names)
+            )
             verifiers = start_verifiers(names, settings.verifier_actors, **shares.verifier)
         client = partial(client_of, settings.server, server_token(), verifiers)
     log.info("starting %d generators of %s", settings.generator_actors, settings.model)
@@ -166,7 +168,9 @@ def crew_of(
         **shares.generator,
     )
     asked = settings, decodes, client, in_flight
-    return Crew(settings.generator_actors, in_flight, lambda max_rows: kind.remote(*asked, max_rows))
+    return Crew(
+        settings.generator_actors, in_flight, lambda max_rows: kind.remote(*asked, max_rows)
+    )
 
 
 def machines_of(crew: "Crew", verifiers: Sequence[Any]) -> dict[str, Any]:

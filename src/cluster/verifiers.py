@@ -26,10 +26,10 @@ from ray.exceptions import (
     RayActorError,
     WorkerCrashedError,
 )
-from requests.adapters import BaseAdapter
+from requests.adapters import BaseAdapter, HTTPAdapter
 
 from src import protocol
-from src.client import ServerUnreachable
+from src.client import ServerClient, ServerUnreachable
 from src.cluster import require_ray, runtime_env
 from src.data.files import ROOT
 from src.runs.local_server import PYTHON, START_SECONDS
@@ -69,6 +69,12 @@ class VerifierActor:
         self._lifespan = app.router.lifespan_context(app)
         self._is_started = False
 
+    def machine(self) -> dict[str, Any]:
+        """What it runs on."""
+        from src.runs.provenance import machine
+
+        return {name: value for name, value in machine().items() if name != "command"}
+
     async def ready(self) -> dict[str, str]:
         """Wait until no model loads any more. Returns why which did not load."""
         nothing, path = np.empty(0, np.uint8), protocol.READY_PATH
@@ -97,6 +103,30 @@ class VerifierActor:
         request = httpx.Request(method, f"http://verifiers{path}", headers=headers, content=content)
         response = await self._transport.handle_async_request(request)
         return response.status_code, dict(response.headers), await response.aread()
+
+
+class Waiting(HTTPAdapter):
+    """Sockets, with something entered while an answer is waited for."""
+
+    def __init__(self, waiting: Callable[[], AbstractContextManager[object]]) -> None:
+        super().__init__()
+        self.waiting = waiting
+
+    def send(self, *args: Any, **named: Any) -> requests.Response:
+        with self.waiting():
+            return super().send(*args, **named)
+
+
+def client_of(
+    url: str,
+    token: str | None,
+    actors: Sequence[Any],
+    waiting: Callable[[], AbstractContextManager[object]] = nullcontext,
+) -> ServerClient:
+    """A client of verifier actors or, where there are none, of the server at `url`."""
+    if actors:
+        return ServerClient(ADDRESS, transport=RayTransport(actors, waiting))
+    return ServerClient(url, token, transport=Waiting(waiting))
 
 
 class RayTransport(BaseAdapter):

@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from src.cluster.driver import open_models
 from src.data.prompts import Prompt
 from src.experiments import dry_run
 from src.experiments.searching import search_what_is_left
@@ -20,7 +21,6 @@ from src.runs.build import (
     caveats,
     checkpoints_of,
     identity,
-    load_models,
     where,
 )
 from src.runs.continuing import refuse_other_model
@@ -38,7 +38,7 @@ def run(settings: BenchmarkSettings, prompts: Sequence[Prompt], end: Ending) -> 
     settings.plans(MUSICGEN_FRAME_RATE, prompts[0].given_frames)
     remote = [*remote_parts(components(settings.verifier)), *served(settings.judges or ())]
     with ExitStack() as stack:
-        models = load_models(settings, remote, stack)
+        models = open_models(settings, remote, [prompt.text for prompt in prompts], stack)
         parts = parts_of(settings, models)
         if settings.continue_from is not None:
             refuse_other_model(settings.continue_from, parts.generator.checkpoint)
