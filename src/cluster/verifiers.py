@@ -18,14 +18,7 @@ from typing import Any
 import numpy as np
 import ray
 import requests
-from ray.exceptions import (
-    ActorDiedError,
-    GetTimeoutError,
-    NodeDiedError,
-    ObjectLostError,
-    RayActorError,
-    WorkerCrashedError,
-)
+from ray import exceptions
 from requests.adapters import BaseAdapter
 
 from src import protocol
@@ -41,7 +34,10 @@ ADDRESS = "ray://verifiers"
 AVOIDED_SECONDS = 5.0  # an actor that was lost, or busy, is not asked so soon while others can be
 CHUNK_BYTES = 2**20  # of a body in one ASGI message
 TOLD_SECONDS = 10.0  # between two messages that actors have not started yet
-LOST = (RayActorError, NodeDiedError, ObjectLostError, WorkerCrashedError)
+LOST = (
+    *(exceptions.RayActorError, exceptions.WorkerCrashedError, exceptions.OutOfMemoryError),
+    *(exceptions.NodeDiedError, exceptions.ObjectLostError),
+)
 
 Answer = tuple[int, dict[str, str], bytes]  # status, headers, content
 
@@ -131,13 +127,13 @@ class RayTransport(BaseAdapter):
         try:
             with self.waiting():
                 status, headers, content = ray.get(answer, timeout=seconds)
-        except GetTimeoutError:
+        except exceptions.GetTimeoutError:
             ray.cancel(answer)
             raise requests.ReadTimeout(f"no answer within {seconds:g} s") from None
         except LOST as error:
             self._avoid(at)
             reason = str(error).strip().splitlines()[-1]
-            if isinstance(error, ActorDiedError):
+            if isinstance(error, exceptions.ActorDiedError):
                 self._dead[at] = reason
             if len(self._dead) == len(self._actors):
                 raise ServerUnreachable(
