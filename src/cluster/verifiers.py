@@ -13,6 +13,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -59,8 +60,8 @@ class VerifierActor:
         # As many threads as Ray gives the actor cores (OMP_NUM_THREADS).
         settings = ServerSettings(models=tuple(names), device=device, threads=-1)
         adapters, _ = choose(settings.models)
-        device = configure_torch(settings, len(adapters))
-        app = create_app(adapters, ServerSettings(models=settings.models, device=device))
+        settings = replace(settings, device=configure_torch(settings, len(adapters)))
+        app = create_app(adapters, settings)
         self._transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         self._lifespan = app.router.lifespan_context(app)
         self._is_started = False
@@ -113,7 +114,7 @@ class RayTransport(BaseAdapter):
         self._actors = list(actors)
         self._turn = random.randrange(len(actors))  # clients spread over the actors
         self._avoided = [0.0] * len(actors)  # until when
-        self._dead: dict[int, str] = {}
+        self._dead: set[int] = set()
 
     def send(
         self, request: requests.PreparedRequest, *_: Any, timeout: Any = None, **__: Any
@@ -134,7 +135,7 @@ class RayTransport(BaseAdapter):
             self._avoid(at)
             reason = str(error).strip().splitlines()[-1]
             if isinstance(error, exceptions.ActorDiedError):
-                self._dead[at] = reason
+                self._dead.add(at)
             if len(self._dead) == len(self._actors):
                 raise ServerUnreachable(
                     f"all {len(self._actors)} verifier actors are lost: {reason}"
