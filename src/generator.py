@@ -170,7 +170,8 @@ class Generator(Renderer):
     def fit_rows(self, frames: int, at_once: int = 1) -> None:
         """Decode as many candidates of so many frames side by side as the GPU's memory is for.
 
-        at_once: groups of prompts whose candidates are held at once. A CPU gains nothing from more than MAX_ROWS.
+        at_once: groups of prompts whose candidates are held at once. A CPU gains nothing from more
+        than MAX_ROWS.
         """
         self._may_halve = True
         if self.device != "cuda":

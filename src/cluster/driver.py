@@ -89,8 +89,9 @@ def open_models(
     facts = crew.begin(texts)
     started = {"in_flight": in_flight, **machines_of(crew, verifiers)}
     own = client(nullcontext) if client else None
-    known: Any = facts if decodes else None, replace(facts, device="cpu"), own
-    return ClusterModels(*known, crew=crew, started=started)
+    generator: Any = facts if decodes else None
+    renderer: Any = replace(facts, device="cpu")  # judges of this process have no GPU
+    return ClusterModels(generator, renderer, own, crew, started)
 
 
 @contextmanager
@@ -135,9 +136,9 @@ def shares_of(settings: ClusterSettings, verifiers: int) -> Shares:
     ):
         if asked > has:
             raise UsageError(
-                f"{count} generators and {verifiers} verifier actors take {asked:g} {what}, and the "
-                f"cluster has {has:g}: start fewer (--generator_actors, --verifier_actors), or give "
-                "each less (--gpus_per_generator 0.5, --cpus_per_verifier 1, ..)"
+                f"{count} generators and {verifiers} verifier actors take {asked:g} {what}, and "
+                f"the cluster has {has:g}: start fewer (--generator_actors, --verifier_actors), or "
+                "give each less (--gpus_per_generator 0.5, --cpus_per_verifier 1, ..)"
             )
     return Shares(
         {"num_cpus": cores_of_generator, "num_gpus": of_generator},

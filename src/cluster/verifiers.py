@@ -13,19 +13,13 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import ray
 import requests
-from ray.exceptions import (
-    ActorDiedError,
-    GetTimeoutError,
-    NodeDiedError,
-    ObjectLostError,
-    RayActorError,
-    WorkerCrashedError,
-)
+from ray import exceptions
 from requests.adapters import BaseAdapter, HTTPAdapter
 
 from src import protocol
@@ -41,7 +35,10 @@ ADDRESS = "ray://verifiers"
 AVOIDED_SECONDS = 5.0  # an actor that was lost, or busy, is not asked so soon while others can be
 CHUNK_BYTES = 2**20  # of a body in one ASGI message
 TOLD_SECONDS = 10.0  # between two messages that actors have not started yet
-LOST = (RayActorError, NodeDiedError, ObjectLostError, WorkerCrashedError)
+LOST = (
+    *(exceptions.RayActorError, exceptions.WorkerCrashedError, exceptions.OutOfMemoryError),
+    *(exceptions.NodeDiedError, exceptions.ObjectLostError),
+)
 
 Answer = tuple[int, dict[str, str], bytes]  # status, headers, content
 
@@ -63,8 +60,8 @@ class VerifierActor:
         # As many threads as Ray gives the actor cores (OMP_NUM_THREADS).
         settings = ServerSettings(models=tuple(names), device=device, threads=-1)
         adapters, _ = choose(settings.models)
-        device = configure_torch(settings, len(adapters))
-        app = create_app(adapters, ServerSettings(models=settings.models, device=device))
+        settings = replace(settings, device=configure_torch(settings, len(adapters)))
+        app = create_app(adapters, settings)
         self._transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         self._lifespan = app.router.lifespan_context(app)
         self._is_started = False
@@ -147,7 +144,7 @@ class RayTransport(BaseAdapter):
         self._actors = list(actors)
         self._turn = random.randrange(len(actors))  # clients spread over the actors
         self._avoided = [0.0] * len(actors)  # until when
-        self._dead: dict[int, str] = {}
+        self._dead: set[int] = set()
 
     def send(
         self, request: requests.PreparedRequest, *_: Any, timeout: Any = None, **__: Any
@@ -161,14 +158,14 @@ class RayTransport(BaseAdapter):
         try:
             with self.waiting():
                 status, headers, content = ray.get(answer, timeout=seconds)
-        except GetTimeoutError:
+        except exceptions.GetTimeoutError:
             ray.cancel(answer)
             raise requests.ReadTimeout(f"no answer within {seconds:g} s") from None
         except LOST as error:
             self._avoid(at)
             reason = str(error).strip().splitlines()[-1]
-            if isinstance(error, ActorDiedError):
-                self._dead[at] = reason
+            if isinstance(error, exceptions.ActorDiedError):
+                self._dead.add(at)
             if len(self._dead) == len(self._actors):
                 raise ServerUnreachable(
                     f"all {len(self._actors)} verifier actors are lost: {reason}"

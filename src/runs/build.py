@@ -100,7 +100,8 @@ def assemble(settings: Settings, verifier: str, judges: Sequence[str], models: M
 
 
 def load(settings: Settings, at_once: int = 1) -> Generator:
-    """The generator. at_once: as `load_models`. Raises GeneratorError, UnsupportedModel and UsageError."""
+    """The generator. at_once: as `load_models`. Raises GeneratorError, UnsupportedModel and
+    UsageError."""
     log.info("loading %s", settings.model)
     sampling = Sampling(settings.temperature, settings.top_k, settings.guidance)
     rows = MAX_ROWS if settings.max_rows == "auto" else settings.max_rows
