@@ -13,7 +13,6 @@ import random
 import time
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from functools import cached_property
 from typing import Any, Self, TypeVar
 
 import numpy as np
@@ -89,6 +88,7 @@ class ServerClient:
         if transport is not None:
             self._session.mount(self.url, transport)
         self._reached = False
+        self._known_limits: protocol.Limits | None = None
 
     def another(self) -> Self:
         """One more client of the server, with a count of its own."""
@@ -183,10 +183,16 @@ class ServerClient:
         usage, self._usage = self._usage, Ledger()
         return usage
 
-    @cached_property
+    @property
     def _limits(self) -> protocol.Limits:
-        """What a request may hold; asked of the server once."""
-        return self.listing().limits
+        """What a request may hold; asked of the server once.
+
+        No cached_property: until Python 3.12 its lock is one for all instances, and a thread that
+        waits for an answer would hold it.
+        """
+        if self._known_limits is None:
+            self._known_limits = self.listing().limits
+        return self._known_limits
 
     def _parts(self, wavs: Sequence[bytes], seconds: Sequence[float]) -> Iterator[slice]:
         """Slices of a batch that the server's limits let through."""

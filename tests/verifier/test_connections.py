@@ -124,7 +124,7 @@ def test_an_answer_before_the_whole_body_ends_the_connection(
 
 def test_a_client_that_sends_all_before_it_reads_gets_its_refusal(hasty: ServerProcess) -> None:
     client = ServerClient(hasty.url, token="wrong", total_seconds=20)
-    client._limits = Limits()
+    client._known_limits = Limits()
     silence = Clip(np.zeros((2, 48_000 * 60), np.float32), 48_000)
     with pytest.raises(ServerError, match="set CURATOR_TOKEN"):
         client.score({"fake": NO_WEIGHTS}, ["any"] * 4, [silence] * 4)  # 92 MB
