@@ -57,7 +57,7 @@ Names = Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="[NAME ...]")]
 # is continued comes with the prompts.
 INDECISIVE = frozenset(
     {"server", "data_dir", "output", "log_level", "max_rows", "graphs", "ids", "dry_run", "value"}
-    | {"extend_stride", "continue_from"}
+    | {"extend_stride", "continue_from", "shard"}
 )
 # Runs of the first versions have these in their identity, whichever methods they ran.
 ALWAYS_DECISIVE = (BEAM_WIDTH, LOOKAHEAD_K)
