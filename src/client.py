@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import requests
@@ -72,7 +72,7 @@ class ServerClient:
     def __init__(
         self, url: str, token: str | None = None, *, total_seconds: float = 1200.0
     ) -> None:
-        self.url = url.rstrip("/")
+        self.url, self._token = url.rstrip("/"), token
         self.total_seconds = total_seconds
         self._usage = Ledger()
         self._session = requests.Session()
@@ -80,6 +80,10 @@ class ServerClient:
         if token:
             self._session.headers["Authorization"] = f"Bearer {token}"
         self._reached = False
+
+    def another(self) -> Self:
+        """One more client of the server, with a count of its own."""
+        return type(self)(self.url, self._token, total_seconds=self.total_seconds)
 
     def listing(self) -> protocol.VerifierList:
         """What is hosted, and what a request may hold."""

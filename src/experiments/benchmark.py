@@ -1,50 +1,79 @@
 """What benchmark.py does once nothing is missing: search with every method, judge, report."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 from src.data.prompts import Prompt
 from src.experiments import dry_run
 from src.experiments.searching import search_what_is_left
 from src.experiments.settings import BenchmarkSettings
+from src.judges.registry import served
 from src.reports import benchmark as reports
 from src.reports.table import listing
-from src.runs.build import Parts, build, caveats, checkpoints_of, identity, where
+from src.runs.build import (
+    Models,
+    Parts,
+    assemble,
+    caveats,
+    checkpoints_of,
+    identity,
+    load_models,
+    where,
+)
 from src.runs.continuing import refuse_other_model
 from src.runs.critic import CriticVerifier, load_critic
 from src.runs.ending import Ending, Exit
 from src.runs.evaluation import judge_again, measures, unread_captions
 from src.runs.records import Run, search_key
 from src.runs.settings import MUSICGEN_FRAME_RATE
+from src.runs.work import Workers
+from src.scoring import components, remote_parts
 
 
 def run(settings: BenchmarkSettings, prompts: Sequence[Prompt], end: Ending) -> tuple[str, Exit]:
     """Do what is left of a run. Returns its report, and the exit code."""
     settings.plans(MUSICGEN_FRAME_RATE, prompts[0].given_frames)
+    remote = [*remote_parts(components(settings.verifier)), *served(settings.judges or ())]
     with ExitStack() as stack:
-        parts = build(settings, settings.verifier, settings.judges or (), stack)
+        models = load_models(settings, remote, stack)
+        parts = parts_of(settings, models)
         if settings.continue_from is not None:
             refuse_other_model(settings.continue_from, parts.generator.checkpoint)
-        if settings.value:
-            critic = load_critic(settings.value)
-            value = CriticVerifier(critic, parts.verifier, parts.generator.checkpoint)
-            parts = replace(parts, value=value)
-        opened = stack.enter_context(open_run(settings, prompts, parts))
+        opened = stack.enter_context(open_run(settings, prompts, parts, models.here))
         if settings.dry_run:
             return estimate(settings, prompts, opened, parts), Exit.DONE
         total = len(settings.method) * len(prompts)
         end.kept = lambda: (
             f"{opened.done} of {total} searches are finished and kept in {opened.folder}"
         )
-        judge_again(opened, prompts, parts.judges)
-        search_methods(settings, prompts, opened, parts)
+        workers = models.workers(partial(parts_of, settings), parts)
+        judge_again(opened, prompts, parts.judges, workers)
+        search_methods(settings, prompts, opened, parts, workers)
         text, failed = reports.report(opened.folder)
     return f"{text}\n\n{listing(opened.folder)}", Exit.PROMPTS_FAILED if failed else Exit.DONE
 
 
-def open_run(settings: BenchmarkSettings, prompts: Sequence[Prompt], parts: Parts) -> Run:
-    """The run's folder; its name carries a hash of all that decides the results."""
+def parts_of(settings: BenchmarkSettings, models: Models) -> Parts:
+    """The parts of the run's searches."""
+    parts = assemble(settings, settings.verifier, settings.judges or (), models)
+    if not settings.value:
+        return parts
+    critic = load_critic(settings.value)
+    value = CriticVerifier(critic, parts.verifier, parts.generator.checkpoint)
+    return replace(parts, value=value)
+
+
+def open_run(
+    settings: BenchmarkSettings,
+    prompts: Sequence[Prompt],
+    parts: Parts,
+    here: Mapping[str, Any] | None = None,
+) -> Run:
+    """The run's folder; its name carries a hash of all that decides the results. here: what this
+    start adds to the manifest."""
     title = settings.title(
         prompts,
         f"selector {settings.verifier}{' with a critic' if settings.value else ''}; "
@@ -67,7 +96,7 @@ def open_run(settings: BenchmarkSettings, prompts: Sequence[Prompt], parts: Part
             "measures": [m.as_record() for m in measures(parts.verifier, parts.judges)],
             "unread": unread_captions(prompts, parts.verifier, parts.judges, parts.client),
         },
-        {"max_rows": parts.generator.max_rows},
+        here,
         dry=settings.dry_run,
     )
 
@@ -84,7 +113,11 @@ def estimate(settings: BenchmarkSettings, prompts: Sequence[Prompt], run: Run, p
 
 
 def search_methods(
-    settings: BenchmarkSettings, prompts: Sequence[Prompt], run: Run, parts: Parts
+    settings: BenchmarkSettings,
+    prompts: Sequence[Prompt],
+    run: Run,
+    parts: Parts,
+    workers: Workers | None = None,
 ) -> None:
     """Every method on every prompt that is not done."""
     plans = settings.plans(parts.generator.frame_rate, prompts[0].given_frames)
@@ -92,4 +125,4 @@ def search_methods(
         (search_key(name), plan, settings.seed)
         for name, plan in zip(settings.method, plans, strict=True)
     ]
-    search_what_is_left(run, searches, prompts, parts, settings.save_audio)
+    search_what_is_left(run, searches, prompts, parts, settings.save_audio, workers)

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -21,7 +20,6 @@ import tyro
 from src.data.files import write_whole
 from src.data.prompts import Prompt, digest_of
 from src.methods import BEST_OF_N, METHODS
-from src.protocol import Score
 from src.runs import preflight
 from src.runs.ending import Exit, check_environment, ending
 from src.runs.provenance import commit
@@ -99,11 +97,10 @@ def calibrate(
     """
     from src.data.progress import bar
     from src.experiments import dry_run
-    from src.experiments.searching import in_groups
+    from src.experiments.searching import Searching, in_groups
     from src.runs.build import Parts, caveats, connect, load
-    from src.search import search
+    from src.runs.work import here
     from src.stats.best_of_n import within_prompt_std
-    from src.tree.node import Failure
 
     with ExitStack() as stack:
         remote = remote_parts(settings.verifiers)
@@ -120,25 +117,29 @@ def calibrate(
         plan = METHODS[BEST_OF_N].make_plan(
             settings.candidates, settings.duration, settings.step_size, generator.frame_rate, {}
         )
-        todo = {prompt.id for prompt in prompts}
         if settings.dry_run:
+            todo = {prompt.id for prompt in prompts}
             trial = dry_run.Trial(generator, prompts, plan.frames)
             parts = Parts(generator, verifier, ())
             row = dry_run.search_row("pools", plan, [todo], parts, trial)
             sys.stdout.write(dry_run.report([], [row]) + "\n")
             return None
         pools: dict[str, list[list[float]]] = {name: [] for name in ones}
+        parts, ids = Parts(generator, verifier, ()), frozenset(prompt.id for prompt in prompts)
+        pieces = (
+            Searching(group, {}, plan, settings.seed, ids, "none", folder)
+            for group in in_groups(prompts, plan.candidates, generator, ids)
+        )
         with bar("calibrate", len(prompts), 0, "prompt") as progress:
-            work = partial(search, plan, generator=generator, verifier=verifier, seed=settings.seed)
-            for _, results in in_groups(work, prompts, plan.candidates, generator, todo):
-                for result in results:
-                    progress.update()
-                    if isinstance(result, Failure):
-                        log.warning("%s: %s", result.prompt.id, result.reason)
-                        continue
-                    scores = [n.score for n in result.nodes if isinstance(n.score, Score)]
-                    for name, pool in pools.items():
-                        pool.append([score.components[name] for score in scores])
+            for finished in here(parts, generator.halve_rows)(pieces):
+                progress.update()
+                record = finished.record or {}
+                if record["status"] == "failed":
+                    log.warning("%s: %s", record["prompt_id"], record["reason"])
+                    continue
+                scores = [node["score"] for node in record["tree"] if "value" in node["score"]]
+                for name, pool in pools.items():
+                    pool.append([score["components"][name] for score in scores])
     made = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     for name, pool in pools.items():
         deviation = within_prompt_std(pool)

@@ -6,6 +6,7 @@ that hearing may be killed anywhere and goes on there. Other weights hear anew.
 """
 
 import logging
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +14,9 @@ from numpy.typing import NDArray
 from src.data.audio import Clip
 from src.data.prompts import Prompt
 from src.judges.base import JudgeError, SetJudge
-from src.runs.embeddings import load_pool_embedding, pool_embedding_file, write_pool_embedding
+from src.runs.embeddings import load_pool_embedding, npz, pool_embedding_file
 from src.runs.measures import in_short
-from src.runs.records import Run
+from src.runs.records import Finished
 
 log = logging.getLogger(__name__)
 
@@ -24,15 +25,15 @@ class Hearing:
     """What is becoming the file of one prompt and network (src/runs/embeddings.py). judge: one of
     those that hear by the network; name: that of its embeddings."""
 
-    def __init__(self, run: Run, name: str, judge: SetJudge, prompt: Prompt) -> None:
-        self.file = pool_embedding_file(run.folder, name, prompt.id)
+    def __init__(self, name: str, judge: SetJudge, prompt: Prompt) -> None:
+        self.file = pool_embedding_file("", name, prompt.id)
         self.network, self.prompt = judge, prompt
         self.vectors: list[NDArray[np.floating] | None] = []
 
-    @property
-    def is_lacking(self) -> bool:
-        """Whether the prompt was not heard yet by these weights, or only without its reference."""
-        found = load_pool_embedding(self.file)
+    def is_lacking(self, folder: Path) -> bool:
+        """Whether the prompt was not heard yet by these weights, or only without its reference.
+        folder: the pool's."""
+        found = load_pool_embedding(folder / self.file)
         if found is None or str(found["checkpoint"]) != in_short(self.network.checkpoint):
             return True
         return self.prompt.is_referenced and not len(found["reference"])
@@ -45,8 +46,8 @@ class Hearing:
             log.warning("candidate %d: %s", index, error)
             self.vectors.append(None)
 
-    def write(self) -> None:
-        """Hear the reference, and write the file whole. Raises WriteError."""
+    def finished(self) -> Finished:
+        """Hear the reference too; the file."""
         size = max((len(vector) for vector in self.vectors if vector is not None), default=0)
         filled = [np.full(size, np.nan) if vector is None else vector for vector in self.vectors]
         reference = np.empty((0, size))
@@ -60,4 +61,4 @@ class Hearing:
             "reference": reference.astype(np.float16),
             "checkpoint": np.array(in_short(self.network.checkpoint)),
         }
-        write_pool_embedding(self.file, heard)
+        return Finished(files={self.file.as_posix(): npz(heard)})

@@ -1,6 +1,8 @@
 """Scoring pools: every verifier and judge hears each candidate once.
 
-    score(run, prompts, list_scorers(["tags"], ["msd_kld"], hosted, (), codec), {}, codec, client)
+    scorers = list_scorers(["tags"], ["msd_kld"], hosted, (), codec)
+    hearers = Hearers({scorer.name: scorer for scorer in scorers}, {}, codec, client)
+    score(run, prompts, hearers, here(hearers))
 
 Each measure of each prompt is a record of its own in the pool's folder: scoring may be killed
 anywhere and goes on there, and what is named later is added. Scores of other weights than a
@@ -14,7 +16,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from src.budget import Ledger
 from src.client import ServerClient
@@ -29,7 +33,8 @@ from src.protocol import Checkpoint, NoScore, VerifierResult
 from src.runs.evaluation import measure_of
 from src.runs.measures import Measure, Role
 from src.runs.pool import FACTS, LOG_PROBS, WHOLE, Numbers, load_tokens, prefix_key, short
-from src.runs.records import CANDIDATES, Record, Run, scores_key
+from src.runs.records import CANDIDATES, Finished, Record, Run, scores_key
+from src.runs.work import Workers
 from src.scoring import host_of, is_medoid
 from src.verifier import medoid
 from src.verifier_core import shares_data_with
@@ -96,102 +101,127 @@ def list_scorers(
     return listed
 
 
-def score(
-    run: Run,
-    prompts: Sequence[Prompt],
-    scorers: Sequence[Scorer],
-    networks: Mapping[str, SetJudge],
-    renderer: Renderer,
-    client: ServerClient | None,
-) -> int:
-    """Score whatever is lacking, and hear it. Returns how many (prompt, measure) have no score.
+@dataclass(frozen=True)
+class Hearers:
+    """What hears a pool. scorers: by measure. networks: a judge of sets for each network that
+    hears, by its embeddings' name. renderer: the codec. client: of the verifier server."""
 
-    networks: a judge of sets for each network that hears, by its embeddings' name.
+    scorers: Mapping[str, Scorer]
+    networks: Mapping[str, SetJudge]
+    renderer: Renderer
+    client: ServerClient | None
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """A piece of work: what one prompt's candidates still lack.
+
+    tokens: int16 [m, codebooks, frames]. candidates: the prompt's record. lacking: what there is of
+    each measure that lacks something, a record or None. unheard: names of networks.
     """
+
+    prompts: Sequence[Prompt]
+    tokens: NDArray[np.int16]
+    candidates: Record
+    lacking: Mapping[str, Record | None]
+    unheard: tuple[str, ...]
+
+    def do(self, parts: Hearers) -> Iterator[Finished]:
+        """Records of measures once they lack nothing, verifiers' first; files of embeddings.
+
+        Clips are rendered once a prefix and sent once for all verifiers; a prefix is rendered from
+        its own frames alone, as a search at that point renders it. Raises VerifierError.
+        """
+        (prompt,), renderer = self.prompts, parts.renderer
+        lacking = [Outcome(parts.scorers[n], prompt, old) for n, old in self.lacking.items()]
+        unheard = [Hearing(name, parts.networks[name], prompt) for name in self.unheard]
+        remote = [o for o in lacking if o.scorer.judge is None]
+        judging = [o for o in lacking if o.scorer.judge is not None]
+        tokens = torch.from_numpy(self.tokens).long()
+        whole: list[Clip] = []
+        for key, seconds in {key: at for o in remote for key, at in o.keys.items()}.items():
+            asked = {o.scorer.name: o for o in remote if o.wants(key)}
+            if not asked:
+                continue
+            assert parts.client is not None
+            frames = None if seconds is None else round(seconds * renderer.frame_rate)
+            begin = time.perf_counter()
+            clips = renderer.render(tokens[:, :, :frames])
+            rendering = time.perf_counter() - begin
+            parts.client.take_usage()  # of what came before
+            weights = {o.scorer.verifier: o.scorer.checkpoint for o in asked.values()}
+            embedded = {o.scorer.verifier for o in asked.values() if o.scorer.is_medoid}
+            answers = parts.client.score(weights, [prompt.text] * len(clips), clips, embedded)
+            usage = parts.client.take_usage()
+            for o in asked.values():
+                answer = answers[o.scorer.verifier]
+                if o.scorer.is_medoid:
+                    answer = nearest(answer, self.candidates)
+                o.take(key, answer, usage, rendering)
+            whole = clips if seconds is None else whole
+        yield from (o.finished for o in remote if o.scorer.measure.role == "verifier")
+        whole = whole or (renderer.render(tokens) if judging or unheard else [])
+        # Clip by clip: judges that share a network hear through it once.
+        listening: list[Outcome | Hearing] = [*judging, *unheard]
+        for index, clip in enumerate(whole):
+            for each in listening:
+                each.judge(index, clip)
+        yield from (o.finished for o in lacking if o.scorer.measure.role == "judge")
+        yield from (hearing.finished() for hearing in unheard)
+
+    def failed(self, reason: str) -> Iterator[Finished]:
+        (prompt,) = self.prompts
+        for name in self.lacking:
+            log.warning("%s of %s: %s", name, prompt.id, reason)
+        yield from ()
+
+
+def score(run: Run, prompts: Sequence[Prompt], hearers: Hearers, workers: Workers) -> int:
+    """Score whatever is lacking, and hear it. Returns how many (prompt, measure) have no score."""
     known = [prompt for prompt in prompts if run.is_done(CANDIDATES, prompt.id)]
-    lacking: dict[str, list[Outcome]] = {prompt.id: [] for prompt in known}
-    unheard: dict[str, list[Hearing]] = {prompt.id: [] for prompt in known}
-    for prompt, scorer in product(known, scorers):
-        outcome = Outcome(scorer, prompt, run.latest(scores_key(scorer.name), prompt.id))
-        if outcome.is_lacking:
-            lacking[prompt.id].append(outcome)
-    for prompt, (name, judge) in product(known, networks.items()):
-        hearing = Hearing(run, name, judge, prompt)
-        if hearing.is_lacking:
-            unheard[prompt.id].append(hearing)
-    total = len(known) * (len(scorers) + len(networks))
+    lacking: dict[str, dict[str, Record | None]] = {prompt.id: {} for prompt in known}
+    unheard: dict[str, list[str]] = {prompt.id: [] for prompt in known}
+    for prompt, (name, scorer) in product(known, hearers.scorers.items()):
+        before = run.latest(scores_key(name), prompt.id)
+        if Outcome(scorer, prompt, before).is_lacking:
+            lacking[prompt.id][name] = before
+    for prompt, (name, judge) in product(known, hearers.networks.items()):
+        if Hearing(name, judge, prompt).is_lacking(run.folder):
+            unheard[prompt.id].append(name)
+    total = len(known) * (len(hearers.scorers) + len(hearers.networks))
     left = sum(map(len, lacking.values())) + sum(map(len, unheard.values()))
-    failed = 0
+    pieces = (piece_of(run, prompt, lacking[prompt.id], unheard[prompt.id]) for prompt in known)
+    scored = sum(map(len, lacking.values()))
     with bar("score", total, total - left, "prompt x measure") as progress:
-        for prompt in known:
-            asked = run, prompt, lacking[prompt.id], unheard[prompt.id]
-            for outcome in score_prompt(*asked, renderer, client):
-                record = outcome.as_record()
-                if any(record[name] != outcome.before.get(name) for name in TOLD):
-                    run.append(record)
-                progress.update()
+        for finished in workers(piece for piece in pieces if piece):
+            record = finished.record
+            if record is not None:
+                before = run.latest(scores_key(record["measure"]), record["prompt_id"]) or {}
+                if all(record[name] == before.get(name) for name in TOLD):
+                    finished = Finished()
                 if record["reason"]:
-                    log.warning("%s of %s: %s", record["measure"], prompt.id, record["reason"])
-                failed += record["status"] == "failed"
-            for hearing in unheard.pop(prompt.id):
-                hearing.write()
-                progress.update()
-    return failed
+                    told = record["measure"], record["prompt_id"], record["reason"]
+                    log.warning("%s of %s: %s", *told)
+                scored -= record["status"] == "ok"
+            run.keep(finished)
+            progress.update()
+    return scored
 
 
-def score_prompt(
-    run: Run,
-    prompt: Prompt,
-    lacking: Sequence["Outcome"],
-    unheard: Sequence[Hearing],
-    renderer: Renderer,
-    client: ServerClient | None,
-) -> Iterator["Outcome"]:
-    """Outcomes of one prompt once they lack nothing, verifiers' first; all is heard then too.
-
-    Clips are rendered once a prefix and sent once for all verifiers; a prefix is rendered from its
-    own frames alone, as a search at that point renders it. Raises VerifierError.
-    """
-    if not (lacking or unheard):
-        return
-    remote = [o for o in lacking if o.scorer.judge is None]
-    judging = [o for o in lacking if o.scorer.judge is not None]
-    tokens = torch.from_numpy(load_tokens(run.folder, prompt.id)).long()
-    whole: list[Clip] = []
-    for key, seconds in {key: at for o in remote for key, at in o.keys.items()}.items():
-        asked = {o.scorer.name: o for o in remote if o.wants(key)}
-        if not asked:
-            continue
-        assert client is not None
-        frames = None if seconds is None else round(seconds * renderer.frame_rate)
-        begin = time.perf_counter()
-        clips = renderer.render(tokens[:, :, :frames])
-        rendering = time.perf_counter() - begin
-        client.take_usage()  # of what came before
-        weights = {o.scorer.verifier: o.scorer.checkpoint for o in asked.values()}
-        embedded = {o.scorer.verifier for o in asked.values() if o.scorer.is_medoid}
-        answers = client.score(weights, [prompt.text] * len(clips), clips, embedded)
-        usage = client.take_usage()
-        for o in asked.values():
-            answer = answers[o.scorer.verifier]
-            if o.scorer.is_medoid:
-                answer = nearest(answer, run.latest(CANDIDATES, prompt.id))
-            o.take(key, answer, usage, rendering)
-        whole = clips if seconds is None else whole
-    yield from (o for o in remote if o.scorer.measure.role == "verifier")
-    whole = whole or (renderer.render(tokens) if judging or unheard else [])
-    # Clip by clip: judges that share a network hear through it once.
-    listening: list[Outcome | Hearing] = [*judging, *unheard]
-    for index, clip in enumerate(whole):
-        for each in listening:
-            each.judge(index, clip)
-    yield from (o for o in lacking if o.scorer.measure.role == "judge")
+def piece_of(
+    run: Run, prompt: Prompt, lacking: Mapping[str, Record | None], unheard: Sequence[str]
+) -> Scoring | None:
+    """What is to be done for a prompt; None for nothing."""
+    candidates = run.latest(CANDIDATES, prompt.id)
+    if candidates is None or not (lacking or unheard):
+        return None
+    tokens = load_tokens(run.folder, prompt.id)
+    return Scoring([prompt], tokens, candidates, lacking, tuple(unheard))
 
 
-def nearest(answer: VerifierResult, candidates: Record | None) -> VerifierResult:
+def nearest(answer: VerifierResult, candidates: Record) -> VerifierResult:
     """The medoid of one prompt's EmbeddedScores; those in which the model overflowed are none of
     the others'. candidates: the prompt's record."""
-    assert candidates is not None
     likely = candidates[LOG_PROBS][WHOLE]
     scores = [
         NoScore(reason="the model overflowed") if log_prob is None else score
@@ -258,7 +288,8 @@ class Outcome:
         spent = self.seconds.get(WHOLE, 0.0) * index + time.perf_counter() - begin
         self.seconds[WHOLE] = spent / (index + 1)
 
-    def as_record(self) -> Record:
+    @property
+    def finished(self) -> Finished:
         """Failed when no whole clip has a number; a prefix without any is left out."""
         values = {key: of for key, of in self.values.items() if {*of} != {None}}
         reasons = []
@@ -268,7 +299,7 @@ class Outcome:
             told += f" ({len(out)} candidates have no number)" if len(out) > 1 else ""
             reasons.append(told if key == WHOLE else f"of the first {key} s: {told}")
         measure = self.scorer.measure
-        return {
+        record = {
             **scores_key(measure.name),
             "prompt_id": self.prompt.id,
             "status": "ok" if WHOLE in values else "failed",
@@ -278,3 +309,4 @@ class Outcome:
             "seconds": {key: round(self.seconds[key], 6) for key in values},
             "reason": "; ".join(reasons),
         }
+        return Finished(record)

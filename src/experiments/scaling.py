@@ -10,12 +10,12 @@ of the folder's name, and a larger grid adds to what is there.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,32 +24,33 @@ from src.budget import Ledger, timed
 from src.client import ServerClient
 from src.data.progress import bar
 from src.data.prompts import Prompt
-from src.experiments.pool_scoring import Scorer, list_scorers, score
+from src.experiments.pool_scoring import Hearers, Scorer, list_scorers, score
 from src.experiments.scaling_offline import report
 from src.experiments.scaling_settings import GENERATING, ExperimentSettings
 from src.experiments.searching import in_groups, search_what_is_left
 from src.experiments.validity import validate
-from src.generator import Generator, GeneratorError, Renderer, load_renderer
+from src.generator import Generator, GeneratorError, Renderer
 from src.judges.base import SetJudge
 from src.judges.registry import build_judges, served
 from src.methods import SearchCell
 from src.protocol import Checkpoint
 from src.runs.build import (
+    Models,
     Parts,
     assemble,
     caveats,
     checkpoints_of,
-    connect,
     identity,
-    load,
+    load_models,
     unread_by,
     where,
 )
 from src.runs.ending import Ending, Exit
-from src.runs.evaluation import measures, write_array
+from src.runs.evaluation import measures, npy
 from src.runs.measures import in_short
 from src.runs.pool import LOG_PROBS, UNCONDITIONAL, prefix_key, short, token_file
-from src.runs.records import CANDIDATES, Run, search_key
+from src.runs.records import CANDIDATES, Finished, Record, Run, search_key
+from src.runs.work import Workers, here
 from src.scoring import LIKELIHOODS, components, known, remote_parts
 
 log = logging.getLogger(__name__)
@@ -62,63 +63,73 @@ def run(settings: ExperimentSettings, prompts: Sequence[Prompt], end: Ending) ->
         log.info("left out: %s: M does not divide N", name)
     end.kept = lambda: f"What is finished is kept in {settings.pool or settings.output}"
     with ExitStack() as stack:
-        generator, renderer, client = load_models(settings, stack)
+        models = load_models_of(settings, stack)
         folder, failed, sweeps = None, 0, []
         if settings.candidates:
-            folder, failed = make_pool(settings, prompts, generator, renderer, client)
+            folder, failed = make_pool(settings, prompts, models)
         for selector in settings.selecting if cells else ():
-            assert generator is not None
-            judges = [name for name in settings.clip_judges if name != selector]
-            parts = assemble(settings, selector, judges, generator, client)
-            with open_sweep(settings, prompts, parts) as swept:
-                failed += search_cells(swept, cells, prompts, parts, settings)
+            make = partial(parts_of, settings, selector)
+            parts = make(models)
+            with open_sweep(settings, prompts, parts, models.here) as swept:
+                workers = models.workers(make, parts)
+                failed += search_cells(swept, cells, prompts, parts, settings, workers)
             sweeps.append(swept.folder)
     text = report(settings, folder, sweeps)
     return text, Exit.PROMPTS_FAILED if failed else Exit.DONE
 
 
-def load_models(
-    settings: ExperimentSettings, stack: ExitStack
-) -> tuple[Generator | None, Renderer, ServerClient | None]:
-    """The generator where anything is generated, the codec, and the server's client where one is
-    needed."""
+def load_models_of(settings: ExperimentSettings, stack: ExitStack) -> Models:
+    """The generator where anything is generated, else the codec; and the server's client."""
     scoring = [part for name in settings.scoring for part in components(name)]
     names = [*remote_parts(scoring), *served(settings.judges or ())]
-    generator = load(settings) if settings.decodes else None
-    if generator is None:
-        log.info("loading the codec of %s", settings.model)
-    renderer = generator or load_renderer(str(settings.model), settings.device)
-    return generator, renderer, connect(settings, names, stack)
+    return load_models(settings, names, stack, settings.decodes)
+
+
+def parts_of(settings: ExperimentSettings, selector: str, models: Models) -> Parts:
+    """The parts of the searches of one selector."""
+    judges = [name for name in settings.clip_judges if name != selector]
+    return assemble(settings, selector, judges, models)
 
 
 def make_pool(
-    settings: ExperimentSettings,
-    prompts: Sequence[Prompt],
-    generator: Generator | None,
-    renderer: Renderer,
-    client: ServerClient | None,
+    settings: ExperimentSettings, prompts: Sequence[Prompt], models: Models
 ) -> tuple[Path, int]:
-    """Generate and score whatever the pool lacks. Returns its folder, and how many scores failed.
+    """Generate and score whatever the pool lacks. Returns its folder, and how much of it failed.
 
     Raises RunFolderError, VerifierError, and GeneratorError when an old pool's tokens belong to
     other weights.
     """
-    with open_pool(settings, prompts, generator) as run:
+    generator, renderer, failed = models.generator, models.renderer, 0
+    with open_pool(settings, prompts, generator, models.here) as run:
         if settings.pool is None and generator is not None:
-            generate(run, prompts, generator, settings)
+            workers = models.workers(generator_of, generator)
+            failed += generate(run, prompts, generator, settings, workers)
         made_by = Checkpoint(**run.manifest["identity"]["checkpoints"]["generator"])
         if made_by.sha256 != renderer.checkpoint.sha256:
             raise GeneratorError(
                 f"the tokens in {run.folder} are those of {in_short(made_by)}; the weights are now "
                 f"{in_short(renderer.checkpoint)}"
             )
-        scorers = scorers_of(settings, renderer, client)
-        networks = set_judges_of(settings, renderer)
-        failed = score(run, prompts, scorers, networks, renderer, client)
+        make = partial(hearers_of, settings)
+        hearers = make(models)
+        failed += score(run, prompts, hearers, models.workers(make, hearers))
         if settings.validity and generator is not None:
             likelihoods = known(settings.guidance)
-            validate(run, prompts, scorers, likelihoods, generator, client)
+            scorers = list(hearers.scorers.values())
+            validate(run, prompts, scorers, likelihoods, generator, models.client)
     return run.folder, failed
+
+
+def generator_of(models: Models) -> Generator:
+    assert models.generator is not None
+    return models.generator
+
+
+def hearers_of(settings: ExperimentSettings, models: Models) -> Hearers:
+    """What scores and hears the pool."""
+    scorers = scorers_of(settings, models.renderer, models.client)
+    networks = set_judges_of(settings, models.device)
+    return Hearers({s.name: s for s in scorers}, networks, models.renderer, models.client)
 
 
 def scorers_of(
@@ -131,16 +142,20 @@ def scorers_of(
     return list_scorers(verifiers, judges, hosted, settings.prefix_seconds, renderer)
 
 
-def set_judges_of(settings: ExperimentSettings, renderer: Renderer) -> dict[str, SetJudge]:
+def set_judges_of(settings: ExperimentSettings, device: str) -> dict[str, SetJudge]:
     """What hears the pool, by the name that its embeddings are kept under: one a network."""
-    judges = cast("list[SetJudge]", build_judges(settings.set_judges, renderer.device, None))
+    judges = cast("list[SetJudge]", build_judges(settings.set_judges, device, None))
     return {judge.embeddings or judge.name: judge for judge in judges}
 
 
 def open_pool(
-    settings: ExperimentSettings, prompts: Sequence[Prompt], generator: Generator | None
+    settings: ExperimentSettings,
+    prompts: Sequence[Prompt],
+    generator: Generator | None,
+    here: Mapping[str, Any] | None = None,
 ) -> Run:
-    """The pool's folder, new or begun before. Raises RunFolderError."""
+    """The pool's folder, new or begun before. here: what this start adds to the manifest. Raises
+    RunFolderError."""
     if settings.pool is not None:
         return Run.reopen(settings.pool, settings.dry_run)
     assert generator is not None
@@ -160,50 +175,72 @@ def open_pool(
             "caveats": caveats(settings, generator, prompts),
             "source": {n: getattr(settings, n) for n in ("profile", "model", "prompts")},
         },
-        {"max_rows": generator.max_rows},
+        here,
         dry=settings.dry_run,
     )
 
 
+@dataclass(frozen=True)
+class Generating:
+    """A piece of work: the candidates of a group. left: ids of the prompts that have none.
+    prefixes: seconds."""
+
+    prompts: Sequence[Prompt]
+    left: frozenset[str]
+    count: int
+    duration: float
+    prefixes: tuple[float, ...]
+    seed: int
+
+    def do(self, generator: Generator) -> Iterator[Finished]:
+        asked = (self.count, self.duration, self.prefixes, self.seed)
+        tokens, likely, ledgers = candidates(self.prompts, generator, *asked)
+        for index, prompt in enumerate(self.prompts):
+            if prompt.id not in self.left:
+                continue
+            means = {
+                name: {key: short(p[index]) for key, p in found.items()}
+                for name, found in likely.items()
+            }
+            more = unread_by(generator, prompt) | means | {"ledger": asdict(ledgers[index])}
+            record = {**self.key_of(prompt), "status": "ok", **more}
+            yield Finished(record, {token_file("", prompt.id).as_posix(): npy(tokens[index])})
+
+    def failed(self, reason: str) -> Iterator[Finished]:
+        for prompt in self.prompts:
+            if prompt.id in self.left:
+                yield Finished({**self.key_of(prompt), "status": "failed", "reason": reason})
+
+    def key_of(self, prompt: Prompt) -> Record:
+        asked = {"prompt_id": prompt.id, "prompt": prompt.text, "key": prompt.key}
+        return {**CANDIDATES, **asked}
+
+
 def generate(
-    run: Run, prompts: Sequence[Prompt], generator: Generator, settings: ExperimentSettings
-) -> None:
-    """The candidates of every prompt that has none."""
-    todo = {prompt.id for prompt in prompts if not run.is_done(CANDIDATES, prompt.id)}
+    run: Run,
+    prompts: Sequence[Prompt],
+    generator: Generator,
+    settings: ExperimentSettings,
+    workers: Workers | None = None,
+) -> int:
+    """The candidates of every prompt that has none. Returns how many still have none."""
+    todo = frozenset(prompt.id for prompt in prompts if not run.is_done(CANDIDATES, prompt.id))
     done = len(prompts) - len(todo)
     log.info("%s: %d of %d prompts have their candidates", run.folder, done, len(prompts))
+    asked = (settings.candidates, settings.duration, settings.prefix_seconds, settings.seed)
+    groups = in_groups(prompts, settings.candidates, generator, todo)
+    pieces = (Generating(group, todo, *asked) for group in groups)
+    workers = workers or here(generator, generator.halve_rows)
+    failed = 0
     with bar("generate", len(prompts), done, "prompt") as progress:
-        work = partial(
-            candidates,
-            generator=generator,
-            count=settings.candidates,
-            duration=settings.duration,
-            prefixes=settings.prefix_seconds,
-            seed=settings.seed,
-        )
-        done_in = in_groups(work, prompts, settings.candidates, generator, todo)
-        for group, (tokens, likely, ledgers) in done_in:
-            for index, prompt in enumerate(group):
-                if prompt.id not in todo:
-                    continue
-                write_array(token_file(run.folder, prompt.id), tokens[index])
-                means = {
-                    name: {key: short(p[index]) for key, p in found.items()}
-                    for name, found in likely.items()
-                }
-                run.append(
-                    {
-                        **CANDIDATES,
-                        "prompt_id": prompt.id,
-                        "status": "ok",
-                        "prompt": prompt.text,
-                        "key": prompt.key,
-                        **unread_by(generator, prompt),
-                        **means,
-                        "ledger": asdict(ledgers[index]),
-                    }
-                )
-                progress.update()
+        for finished in workers(pieces):
+            run.keep(finished)
+            assert finished.record is not None
+            if finished.record["status"] == "failed":
+                log.warning("%s: %s", finished.record["prompt_id"], finished.record["reason"])
+                failed += 1
+            progress.update()
+    return failed
 
 
 def candidates(
@@ -243,8 +280,14 @@ def candidates(
     return tokens.reshape(len(prompts), count, *tokens.shape[1:]), likely, list(ledgers.values())
 
 
-def open_sweep(settings: ExperimentSettings, prompts: Sequence[Prompt], parts: Parts) -> Run:
-    """One verifier's folder, new or begun before. Raises RunFolderError."""
+def open_sweep(
+    settings: ExperimentSettings,
+    prompts: Sequence[Prompt],
+    parts: Parts,
+    here: Mapping[str, Any] | None = None,
+) -> Run:
+    """One verifier's folder, new or begun before. here: what this start adds to the manifest.
+    Raises RunFolderError."""
     verifier = parts.verifier.name
     decides = {
         "verifier": verifier,
@@ -261,7 +304,7 @@ def open_sweep(settings: ExperimentSettings, prompts: Sequence[Prompt], parts: P
             "caveats": caveats(settings, parts.generator, prompts),
             "measures": [m.as_record() for m in measures(parts.verifier, parts.judges)],
         },
-        {"max_rows": parts.generator.max_rows},
+        here,
         dry=settings.dry_run,
     )
 
@@ -272,6 +315,7 @@ def search_cells(
     prompts: Sequence[Prompt],
     parts: Parts,
     settings: ExperimentSettings,
+    workers: Workers | None = None,
 ) -> int:
     """Every cell on every prompt that is not done. Returns how many searches failed.
 
@@ -286,4 +330,4 @@ def search_cells(
         )
         for cell in cells
     ]
-    return search_what_is_left(run, searches, prompts, parts)
+    return search_what_is_left(run, searches, prompts, parts, workers=workers)

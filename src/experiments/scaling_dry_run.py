@@ -14,9 +14,10 @@ from src.experiments.pool_embedding import Hearing
 from src.experiments.pool_scoring import Outcome, Scorer
 from src.experiments.references import Reference
 from src.experiments.scaling import (
-    load_models,
+    load_models_of,
     open_pool,
     open_sweep,
+    parts_of,
     scorers_of,
     set_judges_of,
 )
@@ -46,22 +47,21 @@ def estimate(settings: ExperimentSettings, prompts: Sequence[Prompt]) -> str:
     """What is left of the pool and of the searches, and what it will cost."""
     runs, rows = [], []
     with ExitStack() as stack:
-        generator, renderer, client = load_models(settings, stack)
+        models = load_models_of(settings, stack)
+        generator, renderer, client = models.generator, models.renderer, models.client
         trial = Trial(renderer, prompts, round(settings.duration * renderer.frame_rate))
         if settings.candidates:
             runs.append(open_pool(settings, prompts, generator))
             if generator is not None and settings.pool is None:
-                parts = assemble(settings, PERPLEXITY, (), generator, None)
+                parts = assemble(settings, PERPLEXITY, (), models)
                 rows.append(candidates_row(settings, runs[0], parts, trial))
             scorers = scorers_of(settings, renderer, client)
             rows += score_rows(settings, scorers, runs[0], client, trial)
-            rows += hearing_rows(settings, set_judges_of(settings, renderer), runs[0], trial)
+            rows += hearing_rows(settings, set_judges_of(settings, models.device), runs[0], trial)
             if settings.validity and generator is not None:
                 rows += validity_rows(settings, scorers, runs[0], generator, client, trial)
         for selector in settings.selecting if settings.cells()[0] else ():
-            assert generator is not None
-            judges = [name for name in settings.clip_judges if name != selector]
-            parts = assemble(settings, selector, judges, generator, client)
+            parts = parts_of(settings, selector, models)
             runs.append(open_sweep(settings, prompts, parts))
             rows += sweep_rows(settings, runs[-1], parts, trial)
     return report(runs, rows)
@@ -124,7 +124,7 @@ def hearing_rows(
     """Of each network of judges of sets what it has not heard yet; clips are rendered for it."""
     rows = []
     for name, judge in networks.items():
-        left = sum(Hearing(run, name, judge, prompt).is_lacking for prompt in trial.prompts)
+        left = sum(Hearing(name, judge, prompt).is_lacking(run.folder) for prompt in trial.prompts)
         row = Row(f"hearing by {judge.name}", left, clips=left * settings.candidates)
         if row.clips:
             row.seconds = row.clips * (trial.judging([judge]) + trial.rendering)

@@ -1,25 +1,24 @@
-"""The loops that every experiment runs: plans' searches over prompts, group by group."""
+"""What every experiment does: plans' searches over prompts, group by group."""
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Sequence
-from functools import partial
-from typing import Any, TypeVar
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from src.budget import Plan
+from src.budget import Ledger, Plan
 from src.data.progress import bar
 from src.data.prompts import Prompt
-from src.decoding.device import OutOfMemory
 from src.generator import Generator
 from src.runs.build import Parts, unread_by
 from src.runs.evaluation import finish
-from src.runs.records import Run
+from src.runs.records import Finished, Run
 from src.runs.settings import SaveAudio
+from src.runs.work import Workers, here
 from src.search import search
 from src.tree.node import Failure
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 
 def groups(
@@ -33,31 +32,55 @@ def groups(
 
 
 def in_groups(
-    work: Callable[[Sequence[Prompt]], T],
-    prompts: Sequence[Prompt],
-    candidates: int,
-    generator: Generator,
-    todo: Collection[str],
-) -> Iterator[tuple[Sequence[Prompt], T]]:
-    """Do what is left, with as many prompts side by side as `generator.max_rows` holds.
+    prompts: Sequence[Prompt], candidates: int, generator: Generator, todo: Collection[str]
+) -> Iterator[Sequence[Prompt]]:
+    """As many prompts side by side as `generator.max_rows` holds, where something is left to do.
 
-    todo: ids. Yields each group where something is left, and what `work` made of it. Groups are
-    those of an unbroken run, whatever of them is done: equal shapes give equal tokens. Raises
-    OutOfMemory, but where the generator chose the number of rows only when half are too many too.
+    todo: ids. Groups are those of an unbroken run, whatever of them is done: equal shapes give
+    equal tokens. When memory is not enough and rows are halved, so are the groups that follow.
     """
     at = 0
     while at < len(prompts):
         group = prompts[at : at + max(1, generator.max_rows // candidates)]
-        if any(prompt.id in todo for prompt in group):
-            try:
-                made = work(group)
-            except OutOfMemory as error:
-                if not generator.halve_rows():
-                    raise
-                log.warning("%s. On with --max_rows %d", error, generator.max_rows)
-                continue
-            yield group, made
         at += len(group)
+        if any(prompt.id in todo for prompt in group):
+            yield group
+
+
+@dataclass(frozen=True)
+class Searching:
+    """A piece of work: one plan's search of a group, judged.
+
+    key: of its records (src/runs/records.py). left: ids of the prompts that are not finished.
+    folder: the run's.
+    """
+
+    prompts: Sequence[Prompt]
+    key: dict[str, Any]
+    plan: Plan
+    seed: int
+    left: frozenset[str]
+    save_audio: SaveAudio
+    folder: Path
+
+    def do(self, parts: Parts) -> Iterator[Finished]:
+        keep_leaves = self.save_audio == "all"
+        made_by = (parts.generator, parts.verifier, self.seed, keep_leaves, parts.value)
+        for result in search(self.plan, self.prompts, *made_by):
+            if result.prompt.id not in self.left:
+                continue
+            finished = Finished(result.as_record())
+            if not isinstance(result, Failure):
+                finished = finish(result, parts.judges, self.folder, self.save_audio)
+            assert finished.record is not None
+            finished.record.update(self.key | unread_by(parts.generator, result.prompt))
+            yield finished
+
+    def failed(self, reason: str) -> Iterator[Finished]:
+        for prompt in self.prompts:
+            if prompt.id in self.left:
+                failure = Failure(prompt, self.plan.method.name, 0, 0, "", reason, Ledger())
+                yield Finished(failure.as_record() | self.key)
 
 
 def search_what_is_left(
@@ -66,39 +89,34 @@ def search_what_is_left(
     prompts: Sequence[Prompt],
     parts: Parts,
     save_audio: SaveAudio = "none",
+    workers: Workers | None = None,
 ) -> int:
     """Every search on every prompt that is not done, judged and recorded. Returns how many failed.
 
-    searches: of each its records' key (src/runs/records.py), its plan and its seed.
-    Raises BudgetError, OutOfMemory, and VerifierError when the verifier is lost.
+    searches: of each its records' key (src/runs/records.py), its plan and its seed. workers: who
+    search; by default this process, with `parts`. Raises BudgetError, OutOfMemory, and
+    VerifierError when the verifier is lost.
     """
-    todo = [{p.id for p in prompts if not run.is_done(key, p.id)} for key, *_ in searches]
+    todo = [frozenset(p.id for p in prompts if not run.is_done(k, p.id)) for k, *_ in searches]
     total = len(searches) * len(prompts)
     done = total - sum(map(len, todo))
     failed = 0
     log.info("%s: %d of %d searches are finished", run.folder, done, total)
+    pieces = (
+        Searching(group, key, plan, seed, left, save_audio, run.folder)
+        for (key, plan, seed), left in zip(searches, todo, strict=True)
+        for group in in_groups(prompts, plan.candidates, parts.generator, left)
+    )
+    workers = workers or here(parts, parts.generator.halve_rows)
     with bar(parts.verifier.name, total, done, "search") as progress:
-        for (key, plan, seed), left in zip(searches, todo, strict=True):
-            progress.set_description(plan.method.name)
-            work = partial(
-                search,
-                plan,
-                generator=parts.generator,
-                verifier=parts.verifier,
-                seed=seed,
-                keep_leaves=save_audio == "all",
-                value=parts.value,
-            )
-            for _, results in in_groups(work, prompts, plan.candidates, parts.generator, left):
-                for result in results:
-                    if result.prompt.id not in left:
-                        continue
-                    if isinstance(result, Failure):
-                        log.warning("%s %s: %s", result.method, result.prompt.id, result.reason)
-                        record = result.as_record()
-                        failed += 1
-                    else:
-                        record = finish(result, parts.judges, run.folder, save_audio)
-                    run.append(record | key | unread_by(parts.generator, result.prompt))
-                    progress.update()
+        for finished in workers(pieces):
+            run.keep(finished)
+            record = finished.record
+            assert record is not None
+            if record["status"] == "failed":
+                told = record["method"], record["prompt_id"], record["reason"]
+                log.warning("%s %s: %s", *told)
+                failed += 1
+            progress.set_description(record["method"])
+            progress.update()
     return failed

@@ -2,11 +2,11 @@
 
 import logging
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 from src.client import ServerClient
 from src.data.prompts import Prompt, digest_of
@@ -14,17 +14,20 @@ from src.decoding import kernels
 from src.decoding.decoder import MAX_ROWS
 from src.decoding.sampling import Sampling
 from src.decoding.transformer import UnsupportedModel
-from src.generator import Generator, load_generator
+from src.generator import Generator, Renderer, load_generator, load_renderer
 from src.judges.base import Judge
 from src.judges.registry import build_judges, served
 from src.protocol import Checkpoint
 from src.runs.critic import CriticVerifier
 from src.runs.local_server import local_server
 from src.runs.settings import Settings, UsageError, server_token
+from src.runs.work import Workers, here
 from src.scoring import Verifier, components, remote_parts
 from src.verifier import build_verifier, load_calibration
 
 log = logging.getLogger(__name__)
+
+P = TypeVar("P")
 
 NAMED_PROMPTS = 3  # of those that are not read whole; the others are counted
 
@@ -40,27 +43,68 @@ class Parts:
     value: CriticVerifier | None = None
 
 
-def build(settings: Settings, verifier: str, judges: Sequence[str], stack: ExitStack) -> Parts:
-    """All that a search needs; with --server auto, `stack` stops the server that this starts."""
-    client = connect(settings, [*remote_parts(components(verifier)), *served(judges)], stack)
-    return assemble(settings, verifier, judges, load(settings), client)
+@dataclass(frozen=True)
+class Models:
+    """What is loaded once in a run; parts are built around it.
+
+    generator: None where only the codec is needed. client: where the server is. device: where
+    judges compute. here: what this start adds to the manifest. A cluster's (src/cluster/driver.py)
+    have the same fields and methods.
+    """
+
+    generator: Generator | None
+    renderer: Renderer
+    client: ServerClient | None
+
+    @property
+    def device(self) -> str:
+        return self.renderer.device
+
+    @property
+    def here(self) -> dict[str, Any]:
+        return {"max_rows": self.generator.max_rows} if self.generator else {}
+
+    def workers(self, make: Callable[["Models"], P], parts: P) -> Workers:  # noqa: ARG002
+        """Who does pieces of work: this process, with `parts`. A cluster's have `make` make theirs
+        around their own models."""
+        return here(parts, *([self.generator.halve_rows] if self.generator else []))
 
 
-def assemble(
+def load_models(
     settings: Settings,
-    verifier: str,
-    judges: Sequence[str],
-    generator: Generator,
-    client: ServerClient | None,
-) -> Parts:
-    """The same around a generator and a client that are there already."""
+    names: Iterable[str],
+    stack: ExitStack,
+    decodes: bool = True,
+    client: ServerClient | None = None,
+) -> Models:
+    """All that a run needs; with --server auto, `stack` stops the server that this starts.
+
+    names: verifiers that the server is to have. decodes: whether the language model is used.
+    client: where there is one already.
+    """
+    client = client or connect(settings, names, stack)
+    if decodes:
+        generator = load(settings)
+        return Models(generator, generator, client)
+    log.info("loading the codec of %s", settings.model)
+    return Models(None, load_renderer(str(settings.model), settings.device), client)
+
+
+def build(settings: Settings, verifier: str, judges: Sequence[str], stack: ExitStack) -> Parts:
+    """All that a search needs."""
+    names = [*remote_parts(components(verifier)), *served(judges)]
+    return assemble(settings, verifier, judges, load_models(settings, names, stack))
+
+
+def assemble(settings: Settings, verifier: str, judges: Sequence[str], models: Models) -> Parts:
+    """The parts of a search around models that are there already."""
+    generator, client = models.generator, models.client
+    assert generator is not None
     constants = load_calibration(generator.checkpoint, settings.output / "calibration")
     selecting = build_verifier(verifier, generator.checkpoint, client, constants)
     # Judges have a client of their own: what they send is no cost of a search.
-    own = ServerClient(client.url, server_token()) if client and served(judges) else None
-    return Parts(
-        generator, selecting, build_judges(judges, generator.device, own, generator), client
-    )
+    own = client.another() if client and served(judges) else None
+    return Parts(generator, selecting, build_judges(judges, models.device, own, generator), client)
 
 
 def load(settings: Settings) -> Generator:

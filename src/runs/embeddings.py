@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from src.data.files import write_whole
 from src.runs.records import RunFolderError
 
 Heard = dict[str, NDArray[np.generic]]
@@ -30,11 +29,11 @@ def pool_embedding_file(folder: Path | str, name: str, prompt_id: str) -> Path:
     return Path(folder, "embeddings", name, f"{prompt_id}.npz")
 
 
-def write_pool_embedding(path: Path, heard: Heard) -> None:
-    """Write a prompt's file whole or not at all. Raises WriteError."""
+def npz(heard: Heard) -> bytes:
+    """A prompt's file."""
     with io.BytesIO() as data:
         np.savez(data, **heard)  # type: ignore[arg-type]
-        write_whole(path, data.getvalue())
+        return data.getvalue()
 
 
 def load_pool_embedding(path: Path) -> Heard | None:

@@ -15,27 +15,30 @@ The name is one for all judges of a network (`SetJudge.embeddings`).
 import io
 import logging
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from src.budget import timed
 from src.client import ServerClient
-from src.data.audio import AudioError, Clip, read_audio, write_wav
-from src.data.files import write_whole
+from src.data.audio import AudioError, Clip, encode_wav, read_audio
 from src.data.prompts import Prompt
 from src.judges.base import ClipJudge, Judge, JudgeError, SetJudge
 from src.judges.registry import JUDGES, served
 from src.runs.measures import Measure, Role, in_short
 from src.runs.pool import token_file
-from src.runs.records import Record, Run, RunFolderError
+from src.runs.records import Finished, Record, Run, RunFolderError
 from src.runs.settings import SaveAudio
+from src.runs.work import Workers
 from src.scoring import LIKELIHOODS, Verifier, host_of, parse
 from src.tree.node import SearchResult
+
+if TYPE_CHECKING:
+    from src.runs.build import Parts
 
 log = logging.getLogger(__name__)
 
@@ -121,56 +124,96 @@ def unread_captions(
 
 def finish(
     result: SearchResult, judges: Sequence[Judge], folder: Path, save_audio: SaveAudio
-) -> Record:
-    """Judge a search's winner, write its files, and return its record."""
+) -> Finished:
+    """Judge a search's winner: its record and its files.
+
+    folder: the run's. What is heard of a reference there is not heard again.
+    """
     clip, prompt = result.winner.clip, result.prompt
     with timed({0: result.ledger}, "judge"):
-        heard = judge_clip(clip, prompt, result.method, judges, folder)
+        heard, files = judge_clip(clip, prompt, result.method, judges, folder)
     record = result.as_record() | heard | _reference(prompt, folder)
     if save_audio != "none":
         record["audio"] = f"audio/{result.method}/{prompt.id}.wav"
-        write_array(token_file(folder, f"{result.method}/{prompt.id}"), result.winner.tokens)
-        write_wav(folder / record["audio"], clip)
+        tokens = token_file("", f"{result.method}/{prompt.id}").as_posix()
+        files |= {tokens: npy(result.winner.tokens), record["audio"]: encode_wav(clip)}
     if save_audio == "all":
         record["candidates"] = f"audio/{result.method}/{prompt.id}"
         for slot, leaf in result.leaves.items():
-            write_wav(folder / record["candidates"] / f"{slot:03d}.wav", leaf)
-    return record
+            files[f"{record['candidates']}/{slot:03d}.wav"] = encode_wav(leaf)
+    return Finished(record, files)
 
 
 def judge_clip(
     clip: Clip, prompt: Prompt, method: str, judges: Sequence[Judge], folder: Path
-) -> dict[str, Any]:
-    """What judges say of a clip: `judges`, numbers by name, and `unjudged`, reasons by name.
-
-    Set judges leave embeddings of the clip and of its reference.
-    """
+) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """What judges say of a clip: `judges`, numbers by name, and `unjudged`, reasons by name; and,
+    of set judges, the files with the embeddings of the clip and of its reference."""
     values: dict[str, float] = {}
     unjudged: dict[str, str] = {}
+    files: dict[str, bytes] = {}
     for judge in judges:
         try:
             if isinstance(judge, SetJudge):
                 name = judge.embeddings or judge.name
-                reference = embedding_file(folder, name, REFERENCE, prompt.id)
-                if (judge.needs_reference or prompt.is_referenced) and not reference.exists():
-                    write_array(reference, judge.hear_reference(prompt).astype(np.float32))
-                embedding = judge.hear(clip, prompt).astype(np.float32)
-                write_array(embedding_file(folder, name, method, prompt.id), embedding)
+                reference = embedding_file("", name, REFERENCE, prompt.id)
+                known = reference.as_posix() in files or (folder / reference).exists()
+                if (judge.needs_reference or prompt.is_referenced) and not known:
+                    heard = judge.hear_reference(prompt).astype(np.float32)
+                    files[reference.as_posix()] = npy(heard)
+                own = embedding_file("", name, method, prompt.id).as_posix()
+                files[own] = npy(judge.hear(clip, prompt).astype(np.float32))
             else:
                 assert isinstance(judge, ClipJudge)
                 values[judge.name] = judge.judge(clip, prompt)
                 values |= judge.parts_of(clip, prompt)
         except JudgeError as error:
             unjudged[judge.name] = str(error)
-    return {"judges": values, "unjudged": unjudged}
+    return {"judges": values, "unjudged": unjudged}, files
 
 
-def judge_again(run: Run, prompts: Sequence[Prompt], judges: Sequence[Judge]) -> int:
+@dataclass(frozen=True)
+class JudgingAgain:
+    """A piece of work: the saved clip of a record, for judges that had no number for it."""
+
+    prompts: Sequence[Prompt]
+    record: Record
+    clip: Clip
+    judges: tuple[str, ...]
+    folder: Path
+
+    def do(self, parts: "Parts") -> Iterator[Finished]:
+        (prompt,), record = self.prompts, self.record
+        lacking = [judge for judge in parts.judges if judge.name in self.judges]
+        heard, files = judge_clip(self.clip, prompt, record["method"], lacking, self.folder)
+        if heard["unjudged"] != record["unjudged"]:
+            heard["judges"] = record["judges"] | heard["judges"]
+            yield Finished(record | heard | _reference(prompt, self.folder), files)
+
+    def failed(self, reason: str) -> Iterator[Finished]:
+        log.warning("%s cannot be judged again: %s", self.record["audio"], reason)
+        yield from ()
+
+
+def judge_again(
+    run: Run, prompts: Sequence[Prompt], judges: Sequence[Judge], workers: Workers
+) -> int:
     """Judge again, from the saved audio, what was left unjudged. Returns how many clips changed."""
-    known = {prompt.id: prompt for prompt in prompts}
     changed = 0
+    for finished in workers(_unjudged(run, prompts, judges)):
+        run.keep(finished)
+        changed += 1
+    if changed:
+        log.info("judged again: %d clip%s", changed, "s" * (changed > 1))
+    return changed
+
+
+def _unjudged(
+    run: Run, prompts: Sequence[Prompt], judges: Sequence[Judge]
+) -> Iterator[JudgingAgain]:
+    known = {prompt.id: prompt for prompt in prompts}
     for record in run.records:
-        lacking = [judge for judge in judges if judge.name in record.get("unjudged", {})]
+        lacking = [judge.name for judge in judges if judge.name in record.get("unjudged", {})]
         if not lacking or "audio" not in record or record["prompt_id"] not in known:
             continue
         try:
@@ -179,15 +222,7 @@ def judge_again(run: Run, prompts: Sequence[Prompt], judges: Sequence[Judge]) ->
             log.warning("cannot be judged again: %s", error)
             continue
         prompt = known[record["prompt_id"]]
-        heard = judge_clip(clip, prompt, record["method"], lacking, run.folder)
-        if heard["unjudged"] != record["unjudged"]:
-            values = record["judges"] | heard["judges"]
-            heard |= {"judges": values} | _reference(prompt, run.folder)
-            run.append(record | heard)
-            changed += 1
-    if changed:
-        log.info("judged again: %d clip%s", changed, "s" * (changed > 1))
-    return changed
+        yield JudgingAgain([prompt], record, clip, tuple(lacking), run.folder)
 
 
 def _reference(prompt: Prompt, folder: Path) -> dict[str, str]:
@@ -203,11 +238,11 @@ def embedding_file(folder: Path | str, name: str, method: str, prompt_id: str) -
     return Path(folder, "embeddings", name, method, f"{prompt_id}.npy")
 
 
-def write_array(path: Path, array: NDArray[Any]) -> None:
-    """Write an array's .npy file whole or not at all."""
+def npy(array: NDArray[Any]) -> bytes:
+    """An array's .npy file."""
     with io.BytesIO() as data:
         np.save(data, array)
-        write_whole(path, data.getvalue())
+        return data.getvalue()
 
 
 def load_embeddings(

@@ -33,6 +33,7 @@ import shutil
 import tempfile
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Self, cast
@@ -87,6 +88,15 @@ def key_of(record: Mapping[str, Any], prompt_id: str | None = None) -> Hashable:
     """A record's key, or that of a prompt's record with these key fields."""
     name = record["prompt_id"] if prompt_id is None else prompt_id
     return as_json({f: record[f] for f in KEY_FIELDS if f in record}), name
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What there is to keep of something finished: a record, None where there are files alone, and
+    files that belong to it, by their path in the run's folder."""
+
+    record: Record | None = None
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
 
 class RunFolderError(RuntimeError):
@@ -205,6 +215,13 @@ class Run(AbstractContextManager["Run"]):
             raise RunFolderError(str(error)) from None
         append_line(self.folder / RECORDS, self._file or self._open_to_append(), record)
         self._records[key_of(record)] = record
+
+    def keep(self, finished: Finished) -> None:
+        """Write the files, each whole, and then append the record. Raises WriteError."""
+        for path, content in finished.files.items():
+            write_whole(self.folder / path, content)
+        if finished.record is not None:
+            self.append(finished.record)
 
     def _note_start(self, new: dict[str, Any], here: Mapping[str, Any]) -> int:
         """Add this start to the manifest; `new` where there is none. Returns its number."""

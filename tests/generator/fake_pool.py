@@ -5,18 +5,20 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from src.budget import Ledger
 from src.client import ServerError, ServerUnreachable
 from src.data.audio import Clip
 from src.data.prompts import Prompt
-from src.experiments.pool_scoring import Scorer, score
+from src.experiments.pool_scoring import Hearers, Scorer, score
 from src.experiments.scaling import generate, open_pool
 from src.experiments.scaling_settings import ExperimentSettings
 from src.judges.base import SetJudge
 from src.protocol import Checkpoint, EmbeddedScore, NoScore, Score, VerifierResult
 from src.runs.measures import Measure
 from src.runs.records import Run
+from src.runs.work import here
 from tests.generator.fake_search import FakeGenerator, FakeJudge, value_of
 
 PROMPTS = [
@@ -137,7 +139,9 @@ def hears(
     networks: Mapping[str, SetJudge] | None = None,
 ) -> int:
     """Score a pool. Returns how many (prompt, measure) have no score."""
-    return score(run, PROMPTS, scorers, networks or {}, generator or FakeGenerator(), client)  # type: ignore[arg-type]
+    codec: Any = generator or FakeGenerator()
+    hearers = Hearers({s.name: s for s in scorers}, networks or {}, codec, client)  # type: ignore[arg-type]
+    return score(run, PROMPTS, hearers, here(hearers))
 
 
 def without_clock(records: Iterable[dict]) -> list[dict]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from src.data.audio import Clip, write_wav
+from src.data.files import write_whole
 from src.reports.benchmark import findings
 from src.reports.benchmark_study import study_benchmark
 from src.reports.page import write_page
@@ -127,7 +128,7 @@ def made_up_embeddings(folder: Path, methods: Sequence[str], prompts: int) -> No
             shift = {"reference": 0.0, "best_of_n": 0.2}.get(method, 2.0)
             path = evaluation.embedding_file(folder, "fad_msd", method, f"p{index}")
             values = rng.normal(size=(2, 4)) + shift
-            evaluation.write_array(path, values.astype(np.float32))
+            write_whole(path, evaluation.npy(values.astype(np.float32)))
 
 
 def listening_run(

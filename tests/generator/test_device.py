@@ -1,5 +1,9 @@
 """Devices that are not here, and memory that is not enough: a user is told what to do."""
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
 import pytest
 import torch
 
@@ -9,6 +13,8 @@ from src.decoding.device import OutOfMemory, memory_for, usable_device
 from src.decoding.transformer import Transformer
 from src.experiments.searching import in_groups
 from src.generator import Generator, GeneratorError, load_generator, load_renderer
+from src.runs.records import Finished
+from src.runs.work import here
 from tests.generator.fake_search import FakeGenerator
 from tests.generator.random_models import condition, random_lm
 
@@ -216,14 +222,20 @@ def test_a_group_that_does_not_fit_is_done_again_in_halves_and_so_are_those_that
     ids = ["a", "b", "c"]
     prompts = [Prompt(id=name, text=name, key=name) for name in ids]
 
-    def work(generator: Small, candidates: int) -> list[list[str]]:
-        return [
-            [prompt.id for prompt in group]
-            for group, _ in in_groups(
-                lambda group: generator.begin([], [p.key for p in group], candidates, 9, 1),
-                *(prompts, candidates, generator, ids),
-            )
-        ]
+    @dataclass(frozen=True)
+    class Beginning:
+        prompts: Sequence[Prompt]
+        candidates: int
+
+        def do(self, generator: Small) -> Iterator[Finished]:
+            generator.begin([], [p.key for p in self.prompts], self.candidates, 9, 1)
+            yield Finished({"group": [prompt.id for prompt in self.prompts]})
+
+    def work(generator: Any, candidates: int) -> list[list[str]]:
+        groups = in_groups(prompts, candidates, generator, ids)
+        pieces: Any = (Beginning(group, candidates) for group in groups)
+        done = here(generator, generator.halve_rows)(pieces)
+        return [finished.record["group"] for finished in done if finished.record]
 
     assert work(Small(may_halve=True), 4) == [["a"], ["b"], ["c"]]
     assert work(Small(may_halve=True), 2) == [["a", "b"], ["c"]]

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from src.data.audio import Clip
+from src.data.files import write_whole
 from src.data.prompts import Prompt
 from src.reports.diversity import diversity
 from src.reports.pool import report
 from src.reports.pool_study import study_pool
-from src.runs.embeddings import pool_embedding_file, write_pool_embedding
+from src.runs.embeddings import npz, pool_embedding_file
 from src.runs.pool import load_pool
 from src.runs.records import Run
 from src.stats.sets import kernel_to, spread
@@ -62,7 +63,7 @@ def test_winners_measures_are_those_of_the_clips_that_win(run: Run) -> None:
     theirs = {p.id: random.normal(size=(1, 3)) for p in PROMPTS}
     for prompt, candidates in clips.items():
         heard = {"candidates": candidates, "reference": theirs[prompt], "checkpoint": np.array("w")}
-        write_pool_embedding(pool_embedding_file(run.folder, "fad_x", prompt), heard)
+        write_whole(pool_embedding_file(run.folder, "fad_x", prompt), npz(heard))
     pool = load_pool(run.folder)
     rows = diversity(study_pool(pool, (1, 3)))
     key = {"selector": "tags", "embeddings": "fad_x", "checkpoint": "w", "prompts": len(PROMPTS)}

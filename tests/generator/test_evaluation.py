@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from src.runs.build import Parts, checkpoints_of
 from src.runs.evaluation import finish, judge_again, judge_clip, measures, unread_captions
 from src.runs.records import RECORDS, Run, read_records, search_key
 from src.runs.settings import SaveAudio
+from src.runs.work import here
 from src.tree.node import SearchResult, Winner
 from tests.generator.fake_search import (
     RATE,
@@ -102,7 +104,7 @@ def test_a_clip_that_a_judge_has_no_number_for_keeps_the_others_and_the_reason(
     tmp_path: Path,
 ) -> None:
     judges = [FakeJudge("one"), FakeJudge("two", problem="no reference")]
-    written = finish(result(), judges, tmp_path, "none")
+    written = finished_in(tmp_path, result(), judges, "none")
     assert written["status"] == "ok"
     assert written["judges"] == {"one": 0.5}
     assert written["unjudged"] == {"two": "no reference"}
@@ -118,6 +120,15 @@ def test_a_lost_server_ends_the_run_instead_of_leaving_clips_unjudged(tmp_path: 
         judge_clip(clip(1), PROMPT, "baseline", [Lost("lost")], tmp_path)
 
 
+def finished_in(folder: Path, of: SearchResult, judges: Sequence[Any], save: SaveAudio) -> dict:
+    """The record of a search whose files are in the folder."""
+    done = finish(of, judges, folder, save)
+    with Run(folder, "run", {}, {}, folder=folder) as run:
+        run.keep(replace(done, record=None))
+    assert done.record is not None
+    return done.record
+
+
 @pytest.mark.parametrize(
     ("choice", "files"),
     [
@@ -127,7 +138,7 @@ def test_a_lost_server_ends_the_run_instead_of_leaving_clips_unjudged(tmp_path: 
     ],
 )
 def test_audio_is_saved_as_asked(choice: SaveAudio, files: list[str], tmp_path: Path) -> None:
-    written = finish(result(method="sbs"), [], tmp_path, choice)
+    written = finished_in(tmp_path, result(method="sbs"), [], choice)
     assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.wav")) == files
     assert written.get("audio") == (files[0] if files else None)
     if choice == "all":
@@ -136,7 +147,7 @@ def test_audio_is_saved_as_asked(choice: SaveAudio, files: list[str], tmp_path: 
 
 
 def test_a_set_judge_leaves_the_embeddings_of_clip_and_reference(tmp_path: Path) -> None:
-    written = finish(result(), [FakeSetJudge()], tmp_path, "none")
+    written = finished_in(tmp_path, result(), [FakeSetJudge()], "none")
     assert written["judges"] == {}
     embedding = np.load(tmp_path / "embeddings/fake_set/baseline/a.npy")
     assert embedding.dtype == np.float32
@@ -148,8 +159,7 @@ def test_a_set_judge_leaves_the_embeddings_of_clip_and_reference(tmp_path: Path)
 def test_without_a_reference_a_set_judge_leaves_the_clip_unjudged(tmp_path: Path) -> None:
     prompt = replace(PROMPT, id="unreferenced")
     heard = judge_clip(clip(1), prompt, "baseline", [FakeSetJudge()], tmp_path)
-    assert heard == {"judges": {}, "unjudged": {"fake_set": "no reference"}}
-    assert not list(tmp_path.rglob("*.npy"))
+    assert heard == ({"judges": {}, "unjudged": {"fake_set": "no reference"}}, {})
 
 
 @pytest.fixture
@@ -160,15 +170,20 @@ def run(tmp_path: Path) -> Iterator[Run]:
 
 def finished(run: Run, judges: Sequence[FakeJudge], save: SaveAudio = "winners") -> None:
     written = finish(result(level=0.123456789), judges, run.folder, save)
-    run.append(search_key("baseline") | written)
+    run.keep(replace(written, record=search_key("baseline") | (written.record or {})))
+
+
+def judged_again(run: Run, judges: Sequence[FakeJudge]) -> int:
+    parts: Any = SimpleNamespace(judges=judges)
+    return judge_again(run, [PROMPT], judges, here(parts))
 
 
 def test_what_was_unjudged_is_judged_again_from_the_saved_audio(run: Run) -> None:
     one, two = FakeJudge("one"), FakeJudge("two", problem="no reference")
     finished(run, [one, two])
     two.problem = ""
-    assert judge_again(run, [PROMPT], [one, two]) == 1
-    assert judge_again(run, [PROMPT], [one, two]) == 0
+    assert judged_again(run, [one, two]) == 1
+    assert judged_again(run, [one, two]) == 0
     (left,) = read_records(run.folder).values()
     assert one.calls == 1, "a clip that has its number is not heard again"
     assert left["judges"]["two"] == left["judges"]["one"] == np.float32(0.123456789)
@@ -179,7 +194,7 @@ def test_what_was_unjudged_is_judged_again_from_the_saved_audio(run: Run) -> Non
 def test_what_still_cannot_be_judged_is_not_written_again(run: Run) -> None:
     judge = FakeJudge("one", problem="no reference")
     finished(run, [judge])
-    assert judge_again(run, [PROMPT], [judge]) == 0
+    assert judged_again(run, [judge]) == 0
     assert (run.folder / RECORDS).read_text().count("\n") == 1
 
 
@@ -192,7 +207,7 @@ def test_without_its_audio_nothing_is_judged_again_and_what_was_deleted_is_said(
     for saved in run.folder.rglob("*.wav"):
         saved.unlink()
     judge.problem = ""
-    assert judge_again(run, [PROMPT], [judge]) == 0
+    assert judged_again(run, [judge]) == 0
     assert ("cannot be judged again" in caplog.text) == (save == "winners")
 
 
@@ -219,7 +234,7 @@ def test_captions_that_are_read_in_part_are_counted_by_who_reads_them() -> None:
 def test_made_up_records_have_the_shape_of_real_ones(tmp_path: Path) -> None:
     """What the tests of reports and figures read is what a run writes."""
     made_up = record("baseline", "a", 1.0, {"one": 0.5})
-    written = finish(result(), [FakeJudge("one")], tmp_path, "winners")
+    written = finished_in(tmp_path, result(), [FakeJudge("one")], "winners")
     written |= search_key("baseline")
     assert set(made_up) <= set(written)
     assert set(made_up["winner"]) <= set(written["winner"])
@@ -233,7 +248,7 @@ def test_made_up_records_have_the_shape_of_real_ones(tmp_path: Path) -> None:
 def test_a_winners_level_is_recorded_and_silence_marked(
     tmp_path: Path, level: float, recorded: tuple[float | None, bool]
 ) -> None:
-    winner = finish(result(level), [], tmp_path, "none")["winner"]
+    winner = finished_in(tmp_path, result(level), [], "none")["winner"]
     assert (winner["level"], winner["silent"]) == recorded
 
 

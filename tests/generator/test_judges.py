@@ -313,7 +313,7 @@ def test_the_axes_of_a_quality_score_are_columns_of_their_own(tmp_path: Path) ->
         )
         judge = ServedJudge("quality", WEIGHTS, lambda *_, of=answer: {"quality": of})
         names = [f"quality_{axis.lower()}" for axis in axes]
-        found = judge_clip(level(1), ASKED, "baseline", [judge], tmp_path)
+        found, _ = judge_clip(level(1), ASKED, "baseline", [judge], tmp_path)
         parts = dict(zip(names, components.values(), strict=False))
         assert found == {"judges": {"quality": 0.75} | parts, "unjudged": {}}
     selector = SimpleNamespace(name="tags", checkpoints={"tags": WEIGHTS})
