@@ -3,8 +3,8 @@
     python -m src.runs.merge results/benchmark-builtin-tags-n16-1a2b3c4d
     python -m src.runs.merge results/pool-builtin-m64-0123abcd /mnt/other/shards/2-of-5
 
-Joins all that is in the run's folder under shards/, and shards that lie elsewhere, whenever there is
-something to join: what is missing is listed, and the exit code is then 1. To join again changes
+Joins all that is in the run's folder under shards/, and shards that lie elsewhere, whenever there
+is something to join: what is missing is listed, and the exit code is then 1. To join again changes
 nothing, or adds what has come since. Records come in the order of one process, tokens, audio and
 embeddings are linked (copied to another file system), and starts are kept, each with its shard.
 Judges of sets, statistics and figures follow from what is joined: python -m src.reports RUN.
@@ -104,7 +104,7 @@ class Source:
                 made_by = self.shard or starts[record["start"]].get("shard")
             except (KeyError, IndexError) as error:
                 raise RunFolderError(
-                    f"{self.folder}: {MANIFEST} does not know the start of line {count} of {RECORDS}"
+                    f"{self.folder}: {MANIFEST} lacks the start of line {count} of {RECORDS}"
                 ) from error
             digest = hashlib.blake2b(as_json(results_of(record)).encode(), digest_size=16).digest()
             found[key] = Entry(
@@ -238,11 +238,11 @@ def choose(sources: Sequence[Source]) -> dict[Hashable, Entry]:
 def disagreement(sources: Sequence[Source], *entries: Entry) -> RunFolderError:
     one, other = (sources[entry.source] for entry in entries)
     records = [results_of(source.read(e)) for source, e in zip((one, other), entries, strict=True)]
-    named = "; ".join(differing(*records))
+    named = "; ".join(differing(records[0], records[1]))
     return RunFolderError(
         f"{one.folder} and {other.folder} have different results of prompt "
-        f"{records[0]['prompt_id']}, {in_words(records[0])}: {named}. Parts of one run need the same "
-        "--max_rows, and cards of one kind where precision is half"
+        f"{records[0]['prompt_id']}, {in_words(records[0])}: {named}. Shards of one run need the "
+        "same --max_rows, and cards of one kind where precision is half"
     )
 
 
@@ -308,9 +308,9 @@ def what_is_missing(
                     f"{in_words(key)}: {len(ids)} of {len(prompts)} prompts {what}: "
                     f"{', '.join(ids[:NAMED])}{more}"
                 )
-    begun = defaultdict(set)
-    for index, of in (name.split("/") for name in there):
-        begun[int(of)].add(int(index))
+    begun: dict[int, set[int]] = defaultdict(set)
+    for shard in map(Shard.parse, there):
+        begun[shard.of].add(shard.index)
     for of, known in begun.items() if said else ():
         if lacking := sorted({*range(1, of + 1)} - known):
             several = len(lacking) > 1

@@ -305,7 +305,7 @@ def open_records(folder: Path) -> BinaryIO:
     try:
         if (folder / RECORDS).exists():
             return (folder / RECORDS).open("rb")
-        file = tempfile.TemporaryFile()
+        file = tempfile.TemporaryFile()  # noqa: SIM115
         if (folder / COMPRESSED).exists():
             with lzma.open(folder / COMPRESSED) as packed:
                 shutil.copyfileobj(packed, file)

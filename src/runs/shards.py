@@ -2,8 +2,8 @@
 
 A run's prompts are decoded in groups, side by side, and tokens are exact at equal shapes: a group
 is never cut. Groups are formed from all the run's prompts, whatever part is asked for, and each
-belongs to the shard that a hash of its first prompt's key says. So the parts together are, record by
-record, what one process would have written; `python -m src.runs.merge` joins them.
+belongs to the shard that a hash of its first prompt's key says. So the parts together are, record
+by record, what one process would have written; `python -m src.runs.merge` joins them.
 
     results/<run>/shards/2-of-5/    a run's folder, with the hash of the whole run
 """

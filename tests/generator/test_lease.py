@@ -187,5 +187,5 @@ def test_without_links_a_file_system_gives_it_by_making_the_file(
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(WriteError, match="file/.lease"):
+    with pytest.raises(WriteError, match=r"file/\.lease"):
         Lease(tmp_path / "file")
