@@ -101,7 +101,7 @@ class Source:
                 break  # its write was interrupted, or goes on just now
             key, record = parse_line(line, self.folder, count)
             try:
-                made_by = self.shard or starts[record["start"]].get("shard")
+                made_by = starts[record["start"]].get("shard", self.shard)
             except (KeyError, IndexError) as error:
                 raise RunFolderError(
                     f"{self.folder}: {MANIFEST} lacks the start of line {count} of {RECORDS}"
@@ -109,7 +109,7 @@ class Source:
             digest = hashlib.blake2b(as_json(results_of(record)).encode(), digest_size=16).digest()
             found[key] = Entry(
                 *(number, offset, len(line), digest, record["status"] == "ok", record["time"]),
-                str(made_by) if made_by else None,
+                None if made_by is None else str(made_by),
             )
             offset += len(line)
         return found
