@@ -2,9 +2,11 @@
 # Build envs/NAME/.venv from envs/NAME/requirements.lock, for each NAME given.
 #
 #     envs/setup.sh generator verifier
+#     envs/setup.sh generator verifier --extra ray    # and what envs/NAME/ray.lock adds
 #
-# Nothing is done for an environment whose lock has not changed since it was built. Works from
-# any folder. Interrupted, it starts that environment again; run twice at once, one waits.
+# Nothing is done for an environment whose lock has not changed since it was built. An extra stays:
+# later calls need not name it. Works from any folder. Interrupted, it starts that environment
+# again; run twice at once, one waits.
 # UV_TORCH_BACKEND=cpu (or cu118, cu124, ...) takes PyTorch from PyTorch's own index instead.
 set -euo pipefail
 
@@ -63,14 +65,15 @@ find_uv() {
   echo "$private_uv"
 }
 
-# Install exactly what the lock names; with another PyTorch, that and what it needs for itself.
-install_lock() {
+# Install exactly what the locks name; with another PyTorch, that and what it needs for itself.
+install_locks() {
   local folder=$1
+  shift
   local -a target=(--python "$folder/.venv/bin/python")
   if [[ -z ${UV_TORCH_BACKEND:-} ]]; then
-    "$uv" pip sync "${target[@]}" "$folder/requirements.lock"
+    "$uv" pip sync "${target[@]}" "$@"
   else
-    grep -vE '^(nvidia-|cuda-|triton==)' "$folder/requirements.lock" >"$folder/.venv/lock.txt"
+    cat "$@" | grep -vE '^(nvidia-|cuda-|triton==)' >"$folder/.venv/lock.txt"
     "$uv" pip install "${target[@]}" --override "$folder/overrides.txt" \
       --requirements "$folder/.venv/lock.txt"
   fi
@@ -82,15 +85,18 @@ report() {
 }
 
 build() {
-  local name=$1 folder=$envs/$1 built started=$SECONDS wanted
-  local stamp=$folder/.venv/built-from
+  local name=$1 folder=$envs/$1 built started=$SECONDS wanted added=$extra
+  local stamp=$folder/.venv/built-from chosen=$folder/.venv/extra
   [[ -f $folder/requirements.lock ]] || die \
     "there is no environment '$name'; there are: $(cd "$envs" && echo */ | tr -d /)"
-  # The lock is read through stdin, so that the hash does not depend on where the clone lies.
-  wanted="$(sha256sum <"$folder/requirements.lock" | cut -d' ' -f1) ${UV_TORCH_BACKEND:-default}"
 
   exec 9>"$folder/.setup.lock"
   flock --nonblock 9 || { say "setup: $name: another set-up of it is running; waiting" && flock 9; }
+  [[ -n $added ]] || added=$(cat "$chosen" 2>/dev/null || true)
+  local -a locks=("$folder/requirements.lock" ${added:+"$folder/$added.lock"})
+  [[ -f ${locks[-1]} ]] || die "the environment '$name' has no extra '$added'"
+  # Read through stdin, so that the hash does not depend on where the clone lies.
+  wanted="$(cat "${locks[@]}" | sha256sum | cut -d' ' -f1) ${UV_TORCH_BACKEND:-default}"
   built=$(cat "$stamp" 2>/dev/null || true)
   if [[ $built == "$wanted" ]] && "$folder/.venv/bin/python" -c '' 2>/dev/null; then
     say "setup: $name: up to date"
@@ -103,16 +109,18 @@ build() {
   python=$(find_python)
   uv=$(find_uv "$python")
   if [[ -n $built && -x $folder/.venv/bin/python && $built == *" ${UV_TORCH_BACKEND:-default}" ]]; then
-    say "setup: $name: the lock has changed; updating envs/$name/.venv"
+    say "setup: $name: the lock has changed${added:+ (extra: $added)}; updating envs/$name/.venv"
     rm "$stamp"
   else
     say "setup: $name: building envs/$name/.venv," \
-      "$(grep -c '==' "$folder/requirements.lock") packages;" \
+      "$(cat "${locks[@]}" | grep '==' | sort -u | wc -l) packages;" \
       "with nothing cached, $(download_size "$name") to download"
     rm -rf "$folder/.venv"
     "$uv" venv --quiet --python "$python" "$folder/.venv"
   fi
-  report install_lock "$folder" || die \
+  # Before the install, so that one that is cut short is taken up with the extra.
+  [[ -z $added ]] || echo "$added" >"$chosen"
+  report install_locks "$folder" "${locks[@]}" || die \
     "$name could not be installed: see uv's message above." \
     "If a download failed, run it again: what has arrived is kept (UV_HTTP_TIMEOUT=300 helps on slow lines)."
   echo "$wanted" >"$stamp.new"
@@ -121,6 +129,14 @@ build() {
   exec 9>&-
 }
 
-(($#)) || die "say which: envs/setup.sh generator verifier"
+extra='' names=()
+while (($#)); do
+  case $1 in
+    --extra) extra=${2:?which extra?} && shift ;;
+    *) names+=("$1") ;;
+  esac
+  shift
+done
+((${#names[@]})) || die "say which: envs/setup.sh generator verifier"
 export UV_HTTP_TIMEOUT=${UV_HTTP_TIMEOUT:-120}
-for name in "$@"; do build "$name"; done
+for name in "${names[@]}"; do build "$name"; done

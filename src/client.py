@@ -19,6 +19,7 @@ from typing import Any, Self, TypeVar
 import numpy as np
 import requests
 from pydantic import BaseModel, ValidationError
+from requests.adapters import BaseAdapter
 from urllib3.exceptions import NewConnectionError
 
 from src import protocol
@@ -65,25 +66,35 @@ class Refused(VerifierError):
 class ServerClient:
     """Talks to one verifier server. Not for use by several threads at once.
 
-    total_seconds: limit on a request with all its attempts. Every method raises ServerUnreachable
-    or ServerError where it has no answer.
+    total_seconds: limit on a request with all its attempts. transport: what carries requests to
+    `url`, other than sockets. Every method raises ServerUnreachable or ServerError where it has no
+    answer.
     """
 
     def __init__(
-        self, url: str, token: str | None = None, *, total_seconds: float = 1200.0
+        self,
+        url: str,
+        token: str | None = None,
+        *,
+        total_seconds: float = 1200.0,
+        transport: BaseAdapter | None = None,
     ) -> None:
-        self.url, self._token = url.rstrip("/"), token
+        self.url, self._token, self._transport = url.rstrip("/"), token, transport
         self.total_seconds = total_seconds
         self._usage = Ledger()
         self._session = requests.Session()
         self._session.trust_env = False  # no proxy for a loopback address, no netrc over the token
         if token:
             self._session.headers["Authorization"] = f"Bearer {token}"
+        if transport is not None:
+            self._session.mount(self.url, transport)
         self._reached = False
 
     def another(self) -> Self:
         """One more client of the server, with a count of its own."""
-        return type(self)(self.url, self._token, total_seconds=self.total_seconds)
+        return type(self)(
+            self.url, self._token, total_seconds=self.total_seconds, transport=self._transport
+        )
 
     def listing(self) -> protocol.VerifierList:
         """What is hosted, and what a request may hold."""

@@ -167,17 +167,18 @@ class Generator(Renderer):
         """Candidates decoded side by side."""
         return self.decoder.max_rows
 
-    def fit_rows(self, frames: int) -> None:
+    def fit_rows(self, frames: int, at_once: int = 1) -> None:
         """Decode as many candidates of so many frames side by side as the GPU's memory is for.
 
-        A CPU gains nothing from more than MAX_ROWS.
+        at_once: groups of prompts whose candidates are held at once. A CPU gains nothing from more
+        than MAX_ROWS.
         """
         self._may_halve = True
         if self.device != "cuda":
             return
         span = self.windows(frames)
         free, size = free_memory(), self.decoder.row_bytes(span.length if span else frames)
-        self.decoder.max_rows = rows_that_fit(free, size)
+        self.decoder.max_rows = rows_that_fit(free / at_once, size)
         log.info(
             "--max_rows %d: %.1f GB are free, a candidate may take %.2f GB",
             *(self.max_rows, free / 1e9, size / 1e9),

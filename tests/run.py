@@ -24,6 +24,7 @@ SUITES = {  # the longest first, so that the last to end is a short one
     "tests/end_to_end": "generator",
     "tests/generator": "generator",
     "tests/verifier": "verifier",
+    "tests/cluster": "generator",  # skipped without Ray
     "tests/downloader": "downloader",
     "tests/browser": "generator",
 }

@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from src.cluster.driver import open_models
 from src.data.prompts import Prompt
 from src.experiments import dry_run
 from src.experiments.searching import own_prompts, search_what_is_left
@@ -21,7 +22,6 @@ from src.runs.build import (
     caveats,
     checkpoints_of,
     identity,
-    load_models,
     where,
 )
 from src.runs.continuing import refuse_other_model
@@ -39,7 +39,7 @@ def run(settings: BenchmarkSettings, prompts: Sequence[Prompt], end: Ending) -> 
     settings.plans(MUSICGEN_FRAME_RATE, prompts[0].given_frames)
     remote = [*remote_parts(components(settings.verifier)), *served(settings.judges or ())]
     with ExitStack() as stack:
-        models = load_models(settings, remote, stack)
+        models = open_models(settings, remote, [prompt.text for prompt in prompts], stack)
         refuse_uneven_groups(settings, models.device)
         parts = parts_of(settings, models)
         if settings.continue_from is not None:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from src.budget import Ledger, timed
 from src.client import ServerClient
+from src.cluster.driver import open_models
 from src.data.progress import bar
 from src.data.prompts import Prompt
 from src.experiments.pool_scoring import Hearers, Scorer, list_scorers, score
@@ -42,7 +43,6 @@ from src.runs.build import (
     caveats,
     checkpoints_of,
     identity,
-    load_models,
     unread_by,
     where,
 )
@@ -64,7 +64,7 @@ def run(settings: ExperimentSettings, prompts: Sequence[Prompt], end: Ending) ->
         log.info("left out: %s: M does not divide N", name)
     end.kept = lambda: f"What is finished is kept in {settings.pool or settings.output}"
     with ExitStack() as stack:
-        models = load_models_of(settings, stack)
+        models = models_of(settings, prompts, stack)
         refuse_uneven_groups(settings, models.device)
         folder, failed, sweeps = None, 0, []
         if settings.candidates:
@@ -82,11 +82,12 @@ def run(settings: ExperimentSettings, prompts: Sequence[Prompt], end: Ending) ->
     return text, Exit.PROMPTS_FAILED if failed else Exit.DONE
 
 
-def load_models_of(settings: ExperimentSettings, stack: ExitStack) -> Models:
+def models_of(settings: ExperimentSettings, prompts: Sequence[Prompt], stack: ExitStack) -> Models:
     """The generator where anything is generated, else the codec; and the server's client."""
     scoring = [part for name in settings.scoring for part in components(name)]
     names = [*remote_parts(scoring), *served(settings.judges or ())]
-    return load_models(settings, names, stack, settings.decodes)
+    texts = [prompt.text for prompt in prompts]
+    return open_models(settings, names, texts, stack, settings.decodes)
 
 
 def parts_of(settings: ExperimentSettings, selector: str, models: Models) -> Parts:

@@ -14,7 +14,7 @@ from src.experiments.pool_embedding import Hearing
 from src.experiments.pool_scoring import Outcome, Scorer
 from src.experiments.references import Reference
 from src.experiments.scaling import (
-    load_models_of,
+    models_of,
     open_pool,
     open_sweep,
     parts_of,
@@ -48,7 +48,7 @@ def estimate(settings: ExperimentSettings, prompts: Sequence[Prompt]) -> str:
     """What is left of the pool and of the searches, and what it will cost."""
     runs, rows = [], []
     with ExitStack() as stack:
-        models = load_models_of(settings, stack)
+        models = models_of(settings, prompts, stack)
         generator, renderer, client = models.generator, models.renderer, models.client
         trial = Trial(renderer, prompts, round(settings.duration * renderer.frame_rate))
         if settings.candidates:

@@ -7,19 +7,22 @@ machines are no measurement of any of them.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import tyro
 
+from src.cluster.settings import ClusterSettings
 from src.runs.ending import Exit
 from src.runs.records import read_records
-from src.runs.settings import Settings, UsageError
+from src.runs.settings import UsageError
 from src.runs.shards import Shard
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShardedSettings(Settings):
+class ShardedSettings(ClusterSettings):
     """The settings of a script that can do a part of a run."""
+
+    indecisive: ClassVar[frozenset[str]] = ClusterSettings.indecisive | {"shard"}
 
     #: I/N: do only the I-th of N parts of the run, in a folder of its own inside the run's, on as
     #: many machines as there are; python -m src.runs.merge joins them. On a GPU it needs a number

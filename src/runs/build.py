@@ -71,29 +71,21 @@ class Models:
 
 
 def load_models(
-    settings: Settings,
-    names: Iterable[str],
-    stack: ExitStack,
-    decodes: bool = True,
-    client: ServerClient | None = None,
+    settings: Settings, decodes: bool, client: ServerClient | None, at_once: int = 1
 ) -> Models:
-    """All that a run needs; with --server auto, `stack` stops the server that this starts.
-
-    names: verifiers that the server is to have. decodes: whether the language model is used.
-    client: where there is one already.
-    """
-    client = client or connect(settings, names, stack)
+    """All that a run needs. decodes: whether the language model is used. client: of the verifiers.
+    at_once: groups of prompts whose candidates are held at once."""
     if decodes:
-        generator = load(settings)
+        generator = load(settings, at_once)
         return Models(generator, generator, client)
     log.info("loading the codec of %s", settings.model)
     return Models(None, load_renderer(str(settings.model), settings.device), client)
 
 
 def build(settings: Settings, verifier: str, judges: Sequence[str], stack: ExitStack) -> Parts:
-    """All that a search needs."""
-    names = [*remote_parts(components(verifier)), *served(judges)]
-    return assemble(settings, verifier, judges, load_models(settings, names, stack))
+    """All that a search needs; with --server auto, `stack` stops the server that this starts."""
+    client = connect(settings, [*remote_parts(components(verifier)), *served(judges)], stack)
+    return assemble(settings, verifier, judges, load_models(settings, True, client))
 
 
 def assemble(settings: Settings, verifier: str, judges: Sequence[str], models: Models) -> Parts:
@@ -107,8 +99,9 @@ def assemble(settings: Settings, verifier: str, judges: Sequence[str], models: M
     return Parts(generator, selecting, build_judges(judges, models.device, own, generator), client)
 
 
-def load(settings: Settings) -> Generator:
-    """The generator. Raises GeneratorError, UnsupportedModel and UsageError."""
+def load(settings: Settings, at_once: int = 1) -> Generator:
+    """The generator. at_once: as `load_models`. Raises GeneratorError, UnsupportedModel and
+    UsageError."""
     log.info("loading %s", settings.model)
     sampling = Sampling(settings.temperature, settings.top_k, settings.guidance)
     rows = MAX_ROWS if settings.max_rows == "auto" else settings.max_rows
@@ -121,7 +114,7 @@ def load(settings: Settings) -> Generator:
     except ValueError as error:  # a device or a dtype that this machine has not, or the stride
         raise UsageError(str(error)) from error
     if settings.max_rows == "auto":
-        generator.fit_rows(round(settings.duration * generator.frame_rate))
+        generator.fit_rows(round(settings.duration * generator.frame_rate), at_once)
     return generator
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from src.runs.provenance import versions
 
-PACKAGES = ("torch", "audiocraft", "transformers", "fastapi", "numpy")
+PACKAGES = ("torch", "audiocraft", "transformers", "fastapi", "numpy", "ray")
 
 
 def probe() -> dict[str, Any]:

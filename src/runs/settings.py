@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 import tyro
 
@@ -57,7 +57,7 @@ Names = Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="[NAME ...]")]
 # is continued comes with the prompts.
 INDECISIVE = frozenset(
     {"server", "data_dir", "output", "log_level", "max_rows", "graphs", "ids", "dry_run", "value"}
-    | {"extend_stride", "continue_from", "shard"}
+    | {"extend_stride", "continue_from"}
 )
 # Runs of the first versions have these in their identity, whichever methods they ran.
 ALWAYS_DECISIVE = (BEAM_WIDTH, LOOKAHEAD_K)
@@ -77,7 +77,10 @@ class UsageError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What every script shares. Command line: `--name value`."""
+    """What every script shares. Command line: `--name value`. indecisive: flags that do not decide
+    the results."""
+
+    indecisive: ClassVar[frozenset[str]] = INDECISIVE
 
     #: paper: MusicGen and MusicCaps (weights to be fetched). builtin: the small stack that comes
     #: with the repository; runs offline on a CPU. Sets the defaults of --model, --prompts and
@@ -258,7 +261,7 @@ class Settings:
         """
         # Parameters of methods that the run does not have came later than its settings.
         used = {*parameters_of(getattr(self, "method", ())), *ALWAYS_DECISIVE}
-        left_out = INDECISIVE | {p.name for p in PARAMETERS if p not in used}
+        left_out = self.indecisive | {p.name for p in PARAMETERS if p not in used}
         return {name: value for name, value in self.as_record().items() if name not in left_out}
 
 

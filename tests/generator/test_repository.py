@@ -11,9 +11,18 @@ ENVIRONMENTS = ("generator", "verifier", "downloader", "training")
 MOST_BYTES = 66_000_000
 
 
-@pytest.mark.parametrize("name", ENVIRONMENTS)
-def test_locks_name_versions_and_no_index(name: str) -> None:
-    lines = (ROOT / "envs" / name / "requirements.lock").read_text().splitlines()
+LOCKS = [f"{name}/requirements.lock" for name in ENVIRONMENTS]
+EXTRAS = ["generator/ray.lock", "verifier/ray.lock"]
+
+
+def pins_of(lock: str) -> dict[str, str]:
+    lines = (ROOT / "envs" / lock).read_text().splitlines()
+    return dict(line.split("==") for line in lines if not line.lstrip().startswith("#"))
+
+
+@pytest.mark.parametrize("lock", [*LOCKS, *EXTRAS])
+def test_locks_name_versions_and_no_index(lock: str) -> None:
+    lines = (ROOT / "envs" / lock).read_text().splitlines()
     pins = [line for line in lines if not line.lstrip().startswith("#")]
     odd = [line for line in pins if not re.fullmatch(r"[a-z0-9.-]+==[0-9][0-9a-z.]*", line)]
     assert pins
@@ -23,13 +32,8 @@ def test_locks_name_versions_and_no_index(name: str) -> None:
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_locks_hold_what_the_requirements_ask_for(name: str) -> None:
-    folder = ROOT / "envs" / name
-    locked = dict(
-        line.split("==")
-        for line in (folder / "requirements.lock").read_text().splitlines()
-        if not line.lstrip().startswith("#")
-    )
-    for line in (folder / "requirements.in").read_text().splitlines():
+    locked = pins_of(f"{name}/requirements.lock")
+    for line in (ROOT / "envs" / name / "requirements.in").read_text().splitlines():
         requirement = line.split("#")[0].strip()
         if not requirement:
             continue
@@ -37,6 +41,13 @@ def test_locks_hold_what_the_requirements_ask_for(name: str) -> None:
         package = re.split(r"[<>=]", package)[0].lower().replace("_", "-")
         assert package in locked, f"make lock: {package} is not in the lock"
         assert version in ("", locked[package]), f"make lock: {package}"
+
+
+@pytest.mark.parametrize("lock", EXTRAS)
+def test_an_extra_changes_no_version_and_is_of_one_ray(lock: str) -> None:
+    base, extra = pins_of(lock.replace("ray", "requirements")), pins_of(lock)
+    assert {**base, **extra} == {**extra, **base}
+    assert f"ray=={extra['ray']}" in (ROOT / "envs" / "ray.in").read_text().splitlines()
 
 
 def tracked_files() -> list[Path]:

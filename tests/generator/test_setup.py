@@ -121,3 +121,30 @@ def test_another_torch_leaves_the_cuda_libraries_out(checkout: Checkout) -> None
     checkout.lock.write_text("nvidia-nccl-cu12==2.18.1\ntorch==2.1.0\ntriton==2.1.0\n")
     assert checkout.setup(UV_TORCH_BACKEND="cpu")[0] == 0
     assert (checkout.lock.parent / ".venv" / "lock.txt").read_text() == "torch==2.1.0\n"
+
+
+def test_an_extra_stays_with_its_environment_and_follows_its_lock(checkout: Checkout) -> None:
+    extra = checkout.lock.with_name("ray.lock")
+    extra.write_text("ray==1.0\n")
+    assert checkout.setup()[0] == 0
+    code, output = checkout.setup("tiny", "--extra", "ray")
+    assert code == 0
+    assert "extra: ray" in output
+    assert checkout.setup() == (0, "setup: tiny: up to date\n")
+    assert checkout.setup("tiny", "--extra", "ray") == (0, "setup: tiny: up to date\n")
+    assert checkout.installs() == 2
+    extra.write_text("ray==2.0\n")
+    assert checkout.setup(UV_FAILS="1")[0] == 1
+    assert checkout.setup()[0] == 0
+    assert checkout.setup(UV_TORCH_BACKEND="cpu")[0] == 0
+    first, *later = [line for line in checkout.log.read_text().splitlines() if "pip sync" in line]
+    assert "ray.lock" not in first
+    assert len(later) == 3
+    assert all("ray.lock" in line for line in later)
+    assert (extra.parent / ".venv" / "lock.txt").read_text() == "tiny==1.0\nray==2.0\n"
+
+
+def test_setup_of_an_unknown_extra_says_so(checkout: Checkout) -> None:
+    code, output = checkout.setup("tiny", "--extra", "nothing")
+    assert code == 1
+    assert "the environment 'tiny' has no extra 'nothing'" in output

@@ -1,0 +1,216 @@
+"""The generators of a cluster: who has which piece of work, and what happens when one dies.
+
+A generator never has more pieces than its groups in flight, so that what is not begun waits with
+the driver. When one dies, another is started, and its pieces are done again: they gave nothing yet.
+A piece during which a generator died is done again by one that does nothing else; where that dies
+too, prompt by prompt; and a prompt that ends its generator alone has failed, with the reason.
+"""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ray
+from ray.exceptions import (
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    RayTaskError,
+    WorkerCrashedError,
+)
+
+from src.cluster.generators import Facts
+from src.decoding.device import OutOfMemory
+from src.generator import GeneratorError
+from src.runs.local_server import START_SECONDS
+from src.runs.records import Finished
+from src.runs.settings import UsageError
+from src.runs.work import Piece, Workers, halves
+
+log = logging.getLogger(__name__)
+
+DIED = (RayActorError, WorkerCrashedError, NodeDiedError, ObjectLostError, OutOfMemoryError)
+STARTS = 3  # of generators in a row that end before they are ready
+TOLD_SECONDS = 10.0
+
+
+@dataclass(eq=False)
+class Seat:
+    """A generator's place. starting: the answer that says that it is ready, until it does."""
+
+    actor: Any
+    starting: Any = None
+    facts: Facts | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """is_alone: done by a generator that does nothing else: one died of it, or beside it."""
+
+    piece: Piece[Any]
+    is_alone: bool = False
+
+
+class Crew:
+    """count: generators; in_flight: pieces that each may have. create: starts one, with so many
+    rows side by side as there were before; None: as many as fit."""
+
+    def __init__(self, count: int, in_flight: int, create: Callable[[int | None], Any]) -> None:
+        self.count, self.in_flight, self.create = count, in_flight, create
+        self.seats: list[Seat] = []
+        self.tasks: dict[Any, tuple[Task, Seat]] = {}  # by their answer
+        self.facts: Facts | None = None
+        self._texts: Any = None
+        self._failed_starts = self._jobs = 0
+
+    def begin(self, texts: Sequence[str]) -> Facts:
+        """Start all, and wait until they are ready; what the first says of itself.
+
+        texts: of which the generators are asked how much they know. Raises UsageError where there
+        is no room for a single one, and what a generator raises that cannot load its model.
+        """
+        self._texts = ray.put(list(texts))
+        for _ in range(self.count):
+            self._start()
+        deadline, told = time.monotonic() + START_SECONDS, time.monotonic()
+        while starting := [seat for seat in self.seats if seat.starting is not None]:
+            ready, _ = ray.wait([seat.starting for seat in starting], timeout=1.0)
+            self._take_starts(ready)
+            now = time.monotonic()
+            if now > deadline:
+                break
+            if not ready and now - told > TOLD_SECONDS:
+                log.info("%d of %d generators are not ready yet", len(starting), self.count)
+                told = now
+        if self.facts is None:
+            there = {key: ray.cluster_resources().get(key, 0) for key in ("CPU", "GPU")}
+            raise UsageError(
+                f"no generator could be started: the cluster has {there['CPU']:g} cores and "
+                f"{there['GPU']:g} GPUs; ask for less (--generator_actors, --gpus_per_generator, "
+                "--cpus_per_generator)"
+            )
+        return self.facts
+
+    def end(self) -> None:
+        for seat in self.seats:
+            ray.kill(seat.actor)
+
+    def workers(self, make: Callable[[Any], Any]) -> Workers:
+        """Who do pieces of work, with the parts that `make` makes around their models."""
+        self._jobs += 1
+        job = self._jobs, ray.put(make)
+
+        def work(pieces: Iterable[Piece[Any]]) -> Iterator[Finished]:
+            left, again = iter(pieces), deque[Task]()
+            while True:
+                self._hand_out(job, left, again)
+                if not self.tasks and not again:
+                    return
+                yield from self._take(again)
+
+        return work
+
+    def _hand_out(
+        self, job: tuple[int, Any], left: Iterator[Piece[Any]], again: deque[Task]
+    ) -> None:
+        """Give generators what they have room for: first, and then only, what is done again."""
+        for seat in self.seats:
+            if seat.starting is not None:
+                continue
+            own = [task for task, owner in self.tasks.values() if owner is seat]
+            while len(own) < self.in_flight and not any(task.is_alone for task in own):
+                if again:
+                    if own:
+                        break
+                    task = again.popleft()
+                elif (piece := next(left, None)) is not None:
+                    task = Task(piece)
+                else:
+                    return
+                number, make = job
+                self.tasks[seat.actor.do.remote(number, make, task.piece)] = task, seat
+                own.append(task)
+
+    def _take(self, again: deque[Task]) -> Iterator[Finished]:
+        """What has come by now, of one answer or several; waits a second for the first."""
+        if not self.tasks:
+            self._wait_for_a_start()
+        starting = [seat.starting for seat in self.seats if seat.starting is not None]
+        ready, _ = ray.wait([*self.tasks, *starting], timeout=1.0)
+        self._take_starts([answer for answer in ready if answer in starting])
+        for answer in ready:
+            if answer not in self.tasks:
+                continue
+            task, seat = self.tasks.pop(answer)
+            try:
+                yield from ray.get(answer)
+            except DIED as error:
+                reason = _last_line(error)
+                log.warning("a generator was lost: %s", reason)
+                self._replace(seat)
+                yield from self._after_a_death(task, reason, again)
+            except RayTaskError as error:
+                if not isinstance(error.cause, OutOfMemory) or len(task.piece.prompts) < 2:
+                    raise error.cause from error
+                log.warning("%s. On with half as many prompts", error.cause)
+                again.extend(Task(piece, is_alone=True) for piece in halves(task.piece))
+
+    def _after_a_death(self, task: Task, reason: str, again: deque[Task]) -> Iterator[Finished]:
+        if not task.is_alone:
+            again.append(replace(task, is_alone=True))
+        elif len(task.piece.prompts) > 1:
+            for prompt in task.piece.prompts:
+                again.append(replace(task, piece=replace(task.piece, prompts=[prompt])))  # type: ignore[type-var]
+        else:
+            yield from task.piece.failed(f"its generator was lost, twice: {reason}")
+
+    def _start(self) -> None:
+        actor = self.create(self.facts.max_rows if self.facts else None)
+        self.seats.append(Seat(actor, actor.facts.remote(self._texts)))
+
+    def _replace(self, seat: Seat) -> None:
+        if seat in self.seats:  # once, however many pieces it had
+            self.seats.remove(seat)
+            ray.kill(seat.actor)  # where it was out of reach only
+            self._start()
+
+    def _take_starts(self, answers: Sequence[Any]) -> None:
+        for seat in [seat for seat in self.seats if seat.starting in answers]:
+            try:
+                facts: Facts = ray.get(seat.starting)
+            except RayTaskError as error:
+                raise error.cause from error
+            except DIED as error:
+                self._failed_starts += 1
+                if isinstance(cause := getattr(error, "cause", None), Exception):
+                    raise cause from error
+                if self._failed_starts == STARTS:
+                    raise GeneratorError(f"generators do not start: {_last_line(error)}") from error
+                self._replace(seat)
+                continue
+            self.facts = self.facts or facts
+            for name in ("checkpoint", "device", "dtype"):
+                own, first = getattr(facts, name), getattr(self.facts, name)
+                if own != first:
+                    raise GeneratorError(f"generators differ in their {name}: {first}, {own}")
+            seat.starting, seat.facts, self._failed_starts = None, facts, 0
+
+    def _wait_for_a_start(self) -> None:
+        """Where no generator is left: until another is ready."""
+        starting = [seat.starting for seat in self.seats]
+        if all(answer is not None for answer in starting):
+            log.warning("no generator is left: waiting for another")
+            ready, _ = ray.wait(starting, timeout=START_SECONDS)
+            if not ready:
+                raise GeneratorError(
+                    "no generator is left, and the cluster has no room for another"
+                )
+            self._take_starts(ready)
+
+
+def _last_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[-1].strip() or type(error).__name__

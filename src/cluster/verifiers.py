@@ -1,0 +1,256 @@
+"""Verifier actors: the verifier server's own application, reached through Ray in place of a socket.
+
+    actors = start_verifiers(["tags"], 2)
+    client = ServerClient(ADDRESS, transport=RayTransport(actors))
+
+Micro-batches, limits and errors are those of the server. The body of a request goes through Ray's
+object store as bytes in a numpy array, which an actor on the same machine reads in place.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import ray
+import requests
+from ray import exceptions
+from requests.adapters import BaseAdapter, HTTPAdapter
+
+from src import protocol
+from src.client import ServerClient, ServerUnreachable
+from src.cluster import require_ray, runtime_env
+from src.data.files import ROOT
+from src.runs.local_server import PYTHON, START_SECONDS
+from src.runs.settings import UsageError
+
+logger = logging.getLogger(__name__)
+
+ADDRESS = "ray://verifiers"
+AVOIDED_SECONDS = 5.0  # an actor that was lost, or busy, is not asked so soon while others can be
+CHUNK_BYTES = 2**20  # of a body in one ASGI message
+TOLD_SECONDS = 10.0  # between two messages that actors have not started yet
+LOST = (
+    *(exceptions.RayActorError, exceptions.WorkerCrashedError, exceptions.OutOfMemoryError),
+    *(exceptions.NodeDiedError, exceptions.ObjectLostError),
+)
+
+Answer = tuple[int, dict[str, str], bytes]  # status, headers, content
+
+
+class VerifierActor:
+    """The server's application with its models. Runs in the verifier environment.
+
+    After a restart models load anew, and requests are answered meanwhile as a starting server does.
+    """
+
+    def __init__(self, names: Sequence[str], device: str) -> None:
+        # What only the verifier environment has, or must not come before an actor: torch.
+        import httpx
+
+        from src.server.app import create_app
+        from src.server.settings import ServerSettings, configure_torch
+        from src.verifier_core import choose
+
+        # As many threads as Ray gives the actor cores (OMP_NUM_THREADS).
+        settings = ServerSettings(models=tuple(names), device=device, threads=-1)
+        adapters, _ = choose(settings.models)
+        settings = replace(settings, device=configure_torch(settings, len(adapters)))
+        app = create_app(adapters, settings)
+        self._transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        self._lifespan = app.router.lifespan_context(app)
+        self._is_started = False
+
+    def machine(self) -> dict[str, Any]:
+        """What it runs on."""
+        from src.runs.provenance import machine
+
+        return {name: value for name, value in machine().items() if name != "command"}
+
+    async def ready(self) -> dict[str, str]:
+        """Wait until no model loads any more. Returns why which did not load."""
+        nothing, path = np.empty(0, np.uint8), protocol.READY_PATH
+        while True:
+            _, _, content = await self.send("GET", path, {}, nothing)
+            states = protocol.Readiness.model_validate_json(content)
+            if "loading" not in states.models.values():
+                return states.problems
+            await asyncio.sleep(0.05)
+
+    async def send(
+        self, method: str, path: str, headers: Mapping[str, str], body: np.ndarray
+    ) -> Answer:
+        """What the application answers. body: uint8 [bytes]."""
+        import httpx
+
+        if not self._is_started:
+            self._is_started = True
+            await self._lifespan.__aenter__()  # never left: the process is ended
+
+        async def chunks() -> AsyncIterator[bytes]:
+            for start in range(0, len(body), CHUNK_BYTES):
+                yield body[start : start + CHUNK_BYTES].tobytes()
+
+        content = chunks() if len(body) else None
+        request = httpx.Request(method, f"http://verifiers{path}", headers=headers, content=content)
+        response = await self._transport.handle_async_request(request)
+        return response.status_code, dict(response.headers), await response.aread()
+
+
+class Waiting(HTTPAdapter):
+    """Sockets, with something entered while an answer is waited for."""
+
+    def __init__(self, waiting: Callable[[], AbstractContextManager[object]]) -> None:
+        super().__init__()
+        self.waiting = waiting
+
+    def send(self, *args: Any, **named: Any) -> requests.Response:
+        with self.waiting():
+            return super().send(*args, **named)
+
+
+def client_of(
+    url: str,
+    token: str | None,
+    actors: Sequence[Any],
+    waiting: Callable[[], AbstractContextManager[object]] = nullcontext,
+) -> ServerClient:
+    """A client of verifier actors or, where there are none, of the server at `url`."""
+    if actors:
+        return ServerClient(ADDRESS, transport=RayTransport(actors, waiting))
+    return ServerClient(url, token, transport=Waiting(waiting))
+
+
+class RayTransport(BaseAdapter):
+    """Carries the requests of one client to verifier actors, in turn.
+
+    An actor that is lost is a ConnectionError, an answer that does not come a Timeout, so that the
+    client tries again, and comes to another actor. Raises ServerUnreachable when all are lost for
+    good. waiting: what is entered while an answer is waited for.
+    """
+
+    def __init__(
+        self,
+        actors: Sequence[Any],
+        waiting: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> None:
+        super().__init__()
+        self.waiting = waiting
+        self._actors = list(actors)
+        self._turn = random.randrange(len(actors))  # clients spread over the actors
+        self._avoided = [0.0] * len(actors)  # until when
+        self._dead: set[int] = set()
+
+    def send(
+        self, request: requests.PreparedRequest, *_: Any, timeout: Any = None, **__: Any
+    ) -> requests.Response:
+        """timeout: as requests has it. Verification, proxies and the like say nothing here."""
+        seconds = timeout[1] if isinstance(timeout, tuple) else timeout
+        body = request.body.encode() if isinstance(request.body, str) else request.body or b""
+        at = self._next()
+        asked = request.method, request.path_url, dict(request.headers)
+        answer = self._actors[at].send.remote(*asked, np.frombuffer(body, np.uint8))
+        try:
+            with self.waiting():
+                status, headers, content = ray.get(answer, timeout=seconds)
+        except exceptions.GetTimeoutError:
+            ray.cancel(answer)
+            raise requests.ReadTimeout(f"no answer within {seconds:g} s") from None
+        except LOST as error:
+            self._avoid(at)
+            reason = str(error).strip().splitlines()[-1]
+            if isinstance(error, exceptions.ActorDiedError):
+                self._dead.add(at)
+            if len(self._dead) == len(self._actors):
+                raise ServerUnreachable(
+                    f"all {len(self._actors)} verifier actors are lost: {reason}"
+                ) from error
+            raise requests.ConnectionError(f"a verifier actor was lost: {reason}") from error
+        if status == 503:
+            self._avoid(at)
+        response = requests.Response()
+        response.status_code, response._content = status, content
+        response.headers.update(headers)
+        response.url, response.request = request.url or "", request
+        return response
+
+    def close(self) -> None:
+        pass
+
+    def _avoid(self, at: int) -> None:
+        self._avoided[at] = time.monotonic() + AVOIDED_SECONDS
+
+    def _next(self) -> int:
+        """The next in turn that is not to be avoided; else the one that was so for longest."""
+        count, now = len(self._actors), time.monotonic()
+        turns = [(self._turn + step) % count for step in range(count)]
+        able = [at for at in turns if at not in self._dead] or turns
+        at = min(able, key=lambda at: max(now, self._avoided[at]))
+        self._turn = at + 1
+        return at
+
+
+def start_verifiers(
+    names: Sequence[str],
+    count: int,
+    *,
+    num_cpus: float = 1.0,
+    num_gpus: float = 0.0,
+    seconds: float = START_SECONDS,
+) -> list[Any]:
+    """Handles of `count` actors that each host the verifiers `names`, once all have loaded.
+
+    num_cpus, num_gpus: of each; without a GPU models run on the CPU. They end with the driver.
+    seconds: how long to wait for them. Raises UsageError where Ray is missing in the verifier
+    environment, or the cluster has no place for them, ServerUnreachable where they do not start.
+    """
+    require_ray([PYTHON])
+    actor = ray.remote(VerifierActor).options(
+        runtime_env=runtime_env(PYTHON),
+        num_cpus=num_cpus,
+        num_gpus=num_gpus,
+        max_restarts=-1,
+        scheduling_strategy="SPREAD",
+    )
+    device = "cuda" if num_gpus else "cpu"
+    actors = [actor.remote(list(names), device) for _ in range(count)]
+    starting = [one.ready.remote() for one in actors]
+    deadline = time.monotonic() + seconds
+    while True:
+        left = deadline - time.monotonic()
+        ready, waited_for = ray.wait(
+            starting, num_returns=count, timeout=max(0.0, min(TOLD_SECONDS, left))
+        )
+        _check(ready)
+        if not waited_for:
+            return actors
+        problem = f"{len(waited_for)} of {count} verifier actors have not started"
+        problem += f"; {_places(num_cpus, num_gpus)}"
+        if left <= 0:
+            raise UsageError(f"{problem}. Every machine needs the checkout at {ROOT}, with Ray")
+        logger.warning("%s", problem)
+
+
+def _places(num_cpus: float, num_gpus: float) -> str:
+    there, free = ray.cluster_resources(), ray.available_resources()
+    has = ", ".join(
+        f"{there.get(key, 0):g} {key}s of which {free.get(key, 0):g} are free"
+        for key in ("CPU", "GPU")
+    )
+    return f"each asks for {num_cpus:g} CPUs and {num_gpus:g} GPUs, and the cluster has {has}"
+
+
+def _check(ready: Sequence[Any]) -> None:
+    """Raise ServerUnreachable for an actor that did not start, or a model that did not load."""
+    try:
+        problems = [problem for found in ray.get(list(ready)) for problem in found.items()]
+    except LOST as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise ServerUnreachable(f"a verifier actor did not start: {reason}") from error
+    for name, problem in problems:
+        raise ServerUnreachable(f"{name} did not load in a verifier actor: {problem}")
