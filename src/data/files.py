@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -61,12 +61,19 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
     Raises WriteError.
     """
+    with whole_file(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to, which has its name once all is written, or never. Raises WriteError."""
     make_folder(path.parent)
     with writing(path):
         handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(content.encode() if isinstance(content, str) else content)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             Path(scratch).chmod(0o644)
@@ -77,7 +84,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 
 def lock(path: Path) -> int:
-    """Keep every other process out until this handle is closed.
+    """Keep every other process of this machine out until this handle is closed.
 
     Raises BlockingIOError when one is in, WriteError.
     """

@@ -9,8 +9,9 @@ from typing import Any
 from src.cluster.driver import open_models
 from src.data.prompts import Prompt
 from src.experiments import dry_run
-from src.experiments.searching import search_what_is_left
+from src.experiments.searching import own_prompts, search_what_is_left
 from src.experiments.settings import BenchmarkSettings
+from src.experiments.sharding import refuse_uneven_groups, summary
 from src.judges.registry import served
 from src.reports import benchmark as reports
 from src.reports.table import listing
@@ -39,19 +40,24 @@ def run(settings: BenchmarkSettings, prompts: Sequence[Prompt], end: Ending) -> 
     remote = [*remote_parts(components(settings.verifier)), *served(settings.judges or ())]
     with ExitStack() as stack:
         models = open_models(settings, remote, [prompt.text for prompt in prompts], stack)
+        refuse_uneven_groups(settings, models.device)
         parts = parts_of(settings, models)
         if settings.continue_from is not None:
             refuse_other_model(settings.continue_from, parts.generator.checkpoint)
         opened = stack.enter_context(open_run(settings, prompts, parts, models.here))
         if settings.dry_run:
             return estimate(settings, prompts, opened, parts), Exit.DONE
-        total = len(settings.method) * len(prompts)
+        plans = settings.plans(parts.generator.frame_rate, prompts[0].given_frames)
+        own = [own_prompts(opened, prompts, plan.candidates, parts.generator) for plan in plans]
+        total = sum(map(len, own))
         end.kept = lambda: (
             f"{opened.done} of {total} searches are finished and kept in {opened.folder}"
         )
         workers = models.workers(partial(parts_of, settings), parts)
         judge_again(opened, prompts, parts.judges, workers)
         search_methods(settings, prompts, opened, parts, workers)
+        if opened.shard:
+            return summary([opened.folder])
         text, failed = reports.report(opened.folder)
     return f"{text}\n\n{listing(opened.folder)}", Exit.PROMPTS_FAILED if failed else Exit.DONE
 
@@ -96,8 +102,10 @@ def open_run(
             "measures": [m.as_record() for m in measures(parts.verifier, parts.judges)],
             "unread": unread_captions(prompts, parts.verifier, parts.judges, parts.client),
         },
-        here,
+        {"asked": [search_key(name) for name in settings.method], **(here or {})},
         dry=settings.dry_run,
+        shard=settings.part,
+        prompts=prompts,
     )
 
 
@@ -107,7 +115,8 @@ def estimate(settings: BenchmarkSettings, prompts: Sequence[Prompt], run: Run, p
     trial = dry_run.Trial(parts.generator, prompts, plans[0].length)
     rows = []
     for name, plan in zip(settings.method, plans, strict=True):
-        todo = [{p.id for p in prompts if not run.is_done(search_key(name), p.id)}]
+        own = own_prompts(run, prompts, plan.candidates, parts.generator)
+        todo = [{p.id for p in own if not run.is_done(search_key(name), p.id)}]
         rows.append(dry_run.search_row(name, plan, todo, parts, trial, settings.save_audio))
     return dry_run.report([run], rows)
 

@@ -28,7 +28,8 @@ from src.data.prompts import Prompt
 from src.experiments.pool_scoring import Hearers, Scorer, list_scorers, score
 from src.experiments.scaling_offline import report
 from src.experiments.scaling_settings import GENERATING, ExperimentSettings
-from src.experiments.searching import in_groups, search_what_is_left
+from src.experiments.searching import in_groups, own_prompts, search_what_is_left
+from src.experiments.sharding import refuse_uneven_groups, summary
 from src.experiments.validity import validate
 from src.generator import Generator, GeneratorError, Renderer
 from src.judges.base import SetJudge
@@ -49,9 +50,9 @@ from src.runs.ending import Ending, Exit
 from src.runs.evaluation import measures, npy
 from src.runs.measures import in_short
 from src.runs.pool import LOG_PROBS, UNCONDITIONAL, prefix_key, short, token_file
-from src.runs.records import CANDIDATES, Finished, Record, Run, search_key
+from src.runs.records import CANDIDATES, Finished, Record, Run, scores_key, search_key
 from src.runs.work import Workers, here
-from src.scoring import LIKELIHOODS, components, known, remote_parts
+from src.scoring import components, known, remote_parts
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ def run(settings: ExperimentSettings, prompts: Sequence[Prompt], end: Ending) ->
     end.kept = lambda: f"What is finished is kept in {settings.pool or settings.output}"
     with ExitStack() as stack:
         models = models_of(settings, prompts, stack)
+        refuse_uneven_groups(settings, models.device)
         folder, failed, sweeps = None, 0, []
         if settings.candidates:
             folder, failed = make_pool(settings, prompts, models)
@@ -74,6 +76,8 @@ def run(settings: ExperimentSettings, prompts: Sequence[Prompt], end: Ending) ->
                 workers = models.workers(make, parts)
                 failed += search_cells(swept, cells, prompts, parts, settings, workers)
             sweeps.append(swept.folder)
+    if settings.shard:
+        return summary([*([folder] if folder else []), *sweeps])
     text = report(settings, folder, sweeps)
     return text, Exit.PROMPTS_FAILED if failed else Exit.DONE
 
@@ -137,8 +141,7 @@ def scorers_of(
     settings: ExperimentSettings, renderer: Renderer, client: ServerClient | None
 ) -> list[Scorer]:
     """What scores the pool."""
-    verifiers = [name for name in settings.verifiers or () if name not in LIKELIHOODS]
-    judges = settings.clip_judges
+    verifiers, judges = settings.scoring_verifiers, settings.clip_judges
     hosted = client.checkpoints([*remote_parts(verifiers), *served(judges)]) if client else {}
     return list_scorers(verifiers, judges, hosted, settings.prefix_seconds, renderer)
 
@@ -167,6 +170,7 @@ def open_pool(
         **{name: getattr(settings, name) for name in GENERATING},
         **where(generator, settings.duration),
     }
+    names = dict.fromkeys((*settings.scoring_verifiers, *settings.clip_judges))
     return Run(
         settings.output,
         f"pool-{settings.profile}-m{settings.candidates}",
@@ -176,8 +180,10 @@ def open_pool(
             "caveats": caveats(settings, generator, prompts),
             "source": {n: getattr(settings, n) for n in ("profile", "model", "prompts")},
         },
-        here,
+        {"asked": [CANDIDATES, *map(scores_key, names)], **(here or {})},
         dry=settings.dry_run,
+        shard=settings.part,
+        prompts=prompts,
     )
 
 
@@ -225,15 +231,16 @@ def generate(
     workers: Workers | None = None,
 ) -> int:
     """The candidates of every prompt that has none. Returns how many still have none."""
-    todo = frozenset(prompt.id for prompt in prompts if not run.is_done(CANDIDATES, prompt.id))
-    done = len(prompts) - len(todo)
-    log.info("%s: %d of %d prompts have their candidates", run.folder, done, len(prompts))
+    own = own_prompts(run, prompts, settings.candidates, generator)
+    todo = frozenset(prompt.id for prompt in own if not run.is_done(CANDIDATES, prompt.id))
+    done = len(own) - len(todo)
+    log.info("%s: %d of %d prompts have their candidates", run.folder, done, len(own))
     asked = (settings.candidates, settings.duration, settings.prefix_seconds, settings.seed)
     groups = in_groups(prompts, settings.candidates, generator, todo)
     pieces = (Generating(group, todo, *asked) for group in groups)
     workers = workers or here(generator, generator.halve_rows)
     failed = 0
-    with bar("generate", len(prompts), done, "prompt") as progress:
+    with bar("generate", len(own), done, "prompt") as progress:
         for finished in workers(pieces):
             run.keep(finished)
             assert finished.record is not None
@@ -305,8 +312,10 @@ def open_sweep(
             "caveats": caveats(settings, parts.generator, prompts),
             "measures": [m.as_record() for m in measures(parts.verifier, parts.judges)],
         },
-        here,
+        {"asked": [search_key(c.method, c) for c in settings.cells()[0]], **(here or {})},
         dry=settings.dry_run,
+        shard=settings.part,
+        prompts=prompts,
     )
 
 

@@ -22,6 +22,7 @@ from src.experiments.scaling import (
     set_judges_of,
 )
 from src.experiments.scaling_settings import ExperimentSettings
+from src.experiments.searching import own_prompts
 from src.experiments.validity import (
     CLIPS,
     HALVED,
@@ -55,9 +56,13 @@ def estimate(settings: ExperimentSettings, prompts: Sequence[Prompt]) -> str:
             if generator is not None and settings.pool is None:
                 parts = assemble(settings, PERPLEXITY, (), models)
                 rows.append(candidates_row(settings, runs[0], parts, trial))
+            own = prompts
+            if generator is not None:
+                own = own_prompts(runs[0], prompts, settings.candidates, generator)
             scorers = scorers_of(settings, renderer, client)
-            rows += score_rows(settings, scorers, runs[0], client, trial)
-            rows += hearing_rows(settings, set_judges_of(settings, models.device), runs[0], trial)
+            rows += score_rows(settings, scorers, runs[0], own, client, trial)
+            networks = set_judges_of(settings, models.device)
+            rows += hearing_rows(settings, networks, runs[0], own, trial)
             if settings.validity and generator is not None:
                 rows += validity_rows(settings, scorers, runs[0], generator, client, trial)
         for selector in settings.selecting if settings.cells()[0] else ():
@@ -70,7 +75,8 @@ def estimate(settings: ExperimentSettings, prompts: Sequence[Prompt]) -> str:
 def candidates_row(settings: ExperimentSettings, run: Run, parts: Parts, trial: Trial) -> Row:
     shape = (settings.candidates, settings.duration, settings.step_size, parts.generator.frame_rate)
     plan = METHODS[BEST_OF_N].make_plan(*shape, {})
-    todo = {p.id for p in trial.prompts if not run.is_done(CANDIDATES, p.id)}
+    own = own_prompts(run, trial.prompts, plan.candidates, parts.generator)
+    todo = {p.id for p in own if not run.is_done(CANDIDATES, p.id)}
     row = search_row(f"pool of {plan.candidates}", plan, [todo], parts, trial)
     row.clips = 0
     row.disk = 2 * row.left * plan.candidates * plan.frames * parts.generator.codec.num_codebooks
@@ -81,6 +87,7 @@ def score_rows(
     settings: ExperimentSettings,
     scorers: Sequence[Scorer],
     run: Run,
+    prompts: Sequence[Prompt],
     client: ServerClient | None,
     trial: Trial,
 ) -> list[Row]:
@@ -93,7 +100,7 @@ def score_rows(
         row = Row(f"scores by {scorer.name}")
         heard = new = anew = 0.0  # whole clips
         network = getattr(scorer.judge, "listener", scorer.name)
-        for prompt in trial.prompts:
+        for prompt in prompts:
             outcome = Outcome(scorer, prompt, run.latest(scores_key(scorer.name), prompt.id))
             keys = [key for key in outcome.keys if outcome.wants(key)] if outcome.is_lacking else []
             row.left += outcome.is_lacking
@@ -119,12 +126,16 @@ def score_rows(
 
 
 def hearing_rows(
-    settings: ExperimentSettings, networks: Mapping[str, SetJudge], run: Run, trial: Trial
+    settings: ExperimentSettings,
+    networks: Mapping[str, SetJudge],
+    run: Run,
+    prompts: Sequence[Prompt],
+    trial: Trial,
 ) -> list[Row]:
     """Of each network of judges of sets what it has not heard yet; clips are rendered for it."""
     rows = []
     for name, judge in networks.items():
-        left = sum(Hearing(name, judge, prompt).is_lacking(run.folder) for prompt in trial.prompts)
+        left = sum(Hearing(name, judge, prompt).is_lacking(run.folder) for prompt in prompts)
         row = Row(f"hearing by {judge.name}", left, clips=left * settings.candidates)
         if row.clips:
             row.seconds = row.clips * (trial.judging([judge]) + trial.rendering)
@@ -195,5 +206,6 @@ def sweep_rows(settings: ExperimentSettings, run: Run, parts: Parts, trial: Tria
         step = f" step {cell.step_size:g} s" if several else ""
         key = search_key(cell.method, cell)
         _, todo = cells.setdefault(f"{cell.name}{step}, {parts.verifier.name}", (plan, []))
-        todo.append({p.id for p in trial.prompts if not run.is_done(key, p.id)})
+        own = own_prompts(run, trial.prompts, plan.candidates, parts.generator)
+        todo.append({p.id for p in own if not run.is_done(key, p.id)})
     return [search_row(name, *of_cell, parts, trial) for name, of_cell in cells.items()]

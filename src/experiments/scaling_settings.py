@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from src.budget import whole_frames
-from src.cluster.settings import ClusterSettings
+from src.experiments.sharding import ShardedSettings
 from src.judges.base import SetJudge
 from src.judges.registry import JUDGES
 from src.methods import PARAMETERS, SearchCell, grid, split
@@ -21,7 +21,7 @@ from src.runs.settings import (
     UsageError,
     with_parameters,
 )
-from src.scoring import components, parse
+from src.scoring import LIKELIHOODS, components, parse
 
 # What decides a pool's candidates, besides the weights, the prompts, the device and the dtype.
 GENERATING = ("duration", "seed", "temperature", "top_k", "guidance")
@@ -29,7 +29,7 @@ GENERATING = ("duration", "seed", "temperature", "top_k", "guidance")
 
 @partial(with_parameters, grids=True)
 @dataclass(frozen=True, kw_only=True)
-class ExperimentSettings(ClusterSettings):
+class ExperimentSettings(ShardedSettings):
     """How scores grow with N, who selects well for whom, and what beam search could see.
 
     One pool of candidates a prompt is generated once, and scored once by every verifier and every
@@ -120,6 +120,11 @@ class ExperimentSettings(ClusterSettings):
         return tuple(dict.fromkeys(chosen))
 
     @property
+    def scoring_verifiers(self) -> tuple[str, ...]:
+        """Those of --verifiers that are asked; the others' numbers come with the tokens."""
+        return tuple(name for name in self.verifiers or () if name not in LIKELIHOODS)
+
+    @property
     def selecting(self) -> tuple[str, ...]:
         """The verifiers that select in searches."""
         return self.sweep_verifiers or self.verifiers or ()
@@ -164,6 +169,13 @@ class ExperimentSettings(ClusterSettings):
             )
         if self.pool_size == 0 and self.validity:
             raise UsageError("--validity is that of a pool's measures: --pool_size 0 makes none")
+        if self.shard and self.validity:
+            raise UsageError(
+                "--validity compares prompts with each other: ask for it once the shards are "
+                "joined, with --pool FOLDER --validity"
+            )
+        if self.shard and self.pool:
+            raise UsageError("--shard makes a part of a new pool: leave out --pool")
         if 0 < self.candidates < max(self.budgets):
             raise UsageError(
                 f"--pool_size {self.candidates} is less than the largest of --budgets, "

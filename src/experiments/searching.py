@@ -41,10 +41,24 @@ def in_groups(
     """
     at = 0
     while at < len(prompts):
-        group = prompts[at : at + max(1, generator.max_rows // candidates)]
+        group = prompts[at : at + group_size(candidates, generator)]
         at += len(group)
         if any(prompt.id in todo for prompt in group):
             yield group
+
+
+def group_size(candidates: int, generator: Generator) -> int:
+    """How many prompts go side by side."""
+    return max(1, generator.max_rows // candidates)
+
+
+def own_prompts(
+    run: Run, prompts: Sequence[Prompt], candidates: int, generator: Generator
+) -> Sequence[Prompt]:
+    """Those that a run is to do: all, and of a shard those of its groups."""
+    if run.shard is None:
+        return prompts
+    return list(run.shard.of_groups(prompts, group_size(candidates, generator)))
 
 
 @dataclass(frozen=True)
@@ -97,8 +111,12 @@ def search_what_is_left(
     search; by default this process, with `parts`. Raises BudgetError, OutOfMemory, and
     VerifierError when the verifier is lost.
     """
-    todo = [frozenset(p.id for p in prompts if not run.is_done(k, p.id)) for k, *_ in searches]
-    total = len(searches) * len(prompts)
+    own = [own_prompts(run, prompts, plan.candidates, parts.generator) for _, plan, _ in searches]
+    todo = [
+        frozenset(p.id for p in mine if not run.is_done(key, p.id))
+        for (key, *_), mine in zip(searches, own, strict=True)
+    ]
+    total = sum(map(len, own))
     done = total - sum(map(len, todo))
     failed = 0
     log.info("%s: %d of %d searches are finished", run.folder, done, total)

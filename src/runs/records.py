@@ -15,9 +15,10 @@ them, and its `prompt_id`:
     {"kind": "validity", "measure": "tags", ..}    and what a measure says of its references
 
 The hash is that of everything that decides the results, so the same command finds its folder again
-and another never writes into it; a lock keeps a second process out. A line cut short by a kill is
-dropped at the next start and its prompt is done again; a failed prompt is taken up again too. A
-finished run's records may be kept as records.jsonl.xz.
+and another never writes into it; a lease (src/data/lease.py) keeps a second process out. A line cut
+short by a kill is dropped at the next start and its prompt is done again; a failed prompt is taken
+up again too. A finished run's records may be kept as records.jsonl.xz. A part of a run has a folder
+of the same kind and the same hash inside the run's (shards.py).
 
 No torch here: records are read by statistics, plots and pages as well.
 """
@@ -28,32 +29,35 @@ import logging
 import lzma
 import os
 import re
-from collections.abc import Hashable, Mapping
+import shutil
+import tempfile
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self, cast
 
 from src.data.files import (
     append_line,
     as_json,
-    lock,
     make_folder,
     open_to_append,
     remove,
     write_whole,
 )
+from src.data.lease import InUse, Lease
+from src.data.prompts import Prompt
 from src.judges.base import CONTRAST
 from src.methods import SearchCell
 from src.runs.measures import earlier
 from src.runs.provenance import commit, machine, versions
+from src.runs.shards import Shard
 
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 RECORDS, COMPRESSED = "records.jsonl", "records.jsonl.xz"
-LOCK = ".lock"
 
 Record = dict[str, Any]
 Key = Mapping[str, Any]  # the fields of a record's key, but for the prompt's id
@@ -100,13 +104,14 @@ class RunFolderError(RuntimeError):
 
 
 class Run(AbstractContextManager["Run"]):
-    """An open run: its folder is locked until `close`. Use as a context manager.
+    """An open run: nobody else writes in its folder until `close`. Use as a context manager.
 
     output: the folder that holds runs. name: begins the folder's name.
     identity: what decides the results (JSON values); its hash ends the folder's name.
     facts: further entries of the manifest; here: what this start adds, such as the device.
     folder: where the run is already, whatever it is called. dry: only read what is there; nothing
-    is made, locked or written. Raises RunFolderError, WriteError.
+    is made or written. shard: of this run, that this is; prompts: of the whole run, in order.
+    Raises RunFolderError, WriteError.
     """
 
     def __init__(
@@ -118,10 +123,15 @@ class Run(AbstractContextManager["Run"]):
         here: Mapping[str, Any] | None = None,
         folder: Path | None = None,
         dry: bool = False,
+        shard: Shard | None = None,
+        prompts: Sequence[Prompt] = (),
     ) -> None:
-        digest = _digest(identity)
+        digest = digest_of(identity)
         slug = re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")[:200]
-        self.folder = folder or output / f"{slug}-{digest[:8]}"
+        self.folder, self.shard = folder or output / f"{slug}-{digest[:8]}", shard
+        if shard is not None:
+            self.folder = shard.folder(self.folder)
+            facts = {**facts, "shard": shard.as_record(prompts)}
         self._opened = ExitStack()
         if dry:
             self._records = read_records(self.folder)
@@ -129,12 +139,9 @@ class Run(AbstractContextManager["Run"]):
         make_folder(self.folder)
         with ExitStack() as opened:
             try:
-                opened.callback(os.close, lock(self.folder / LOCK))
-            except BlockingIOError:
-                raise RunFolderError(
-                    f"{self.folder} is in use by another process with the same settings: wait for "
-                    "it or end it"
-                ) from None
+                self._lease = opened.enter_context(Lease(self.folder))
+            except InUse as error:
+                raise RunFolderError(f"{error}: wait for it or end it") from None
             self.resumed = (self.folder / MANIFEST).exists()
             self._start = self._note_start(
                 {"hash": digest, "identity": dict(identity), **facts, "starts": []}, here or {}
@@ -152,10 +159,7 @@ class Run(AbstractContextManager["Run"]):
         Raises RunFolderError, also where the manifest is not that of a whole run.
         """
         folder = Path(folder)
-        manifest = read_manifest(folder)
-        identity = manifest.get("identity")
-        if not isinstance(identity, dict) or manifest.get("hash") != _digest(identity):
-            raise RunFolderError(f"{folder / MANIFEST} was changed, or is no run's manifest")
+        identity = read_whole_manifest(folder)["identity"]
         return cls(folder.parent, "", identity, {}, folder=folder, dry=dry)
 
     def __exit__(self, *_: object) -> None:
@@ -202,9 +206,13 @@ class Run(AbstractContextManager["Run"]):
         """Add one record, in one write, and have it on the disk before going on.
 
         record: JSON values with at least `kind`, `prompt_id` and `status` ("ok" or "failed").
-        Raises WriteError.
+        Raises WriteError, and RunFolderError when the folder has been taken over by another.
         """
         record = {**record, "start": self._start, "time": _now()}
+        try:
+            self._lease.check()
+        except InUse as error:
+            raise RunFolderError(str(error)) from None
         append_line(self.folder / RECORDS, self._file or self._open_to_append(), record)
         self._records[key_of(record)] = record
 
@@ -231,8 +239,7 @@ class Run(AbstractContextManager["Run"]):
                 start["commit"],
             )
         starts.append(start)
-        text = json.dumps(manifest, indent=2, allow_nan=False)
-        write_whole(self.folder / MANIFEST, text + "\n")
+        write_manifest(self.folder, manifest)
         return len(starts) - 1
 
 
@@ -248,6 +255,19 @@ def read_manifest(folder: Path | str) -> dict[str, Any]:
     return manifest
 
 
+def read_whole_manifest(folder: Path) -> dict[str, Any]:
+    """Raises RunFolderError for one that has been changed too."""
+    manifest = read_manifest(folder)
+    identity = manifest.get("identity")
+    if not isinstance(identity, dict) or manifest.get("hash") != digest_of(identity):
+        raise RunFolderError(f"{folder / MANIFEST} was changed, or is no run's manifest")
+    return manifest
+
+
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    write_whole(folder / MANIFEST, json.dumps(manifest, indent=2, allow_nan=False) + "\n")
+
+
 def read_records(folder: Path | str) -> dict[Hashable, Record]:
     """The latest record by `key_of`; a torn last line is left out.
 
@@ -256,14 +276,8 @@ def read_records(folder: Path | str) -> dict[Hashable, Record]:
     records: dict[Hashable, Record] = {}
     whole_lines = _lines(folder).split(b"\n")[:-1]
     for number, line in enumerate(whole_lines, start=1):
-        try:
-            record = _with_key(json.loads(line))
-            records[key_of(record)] = record
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise RunFolderError(
-                f"{Path(folder, RECORDS)}, line {number} is not a record ({error!r}). Remove the "
-                "line, and its prompt is done again."
-            ) from error
+        key, record = parse_line(line, folder, number)
+        records[key] = record
     for record in records.values():
         if record["kind"] == "scores" and "definition" not in record:
             contrast = scores_key(record["measure"] + CONTRAST)
@@ -271,6 +285,34 @@ def read_records(folder: Path | str) -> dict[Hashable, Record]:
             beside = other is not None and other["start"] <= record["start"]
             record["definition"] = earlier(record["measure"], beside)
     return records
+
+
+def parse_line(line: bytes, folder: Path | str, number: int) -> tuple[Hashable, Record]:
+    """The record of a line, and its key. number: the line's, from 1. Raises RunFolderError."""
+    try:
+        record = _with_key(json.loads(line))
+        return key_of(record), record
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise RunFolderError(
+            f"{Path(folder, RECORDS)}, line {number} is not a record ({error!r}). Remove the "
+            "line, and its prompt is done again."
+        ) from error
+
+
+def open_records(folder: Path) -> BinaryIO:
+    """The file of lines; where they are compressed or none, one without a name. Raises
+    RunFolderError."""
+    try:
+        if (folder / RECORDS).exists():
+            return (folder / RECORDS).open("rb")
+        file = tempfile.TemporaryFile()  # noqa: SIM115
+        if (folder / COMPRESSED).exists():
+            with lzma.open(folder / COMPRESSED) as packed:
+                shutil.copyfileobj(packed, file)
+        file.seek(0)
+        return cast("BinaryIO", file)
+    except (OSError, EOFError, lzma.LZMAError) as error:
+        raise RunFolderError(f"{folder}: its records cannot be read: {error}") from error
 
 
 def records_digest(folder: Path | str) -> str:
@@ -309,7 +351,8 @@ def _with_key(record: Record) -> Record:
     return search_key(method) | record
 
 
-def _digest(identity: Mapping[str, Any]) -> str:
+def digest_of(identity: Mapping[str, Any]) -> str:
+    """What a run's folder is named after."""
     return hashlib.sha256(as_json(identity).encode()).hexdigest()
 
 

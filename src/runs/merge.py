@@ -1,0 +1,369 @@
+"""The shards of a run joined into the run that one process would have made.
+
+    python -m src.runs.merge results/benchmark-builtin-tags-n16-1a2b3c4d
+    python -m src.runs.merge results/pool-builtin-m64-0123abcd /mnt/other/shards/2-of-5
+
+Joins all that is in the run's folder under shards/, and shards that lie elsewhere, whenever there
+is something to join: what is missing is listed, and the exit code is then 1. To join again changes
+nothing, or adds what has come since. Records come in the order of one process, tokens, audio and
+embeddings are linked (copied to another file system), and starts are kept, each with its shard.
+Judges of sets, statistics and figures follow from what is joined: python -m src.reports RUN.
+
+Refused are shards of runs with other settings, and two results of one prompt that differ in more
+than time. No more than one record at a time is in memory.
+"""
+
+import argparse
+import filecmp
+import hashlib
+import os
+import shutil
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, cast
+
+import numpy as np
+
+from src.data.files import as_json, make_folder, remove, whole_file
+from src.data.lease import InUse, Lease
+from src.data.progress import bar
+from src.methods import SearchCell
+from src.runs.arguments import given
+from src.runs.ending import Exit, ending, say
+from src.runs.records import (
+    COMPRESSED,
+    MANIFEST,
+    RECORDS,
+    Record,
+    RunFolderError,
+    key_of,
+    open_records,
+    parse_line,
+    read_whole_manifest,
+    write_manifest,
+)
+from src.runs.shards import FOLDER, Shard
+
+FILES = ("tokens", "audio", "embeddings")
+TIMES = {"time", "start", "seconds"}  # of a record, not of its results
+PLACES = {"reference"}  # paths that depend on the folder
+NAMED = 10  # of the prompts that are missing
+
+
+class Entry(NamedTuple):
+    """Where a record lies, and what decides which of two is kept. shard: that has made it."""
+
+    source: int
+    offset: int
+    length: int
+    digest: bytes
+    is_ok: bool
+    time: str
+    shard: str | None
+
+
+@dataclass
+class Source:
+    """A folder with records: a shard's, or the run's own. starts: its starts' numbers in the run.
+    prompts: all of the run, in order; of the run's own folder none are known."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    records: BinaryIO
+    shard: Shard | None = None
+    prompts: Sequence[str] = ()
+    starts: list[int] = field(default_factory=list)
+
+    @classmethod
+    def open(cls, folder: Path, stack: ExitStack) -> "Source":
+        """Raises RunFolderError."""
+        manifest = read_whole_manifest(folder)
+        source = cls(folder, manifest, stack.enter_context(open_records(folder)))
+        if about := manifest.get("shard"):
+            source.shard = Shard(about["index"], about["of"])
+            source.prompts = about["prompts"]
+        return source
+
+    def read(self, entry: Entry) -> Record:
+        self.records.seek(entry.offset)
+        return parse_line(self.records.read(entry.length), self.folder, 0)[1]
+
+    def entries(self, number: int) -> dict[Hashable, Entry]:
+        """The latest of each key. number: this source's. Raises RunFolderError for damage."""
+        found: dict[Hashable, Entry] = {}
+        offset, starts = 0, self.manifest["starts"]
+        for count, line in enumerate(self.records, start=1):
+            if not line.endswith(b"\n"):
+                break  # its write was interrupted, or goes on just now
+            key, record = parse_line(line, self.folder, count)
+            try:
+                made_by = starts[record["start"]].get("shard", self.shard)
+            except (KeyError, IndexError) as error:
+                raise RunFolderError(
+                    f"{self.folder}: {MANIFEST} lacks the start of line {count} of {RECORDS}"
+                ) from error
+            digest = hashlib.blake2b(as_json(results_of(record)).encode(), digest_size=16).digest()
+            found[key] = Entry(
+                *(number, offset, len(line), digest, record["status"] == "ok", record["time"]),
+                None if made_by is None else str(made_by),
+            )
+            offset += len(line)
+        return found
+
+
+def results_of(record: Record) -> Record:
+    """A record without what depends on the clock or on where its folder lies."""
+    found = {name: value for name, value in record.items() if name not in TIMES | PLACES}
+    if "ledger" in found:
+        found["ledger"] = {n: v for n, v in found["ledger"].items() if n not in TIMES}
+    return found
+
+
+def merge(folders: Sequence[Path]) -> tuple[str, bool]:
+    """Join shards. Returns what was done and what is missing, and whether nothing is.
+
+    folders: the run's, shards, or both. Raises RunFolderError, WriteError.
+    """
+    run, shards = find(folders)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(Lease(run))
+        except InUse as error:
+            raise RunFolderError(f"{error}: wait for it or end it") from None
+        sources = [Source.open(folder, stack) for folder in shards]
+        if (run / MANIFEST).exists():  # joined before, or begun by one process: one more source
+            sources.insert(0, Source.open(run, stack))
+        manifest = joined_manifest(sources)
+        prompts = next(source.prompts for source in sources if source.prompts)
+        kept = choose(sources)
+        for source in sources:
+            link_files(source.folder, run)
+        write_manifest(run, manifest)
+        rank = ranks(manifest["starts"], prompts)
+        with bar("join", len(kept), 0, "record") as progress, whole_file(run / RECORDS) as file:
+            for key in sorted(kept, key=rank):
+                source = sources[kept[key].source]
+                record = source.read(kept[key])
+                record["start"] = source.starts[record["start"]]
+                if "reference" in record:
+                    there = (source.folder / record["reference"]).resolve()
+                    record["reference"] = Path(os.path.relpath(there, run.resolve())).as_posix()
+                file.write(f"{as_json(record)}\n".encode())
+                progress.update()
+        remove(run / COMPRESSED)
+    there = {str(source.shard) for source in sources if source.shard}
+    missing = what_is_missing(manifest["starts"], prompts, kept, there)
+    text = f"{run}: {len(kept)} records of {len(there)} shards"
+    return "\n".join([text, *missing, f"Tables and figures: python -m src.reports {run}"]), (
+        not missing
+    )
+
+
+def find(folders: Sequence[Path]) -> tuple[Path, list[Path]]:
+    """The run's folder, and those of shards that have begun. Raises RunFolderError."""
+    runs: list[Path] = []
+    found: list[Path] = []
+    for folder in folders:
+        if folder.resolve().parent.name == FOLDER:
+            found.append(folder)
+            continue
+        runs.append(folder)
+        every = sorted((folder / FOLDER).glob("*-of-*"))
+        found += [p for p in every if (p / MANIFEST).exists() or (p / RECORDS).exists()]
+    shards = {path.resolve(): path for path in found}
+    runs = runs or [path.parent.parent for path in shards]
+    if len({run.resolve() for run in runs}) != 1:
+        raise RunFolderError(
+            f"which run are they joined into? There are {', '.join(map(str, runs))}"
+        )
+    if not shards:
+        raise RunFolderError(f"{runs[0]} has no shards that have begun, in {FOLDER}/")
+    make_folder(runs[0])
+    return runs[0], list(shards.values())
+
+
+def joined_manifest(sources: Sequence[Source]) -> dict[str, Any]:
+    """The run's manifest, with the starts of all; notes in each source what their numbers are.
+
+    Starts that the run has keep their numbers. Raises RunFolderError for other settings.
+    """
+    first = sources[0]
+    for source in sources:
+        if source.manifest["hash"] != first.manifest["hash"]:
+            named = ", ".join(differing(first.manifest["identity"], source.manifest["identity"]))
+            raise RunFolderError(
+                f"{first.folder} and {source.folder} are of runs with other settings: {named}"
+            )
+    starts: dict[str, dict[str, Any]] = {}
+    labelled = []
+    for source in sources:
+        name = {"shard": str(source.shard)} if source.shard else {}
+        labelled.append([start | name for start in source.manifest["starts"]])
+    own = labelled[0] if first.shard is None else []
+    new = [start for of_source in labelled for start in of_source]
+    for start in [*own, *sorted(new, key=lambda start: start["time"])]:
+        starts.setdefault(as_json(start), start)
+    numbers = {text: number for number, text in enumerate(starts)}
+    for source, of_source in zip(sources, labelled, strict=True):
+        source.starts = [numbers[as_json(start)] for start in of_source]
+    rest = {name: value for name, value in first.manifest.items() if name != "shard"}
+    return rest | {"starts": list(starts.values())}
+
+
+def choose(sources: Sequence[Source]) -> dict[Hashable, Entry]:
+    """Which record of each key is the run's: a finished one before a failed one. Of what was joined
+    before, the shard's latest. Raises RunFolderError for two that differ."""
+    kept: dict[Hashable, Entry] = {}
+    with bar("read", len(sources), 0, "folder") as progress:
+        for number, source in enumerate(sources):
+            for key, new in source.entries(number).items():
+                old = kept.setdefault(key, new)
+                if new.digest == old.digest or new.is_ok < old.is_ok:
+                    continue
+                again = sources[old.source].shard is None and old.shard == new.shard
+                if new.is_ok == old.is_ok and not again:
+                    if new.is_ok:
+                        raise disagreement(sources, old, new)
+                    if new.time <= old.time:
+                        continue
+                kept[key] = new
+            progress.update()
+    return kept
+
+
+def disagreement(sources: Sequence[Source], *entries: Entry) -> RunFolderError:
+    one, other = (sources[entry.source] for entry in entries)
+    records = [results_of(source.read(e)) for source, e in zip((one, other), entries, strict=True)]
+    named = "; ".join(differing(records[0], records[1]))
+    return RunFolderError(
+        f"{one.folder} and {other.folder} have different results of prompt "
+        f"{records[0]['prompt_id']}, {in_words(records[0])}: {named}. Shards of one run need the "
+        "same --max_rows, and cards of one kind where precision is half"
+    )
+
+
+def differing(one: Any, other: Any, name: str = "") -> Iterator[str]:
+    """Where two JSON values differ, the first few, such as "settings.seed (42, 43)"."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in one | other:
+            yield from differing(one.get(key), other.get(key), f"{name}.{key}".lstrip("."))
+    elif one != other:
+        shown = [text if len(text := str(value)) < 40 else "" for value in (one, other)]
+        yield f"{name} ({', '.join(shown)})" if all(shown) else name
+
+
+def in_words(key: Mapping[str, Any]) -> str:
+    """A record's key, such as "search sbs N=8 M=4" or "scores of tags"."""
+    if "measure" in key:
+        return f"{key['kind']} of {key['measure']}"
+    if "cell" not in key:
+        return " ".join(str(key[name]) for name in ("kind", "method") if name in key)
+    cell = SearchCell.from_record(key["cell"])
+    step = f" step {cell.step_size:g} s" if cell.step_size is not None else ""
+    seed = f" seed {cell.seed}" if cell.seed is not None else ""
+    return f"{key['kind']} {cell.name}{step}{seed}"
+
+
+def ranks(
+    starts: Sequence[Mapping[str, Any]], prompts: Sequence[str]
+) -> Callable[[Hashable], tuple[int, ...]]:
+    """Where a record stands among those of one process, by its key: searches in the order asked,
+    each over all prompts; scores prompt by prompt, after the candidates."""
+    order: dict[str, tuple[int, int, int]] = {}
+    for number, start in enumerate(starts):
+        for at, key in enumerate(start.get("asked", ())):
+            place = (1, at) if key["kind"] == "scores" else (at, 0)
+            order.setdefault(as_json(key), (number, *place))
+    places = {prompt: place for place, prompt in enumerate(prompts)}
+
+    def rank(key: Hashable) -> tuple[int, ...]:
+        name, prompt = cast("tuple[str, str]", key)
+        number, block, within = order.setdefault(name, (len(starts), len(order), 0))
+        return number, block, places.get(prompt, len(places)), within
+
+    return rank
+
+
+def what_is_missing(
+    starts: Sequence[Mapping[str, Any]],
+    prompts: Sequence[str],
+    kept: Mapping[Hashable, Entry],
+    there: set[str],
+) -> list[str]:
+    """In sentences; none when the run is complete. there: shards."""
+    asked = {as_json(key): key for start in starts for key in start.get("asked", ())}
+    said = []
+    for key in asked.values():
+        found = [kept.get(key_of(key, prompt)) for prompt in prompts]
+        absent = [p for p, entry in zip(prompts, found, strict=True) if entry is None]
+        failed = [p for p, entry in zip(prompts, found, strict=True) if entry and not entry.is_ok]
+        for ids, what in ((absent, "missing"), (failed, "failed")):
+            if ids:
+                more = f" and {len(ids) - NAMED} more" if len(ids) > NAMED else ""
+                said.append(
+                    f"{in_words(key)}: {len(ids)} of {len(prompts)} prompts {what}: "
+                    f"{', '.join(ids[:NAMED])}{more}"
+                )
+    begun: dict[int, set[int]] = defaultdict(set)
+    for shard in map(Shard.parse, there):
+        begun[shard.of].add(shard.index)
+    for of, known in begun.items() if said else ():
+        if lacking := sorted({*range(1, of + 1)} - known):
+            several = len(lacking) > 1
+            said.append(
+                f"shard{'s' * several} {' and '.join(map(str, lacking))} of {of} "
+                f"{'have' if several else 'has'} not begun"
+            )
+    return said
+
+
+def link_files(source: Path, run: Path) -> None:
+    """Tokens, audio and embeddings of a shard. Raises RunFolderError for one that is there and
+    differs."""
+    if source.resolve() == run.resolve():
+        return
+    every = [path for name in FILES for path in sorted((source / name).rglob("*"))]
+    for path in [path for path in every if path.is_file() and not path.name.startswith(".")]:
+        target = run / path.relative_to(source)
+        make_folder(target.parent)
+        if target.exists():
+            if not same(path, target):
+                raise RunFolderError(
+                    f"{path} and {target} differ. If the shard's is right, remove the other"
+                )
+            continue
+        try:
+            os.link(path, target)
+        except OSError:  # another file system, or one without links
+            with path.open("rb") as read, whole_file(target) as file:
+                shutil.copyfileobj(read, file)
+
+
+def same(one: Path, other: Path) -> bool:
+    """Whether two files are; what a reference sounds like, but for the rounding of another card:
+    prompts may be heard in several shards."""
+    if one.samefile(other) or filecmp.cmp(one, other, shallow=False):
+        return True
+    if one.parent.name != "reference":
+        return False
+    first, second = np.load(one), np.load(other)
+    return first.shape == second.shape and bool(np.allclose(first, second, rtol=1e-3, atol=1e-3))
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m src.runs.merge", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER")
+    asked = parser.parse_args(given(args, parser.prog))
+    with ending("merge"):
+        text, complete = merge(asked.folders)
+        say(text)
+    return Exit.DONE if complete else Exit.PROMPTS_FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())
