@@ -16,7 +16,6 @@ from perf.cluster_costs import (
     CostsError,
     line_bytes,
     measured,
-    positions,
     reckoned,
     stages_of,
     wav_bytes,
@@ -69,7 +68,6 @@ class Case:
 
     def setup(self, generators: int, verifiers: int, in_flight: int | None = None) -> Setup:
         cluster, options = self.known["cluster"], self.options
-        is_shared = not (verifiers or self.hears_nothing)
         return Setup(
             generators,
             max(1, verifiers),
@@ -99,9 +97,10 @@ class Case:
 
     @property
     def decoding(self) -> float:
-        """Seconds of a group's decoding alone, where it begins once."""
-        rows = self.prompts * self.plan.candidates
-        return self.costs.step(rows) * positions(self.plan, self.costs.lag)
+        """Seconds of a group's decoding alone."""
+        silent = dataclasses.replace(self.costs, score=None, render=0.0)
+        stages = stages_of(self.plan, self.prompts, silent, self.known)
+        return sum(stage.seconds for stage in stages if stage.place == "generator")
 
     def row(self, generators: int, verifiers: int) -> Row:
         outcome, alone = self.run(generators, verifiers), self.run(generators, verifiers, 1)
@@ -124,15 +123,15 @@ def check(options: argparse.Namespace) -> list[Row]:
     rows = []
     for point in json.loads(options.check.read_text()):
         note, found = point.pop("note", ""), point.pop("prompts_per_minute")
-        if unknown := sorted(point.keys() - vars(options).keys() - {"method", "verifier"}):
+        if unknown := sorted(point.keys() - vars(options).keys()):
             raise CostsError(f"{options.check}: no such setting: {', '.join(unknown)}")
-        own = argparse.Namespace(**{**vars(options), "spread": 0.0, **point})
+        own = with_options(options, **{"spread": 0.0, **point})
         own.latency = Path(own.latency)
         method, verifier = (v if isinstance(v, str) else v[0] for v in (own.method, own.verifier))
         case = Case(method, verifier, own)
         rate = 60 * case.prompts * case.run(own.generators or 1, own.verifiers or 1).rate
-        rows.append({**point, "measured": found, "simulated": rate, "ratio": rate / found})
-        rows[-1]["note"] = note
+        beside = {"measured": found, "simulated": rate, "ratio": rate / found, "note": note}
+        rows.append(point | beside)
     return rows
 
 
