@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tqdm import tqdm
 
-from perf.cluster_case import LATENCY, Case, Row, check, gigabytes, hours
+from perf.cluster_case import DEFAULT_VERIFIERS, LATENCY, Case, Row, check, gigabytes, hours
 from perf.cluster_costs import CostsError
 from src.budget import PlanError
 from src.data.files import ROOT
@@ -49,6 +49,7 @@ from src.runs.records import RunFolderError
 @styled
 def draw(cases: list[Case], gpus: int, path: Path) -> None:
     """Prompts a minute by how many GPUs are verifiers', a panel a method."""
+    cases = [case for case in cases if case.plan.budget > 1] or cases  # a baseline asks for little
     methods = list(dict.fromkeys(case.plan.method.name for case in cases))
     options = cases[0].options
     title = f"{gpus} GPUs split among generators and verifiers: simulated prompts a minute"
@@ -73,7 +74,7 @@ def draw(cases: list[Case], gpus: int, path: Path) -> None:
         ax.set_ylim(bottom=0)
     axes[0].set_ylabel("prompts a minute")
     axes[0].legend(loc="lower left")
-    figure.savefig(path, dpi=140)
+    figure.savefig(path, dpi=120)
 
 
 def print_rows(rows: list[Row]) -> None:
@@ -96,8 +97,8 @@ def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--model", choices=["small", "medium", "large"], default="small", help="MusicGen's size")
     add("--method", nargs="+", choices=METHODS, metavar="METHOD",
         default=["baseline", "best_of_n", "sbs", "lookahead"])  # fmt: skip
-    add("--verifier", nargs="+", default=["clap", "muq", "perplexity"], metavar="NAME",
-        help="with costs `measured` the run's own, or one that hears nothing")  # fmt: skip
+    add("--verifier", nargs="+", metavar="NAME", help="default: clap, muq, perplexity; of costs "
+        "`measured` tags. Those know the run's own alone, and what hears nothing")  # fmt: skip
     add("--candidates", type=int, default=16, help="N")
     for parameter in PARAMETERS:
         add(f"--{parameter.name}", type=type(parameter.default), default=parameter.default,
@@ -110,6 +111,8 @@ def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--generators", type=int, help="this many, in place of --gpus")
     add("--verifiers", type=int, help="beside --generators")
     add("--in_flight", type=int, default=2, help="groups that a generator holds")
+    add("--balanced", action="store_true",
+        help="ask the verifier with the fewest clips, not the next in turn")  # fmt: skip
     add("--cores", type=float, help="shared by all that computes; without: each has its own")
     add("--decode_ms", type=float, help="a decoder position, whatever the rows")
     add("--render_ms", type=float, help="a clip of 10 s")
@@ -128,7 +131,8 @@ def table(options: argparse.Namespace) -> dict[str, list[Row]]:
         return {"check": check(options)}
     if options.arithmetic:
         return {"hours": hours(options), "gigabytes": gigabytes(options)}
-    cases = [Case(m, v, options) for m in options.method for v in options.verifier]
+    verifiers = options.verifier or DEFAULT_VERIFIERS[options.costs]
+    cases = [Case(m, v, options) for m in options.method for v in verifiers]
     if options.generators:
         splits = [(case, (options.generators, options.verifiers or 0)) for case in cases]
     else:

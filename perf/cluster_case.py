@@ -26,6 +26,8 @@ from src.data.files import ROOT
 from src.methods import METHODS
 
 LATENCY = ROOT / "results/builtin/latency-builtin-tags-8481aab6"
+RECKONED = ["clap", "muq", "perplexity"]
+DEFAULT_VERIFIERS = {"measured": ["tags"], "h200": RECKONED, "floor": RECKONED}  # by costs
 Row = dict[str, Any]
 CODEBOOKS, NPY_HEADER = 4, 128  # of MusicGen; bytes of a .npy beside its numbers
 
@@ -42,16 +44,15 @@ class Case:
         self.verifier = verifier
         self.costs = self._costs(method)
         self.prompts = max(1, options.max_rows // self.plan.candidates)
-        saved = {"winners": 1, "none": 0, "all": self.plan.held[-1]}[options.save_audio]
+        saved = {"winners": 1, "none": 0, "all": 1 + self.plan.held[-1]}[options.save_audio]
         self.stages: list[Stage] = stages_of(self.plan, self.prompts, self.costs, self.known, saved)
 
     def _costs(self, method: str) -> Costs:
         options, known = self.options, self.known
         if options.costs == "measured":
-            found = measured(options.latency, method, options.duration, known)
-            found = dataclasses.replace(found, score=None if self.hears_nothing else found.score)
+            found = measured(options.latency, method, self.verifier, options.duration, known)
         else:
-            cpu = measured(LATENCY, "best_of_n", options.duration, known)
+            cpu = measured(LATENCY, "best_of_n", "tags", options.duration, known)
             prunes, is_floor = METHODS[method].prunes, options.costs == "floor"
             found = reckoned(options.model, self.verifier, is_floor, cpu, prunes, known)
         frames = 1000 * 10 * known["frame_rate"]  # of 10 s, and milliseconds
@@ -79,6 +80,7 @@ class Case:
             or (math.inf if verifiers or self.hears_nothing else self.costs.threads),
             threads=(self.costs.threads, 1),
             spread=options.spread if options.spread is not None else cluster["spread"],
+            balanced=options.balanced,
         )
 
     def splits(self, gpus: int) -> list[tuple[int, int]]:
@@ -127,7 +129,8 @@ def check(options: argparse.Namespace) -> list[Row]:
             raise CostsError(f"{options.check}: no such setting: {', '.join(unknown)}")
         own = with_options(options, **{"spread": 0.0, **point})
         own.latency = Path(own.latency)
-        method, verifier = (v if isinstance(v, str) else v[0] for v in (own.method, own.verifier))
+        chosen = own.method, own.verifier or DEFAULT_VERIFIERS[own.costs]
+        method, verifier = (v if isinstance(v, str) else v[0] for v in chosen)
         case = Case(method, verifier, own)
         rate = 60 * case.prompts * case.run(own.generators or 1, own.verifiers or 1).rate
         beside = {"measured": found, "simulated": rate, "ratio": rate / found, "note": note}
@@ -164,8 +167,9 @@ def gigabytes(options: argparse.Namespace) -> list[Row]:
         clip = wav_bytes(case.plan.length, case.costs, case.plan.frame_rate)
         each = {
             "tokens of a pool": candidates * CODEBOOKS * case.plan.length * 2 + NPY_HEADER,
+            "tokens of winners": CODEBOOKS * case.plan.length * 2 + NPY_HEADER,
             "audio, winners": clip,
-            "audio, all": candidates * clip,
+            "audio, all": (1 + candidates) * clip,
             "embeddings of a pool, 512 numbers": candidates * 512 * 2 + NPY_HEADER,
         }
         rows.append({"N": candidates, **{k: options.prompts * v / 1e9 for k, v in each.items()}})

@@ -89,9 +89,14 @@ def growth(frames: int, rows: int, prunes: bool) -> float:
     return float(np.interp(np.arange(frames), at, times).mean())
 
 
-def measured(folder: Path, method: str, duration: float, known: Mapping[str, Any]) -> Costs:
-    """Of a run of latency_experiment.py, for clips of `duration` seconds. Raises CostsError."""
+def measured(
+    folder: Path, method: str, verifier: str, duration: float, known: Mapping[str, Any]
+) -> Costs:
+    """Of a run of latency_experiment.py, for clips of `duration` seconds. verifier: the run's, or
+    one that hears nothing. Raises CostsError."""
     settings = read_manifest(folder)["identity"]["settings"]
+    if verifier not in (own := settings["verifier"], *LIKELIHOODS):
+        raise CostsError(f"{folder.name} was searched by {own}: it has no costs of {verifier}")
     together, frame_rate = settings["batch"], known["frame_rate"]
     by_cell: dict[SearchCell, list[Record]] = defaultdict(list)
     for record in read_records(folder).values():
@@ -99,7 +104,8 @@ def measured(folder: Path, method: str, duration: float, known: Mapping[str, Any
     if method not in (names := sorted({cell.method for cell in by_cell})):
         raise CostsError(f"{folder.name} has no {method}; it has {', '.join(names)}")
     decode, calls, waited = defaultdict(list), [], []
-    spent, heard, clips, lag = defaultdict(float), 0, 0, known["lag"]
+    spent: dict[str, float] = defaultdict(float)
+    heard, clips, lag = 0.0, 0.0, known["lag"]
     for cell, records in by_cell.items():
         plan = cell.plan(settings["duration"], settings["step_size"], frame_rate)
         of = {stage: fmean(r["ledger"]["seconds"][stage] for r in records) * together for stage in
@@ -109,18 +115,20 @@ def measured(folder: Path, method: str, duration: float, known: Mapping[str, Any
             longer = [growth(round(s * frame_rate), rows, prunes)
                       for s in (settings["duration"], duration)]  # fmt: skip
             decode[rows].append(of["decode"] / positions(plan, lag) * longer[1] / longer[0])
-        calls.append([sum(map(bool, plan.heard())), records[0]["ledger"]["uploaded_bytes"]])
+        part = fmean(r["ledger"]["clips"] for r in records) / plan.expected().clips  # waves stop
+        uploaded = fmean(r["ledger"]["uploaded_bytes"] for r in records) * together
+        calls.append([part * sum(map(bool, plan.heard())), uploaded])
         waited.append(of["http"])
         if cell.method == method:
-            heard += frames_heard(plan) * together
-            clips += plan.expected().clips * together
+            heard += part * frames_heard(plan) * together
+            clips += part * plan.expected().clips * together
             for stage, seconds in of.items():
                 spent[stage] += seconds
     request, a_byte = np.linalg.lstsq(np.array(calls, float), np.array(waited), rcond=None)[0]
     return Costs(
         decode={rows: fmean(values) for rows, values in decode.items()},
         render=spent["render"] / heard,
-        score=spent["compute"] / heard,
+        score=None if verifier in LIKELIHOODS else spent["compute"] / heard,
         other=(spent["conditions"] + spent["wav"] + spent["selection"]) / clips,
         request=max(0.0, float(request)),
         intake=max(0.0, float(a_byte)),
@@ -187,7 +195,8 @@ def wav_bytes(frames: int, costs: Costs, frame_rate: float) -> float:
 def stages_of(
     plan: Plan, prompts: int, costs: Costs, known: Mapping[str, Any], saved: int = 1
 ) -> list[Stage]:
-    """Of a group of so many prompts. saved: clips of a prompt whose audio is kept."""
+    """Of a group of so many prompts. saved: clips of a prompt whose audio is written; with any, so
+    are the winner's tokens."""
     cluster, stages = known["cluster"], []
     store, disk = (1e9 * cluster[f"{name}_gb_per_s"] for name in ("store", "disk"))
     whole = wav_bytes(plan.length, costs, plan.frame_rate)
@@ -210,9 +219,10 @@ def stages_of(
             else:
                 stages.append(Stage("generator", taken))
     last = 0.0 if costs.score is not None else prompts * plan.length * costs.render
-    line = line_bytes(plan)
-    lines = prompts * ((1 + saved) * cluster["fsync_ms"] / 1000 + (line + saved * whole) / disk)
-    sent = prompts * max(1, saved) * whole / store
+    files = 1 + saved + bool(saved)
+    size = line_bytes(plan) + saved * whole
+    lines = prompts * (files * cluster["fsync_ms"] / 1000 + size / disk)
+    sent = prompts * size / store
     return [*joined([*stages, Stage("generator", last)]), Stage("store", sent),
             Stage("driver", lines)]  # fmt: skip
 

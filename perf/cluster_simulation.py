@@ -3,14 +3,16 @@
 A closed queueing network. Each generator holds `in_flight` groups; a group passes through its
 stages, and when the driver has written its records its place goes to the next group. Generators,
 the stores of nodes, verifiers' intake (unpack, decode, resample) and the driver serve one job at a
-time, first in first out; a verifier takes micro-batches, as src/server/batching.py does, and a
-request goes to the verifier with the fewest clips before it. With `cores`, all that computes shares
-them (processor sharing): n threads on c < n cores go at c/n of their pace.
+time, first in first out; a verifier takes micro-batches, as src/server/batching.py does. Requests
+of a place go to the verifiers in turn, as a run's do, or to the one with the fewest clips. With
+`cores`, all that computes shares them (processor sharing): n threads on c < n cores go at c/n of
+their pace.
 
 Left out: starting and loading; faults; judges; what a verifier remembers; refusals of a full queue;
 the wait for a batch to fill; contention for memory bandwidth, a network's switch or a shared disk;
-clips and prompts that take longer than others (but for `spread`); the last groups of a run, when
-some generators have none.
+threads that spin while others compute (on shared cores OpenMP's do, and it is slower than this);
+prompts that take longer than others, but for `spread`; the last groups of a run, when some
+generators have none.
 """
 
 from __future__ import annotations
@@ -42,7 +44,8 @@ class Stage:
 class Setup:
     """What there is. max_clips, batch_seconds: a micro-batch's size at most, and what it takes
     beyond its clips. cores: shared by all that computes; threads: of a generator's (a verifier's)
-    job. spread: the coefficient of variation of every stage's seconds (lognormal)."""
+    job. spread: the coefficient of variation of every stage's seconds (lognormal). balanced: a
+    request goes to the verifier with the fewest clips to score, not to the next in turn."""
 
     generators: int
     verifiers: int
@@ -53,6 +56,7 @@ class Setup:
     cores: float = math.inf
     threads: tuple[int, int] = (1, 1)
     spread: float = 0.0
+    balanced: bool = False
     seed: int = 0
 
 
@@ -115,9 +119,11 @@ class Meter:
 
 @dataclass(eq=False)
 class Group:
-    """A group of prompts on its way. left: clips of this stage that are not scored yet."""
+    """A group of prompts on its way. place: of a generator's, the one it takes; left: clips of this
+    stage that are not scored yet."""
 
     generator: int
+    place: int
     stages: Sequence[Stage]
     begun: float
     at: int = -1
@@ -169,15 +175,19 @@ class Simulation:
             for place, size in zip(PLACES, sizes, strict=True)
         }
         self.promised = [0] * setup.verifiers  # clips that each is to score
+        self.turns = [  # of each generator's places: the verifier that is asked next
+            [self.random.randrange(setup.verifiers) for _ in range(setup.in_flight)]
+            for _ in range(setup.generators)
+        ]
         self.held = Meter(self.clock)
         self.begun = self.finished = 0
         self.sojourns = 0.0
         self.window: list[tuple[float, int, dict[Place, float]]] = []
 
     def run(self) -> Outcome:
-        for _ in range(self.setup.in_flight):
+        for place in range(self.setup.in_flight):
             for generator in range(self.setup.generators):
-                self._begin(generator)
+                self._begin(generator, place)
         while self.clock.step():
             pass
         assert self.finished == self.groups, "a group was lost"
@@ -188,12 +198,12 @@ class Simulation:
         busy = {p: (later[p] - then[p]) / (end - start) / n for p, n in present.items()}
         return Outcome(after - before, end - start, busy)
 
-    def _begin(self, generator: int) -> None:
+    def _begin(self, generator: int, place: int) -> None:
         if self.begun == self.groups:
             return
         self.begun += 1
         self.held.add(1)
-        self._next(Group(generator, self.stages, self.clock.now))
+        self._next(Group(generator, place, self.stages, self.clock.now))
 
     def _next(self, group: Group) -> None:
         """Queue a group for its next stage."""
@@ -204,7 +214,7 @@ class Simulation:
         stage = group.stages[group.at]
         servers, clips = self.servers[stage.place], max(1, stage.clips)
         if stage.place == "intake":  # here a request finds its verifier
-            group.verifier = self.promised.index(min(self.promised))
+            group.verifier = self._chosen(group)
             self.promised[group.verifier] += group.stages[group.at + 1].clips
         index = {
             "generator": group.generator,
@@ -216,6 +226,13 @@ class Simulation:
         group.left = clips
         servers[index].queue.append((group, clips))
         self._serve(servers[index])
+
+    def _chosen(self, group: Group) -> int:
+        if self.setup.balanced:
+            return self.promised.index(min(self.promised))
+        turns = self.turns[group.generator]
+        turns[group.place] = (turns[group.place] + 1) % self.setup.verifiers
+        return turns[group.place]
 
     def _serve(self, server: Server) -> None:
         """Let an idle server begin with what stands first: of clips a batch."""
@@ -251,7 +268,7 @@ class Simulation:
         self.sojourns += self.clock.now - group.begun
         if 4 * self.finished >= self.groups and self.begun < self.groups:
             self.window.append((self.clock.now, self.finished, self.work()))
-        self._begin(group.generator)
+        self._begin(group.generator, group.place)
 
     def work(self) -> dict[Place, float]:
         """Seconds for which each place's servers were busy so far, together."""
@@ -265,9 +282,9 @@ class Simulation:
 
 
 def simulate(setup: Setup, stages: Sequence[Stage], groups: int | None = None) -> Outcome:
-    """groups: a dozen for each place by default, and 60 at least."""
+    """groups: a dozen for each place by default, and 200 at least."""
     places = setup.generators * setup.in_flight
-    return Simulation(setup, stages, groups or max(60, 12 * places)).run()
+    return Simulation(setup, stages, groups or max(200, 12 * places)).run()
 
 
 def bound(setup: Setup, stages: Sequence[Stage]) -> float:

@@ -136,7 +136,7 @@ def test_measured_costs_give_back_the_seconds_they_were_read_from() -> None:
         if record["cell"]["candidates"] in (1, 16):
             walls.setdefault(record["method"], []).append(record["wall_seconds"])
     for method, seconds in walls.items():
-        costs = measured(LATENCY, method, 5.0, KNOWN)
+        costs = measured(LATENCY, method, "tags", 5.0, KNOWN)
         stages = stages_of(METHODS[method].make_plan(16, 5, 2, 50, {}), 1, costs, KNOWN)
         own = [stage for stage in stages if stage.place not in ("driver", "store")]
         assert total(own) == pytest.approx(sum(seconds) / len(seconds), rel=0.05), method
