@@ -174,6 +174,11 @@ class ExperimentSettings(ShardedSettings):
                 "--validity compares prompts with each other: ask for it once the shards are "
                 "joined, with --pool FOLDER --validity"
             )
+        if self.ray and self.validity:
+            raise UsageError(
+                "--validity is asked of one process: leave out --ray and add it to the finished "
+                "pool (--pool FOLDER --validity)"
+            )
         if self.shard and self.pool:
             raise UsageError("--shard makes a part of a new pool: leave out --pool")
         if 0 < self.candidates < max(self.budgets):

@@ -20,11 +20,11 @@ import os
 import shutil
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -43,6 +43,7 @@ from src.runs.records import (
     key_of,
     open_records,
     parse_line,
+    ranks,
     read_whole_manifest,
     write_manifest,
 )
@@ -266,26 +267,6 @@ def in_words(key: Mapping[str, Any]) -> str:
     step = f" step {cell.step_size:g} s" if cell.step_size is not None else ""
     seed = f" seed {cell.seed}" if cell.seed is not None else ""
     return f"{key['kind']} {cell.name}{step}{seed}"
-
-
-def ranks(
-    starts: Sequence[Mapping[str, Any]], prompts: Sequence[str]
-) -> Callable[[Hashable], tuple[int, ...]]:
-    """Where a record stands among those of one process, by its key: searches in the order asked,
-    each over all prompts; scores prompt by prompt, after the candidates."""
-    order: dict[str, tuple[int, int, int]] = {}
-    for number, start in enumerate(starts):
-        for at, key in enumerate(start.get("asked", ())):
-            place = (1, at) if key["kind"] == "scores" else (at, 0)
-            order.setdefault(as_json(key), (number, *place))
-    places = {prompt: place for place, prompt in enumerate(prompts)}
-
-    def rank(key: Hashable) -> tuple[int, ...]:
-        name, prompt = cast("tuple[str, str]", key)
-        number, block, within = order.setdefault(name, (len(starts), len(order), 0))
-        return number, block, places.get(prompt, len(places)), within
-
-    return rank
 
 
 def what_is_missing(
