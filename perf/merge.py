@@ -90,7 +90,7 @@ def main() -> None:
     if asked.join:
         return joined(asked.join)
     for kind in ("pool", "benchmark"):
-        with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
+        with tempfile.TemporaryDirectory() as folder:
             run = make(Path(folder), kind, asked.prompts, asked.candidates, asked.shards)
             size = sum(path.stat().st_size for path in run.rglob("records.jsonl"))
             print(f"{kind}: {size / 1e6:.0f} MB of records", flush=True)

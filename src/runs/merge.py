@@ -15,7 +15,6 @@ than time. No more than one record at a time is in memory.
 
 import argparse
 import filecmp
-import hashlib
 import os
 import shutil
 import sys
@@ -61,7 +60,6 @@ class Entry(NamedTuple):
     source: int
     offset: int
     length: int
-    digest: bytes
     is_ok: bool
     time: str
     shard: str | None
@@ -107,9 +105,8 @@ class Source:
                 raise RunFolderError(
                     f"{self.folder}: {MANIFEST} lacks the start of line {count} of {RECORDS}"
                 ) from error
-            digest = hashlib.blake2b(as_json(results_of(record)).encode(), digest_size=16).digest()
             found[key] = Entry(
-                *(number, offset, len(line), digest, record["status"] == "ok", record["time"]),
+                *(number, offset, len(line), record["status"] == "ok", record["time"]),
                 None if made_by is None else str(made_by),
             )
             offset += len(line)
@@ -223,27 +220,26 @@ def choose(sources: Sequence[Source]) -> dict[Hashable, Entry]:
         for number, source in enumerate(sources):
             for key, new in source.entries(number).items():
                 old = kept.setdefault(key, new)
-                if new.digest == old.digest or new.is_ok < old.is_ok:
+                if new is old or new.is_ok < old.is_ok:
                     continue
-                again = sources[old.source].shard is None and old.shard == new.shard
-                if new.is_ok == old.is_ok and not again:
-                    if new.is_ok:
-                        raise disagreement(sources, old, new)
-                    if new.time <= old.time:
+                if new.is_ok == old.is_ok:
+                    one, other = (results_of(sources[e.source].read(e)) for e in (old, new))
+                    again = sources[old.source].shard is None and old.shard == new.shard
+                    if one == other or (not again and not new.is_ok and new.time <= old.time):
                         continue
+                    if new.is_ok and not again:
+                        folders = sources[old.source].folder, source.folder
+                        raise disagreement(*folders, one, other)
                 kept[key] = new
             progress.update()
     return kept
 
 
-def disagreement(sources: Sequence[Source], *entries: Entry) -> RunFolderError:
-    one, other = (sources[entry.source] for entry in entries)
-    records = [results_of(source.read(e)) for source, e in zip((one, other), entries, strict=True)]
-    named = "; ".join(differing(records[0], records[1]))
+def disagreement(first: Path, second: Path, one: Record, other: Record) -> RunFolderError:
     return RunFolderError(
-        f"{one.folder} and {other.folder} have different results of prompt "
-        f"{records[0]['prompt_id']}, {in_words(records[0])}: {named}. Shards of one run need the "
-        "same --max_rows, and cards of one kind where precision is half"
+        f"{first} and {second} have different results of prompt {one['prompt_id']}, "
+        f"{in_words(one)}: {'; '.join(differing(one, other))}. Shards of one run need the same "
+        "--max_rows, and cards of one kind where precision is half"
     )
 
 

@@ -79,6 +79,20 @@ def test_the_guides_to_musiccaps_run_the_paper_profile_on_referenced_prompts(com
     assert settings.referenced
 
 
+PARTS = commands(r"(?:srun|seq \d+ \|) .*--shard")
+
+
+@pytest.mark.parametrize("command", PARTS)
+def test_commands_of_parts_parse_as_a_scheduler_fills_them_in(command: str) -> None:
+    values = {"${SLURM_ARRAY_TASK_ID}": "1", "${SLURM_ARRAY_TASK_COUNT}": "8", "{}": "1"}
+    values["$(cat server.url)"] = "http://10.0.0.5:8000"
+    for name, value in values.items():
+        command = command.replace(name, value)
+    script, *arguments = shlex.split(command.split("python ")[1])
+    kind = {"benchmark.py": BenchmarkSettings, "verifier_experiment.py": ExperimentSettings}[script]
+    assert parse(kind, arguments).part is not None
+
+
 @pytest.mark.parametrize("command", commands(r"\S*python download_data\.py"))
 def test_the_downloader_takes_the_documents_commands(command: str) -> None:
     download_settings.parse(shlex.split(command)[2:])

@@ -352,7 +352,7 @@ def test_a_folder_without_shards_is_named(tmp_path: Path) -> None:
 TINY = "--profile builtin --num_samples 6 --duration 1 --step_size 0.5 --max_rows 4"
 TINY += " --log_level warning --judges msd_cosine kad_msd"
 BENCHMARK = f"{TINY} --candidates 4 --beam_width 2 --verifier pmi"
-BENCHMARK += " --method baseline best_of_n sbs halving waves"
+BENCHMARK += " --method baseline sbs halving waves"
 EXPERIMENT = f"{TINY} --pool_size 4 --budgets 1 2 4 --verifiers pmi perplexity --prefixes 0.5"
 
 
@@ -379,30 +379,31 @@ def tables(folder: Path) -> dict[str, list[list[str]]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("script", "args"), [(benchmark, BENCHMARK), (verifier_experiment, EXPERIMENT)]
+    ("script", "args", "of"),
+    [(benchmark, BENCHMARK, 5), (verifier_experiment, EXPERIMENT, 2)],
+    ids=["a benchmark in 5", "a pool in 2"],
 )
 def test_shards_for_real_are_one_process_to_the_byte_and_to_the_table(
-    tmp_path: Path, script: Any, args: str
+    tmp_path: Path, script: Any, args: str, of: int
 ) -> None:
     with redirect_stdout(io.StringIO()), one_thread():
         assert script.main([*args.split(), "--output", str(tmp_path / "one")]) == Exit.DONE
         (one,) = (tmp_path / "one").iterdir()
         assert reports.main([str(one)]) == Exit.DONE
-        for of in (2, 5):
-            for index in range(1, of + 1):
-                asked = ["--output", str(tmp_path / str(of)), "--shard", f"{index}/{of}"]
-                assert script.main([*args.split(), *asked]) == Exit.DONE
-            (run,) = (tmp_path / str(of)).iterdir()
-            assert join(run)[0] == 0
-            assert timeless(run) == timeless(one)
-            assert reports.main([str(run)]) == Exit.DONE
-            assert tables(run) == tables(one)
-            made = {*contents(run)}
-            assert made == {*contents(one)}
-            files = [name for name in made if name.startswith(merge.FILES)]
-            assert len(files) > 6
-            for name in files:
-                assert (run / name).read_bytes() == (one / name).read_bytes()
+        for index in range(1, of + 1):
+            asked = ["--output", str(tmp_path / "parts"), "--shard", f"{index}/{of}"]
+            assert script.main([*args.split(), *asked]) == Exit.DONE
+        (run,) = (tmp_path / "parts").iterdir()
+        assert join(run)[0] == 0
+        assert timeless(run) == timeless(one)
+        assert reports.main([str(run)]) == Exit.DONE
+        assert tables(run) == tables(one)
+        made = {*contents(run)}
+        assert made == {*contents(one)}
+        files = [name for name in made if name.startswith(merge.FILES)]
+        assert len(files) > 6
+        for name in files:
+            assert (run / name).read_bytes() == (one / name).read_bytes()
         if script is benchmark:
             name = "sbs/builtin-03"
             assert np.array_equal(
