@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Self
 import tyro
 
 from src.budget import Plan
-from src.experiments.sharding import ShardedSettings
+from src.cluster.settings import ClusterSettings
 from src.methods import METHODS, SearchCell, grid, parameters_of, split
 from src.runs.critic import load_critic
 from src.runs.settings import (
@@ -24,7 +24,7 @@ from src.scoring import canonical, components, remote_parts
 
 @with_parameters
 @dataclass(frozen=True, kw_only=True)
-class BenchmarkSettings(ShardedSettings):
+class BenchmarkSettings(ClusterSettings):
     """Search methods side by side, under one verifier.
 
     Each method writes one clip per prompt; the verifier that selected it and judges that did not
