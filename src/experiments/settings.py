@@ -133,8 +133,8 @@ class LatencySettings(Settings):
     """
 
     refused: ClassVar[Mapping[str, str]] = {
-        "--ray": "seconds are measured in one process on a quiet machine; what actors share (cores, "
-        "a server's queue) would be measured too, and belongs to no method",
+        "--ray": "seconds are measured in one process, on a quiet machine: what actors share "
+        "(cores, a server's queue) would be measured too, and belongs to no method",
         "--shard": "seconds of parts that ran on several machines are no measurement of any",
     }
 
