@@ -6,7 +6,7 @@
     python perf/cluster.py --arithmetic                   # hours and bytes of all MusicCaps
     python perf/cluster.py --check points.json            # beside what was measured
 
-A discrete-event model (perf/cluster_simulation.py says what it has and what it leaves out) of
+A discrete-event model (perf/cluster_model/simulation.py says what it has and what it leaves out) of
 generators that hold --in_flight groups of prompts each, verifiers with micro-batches, a store for
 each node, and one driver that writes. What a group does follows from the methods' plans. What that
 takes, by --costs:
@@ -14,11 +14,11 @@ takes, by --costs:
     measured   the built-in model and tags, each actor on a machine of its own: seconds by stage of
                the run in --latency (latency_experiment.py), with longer clips slower by attention
     h200       MusicGen's decoder steps as measured on an H200 (results/gpu); rendering, verifiers,
-               network and disk are ASSUMED in perf/cluster.toml
+               network and disk are ASSUMED in perf/cluster_model/assumptions.toml
     floor      the least that an H100's bandwidth or arithmetic allow a step; the rest ASSUMED
 
-So only `measured` stands on whole searches. Put your own numbers in a copy of perf/cluster.toml
-(--assumptions), or give --decode_ms, --render_ms, --score_ms. With one GPU, generator and verifier
+So only `measured` stands on whole searches. Put your own numbers in a copy of
+perf/cluster_model/assumptions.toml (--assumptions), or give --decode_ms, --render_ms, --score_ms. With one GPU, generator and verifier
 share it. --check reads a list of objects with `prompts_per_minute`, what else to set (flags without
 dashes, such as "generators": 2, "cores": 2, "method": "sbs"), and perhaps a `note`.
 
@@ -36,14 +36,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tqdm import tqdm
 
-from perf.cluster_case import DEFAULT_VERIFIERS, LATENCY, Case, Row, check, gigabytes, hours
-from perf.cluster_costs import CostsError
+from perf.cluster_model.case import DEFAULT_VERIFIERS, LATENCY, Case, Row, check, gigabytes, hours
+from perf.cluster_model.costs import CostsError
 from src.budget import PlanError
 from src.data.files import ROOT
 from src.methods import METHODS, PARAMETERS
 from src.reports.figure import GREY, look, panels, styled
 from src.reports.table import layout, write_tables
 from src.runs.records import RunFolderError
+
+ASSUMPTIONS = "perf/cluster_model/assumptions.toml"
 
 
 @styled
@@ -56,7 +58,7 @@ def draw(cases: list[Case], gpus: int, path: Path) -> None:
     caption = (
         f"MusicGen {options.model}, costs: {options.costs}, N = {options.candidates}, clips of "
         f"{options.duration:g} s, {options.in_flight} groups in flight. What is assumed: "
-        "perf/cluster.toml. Rings: the best split. Grey: a verifier that hears nothing."
+        "perf/cluster_model. Rings: the best split. Grey: a verifier that hears nothing."
     )
     figure, axes = panels(len(methods), title, caption, height=1.9)
     for ax, method in zip(axes, methods, strict=True):
@@ -93,7 +95,12 @@ def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--costs", choices=["measured", "h200", "floor"], default="h200")
     add("--latency", type=Path, default=LATENCY, metavar="RUN", help="folder of measured costs")
-    add("--assumptions", type=Path, default=ROOT / "perf/cluster.toml", metavar="FILE")
+    add(
+        "--assumptions",
+        type=Path,
+        default=ROOT / "perf/cluster_model/assumptions.toml",
+        metavar="FILE",
+    )
     add("--model", choices=["small", "medium", "large"], default="small", help="MusicGen's size")
     add("--method", nargs="+", choices=METHODS, metavar="METHOD",
         default=["baseline", "best_of_n", "sbs", "lookahead"])  # fmt: skip

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from perf.cluster_costs import Costs, measured, reckoned, stages_of
-from perf.cluster_simulation import PLACES, Setup, Simulation, Stage, bound, simulate
+from perf.cluster_model.costs import Costs, measured, reckoned, stages_of
+from perf.cluster_model.simulation import PLACES, Setup, Simulation, Stage, bound, simulate
 from src.data.files import ROOT
 from src.methods import METHODS
 from src.runs.records import read_records
 
-KNOWN = tomllib.loads((ROOT / "perf/cluster.toml").read_text())
+KNOWN = tomllib.loads((ROOT / "perf/cluster_model/assumptions.toml").read_text())
 LATENCY = ROOT / "results/builtin/latency-builtin-tags-8481aab6"
 COSTS = Costs(decode={1: 0.002, 16: 0.008, 64: 0.02}, render=4e-5, score=1e-4, request=0.01)
 

@@ -2,7 +2,7 @@
 
 `measured` reads the records of a latency experiment on a CPU: seconds by stage of whole searches.
 `reckoned` has the decoder's steps on a GPU, measured or their floor, and takes the rest from
-perf/cluster.toml. `stages_of` makes a group's stages of a plan and such costs.
+perf/cluster_model/assumptions.toml. `stages_of` makes a group's stages of a plan and such costs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from perf.cluster_simulation import Stage
+from perf.cluster_model.simulation import Stage
 from src.budget import Plan
 from src.data.files import ROOT, as_json
 from src.methods import METHODS, SearchCell

@@ -10,7 +10,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from perf.cluster_costs import (
+from perf.cluster_model.costs import (
     LIKELIHOODS,
     Costs,
     CostsError,
@@ -20,7 +20,7 @@ from perf.cluster_costs import (
     stages_of,
     wav_bytes,
 )
-from perf.cluster_simulation import PLACES, Outcome, Setup, Stage, bound, simulate
+from perf.cluster_model.simulation import PLACES, Outcome, Setup, Stage, bound, simulate
 from src.budget import Plan
 from src.data.files import ROOT
 from src.methods import METHODS

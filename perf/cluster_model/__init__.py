@@ -1,0 +1,1 @@
+"""The model of a run on many machines: perf/cluster.py is its command line."""
