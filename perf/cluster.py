@@ -18,9 +18,10 @@ takes, by --costs:
     floor      the least that an H100's bandwidth or arithmetic allow a step; the rest ASSUMED
 
 So only `measured` stands on whole searches. Put your own numbers in a copy of
-perf/cluster_model/assumptions.toml (--assumptions), or give --decode_ms, --render_ms, --score_ms. With one GPU, generator and verifier
-share it. --check reads a list of objects with `prompts_per_minute`, what else to set (flags without
-dashes, such as "generators": 2, "cores": 2, "method": "sbs"), and perhaps a `note`.
+perf/cluster_model/assumptions.toml (--assumptions), or give --decode_ms, --render_ms, --score_ms.
+With one GPU, generator and verifier share it. --check reads a list of objects with
+`prompts_per_minute`, what else to set (flags without dashes, such as "generators": 2, "cores": 2,
+"method": "sbs"), and perhaps a `note`.
 
 Columns: prompts a minute; most: what no schedule exceeds (asymptotic bound); gain: over one group
 in flight; first: what is busy for the largest part of the time; then those parts.
