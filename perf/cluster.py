@@ -73,7 +73,7 @@ def draw(cases: list[Case], gpus: int, path: Path) -> None:
         ax.set(title=method, xlabel="verifiers")
         ax.set_ylim(bottom=0)
     axes[0].set_ylabel("prompts a minute")
-    axes[0].legend(loc="lower left")
+    axes[-1].legend(loc="center right")
     figure.savefig(path, dpi=120)
 
 

@@ -24,6 +24,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import count
+from operator import mul
 from typing import Literal
 
 Place = Literal["generator", "store", "intake", "verifier", "driver"]
@@ -216,16 +217,12 @@ class Simulation:
         if stage.place == "intake":  # here a request finds its verifier
             group.verifier = self._chosen(group)
             self.promised[group.verifier] += group.stages[group.at + 1].clips
-        index = {
-            "generator": group.generator,
-            "store": group.generator // self.setup.gpus_per_node,
-            "intake": group.verifier,
-            "verifier": group.verifier,
-            "driver": 0,
-        }[stage.place]
+        nodes = self.setup.gpus_per_node
+        own = {"generator": group.generator, "store": group.generator // nodes, "driver": 0}
+        server = servers[own.get(stage.place, group.verifier)]
         group.left = clips
-        servers[index].queue.append((group, clips))
-        self._serve(servers[index])
+        server.queue.append((group, clips))
+        self._serve(server)
 
     def _chosen(self, group: Group) -> int:
         if self.setup.balanced:
@@ -298,8 +295,6 @@ def bound(setup: Setup, stages: Sequence[Stage]) -> float:
     nodes = -(-setup.generators // setup.gpus_per_node)
     sizes = (setup.generators, nodes, setup.verifiers, setup.verifiers, 1)
     rates = [n / own[place] for place, n in zip(PLACES, sizes, strict=True) if own[place]]
-    shared = (
-        own["generator"] * setup.threads[0] + own["intake"] + own["verifier"] * setup.threads[1]
-    )
+    shared = own["intake"] + sum(map(mul, setup.threads, (own["generator"], own["verifier"])))
     rates += [setup.cores / shared] if shared else []
     return min(*rates, setup.generators * setup.in_flight / sum(own.values()))

@@ -75,8 +75,8 @@ def joined(run: str) -> None:
     text, complete = merge([Path(run)])
     seconds, own = time.perf_counter() - begin, time.process_time()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-    print(f"{text.splitlines()[0].split(': ')[1]}, complete: {complete}, {seconds:.1f} s ({own:.1f} s of a core), "
-          f"{peak:.0f} MB at most")  # fmt: skip
+    what = text.splitlines()[0].split(": ")[1]
+    print(f"{what}, complete: {complete}, {seconds:.1f} s ({own:.1f} s of a core), {peak:.0f} MB")
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from src.client import ServerClient
 from src.cluster import require_ray, runtime_env
@@ -41,6 +41,8 @@ class Shares:
 class ClusterModels(Models):
     """Models that are in actors: `generator` and `renderer` are what those say of themselves.
     started: for the manifest."""
+
+    in_order: ClassVar[bool] = False
 
     crew: "Crew"
     started: dict[str, Any]

@@ -1,4 +1,7 @@
-"""The flags of the scripts whose work can be spread over several machines."""
+"""The flags of the scripts whose work can be spread over several machines.
+
+latency_experiment.py is none of them: what it measures is seconds.
+"""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -6,6 +9,7 @@ from typing import Annotated, ClassVar
 import tyro
 
 from src.runs.settings import INDECISIVE, Settings, UsageError
+from src.runs.shards import Shard
 
 Share = Annotated[
     float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="(default: by cluster)")
@@ -14,13 +18,17 @@ Share = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterSettings(Settings):
-    """What Ray is to do, if anything. None of it decides the results."""
+    """Who does which part of the work. None of it decides the results."""
 
     indecisive: ClassVar[frozenset[str]] = INDECISIVE | {
-        *("ray", "generator_actors", "verifier_actors", "in_flight"),
+        *("shard", "ray", "generator_actors", "verifier_actors", "in_flight"),
         *("gpus_per_generator", "gpus_per_verifier", "cpus_per_generator", "cpus_per_verifier"),
     }
 
+    #: I/N: do only the I-th of N parts of the run, in a folder of its own inside the run's, on as
+    #: many machines as there are; python -m src.runs.merge joins them. On a GPU it needs a number
+    #: for --max_rows.
+    shard: Annotated[str | None, tyro.conf.arg(metavar="I/N")] = None
     #: Have Ray's actors do the work (first: make setup-ray): 'local' starts Ray on this machine,
     #: anything else is the address of a cluster's head, such as 10.0.0.1:6379, or 'auto' for the
     #: one that this machine is in. With --server auto the verifiers are actors too; another
@@ -44,8 +52,18 @@ class ClusterSettings(Settings):
     #: other. Each takes its own memory. Default: 2 where clips are scored elsewhere, else 1.
     in_flight: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
 
+    @property
+    def part(self) -> Shard | None:
+        """Raises UsageError for what is none."""
+        try:
+            return None if self.shard is None else Shard.parse(self.shard)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+
     def check(self) -> None:
         super().check()
+        if self.part and self.ray:
+            raise UsageError("--shard is for machines without --ray, which shares out a whole run")
         self.check_least(generator_actors=1, verifier_actors=1)
         for name in ("in_flight", "cpus_per_generator", "cpus_per_verifier"):
             if getattr(self, name) is not None:

@@ -56,6 +56,8 @@ def run(settings: BenchmarkSettings, prompts: Sequence[Prompt], end: Ending) -> 
         workers = models.workers(partial(parts_of, settings), parts)
         judge_again(opened, prompts, parts.judges, workers)
         search_methods(settings, prompts, opened, parts, workers)
+        if not models.in_order:
+            opened.put_in_order(prompts)
         if opened.shard:
             return summary([opened.folder])
         text, failed = reports.report(opened.folder)

@@ -75,6 +75,8 @@ def run(settings: ExperimentSettings, prompts: Sequence[Prompt], end: Ending) ->
             with open_sweep(settings, prompts, parts, models.here) as swept:
                 workers = models.workers(make, parts)
                 failed += search_cells(swept, cells, prompts, parts, settings, workers)
+                if not models.in_order:
+                    swept.put_in_order(prompts)
             sweeps.append(swept.folder)
     if settings.shard:
         return summary([*([folder] if folder else []), *sweeps])
@@ -118,6 +120,8 @@ def make_pool(
         make = partial(hearers_of, settings)
         hearers = make(models)
         failed += score(run, prompts, hearers, models.workers(make, hearers))
+        if not models.in_order:
+            run.put_in_order(prompts)
         if settings.validity and generator is not None:
             likelihoods = known(settings.guidance)
             scorers = list(hearers.scorers.values())

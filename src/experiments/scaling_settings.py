@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from src.budget import whole_frames
-from src.experiments.sharding import ShardedSettings
+from src.cluster.settings import ClusterSettings
 from src.judges.base import SetJudge
 from src.judges.registry import JUDGES
 from src.methods import PARAMETERS, SearchCell, grid, split
@@ -29,7 +29,7 @@ GENERATING = ("duration", "seed", "temperature", "top_k", "guidance")
 
 @partial(with_parameters, grids=True)
 @dataclass(frozen=True, kw_only=True)
-class ExperimentSettings(ShardedSettings):
+class ExperimentSettings(ClusterSettings):
     """How scores grow with N, who selects well for whom, and what beam search could see.
 
     One pool of candidates a prompt is generated once, and scored once by every verifier and every
@@ -173,6 +173,11 @@ class ExperimentSettings(ShardedSettings):
             raise UsageError(
                 "--validity compares prompts with each other: ask for it once the shards are "
                 "joined, with --pool FOLDER --validity"
+            )
+        if self.ray and self.validity:
+            raise UsageError(
+                "--validity is asked of one process: leave out --ray and add it to the finished "
+                "pool (--pool FOLDER --validity)"
             )
         if self.shard and self.pool:
             raise UsageError("--shard makes a part of a new pool: leave out --pool")

@@ -1,13 +1,14 @@
 """The settings of benchmark.py and of latency_experiment.py."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import tyro
 
 from src.budget import Plan
-from src.experiments.sharding import ShardedSettings
+from src.cluster.settings import ClusterSettings
 from src.methods import METHODS, SearchCell, grid, parameters_of, split
 from src.runs.critic import load_critic
 from src.runs.settings import (
@@ -23,7 +24,7 @@ from src.scoring import canonical, components, remote_parts
 
 @with_parameters
 @dataclass(frozen=True, kw_only=True)
-class BenchmarkSettings(ShardedSettings):
+class BenchmarkSettings(ClusterSettings):
     """Search methods side by side, under one verifier.
 
     Each method writes one clip per prompt; the verifier that selected it and judges that did not
@@ -130,6 +131,12 @@ class LatencySettings(Settings):
       # MusicGen on a GPU, five prompts side by side: throughput
       python latency_experiment.py --verifier clap --batch 5 --max_rows 160
     """
+
+    refused: ClassVar[Mapping[str, str]] = {
+        "--ray": "seconds are measured in one process, on a quiet machine: what actors share "
+        "(cores, a server's queue) would be measured too, and belongs to no method",
+        "--shard": "seconds of parts that ran on several machines are no measurement of any",
+    }
 
     #: One or several, as benchmark.py has them. What costs are compared with needs best_of_n.
     method: tuple[MethodName, ...] = ("baseline", "best_of_n", "sbs", "lookahead")

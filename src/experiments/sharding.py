@@ -1,48 +1,15 @@
-"""--shard: what scripts that can do a part of a run share (src/runs/shards.py).
-
-latency_experiment.py has no such flag: what it measures is seconds, and those of parts on several
-machines are no measurement of any of them.
-"""
+"""What a part of a run asks for, and how it ends: --shard (src/runs/shards.py)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
-
-import tyro
 
 from src.cluster.settings import ClusterSettings
 from src.runs.ending import Exit
 from src.runs.records import read_records
 from src.runs.settings import UsageError
-from src.runs.shards import Shard
 
 
-@dataclass(frozen=True, kw_only=True)
-class ShardedSettings(ClusterSettings):
-    """The settings of a script that can do a part of a run."""
-
-    indecisive: ClassVar[frozenset[str]] = ClusterSettings.indecisive | {"shard"}
-
-    #: I/N: do only the I-th of N parts of the run, in a folder of its own inside the run's, on as
-    #: many machines as there are; python -m src.runs.merge joins them. On a GPU it needs a number
-    #: for --max_rows.
-    shard: Annotated[str | None, tyro.conf.arg(metavar="I/N")] = None
-
-    @property
-    def part(self) -> Shard | None:
-        """Raises UsageError for what is none."""
-        try:
-            return None if self.shard is None else Shard.parse(self.shard)
-        except ValueError as error:
-            raise UsageError(str(error)) from None
-
-    def check(self) -> None:
-        super().check()
-        _ = self.part
-
-
-def refuse_uneven_groups(settings: ShardedSettings, device: str) -> None:
+def refuse_uneven_groups(settings: ClusterSettings, device: str) -> None:
     """Raise UsageError where the groups of prompts would not be those of the other shards."""
     if settings.shard and settings.max_rows == "auto" and device == "cuda":
         raise UsageError(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from src.client import ServerClient
 from src.data.prompts import Prompt, digest_of
@@ -48,9 +48,12 @@ class Models:
     """What is loaded once in a run; parts are built around it.
 
     generator: None where only the codec is needed. client: where the server is. device: where
-    judges compute. here: what this start adds to the manifest. A cluster's (src/cluster/driver.py)
-    have the same fields and methods.
+    judges compute. here: what this start adds to the manifest. in_order: whether pieces of work are
+    finished in the order in which they are given. A cluster's (src/cluster/driver.py) have the same
+    fields and methods.
     """
+
+    in_order: ClassVar[bool] = True
 
     generator: Generator | None
     renderer: Renderer

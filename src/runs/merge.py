@@ -19,10 +19,10 @@ import os
 import shutil
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -38,6 +38,7 @@ from src.runs.records import (
     Record,
     RunFolderError,
     key_of,
+    ranks,
     write_manifest,
 )
 from src.runs.shards import FOLDER, Shard
@@ -170,26 +171,6 @@ def disagreement(first: Path, second: Path, one: Record, other: Record) -> RunFo
         f"{in_words(one)}: {'; '.join(differing(one, other))}. Shards of one run need the same "
         "--max_rows, and cards of one kind where precision is half"
     )
-
-
-def ranks(
-    starts: Sequence[Mapping[str, Any]], prompts: Sequence[str]
-) -> Callable[[Hashable], tuple[int, ...]]:
-    """Where a record stands among those of one process, by its key: searches in the order asked,
-    each over all prompts; scores prompt by prompt, after the candidates."""
-    order: dict[str, tuple[int, int, int]] = {}
-    for number, start in enumerate(starts):
-        for at, key in enumerate(start.get("asked", ())):
-            place = (1, at) if key["kind"] == "scores" else (at, 0)
-            order.setdefault(as_json(key), (number, *place))
-    places = {prompt: place for place, prompt in enumerate(prompts)}
-
-    def rank(key: Hashable) -> tuple[int, ...]:
-        name, prompt = cast("tuple[str, str]", key)
-        number, block, within = order.setdefault(name, (len(starts), len(order), 0))
-        return number, block, places.get(prompt, len(places)), within
-
-    return rank
 
 
 def what_is_missing(

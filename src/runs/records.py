@@ -31,7 +31,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -88,6 +88,26 @@ def key_of(record: Mapping[str, Any], prompt_id: str | None = None) -> Hashable:
     """A record's key, or that of a prompt's record with these key fields."""
     name = record["prompt_id"] if prompt_id is None else prompt_id
     return as_json({f: record[f] for f in KEY_FIELDS if f in record}), name
+
+
+def ranks(
+    starts: Sequence[Mapping[str, Any]], prompts: Sequence[str]
+) -> Callable[[Hashable], tuple[int, ...]]:
+    """Where a record stands among those of one process, by its key: searches in the order asked,
+    each over all prompts; scores prompt by prompt, after the candidates."""
+    order: dict[str, tuple[int, int, int]] = {}
+    for number, start in enumerate(starts):
+        for at, key in enumerate(start.get("asked", ())):
+            place = (1, at) if key["kind"] == "scores" else (at, 0)
+            order.setdefault(as_json(key), (number, *place))
+    places = {prompt: place for place, prompt in enumerate(prompts)}
+
+    def rank(key: Hashable) -> tuple[int, ...]:
+        name, prompt = cast("tuple[str, str]", key)
+        number, block, within = order.setdefault(name, (len(starts), len(order), 0))
+        return number, block, places.get(prompt, len(places)), within
+
+    return rank
 
 
 @dataclass(frozen=True)
@@ -209,12 +229,15 @@ class Run(AbstractContextManager["Run"]):
         Raises WriteError, and RunFolderError when the folder has been taken over by another.
         """
         record = {**record, "start": self._start, "time": _now()}
+        self._check_lease()
+        append_line(self.folder / RECORDS, self._file or self._open_to_append(), record)
+        self._records[key_of(record)] = record
+
+    def _check_lease(self) -> None:
         try:
             self._lease.check()
         except InUse as error:
             raise RunFolderError(str(error)) from None
-        append_line(self.folder / RECORDS, self._file or self._open_to_append(), record)
-        self._records[key_of(record)] = record
 
     def keep(self, finished: Finished) -> None:
         """Write the files, each whole, and then append the record. Raises WriteError."""
@@ -222,6 +245,19 @@ class Run(AbstractContextManager["Run"]):
             write_whole(self.folder / path, content)
         if finished.record is not None:
             self.append(finished.record)
+
+    def put_in_order(self, prompts: Sequence[Prompt]) -> None:
+        """Have the records in the order in which one process makes them, where several machines
+        made them in another. prompts: of the run, in order. Raises WriteError."""
+        rank = ranks(self.manifest["starts"], [prompt.id for prompt in prompts])
+        ordered = {key: self._records[key] for key in sorted(self._records, key=rank)}
+        if list(ordered) == list(self._records):
+            return
+        self._check_lease()
+        lines = "".join(f"{as_json(record)}\n" for record in ordered.values())
+        write_whole(self.folder / RECORDS, lines)
+        self._records = ordered
+        self._open_to_append()
 
     def _note_start(self, new: dict[str, Any], here: Mapping[str, Any]) -> int:
         """Add this start to the manifest; `new` where there is none. Returns its number."""

@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
@@ -78,9 +78,10 @@ class UsageError(ValueError):
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """What every script shares. Command line: `--name value`. indecisive: flags that do not decide
-    the results."""
+    the results. refused: flags of other scripts that this one cannot have, and why."""
 
     indecisive: ClassVar[frozenset[str]] = INDECISIVE
+    refused: ClassVar[Mapping[str, str]] = {}
 
     #: paper: MusicGen and MusicCaps (weights to be fetched). builtin: the small stack that comes
     #: with the repository; runs offline on a CPU. Sets the defaults of --model, --prompts and
@@ -297,6 +298,10 @@ def parse(kind: type[S], args: Sequence[str] | None = None, prog: str | None = N
     usage."""
     description = f"{inspect.getdoc(kind)}\n{EXIT_CODES}"
     args = given(args, prog or Path(sys.argv[0]).name)
+    for flag in [arg.partition("=")[0] for arg in args]:
+        if flag in kind.refused:
+            sys.stderr.write(f"{prog}: {flag}: {kind.refused[flag]}\n")
+            raise SystemExit(2)
     settings = tyro.cli(kind, prog=prog, description=description, args=args, use_underscores=True)
     try:
         settings.check()

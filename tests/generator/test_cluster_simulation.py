@@ -73,7 +73,9 @@ def test_three_jobs_on_two_cores_go_at_two_thirds_of_their_pace() -> None:
     assert simulation.run().rate == pytest.approx(1.0)  # 3 groups in 3 s
 
 
-@pytest.mark.parametrize("setup", [Setup(5, 2, 3), Setup(2, 3, 1, cores=2.5)])
+@pytest.mark.parametrize(
+    "setup", [Setup(5, 2, 3), Setup(5, 2, 3, balanced=True), Setup(2, 3, 1, cores=2)]
+)
 def test_every_group_is_finished_once_and_nothing_is_worked_on_twice(setup: Setup) -> None:
     simulation = Simulation(setup, sbs(prompts=3), 60)
     simulation.run()

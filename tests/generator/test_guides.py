@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import tyro
 
+from src.cluster.settings import ClusterSettings
 from src.data.downloads import settings as download_settings
 from src.experiments.calibration import CalibrationSettings
 from src.experiments.scaling_settings import ExperimentSettings
@@ -159,13 +160,14 @@ def expect_default(name: str, shown: str, default: Any) -> None:
     assert shown.strip("`") == " ".join(texts), name
 
 
-SHARED = defaults(Settings)
+COMMON, SHARED = defaults(Settings), defaults(ClusterSettings)  # of every script, and of most
 
 
 @pytest.mark.parametrize(
     ("heading", "kind"),
     [
         ("Flags that every script shares", Settings),
+        ("Flags for more than one machine", ClusterSettings),
         ("benchmark.py", BenchmarkSettings),
         ("verifier_experiment.py", ExperimentSettings),
         ("latency_experiment.py", LatencySettings),
@@ -178,7 +180,8 @@ def test_tables_of_flags_have_the_scripts_flags_and_defaults(
     """Another default of a shared flag stands below the table."""
     text = section(heading)
     rows = flags(text)
-    own = {name for name in defaults(kind) if kind is Settings or name not in SHARED}
+    shared = SHARED if issubclass(kind, ClusterSettings) and kind is not ClusterSettings else COMMON
+    own = {name for name in defaults(kind) if kind is Settings or name not in shared}
     assert sorted(rows) == sorted(own)
     for name, shown in rows.items():
         expect_default(name, shown, defaults(kind)[name])

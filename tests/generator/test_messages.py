@@ -64,8 +64,8 @@ SPEAKERS = {
     "src/reports/comparison.py": flags_in(help_of(comparison.main)),
     "src/reports/plan": flags_in(help_of(plan.main)) | RUNS,
 }
-# What names another program: git's, yt-dlp's, the server's that a run asks for.
-OTHERS = {"--porcelain", "--cookies-from-browser", "--name", "--help"}
+# What names another program: git's, yt-dlp's, the server's that a run asks for, the set-up's.
+OTHERS = {"--porcelain", "--cookies-from-browser", "--name", "--help", "--extra"}
 COMMANDS = {f"python {path.name}" for path in ROOT.glob("*.py")}
 COMMANDS |= {
     f"python -m {'.'.join(path.relative_to(ROOT).with_suffix('').parts).removesuffix('.__main__')}"

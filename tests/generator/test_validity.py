@@ -19,7 +19,7 @@ from src.data.audio import Clip
 from src.data.prompts import Selection, load_prompts
 from src.experiments.degraded import DEGRADATIONS, degraded, faster, lowpassed, noisy, shuffled
 from src.experiments.dry_run import Row, Trial
-from src.experiments.pool_scoring import list_scorers, score
+from src.experiments.pool_scoring import Hearers, list_scorers, score
 from src.experiments.references import load_references
 from src.experiments.scaling import generate, open_pool
 from src.experiments.scaling_dry_run import validity_rows
@@ -29,6 +29,7 @@ from src.protocol import VerifierInfo, VerifierList, VerifierResult
 from src.reports.pool import report
 from src.runs.pool import load_pool
 from src.runs.records import Run
+from src.runs.work import here
 from src.stats.identification import detectable, hard_negatives, prompts_needed, rank
 from tests.generator.fake_pool import FakeClient, settings_for, verifier
 
@@ -174,7 +175,8 @@ def test_every_measure_is_asked_once_about_each_reference_and_goes_on_after_a_st
     run, prompts = pool
     scorers = [verifier(name, prefixes=()) for name in ("tags", "deaf")]
     scorers += list_scorers([], ["msd_kld"], {}, (), generator)
-    score(run, prompts, scorers, {}, generator, Knowing())  # type: ignore[arg-type]
+    hearers = Hearers({s.name: s for s in scorers}, {}, generator, Knowing())  # type: ignore[arg-type]
+    score(run, prompts, hearers, here(hearers))
     asked = scorers, ("perplexity", "pmi"), generator
     with pytest.raises(ServerUnreachable):
         validate(run, prompts, *asked, Knowing(lives=3))
