@@ -161,7 +161,7 @@ def test_what_a_pools_scorers_have_left_is_what_they_then_hear(tmp_path: Path) -
 
     def rows() -> list[Row]:
         again = Run.reopen(run.folder, dry=True)
-        return score_rows(settings, scorers, again, client, MadeUp())  # type: ignore[arg-type]
+        return score_rows(settings, scorers, again, PROMPTS, client, MadeUp())  # type: ignore[arg-type]
 
     of_tags, of_far = rows()
     assert (of_tags.left, of_far.left, of_far.clips, of_far.seconds) == (2, 2, 8, 0)

@@ -23,7 +23,6 @@ from src.reports import __main__ as reports
 from src.runs import merge
 from src.runs.continuing import winner_of
 from src.runs.ending import Exit
-from src.runs.merge import results_of
 from src.runs.pool import load_pool
 from src.runs.records import (
     CANDIDATES,
@@ -38,6 +37,7 @@ from src.runs.records import (
     search_key,
 )
 from src.runs.shards import Shard
+from src.runs.sources import results_of
 
 PROMPTS = [Prompt(id=f"p{n:02d}", text=f"text {n}", key=f"key {n}") for n in range(23)]
 IDENTITY = {"script": "benchmark", "settings": {"seed": 42, "verifier": "pmi"}}
@@ -349,11 +349,11 @@ def test_a_folder_without_shards_is_named(tmp_path: Path) -> None:
         merge.find([tmp_path])
 
 
-TINY = "--profile builtin --num_samples 6 --duration 1 --step_size 0.5 --max_rows 4"
+TINY = "--profile builtin --num_samples 5 --duration 0.6 --step_size 0.2 --max_rows 4"
 TINY += " --log_level warning --judges msd_cosine kad_msd"
 BENCHMARK = f"{TINY} --candidates 4 --beam_width 2 --verifier pmi"
 BENCHMARK += " --method baseline sbs halving waves"
-EXPERIMENT = f"{TINY} --pool_size 4 --budgets 1 2 4 --verifiers pmi perplexity --prefixes 0.5"
+EXPERIMENT = f"{TINY} --pool_size 4 --budgets 1 2 4 --verifiers pmi perplexity --prefixes 0.2"
 
 
 @contextmanager
@@ -380,8 +380,8 @@ def tables(folder: Path) -> dict[str, list[list[str]]]:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "args", "of"),
-    [(benchmark, BENCHMARK, 5), (verifier_experiment, EXPERIMENT, 2)],
-    ids=["a benchmark in 5", "a pool in 2"],
+    [(benchmark, BENCHMARK, 3), (verifier_experiment, EXPERIMENT, 2)],
+    ids=["a benchmark in 3", "a pool in 2"],
 )
 def test_shards_for_real_are_one_process_to_the_byte_and_to_the_table(
     tmp_path: Path, script: Any, args: str, of: int
