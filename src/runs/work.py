@@ -15,7 +15,6 @@ from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 from src.data.prompts import Prompt
-from src.decoding.device import OutOfMemory
 from src.runs.records import Finished
 
 log = logging.getLogger(__name__)
@@ -44,6 +43,8 @@ def here(parts: P, halve_rows: Callable[[], bool] = lambda: False) -> Workers:
 
     halve_rows: when memory is not enough, whether a piece may be done again as two (`Generator`).
     """
+
+    from src.decoding.device import OutOfMemory  # torch: reports, which read records, do without
 
     def work(pieces: Iterable[Piece[P]]) -> Iterator[Finished]:
         for piece in pieces:
