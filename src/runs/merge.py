@@ -49,7 +49,8 @@ from src.runs.records import (
 from src.runs.shards import FOLDER, Shard
 
 FILES = ("tokens", "audio", "embeddings")
-TIMES = {"time", "start", "seconds"}  # of a record, not of its results
+# Of a record, not of its results: who tries again uploads again.
+SPENT = {"time", "start", "seconds", "uploaded_bytes"}
 PLACES = {"reference"}  # paths that depend on the folder
 NAMED = 10  # of the prompts that are missing
 
@@ -116,10 +117,10 @@ class Source:
 
 
 def results_of(record: Record) -> Record:
-    """A record without what depends on the clock or on where its folder lies."""
-    found = {name: value for name, value in record.items() if name not in TIMES | PLACES}
+    """A record without what depends on clock and network, or on where its folder lies."""
+    found = {name: value for name, value in record.items() if name not in SPENT | PLACES}
     if "ledger" in found:
-        found["ledger"] = {n: v for n, v in found["ledger"].items() if n not in TIMES}
+        found["ledger"] = {n: v for n, v in found["ledger"].items() if n not in SPENT}
     return found
 
 

@@ -104,7 +104,7 @@ def test_where_memory_is_not_enough_a_group_is_halved(pair: Crew, tmp_path: Path
 
 
 def test_another_error_ends_the_run_as_in_one_process(cluster: Cluster, tmp_path: Path) -> None:
-    with crew_of(1) as crew, pytest.raises(WeightsError, match="^gone$"):
+    with crew_of(1) as crew, pytest.raises(WeightsError, match=r"^gone$"):
         made(crew, groups(tmp_path, "ab", error=WeightsError("gone")))
 
 
