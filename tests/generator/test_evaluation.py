@@ -216,14 +216,14 @@ def test_captions_that_are_read_in_part_are_counted_by_who_reads_them() -> None:
         def unread(self, prompt: Prompt) -> int:
             return max(0, len(prompt.text) - 5)
 
-    class Counted:
-        def another(self) -> Client:  # what is asked here is no cost of a search
-            return Client()
-
     class Client:
         def unread(self, names, prompts) -> dict[str, list[int]]:
             assert names == ["clap", "muq"]
             return {"clap": [0 for _ in prompts], "muq": [7 for _ in prompts]}
+
+    class Counted:
+        def another(self) -> Client:  # what is asked here is no cost of a search
+            return Client()
 
     prompts = [PROMPT, replace(PROMPT, id="b", text="short")]
     muq = FakeJudge("muq", own=("muq",))  # a verifier that judges: the server counts for it
