@@ -57,6 +57,9 @@ class Refused(VerifierError):
         super().__init__(message)
         self.reasons = reasons
 
+    def __reduce__(self) -> tuple[Any, ...]:  # it comes from another process, too
+        return type(self), (str(self), self.reasons)
+
     def by(self, verifier: str) -> dict[int, str]:
         """What it refuses, or the server for it: reasons by position."""
         return {at: why for (at, by), why in self.reasons.items() if by in (verifier, None)}

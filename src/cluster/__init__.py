@@ -55,3 +55,9 @@ def runtime_env(python: Path) -> dict[str, Any]:
     ours = {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     ours["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
     return {"py_executable": shlex.quote(str(python)), "env_vars": passed | ours}  # bash reads it
+
+
+def reason_of(error: BaseException) -> str:
+    """Why an actor was lost, in Ray's words: the last line of its message, without its guesses."""
+    line = str(error).strip().rpartition("\n")[2].partition(" Some common causes")[0]
+    return line.strip() or type(error).__name__

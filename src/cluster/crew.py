@@ -23,6 +23,7 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 
+from src.cluster import reason_of
 from src.cluster.generators import Facts
 from src.decoding.device import OutOfMemory
 from src.generator import GeneratorError
@@ -109,7 +110,9 @@ class Crew:
             while True:
                 self._hand_out(job, left, again)
                 if not self.tasks and not again:
-                    return
+                    if (piece := next(left, None)) is None:
+                        return
+                    again.append(Task(piece))  # nobody could take it: all are starting
                 yield from self._take(again)
 
         return work
@@ -118,22 +121,27 @@ class Crew:
         self, job: tuple[int, Any], left: Iterator[Piece[Any]], again: deque[Task]
     ) -> None:
         """Give generators what they have room for: first, and then only, what is done again."""
-        for seat in self.seats:
-            if seat.starting is not None:
-                continue
-            own = [task for task, owner in self.tasks.values() if owner is seat]
-            while len(own) < self.in_flight and not any(task.is_alone for task in own):
-                if again:
-                    if own:
-                        break
-                    task = again.popleft()
-                elif (piece := next(left, None)) is not None:
-                    task = Task(piece)
-                else:
-                    return
-                number, make = job
-                self.tasks[seat.actor.do.remote(number, make, task.piece)] = task, seat
-                own.append(task)
+        number, make = job
+        while (seat := self._least_busy(1 if again else self.in_flight)) is not None:
+            if again:
+                task = again.popleft()
+            elif (piece := next(left, None)) is not None:
+                task = Task(piece)
+            else:
+                return
+            self.tasks[seat.actor.do.remote(number, make, task.piece)] = task, seat
+
+    def _least_busy(self, room: int) -> Seat | None:
+        """Of the generators that have less than so much to do, and nothing that is done alone."""
+        own: dict[Seat, list[Task]] = {seat: [] for seat in self.seats if seat.starting is None}
+        for task, seat in self.tasks.values():
+            own.get(seat, []).append(task)
+        free = [
+            seat
+            for seat, tasks in own.items()
+            if len(tasks) < room and not any(task.is_alone for task in tasks)
+        ]
+        return min(free, key=lambda seat: len(own[seat]), default=None)
 
     def _take(self, again: deque[Task]) -> Iterator[Finished]:
         """What has come by now, of one answer or several; waits a second for the first."""
@@ -149,10 +157,8 @@ class Crew:
             try:
                 yield from ray.get(answer)
             except DIED as error:
-                reason = _last_line(error)
-                log.warning("a generator was lost: %s", reason)
-                self._replace(seat)
-                yield from self._after_a_death(task, reason, again)
+                self._replace(seat, reason_of(error))
+                yield from self._after_a_death(task, reason_of(error), again)
             except RayTaskError as error:
                 if not isinstance(error.cause, OutOfMemory) or len(task.piece.prompts) < 2:
                     raise error.cause from error
@@ -166,14 +172,15 @@ class Crew:
             for prompt in task.piece.prompts:
                 again.append(replace(task, piece=replace(task.piece, prompts=[prompt])))  # type: ignore[type-var]
         else:
-            yield from task.piece.failed(f"its generator was lost, twice: {reason}")
+            yield from task.piece.failed(f"its generator was lost each time: {reason}")
 
     def _start(self) -> None:
         actor = self.create(self.facts.max_rows if self.facts else None)
-        self.seats.append(Seat(actor, actor.facts.remote(self._texts)))
+        self.seats.append(Seat(actor, actor.load.remote(self._texts)))
 
-    def _replace(self, seat: Seat) -> None:
+    def _replace(self, seat: Seat, reason: str) -> None:
         if seat in self.seats:  # once, however many pieces it had
+            log.warning("a generator was lost: %s", reason)
             self.seats.remove(seat)
             ray.kill(seat.actor)  # where it was out of reach only
             self._start()
@@ -186,11 +193,9 @@ class Crew:
                 raise error.cause from error
             except DIED as error:
                 self._failed_starts += 1
-                if isinstance(cause := getattr(error, "cause", None), Exception):
-                    raise cause from error
                 if self._failed_starts == STARTS:
-                    raise GeneratorError(f"generators do not start: {_last_line(error)}") from error
-                self._replace(seat)
+                    raise GeneratorError(f"generators do not start: {reason_of(error)}") from error
+                self._replace(seat, reason_of(error))
                 continue
             self.facts = self.facts or facts
             for name in ("checkpoint", "device", "dtype"):
@@ -210,7 +215,3 @@ class Crew:
                     "no generator is left, and the cluster has no room for another"
                 )
             self._take_starts(ready)
-
-
-def _last_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[-1].strip() or type(error).__name__

@@ -98,9 +98,13 @@ def open_models(
 
 @contextmanager
 def joined(address: str) -> Iterator[None]:
-    """A driver of the cluster at the address; 'local': of one that ends with it."""
+    """A driver of the cluster at the address; 'local': of one that ends with it. A process that is
+    a driver already stays that."""
     import ray
 
+    if ray.is_initialized():
+        yield
+        return
     log.info("starting Ray on this machine" if address == "local" else f"joining {address}")
     usual: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == "local":
@@ -166,7 +170,7 @@ def crew_of(
 
     kind = ray.remote(GeneratorActor).options(
         runtime_env=runtime_env(Path(sys.executable)),
-        max_concurrency=in_flight + 1,  # to be asked for its facts too
+        max_concurrency=in_flight,
         scheduling_strategy="SPREAD",
         **shares.generator,
     )

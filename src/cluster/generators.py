@@ -63,7 +63,11 @@ Waiting = Callable[[], AbstractContextManager[object]]
 class GeneratorActor:
     """decodes: whether the language model is used. client: makes one of the verifiers, where any
     are asked, from what is entered while it waits. in_flight: groups at once. max_rows: those of
-    the actors that were there before this one."""
+    the actors that were there before this one.
+
+    `load` comes first. What cannot be loaded is an error of its own there; raised by a constructor,
+    Ray would give its text alone.
+    """
 
     def __init__(
         self,
@@ -74,13 +78,12 @@ class GeneratorActor:
         max_rows: int | None = None,
     ) -> None:
         start_logging(settings.log_level)
-        self.turn = threading.Lock()
         if max_rows is not None:
             settings = replace(settings, max_rows=max_rows)
-        self.models = load_models(settings, decodes, None, in_flight)
-        # Of each group in flight: a client counts what one search sends.
-        clients = [client(self._without_turn) if client else None for _ in range(in_flight)]
-        self.free = [replace(self.models, client=client) for client in clients]
+        self.settings, self.decodes, self.client = settings, decodes, client
+        self.in_flight = in_flight
+        self.turn = threading.Lock()
+        self.free: list[Models] = []
         self.made: dict[tuple[int, int], Any] = {}
 
     @contextmanager
@@ -91,8 +94,13 @@ class GeneratorActor:
         finally:
             self.turn.acquire()
 
-    def facts(self, texts: Sequence[str]) -> Facts:
-        return facts_of(self.models.renderer, texts)
+    def load(self, texts: Sequence[str]) -> Facts:
+        """Load the models. Returns what there is to know of them, and of these prompts."""
+        models = load_models(self.settings, self.decodes, None, self.in_flight)
+        for _ in range(self.in_flight):  # a client counts what one search sends
+            client = self.client(self._without_turn) if self.client else None
+            self.free.append(replace(models, client=client))
+        return facts_of(models.renderer, texts)
 
     def do(self, number: int, make: Callable[[Models], Any], piece: Piece[Any]) -> list[Finished]:
         """What a piece gives. number: of `make`, whose parts are kept for the next piece."""

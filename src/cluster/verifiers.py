@@ -24,7 +24,7 @@ from requests.adapters import BaseAdapter, HTTPAdapter
 
 from src import protocol
 from src.client import ServerClient, ServerUnreachable
-from src.cluster import require_ray, runtime_env
+from src.cluster import reason_of, require_ray, runtime_env
 from src.data.files import ROOT
 from src.runs.local_server import PYTHON, START_SECONDS
 from src.runs.settings import UsageError
@@ -163,7 +163,7 @@ class RayTransport(BaseAdapter):
             raise requests.ReadTimeout(f"no answer within {seconds:g} s") from None
         except LOST as error:
             self._avoid(at)
-            reason = str(error).strip().splitlines()[-1]
+            reason = reason_of(error)
             if isinstance(error, exceptions.ActorDiedError):
                 self._dead.add(at)
             if len(self._dead) == len(self._actors):
@@ -250,7 +250,6 @@ def _check(ready: Sequence[Any]) -> None:
     try:
         problems = [problem for found in ray.get(list(ready)) for problem in found.items()]
     except LOST as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise ServerUnreachable(f"a verifier actor did not start: {reason}") from error
+        raise ServerUnreachable(f"a verifier actor did not start: {reason_of(error)}") from error
     for name, problem in problems:
         raise ServerUnreachable(f"{name} did not load in a verifier actor: {problem}")

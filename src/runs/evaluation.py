@@ -108,7 +108,7 @@ def unread_captions(
     if client is not None:
         hearing = {*map(host_of, verifier.checkpoints), *served(judge.name for judge in judges)}
         remote = hearing - {*LIKELIHOODS}
-        left |= client.unread(sorted(remote), [prompt.text for prompt in prompts])
+        left |= client.another().unread(sorted(remote), [prompt.text for prompt in prompts])
     found = {
         name: {"captions": sum(t > 0 for t in tokens), "of": len(prompts), "tokens": sum(tokens)}
         for name, tokens in left.items()

@@ -19,7 +19,8 @@ from src.runs.records import (
 )
 from src.runs.shards import Shard
 
-TIMES = {"time", "start", "seconds"}  # of a record, not of its results
+# Of a record, not of its results: who tries again uploads again.
+SPENT = {"time", "start", "seconds", "uploaded_bytes"}
 PLACES = {"reference"}  # paths that depend on the folder
 START = re.compile(rb'"start":\d+,(?="status":)')  # of a line; its fields are sorted
 
@@ -88,9 +89,9 @@ class Source:
 
 def results_of(record: Record) -> Record:
     """A record without what depends on the clock or on where its folder lies."""
-    found = {name: value for name, value in record.items() if name not in TIMES | PLACES}
+    found = {name: value for name, value in record.items() if name not in SPENT | PLACES}
     if "ledger" in found:
-        found["ledger"] = {n: v for n, v in found["ledger"].items() if n not in TIMES}
+        found["ledger"] = {n: v for n, v in found["ledger"].items() if n not in SPENT}
     return found
 
 

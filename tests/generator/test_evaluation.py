@@ -221,9 +221,13 @@ def test_captions_that_are_read_in_part_are_counted_by_who_reads_them() -> None:
             assert names == ["clap", "muq"]
             return {"clap": [0 for _ in prompts], "muq": [7 for _ in prompts]}
 
+    class Counted:
+        def another(self) -> Client:  # what is asked here is no cost of a search
+            return Client()
+
     prompts = [PROMPT, replace(PROMPT, id="b", text="short")]
     muq = FakeJudge("muq", own=("muq",))  # a verifier that judges: the server counts for it
-    found = unread_captions(prompts, selector("clap", "perplexity"), [muq], Client())  # type: ignore[arg-type]
+    found = unread_captions(prompts, selector("clap", "perplexity"), [muq], Counted())  # type: ignore[arg-type]
     assert found == {"muq": {"captions": 2, "of": 2, "tokens": 14}}
     assert unread_captions(prompts, selector("perplexity"), [muq], None) == {}  # type: ignore[arg-type]
     local = Short("kld_pq")
