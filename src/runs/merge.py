@@ -82,7 +82,7 @@ def merge(folders: Sequence[Path]) -> tuple[str, bool]:
         remove(run / COMPRESSED)
     there = {str(source.shard) for source in sources if source.shard}
     missing = what_is_missing(manifest["starts"], prompts, kept, there)
-    text = f"{run}: {len(kept)} records of {len(there)} shards"
+    text = f"{run}: {len(kept)} records of {len(there)} shard{'s' * (len(there) > 1)}"
     return "\n".join([text, *missing, f"Tables and figures: python -m src.reports {run}"]), (
         not missing
     )

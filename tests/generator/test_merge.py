@@ -126,10 +126,10 @@ def test_joined_records_are_those_of_one_process_but_for_times(
     one = write(tmp_path / "one", keys=keys)
     for index in range(of, 0, -1):  # in any order
         shard = write(tmp_path / "several", f"{index}/{of}", keys)
-    run = shard.parent.parent
+    run, parts = shard.parent.parent, f"{of} shards" if of > 1 else "1 shard"
     assert run.name == one.name
     code, out = join(run)
-    assert (code, out.splitlines()[0]) == (0, f"{run}: {len(keys) * 23} records of {of} shards")
+    assert (code, out.splitlines()[0]) == (0, f"{run}: {len(keys) * 23} records of {parts}")
     assert f"python -m src.reports {run}" in out
     assert timeless(run) == timeless(one)
     assert {*contents(run)} == {*contents(one)}
