@@ -21,7 +21,8 @@ import numpy as np
 
 from src.data.prompts import Prompt
 from src.runs.merge import merge
-from src.runs.records import CANDIDATES, Run, scores_key, search_key
+from src.runs.records import CANDIDATES, scores_key, search_key
+from src.runs.run import Run
 from src.runs.shards import Shard
 
 KEYS = ("1", "2", "4", "8", "whole")

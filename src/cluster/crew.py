@@ -28,7 +28,7 @@ from src.cluster.generators import Facts
 from src.decoding.device import OutOfMemory
 from src.generator import GeneratorError
 from src.runs.local_server import START_SECONDS
-from src.runs.records import Finished
+from src.runs.run import Finished
 from src.runs.settings import UsageError
 from src.runs.work import Piece, Workers, halves
 

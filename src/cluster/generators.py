@@ -17,7 +17,7 @@ from src.generator import Generator, Renderer
 from src.protocol import Checkpoint
 from src.runs.build import Models, load_models
 from src.runs.provenance import machine
-from src.runs.records import Finished
+from src.runs.run import Finished
 from src.runs.settings import start_logging
 from src.runs.work import Piece
 

@@ -28,7 +28,8 @@ from src.runs.continuing import refuse_other_model
 from src.runs.critic import CriticVerifier, load_critic
 from src.runs.ending import Ending, Exit
 from src.runs.evaluation import judge_again, measures, unread_captions
-from src.runs.records import Run, search_key
+from src.runs.records import search_key
+from src.runs.run import Run
 from src.runs.settings import MUSICGEN_FRAME_RATE
 from src.runs.work import Workers
 from src.scoring import components, remote_parts

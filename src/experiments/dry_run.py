@@ -32,7 +32,7 @@ from src.protocol import NoScore, Score
 from src.reports.table import ABSENT, document, figures, layout
 from src.runs.build import Parts
 from src.runs.evaluation import judge_clip
-from src.runs.records import Run
+from src.runs.run import Run
 from src.runs.settings import SaveAudio
 from src.scoring import ScoreInput, Verifier
 from src.tree.node import children

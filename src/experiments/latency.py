@@ -33,7 +33,8 @@ from src.reports.table import listing
 from src.runs.build import Parts, build, caveats, checkpoints_of, identity, windows_of
 from src.runs.ending import Ending, Exit
 from src.runs.provenance import QUIET_LOAD, machine
-from src.runs.records import Record, Run, search_key
+from src.runs.records import Record, search_key
+from src.runs.run import Run
 from src.search import search
 from src.tree.node import Failure
 

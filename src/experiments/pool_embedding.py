@@ -16,7 +16,7 @@ from src.data.prompts import Prompt
 from src.judges.base import JudgeError, SetJudge
 from src.runs.embeddings import load_pool_embedding, npz, pool_embedding_file
 from src.runs.measures import in_short
-from src.runs.records import Finished
+from src.runs.run import Finished
 
 log = logging.getLogger(__name__)
 

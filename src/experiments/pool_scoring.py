@@ -33,7 +33,8 @@ from src.protocol import Checkpoint, NoScore, VerifierResult
 from src.runs.evaluation import measure_of
 from src.runs.measures import Measure, Role
 from src.runs.pool import FACTS, LOG_PROBS, WHOLE, Numbers, load_tokens, prefix_key, short
-from src.runs.records import CANDIDATES, Finished, Record, Run, scores_key
+from src.runs.records import CANDIDATES, Record, scores_key
+from src.runs.run import Finished, Run
 from src.runs.work import Workers
 from src.scoring import host_of, is_medoid
 from src.verifier import medoid

@@ -50,7 +50,8 @@ from src.runs.ending import Ending, Exit
 from src.runs.evaluation import measures, npy
 from src.runs.measures import in_short
 from src.runs.pool import LOG_PROBS, UNCONDITIONAL, prefix_key, short, token_file
-from src.runs.records import CANDIDATES, Finished, Record, Run, scores_key, search_key
+from src.runs.records import CANDIDATES, Record, scores_key, search_key
+from src.runs.run import Finished, Run
 from src.runs.work import Workers, here
 from src.scoring import components, known, remote_parts
 

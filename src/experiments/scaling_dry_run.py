@@ -37,7 +37,8 @@ from src.methods import BEST_OF_N, METHODS
 from src.runs.build import Parts, assemble
 from src.runs.measures import Measure
 from src.runs.pool import WHOLE
-from src.runs.records import CANDIDATES, Run, scores_key, search_key
+from src.runs.records import CANDIDATES, scores_key, search_key
+from src.runs.run import Run
 from src.scoring import LIKELIHOODS, PERPLEXITY, known
 from src.verifier import build_verifier
 

@@ -12,7 +12,7 @@ from src.data.prompts import Prompt
 from src.generator import Generator
 from src.runs.build import Parts, unread_by
 from src.runs.evaluation import finish
-from src.runs.records import Finished, Run
+from src.runs.run import Finished, Run
 from src.runs.settings import SaveAudio
 from src.runs.work import Workers, here
 from src.search import search

@@ -44,7 +44,8 @@ from src.judges.base import CONTRAST, WRONG, ClipJudge, JudgeError, ReferenceJud
 from src.protocol import Score
 from src.runs.measures import Measure
 from src.runs.pool import Numbers, load_tokens
-from src.runs.records import CANDIDATES, Record, Run, validity_key
+from src.runs.records import CANDIDATES, Record, validity_key
+from src.runs.run import Run
 from src.scoring import LIKELIHOODS, likelihood
 from src.stats.identification import rank
 

@@ -31,7 +31,8 @@ from src.judges.base import ClipJudge, Judge, JudgeError, SetJudge
 from src.judges.registry import JUDGES, served
 from src.runs.measures import Measure, Role, in_short
 from src.runs.pool import token_file
-from src.runs.records import Finished, Record, Run, RunFolderError
+from src.runs.records import Record, RunFolderError
+from src.runs.run import Finished, Run
 from src.runs.settings import SaveAudio
 from src.runs.work import Workers
 from src.scoring import LIKELIHOODS, Verifier, host_of, parse

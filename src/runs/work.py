@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 from src.data.prompts import Prompt
-from src.runs.records import Finished
+from src.runs.run import Finished
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from src.experiments.scaling_settings import ExperimentSettings
 from src.judges.base import SetJudge
 from src.protocol import Checkpoint, EmbeddedScore, NoScore, Score, VerifierResult
 from src.runs.measures import Measure
-from src.runs.records import Run
+from src.runs.run import Run
 from src.runs.work import here
 from tests.generator.fake_search import FakeGenerator, FakeJudge, value_of
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from src.budget import STAGES
 from src.methods import SearchCell, grid
-from src.runs.records import RECORDS, Record, Run, search_key
+from src.runs.records import RECORDS, Record, search_key
+from src.runs.run import Run
 
 VALUES = {"beam_width": [4], "lookahead_k": [1]}
 CELLS = tuple(grid(("baseline", "best_of_n", "sbs", "lookahead"), (4, 8, 16), VALUES))

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from src.methods import SearchCell
 from src.runs.measures import Measure
-from src.runs.records import CANDIDATES, Run, scores_key, search_key
+from src.runs.records import CANDIDATES, scores_key, search_key
+from src.runs.run import Run
 
 Array = NDArray[np.float64]
 SHA = "0123456789abcdef" * 4

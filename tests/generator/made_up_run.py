@@ -19,7 +19,8 @@ from src.reports.benchmark_study import study_benchmark
 from src.reports.page import write_page
 from src.runs import evaluation
 from src.runs.measures import Measure
-from src.runs.records import COMPRESSED, MANIFEST, RECORDS, Record, Run, search_key
+from src.runs.records import COMPRESSED, MANIFEST, RECORDS, Record, search_key
+from src.runs.run import Run
 
 ROOT = Path(__file__).resolve().parents[2]
 (COMMITTED,) = (ROOT / "results" / "builtin").glob("benchmark-*")

@@ -13,7 +13,7 @@ from src.decoding.device import OutOfMemory, memory_for, usable_device
 from src.decoding.transformer import Transformer
 from src.experiments.searching import in_groups
 from src.generator import Generator, GeneratorError, load_generator, load_renderer
-from src.runs.records import Finished
+from src.runs.run import Finished
 from src.runs.work import here
 from tests.generator.fake_search import FakeGenerator
 from tests.generator.random_models import condition, random_lm

@@ -14,7 +14,7 @@ from src.reports.pool import report
 from src.reports.pool_study import study_pool
 from src.runs.embeddings import npz, pool_embedding_file
 from src.runs.pool import load_pool
-from src.runs.records import Run
+from src.runs.run import Run
 from src.stats.sets import kernel_to, spread
 from tests.generator.fake_pool import PROMPTS, FakeClient, hears, judge, made_pool, verifier
 from tests.generator.fake_search import FakeGenerator, FakeSetJudge

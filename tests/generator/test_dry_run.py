@@ -25,7 +25,8 @@ from src.methods import METHODS
 from src.protocol import Score
 from src.runs.build import Parts
 from src.runs.ending import Exit
-from src.runs.records import Run, search_key
+from src.runs.records import search_key
+from src.runs.run import Run
 from src.runs.settings import parse
 from src.scoring import ScoreInput
 from src.search import search

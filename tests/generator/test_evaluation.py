@@ -18,7 +18,8 @@ from src.methods import METHODS
 from src.protocol import Checkpoint, Score
 from src.runs.build import Parts, checkpoints_of
 from src.runs.evaluation import finish, judge_again, judge_clip, measures, unread_captions
-from src.runs.records import RECORDS, Run, read_records, search_key
+from src.runs.records import RECORDS, read_records, search_key
+from src.runs.run import Run
 from src.runs.settings import SaveAudio
 from src.runs.work import here
 from src.tree.node import SearchResult, Winner

@@ -15,7 +15,7 @@ from src.methods import METHODS
 from src.protocol import NoScore, Score
 from src.runs.evaluation import measures
 from src.runs.pool import PoolError, load_pool
-from src.runs.records import Run
+from src.runs.run import Run
 from src.runs.settings import parse as parse_arguments
 from src.scoring import ExpressionError, canonical, components, parse
 from src.search import search

@@ -25,7 +25,8 @@ from src.experiments.settings import LatencySettings
 from src.methods import SearchCell
 from src.protocol import Score
 from src.runs.build import Parts
-from src.runs.records import RECORDS, Run, key_of
+from src.runs.records import RECORDS, key_of
+from src.runs.run import Run
 from src.scoring import ScoreInput
 from tests.generator.fake_pool import without_clock
 from tests.generator.fake_search import FakeCandidates, FakeGenerator, FakeVerifier

@@ -18,7 +18,8 @@ import pytest
 from src.data import lease as leases
 from src.data.files import WriteError
 from src.data.lease import LEASE, InUse, Lease, holder
-from src.runs.records import RECORDS, Run, RunFolderError, read_records
+from src.runs.records import RECORDS, RunFolderError, read_records
+from src.runs.run import Run
 
 ROOT = Path(__file__).parents[2]
 ELSEWHERE = {"host": "node3", "pid": 4711, "machine": "another", "born": "1", "token": "theirs"}

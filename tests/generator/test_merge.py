@@ -29,13 +29,13 @@ from src.runs.records import (
     COMPRESSED,
     MANIFEST,
     RECORDS,
-    Run,
     RunFolderError,
     read_manifest,
     read_records,
     scores_key,
     search_key,
 )
+from src.runs.run import Run
 from src.runs.shards import Shard
 from src.runs.sources import results_of
 

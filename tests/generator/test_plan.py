@@ -17,7 +17,7 @@ from src.reports.plan_settings import Options, Schedules, in_frames, in_seconds
 from src.reports.plan_study import Planner, second_half
 from src.runs.ending import Exit
 from src.runs.pool import Pool, PoolError, load_pool
-from src.runs.records import Run
+from src.runs.run import Run
 from src.runs.settings import parse
 from src.scoring import PERPLEXITY
 from src.stats.best_of_n import best_of_n_weights, soft_best_of_n_weights, within_prompt_std

@@ -15,7 +15,8 @@ from src.experiments.scaling import candidates, generate
 from src.runs.compact import compact, main
 from src.runs.ending import Exit
 from src.runs.pool import LOG_PROBS, UNCONDITIONAL, load_pool, load_tokens, short
-from src.runs.records import COMPRESSED, RECORDS, Run, RunFolderError, read_records
+from src.runs.records import COMPRESSED, RECORDS, RunFolderError, read_records
+from src.runs.run import Run
 from tests.generator.fake_pool import (
     PROMPTS,
     FakeClient,

@@ -11,7 +11,8 @@ from src.client import ServerError, ServerUnreachable
 from src.experiments.pool_scoring import list_scorers
 from src.reports.pool import report
 from src.runs.pool import load_pool
-from src.runs.records import RECORDS, Run, scores_key
+from src.runs.records import RECORDS, scores_key
+from src.runs.run import Run
 from tests.generator.fake_pool import (
     OTHER_WEIGHTS,
     PROMPTS,

@@ -13,7 +13,6 @@ from src.runs.records import (
     COMPRESSED,
     MANIFEST,
     RECORDS,
-    Run,
     RunFolderError,
     key_of,
     read_manifest,
@@ -22,6 +21,7 @@ from src.runs.records import (
     scores_key,
     search_key,
 )
+from src.runs.run import Run
 
 BASELINE, SBS = search_key("baseline"), search_key("sbs")
 IDENTITY = {"seed": 42, "method": ["baseline"]}
@@ -149,7 +149,7 @@ def test_another_commit_is_said_and_kept(
 ) -> None:
     for commit in ("aaa", "bbb"):
         monkeypatch.setattr(
-            "src.runs.records.commit", lambda c=commit: {"commit": c, "dirty": False}
+            "src.runs.run.commit", lambda c=commit: {"commit": c, "dirty": False}
         )
         with open_run(tmp_path) as run:
             pass

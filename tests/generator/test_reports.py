@@ -30,7 +30,8 @@ from src.reports.table import (
 )
 from src.runs.ending import Exit
 from src.runs.pool import load_pool, token_file
-from src.runs.records import Record, Run, records_digest, search_key
+from src.runs.records import Record, records_digest, search_key
+from src.runs.run import Run
 from src.stats.intervals import Interval
 from tests.generator.made_up_latency import made_up_latency, noisy
 from tests.generator.made_up_pool import made_up_pool

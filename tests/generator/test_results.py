@@ -32,14 +32,8 @@ from src.reports.sweep_study import study_sweep
 from src.reports.table import Row, write_tables
 from src.runs.build import Parts
 from src.runs.pool import Pool, load_pool
-from src.runs.records import (
-    MANIFEST,
-    Run,
-    read_manifest,
-    read_records,
-    records_digest,
-    scores_key,
-)
+from src.runs.records import MANIFEST, read_manifest, read_records, records_digest, scores_key
+from src.runs.run import Run
 from src.runs.settings import Settings, parse
 from tests.generator.fake_search import FakeGenerator, FakeJudge
 from tests.generator.test_settings import SCRIPTS

@@ -14,7 +14,8 @@ from src.judges.registry import all_three
 from src.methods import SearchCell
 from src.runs.build import Parts
 from src.runs.pool import load_pool
-from src.runs.records import RECORDS, Run, search_key
+from src.runs.records import RECORDS, search_key
+from src.runs.run import Run
 from src.runs.settings import PROFILE_JUDGES, UsageError, parse
 from src.search import search
 from tests.generator.fake_pool import PROMPTS, made_pool, settings_for, without_clock

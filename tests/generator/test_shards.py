@@ -13,7 +13,8 @@ from src.experiments.searching import in_groups, own_prompts
 from src.experiments.settings import BenchmarkSettings, LatencySettings
 from src.experiments.sharding import refuse_uneven_groups
 from src.runs.ending import Exit
-from src.runs.records import CANDIDATES, Run, read_manifest, scores_key
+from src.runs.records import CANDIDATES, read_manifest, scores_key
+from src.runs.run import Run
 from src.runs.settings import Settings, UsageError, parse
 from src.runs.shards import Shard
 from tests.generator.fake_pool import PROMPTS, settings_for

@@ -28,7 +28,7 @@ from src.generator import Generator, load_generator
 from src.protocol import VerifierInfo, VerifierList, VerifierResult
 from src.reports.pool import report
 from src.runs.pool import load_pool
-from src.runs.records import Run
+from src.runs.run import Run
 from src.runs.work import here
 from src.stats.identification import detectable, hard_negatives, prompts_needed, rank
 from tests.generator.fake_pool import FakeClient, settings_for, verifier
