@@ -9,6 +9,7 @@ The driver that is connected to it is pytest's process; one in another process t
 is skipped.
 """
 
+import os
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +19,9 @@ import pytest
 
 if TYPE_CHECKING:
     from ray.cluster_utils import Cluster
+
+# One thread each, here and in actors: sums are then rounded alike.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 NODE: dict[str, Any] = {"num_cpus": 4, "object_store_memory": 80 * 2**20}
 CONFIG = {
