@@ -136,7 +136,8 @@ def test_generators_that_cannot_start_say_why(
 def test_a_generator_that_dies_on_loading_is_started_again_and_one_without_room_ends_the_run(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    left = iter([{"dies": True}, {}, {"cpus": 64.0}])
+    starts: list[dict[str, Any]] = [{"dies": True}, {}, {"cpus": 64.0}]
+    left = iter(starts)
     with crew_of(1, lambda: create(**next(left))) as crew:
         assert made(crew, groups(tmp_path, "ab"))[0] == {"a": DONE, "b": DONE}
         monkeypatch.setattr(crew_module, "START_SECONDS", 1.0)
