@@ -14,10 +14,12 @@ from ray.cluster_utils import Cluster
 
 from src.cluster import crew as crew_module
 from src.cluster.crew import Crew
+from src.cluster.driver import shares_of
 from src.data.files import ROOT
 from src.decoding.device import OutOfMemory
+from src.experiments.settings import BenchmarkSettings
 from src.generator import GeneratorError
-from src.runs.settings import UsageError
+from src.runs.settings import UsageError, parse
 from src.weights.files import WeightsError
 from tests.cluster.fakes import FakeGenerator, Work
 
@@ -136,9 +138,26 @@ def test_generators_that_cannot_start_say_why(
 def test_a_generator_that_dies_on_loading_is_started_again_and_one_without_room_ends_the_run(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    left = iter([{"dies": True}, {}, {"cpus": 64.0}])
+    starts: list[dict[str, Any]] = [{"dies": True}, {}, {"cpus": 64.0}]
+    left = iter(starts)
     with crew_of(1, lambda: create(**next(left))) as crew:
         assert made(crew, groups(tmp_path, "ab"))[0] == {"a": DONE, "b": DONE}
         monkeypatch.setattr(crew_module, "START_SECONDS", 1.0)
         with pytest.raises(GeneratorError, match="no generator is left, and the cluster has no r"):
             made(crew, groups(tmp_path, "c", deadly="c"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "match"),
+    [
+        ("--generator_actors 20 --cpus_per_generator 1", r"take 21 cores, and the cluster has 8"),
+        (
+            "--gpus_per_generator 0.5",
+            r"1 generators and 1 verifier actors take 0.5 GPUs, and .* 0:",
+        ),
+    ],
+)
+def test_more_than_the_cluster_has_is_refused(cluster: Cluster, asked: str, match: str) -> None:
+    settings = parse(BenchmarkSettings, ["--cpus_per_verifier", "1", *asked.split()])
+    with pytest.raises(UsageError, match=match):
+        shares_of(settings, 1)
