@@ -68,15 +68,18 @@ class Crew:
         self._texts: Any = None
         self._failed_starts = self._jobs = 0
 
-    def begin(self, texts: Sequence[str]) -> Facts:
-        """Start all, and wait until they are ready; what the first says of itself.
-
-        texts: of which the generators are asked how much they know. Raises UsageError where there
-        is no room for a single one, and what a generator raises that cannot load its model.
-        """
+    def start(self, texts: Sequence[str]) -> None:
+        """Start all. texts: of which they are asked how much they know."""
         self._texts = ray.put(list(texts))
         for _ in range(self.count):
             self._start()
+
+    def ready(self) -> Facts:
+        """Wait until they have started; what the first says of itself.
+
+        Raises UsageError where there is no room for a single one, and what a generator raises that
+        cannot load its model.
+        """
         deadline, told = time.monotonic() + START_SECONDS, time.monotonic()
         while starting := [seat for seat in self.seats if seat.starting is not None]:
             ready, _ = ray.wait([seat.starting for seat in starting], timeout=1.0)

@@ -9,6 +9,8 @@ without Ray would. A search knows nothing of it.
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -77,7 +79,7 @@ def open_models(
     client: Callable[..., ServerClient] | None = None
     verifiers: list[Any] = []
     if names:
-        from src.cluster.verifiers import client_of, start_verifiers
+        from src.cluster.verifiers import client_of, start_verifiers, wait_for
 
         if hosts:
             log.info(
@@ -88,7 +90,10 @@ def open_models(
     log.info("starting %d generators of %s", settings.generator_actors, settings.model)
     crew = crew_of(settings, decodes, client, in_flight, shares)
     stack.callback(crew.end)
-    facts = crew.begin(texts)
+    crew.start(texts)
+    if hosts:
+        wait_for(verifiers)
+    facts = crew.ready()
     started = {"in_flight": in_flight, **machines_of(crew, verifiers)}
     own = client(nullcontext) if client else None
     generator: Any = facts if decodes else None
@@ -113,6 +118,8 @@ def joined(address: str) -> Iterator[None]:
         ray.init(address, **usual)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise UsageError(f"--ray {address}: {error}") from error
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Ray's own prints a trace of its C++ stack
     try:
         yield
     finally:

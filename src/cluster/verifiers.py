@@ -1,6 +1,7 @@
 """Verifier actors: the verifier server's own application, reached through Ray in place of a socket.
 
     actors = start_verifiers(["tags"], 2)
+    wait_for(actors)
     client = ServerClient(ADDRESS, transport=RayTransport(actors))
 
 Micro-batches, limits and errors are those of the server. The body of a request goes through Ray's
@@ -196,18 +197,12 @@ class RayTransport(BaseAdapter):
 
 
 def start_verifiers(
-    names: Sequence[str],
-    count: int,
-    *,
-    num_cpus: float = 1.0,
-    num_gpus: float = 0.0,
-    seconds: float = START_SECONDS,
+    names: Sequence[str], count: int, *, num_cpus: float = 1.0, num_gpus: float = 0.0
 ) -> list[Any]:
-    """Handles of `count` actors that each host the verifiers `names`, once all have loaded.
+    """Handles of `count` actors that each host the verifiers `names`, and load them from now on.
 
     num_cpus, num_gpus: of each; without a GPU models run on the CPU. They end with the driver.
-    seconds: how long to wait for them. Raises UsageError where Ray is missing in the verifier
-    environment, or the cluster has no place for them, ServerUnreachable where they do not start.
+    Raises UsageError where Ray is missing in the verifier environment.
     """
     require_ray([PYTHON])
     actor = ray.remote(VerifierActor).options(
@@ -218,31 +213,35 @@ def start_verifiers(
         scheduling_strategy="SPREAD",
     )
     device = "cuda" if num_gpus else "cpu"
-    actors = [actor.remote(list(names), device) for _ in range(count)]
-    starting = [one.ready.remote() for one in actors]
+    return [actor.remote(list(names), device) for _ in range(count)]
+
+
+def wait_for(actors: Sequence[Any], seconds: float = START_SECONDS) -> None:
+    """Until all models of these verifier actors are loaded. seconds: how long at most.
+
+    Raises UsageError where the cluster has no place for them, ServerUnreachable where they do not
+    start.
+    """
+    starting = [actor.ready.remote() for actor in actors]
     deadline = time.monotonic() + seconds
-    while True:
+    while starting:
         left = deadline - time.monotonic()
-        ready, waited_for = ray.wait(
-            starting, num_returns=count, timeout=max(0.0, min(TOLD_SECONDS, left))
-        )
+        limit = max(0.0, min(TOLD_SECONDS, left))
+        ready, starting = ray.wait(starting, num_returns=len(starting), timeout=limit)
         _check(ready)
-        if not waited_for:
-            return actors
-        problem = f"{len(waited_for)} of {count} verifier actors have not started"
-        problem += f"; {_places(num_cpus, num_gpus)}"
+        if not starting:
+            return
+        there, free = ray.cluster_resources(), ray.available_resources()
+        problem = (
+            f"{len(starting)} of {len(actors)} verifier actors have not started; free are "
+            + (", ".join(f"{free.get(k, 0):g} of {there.get(k, 0):g} {k}s" for k in ("CPU", "GPU")))
+        )
         if left <= 0:
-            raise UsageError(f"{problem}. Every machine needs the checkout at {ROOT}, with Ray")
+            raise UsageError(
+                f"{problem}. Ask for fewer, or give each less; and every machine needs the checkout "
+                f"at {ROOT}, with Ray"
+            )
         logger.warning("%s", problem)
-
-
-def _places(num_cpus: float, num_gpus: float) -> str:
-    there, free = ray.cluster_resources(), ray.available_resources()
-    has = ", ".join(
-        f"{there.get(key, 0):g} {key}s of which {free.get(key, 0):g} are free"
-        for key in ("CPU", "GPU")
-    )
-    return f"each asks for {num_cpus:g} CPUs and {num_gpus:g} GPUs, and the cluster has {has}"
 
 
 def _check(ready: Sequence[Any]) -> None:

@@ -36,7 +36,8 @@ def create(*args: Any, cpus: float = 0.5, **named: Any) -> Any:
 def crew_of(count: int, start: Callable[[], Any] = create) -> Iterator[Crew]:
     crew = Crew(count, 2, lambda max_rows: start())
     try:
-        crew.begin([])
+        crew.start([])
+        crew.ready()
         yield crew
     finally:
         crew.end()

@@ -15,7 +15,7 @@ from ray.cluster_utils import Cluster
 from ray.exceptions import RayActorError
 
 from src.client import ServerClient, ServerError, ServerUnreachable
-from src.cluster.verifiers import ADDRESS, RayTransport, start_verifiers
+from src.cluster.verifiers import ADDRESS, RayTransport, start_verifiers, wait_for
 from src.data.audio import Clip
 from src.runs.local_server import local_server
 from src.runs.settings import UsageError
@@ -38,7 +38,9 @@ def client_of(*actors: Any, **more: Any) -> ServerClient:
 
 @pytest.fixture(scope="module")
 def actors(cluster: Cluster) -> list[Any]:
-    return start_verifiers(["tags"], 2)
+    started = start_verifiers(["tags"], 2)
+    wait_for(started)
+    return started
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +161,6 @@ def test_an_answer_that_does_not_come_is_a_timeout_waited_for_as_the_caller_says
 
 def test_actors_that_cannot_start_say_why(cluster: Cluster) -> None:
     with pytest.raises(ServerUnreachable, match=r"did not start: .*nothing: no such verifier"):
-        start_verifiers(["nothing"], 1)
-    with pytest.raises(UsageError, match=r"asks for 1 CPUs and 2 GPUs, and the cluster has 8 CPUs"):
-        start_verifiers(["tags"], 1, num_gpus=2, seconds=0.5)
+        wait_for(start_verifiers(["nothing"], 1))
+    with pytest.raises(UsageError, match=r"1 of 1 verifier actors have not started; .* of 8 CPUs"):
+        wait_for(start_verifiers(["tags"], 1, num_gpus=2), seconds=0.5)

@@ -148,9 +148,7 @@ def test_another_commit_is_said_and_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     for commit in ("aaa", "bbb"):
-        monkeypatch.setattr(
-            "src.runs.run.commit", lambda c=commit: {"commit": c, "dirty": False}
-        )
+        monkeypatch.setattr("src.runs.run.commit", lambda c=commit: {"commit": c, "dirty": False})
         with open_run(tmp_path) as run:
             pass
     assert [s["commit"] for s in read_manifest(run.folder)["starts"]] == ["aaa", "bbb"]
