@@ -232,13 +232,12 @@ def wait_for(actors: Sequence[Any], seconds: float = START_SECONDS) -> None:
         if not starting:
             return
         there, free = ray.cluster_resources(), ray.available_resources()
-        problem = (
-            f"{len(starting)} of {len(actors)} verifier actors have not started; free are "
-            + (", ".join(f"{free.get(k, 0):g} of {there.get(k, 0):g} {k}s" for k in ("CPU", "GPU")))
-        )
+        places = [f"{free.get(k, 0):g} of {there.get(k, 0):g} {k}s" for k in ("CPU", "GPU")]
+        problem = f"{len(starting)} of {len(actors)} verifier actors have not started; free are "
+        problem += ", ".join(places)
         if left <= 0:
             raise UsageError(
-                f"{problem}. Ask for fewer, or give each less; and every machine needs the checkout "
+                f"{problem}. Start fewer, or give each less; and every machine needs the checkout "
                 f"at {ROOT}, with Ray"
             )
         logger.warning("%s", problem)
