@@ -28,7 +28,7 @@ from src.data.prompts import Prompt
 from src.experiments.pool_scoring import Hearers, Scorer, list_scorers, score
 from src.experiments.scaling_offline import report
 from src.experiments.scaling_settings import GENERATING, ExperimentSettings
-from src.experiments.searching import in_groups, own_prompts, search_what_is_left
+from src.experiments.searching import in_groups, of_group, own_prompts, search_what_is_left
 from src.experiments.sharding import refuse_uneven_groups, summary
 from src.experiments.validity import validate
 from src.generator import Generator, GeneratorError, Renderer
@@ -242,7 +242,7 @@ def generate(
     log.info("%s: %d of %d prompts have their candidates", run.folder, done, len(own))
     asked = (settings.candidates, settings.duration, settings.prefix_seconds, settings.seed)
     groups = in_groups(prompts, settings.candidates, generator, todo)
-    pieces = (Generating(group, todo, *asked) for group in groups)
+    pieces = (Generating(group, of_group(group, todo), *asked) for group in groups)
     workers = workers or here(generator, generator.halve_rows)
     failed = 0
     with bar("generate", len(own), done, "prompt") as progress:

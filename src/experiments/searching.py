@@ -47,6 +47,11 @@ def in_groups(
             yield group
 
 
+def of_group(group: Sequence[Prompt], todo: Collection[str]) -> frozenset[str]:
+    """Ids of its prompts that are to be done."""
+    return frozenset(prompt.id for prompt in group if prompt.id in todo)
+
+
 def group_size(candidates: int, generator: Generator) -> int:
     """How many prompts go side by side."""
     return max(1, generator.max_rows // candidates)
@@ -121,7 +126,7 @@ def search_what_is_left(
     failed = 0
     log.info("%s: %d of %d searches are finished", run.folder, done, total)
     pieces = (
-        Searching(group, key, plan, seed, left, save_audio, run.folder)
+        Searching(group, key, plan, seed, of_group(group, left), save_audio, run.folder)
         for (key, plan, seed), left in zip(searches, todo, strict=True)
         for group in in_groups(prompts, plan.candidates, parts.generator, left)
     )
