@@ -105,7 +105,7 @@ def main() -> None:
             | {"candidates": options.candidates, "max_rows": options.candidates}
             | {"duration": options.duration, "prompts_per_minute": statistics.median(found)}
             | ({"latency": options.latency} if options.latency else {})
-            | {"note": what, "repetitions": [round(rate, 2) for rate in found], "machine": here}
+            | {"note": what, "measured": {"repetitions": found} | here}
         )
         print(f"{method:10} {verifier:5} {what:12} {groups} in flight", end="  ")
         print(f"{statistics.median(found):6.1f}  {min(found):6.1f} to {max(found):.1f}")

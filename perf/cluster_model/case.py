@@ -125,6 +125,7 @@ def check(options: argparse.Namespace) -> list[Row]:
     rows = []
     for point in json.loads(options.check.read_text()):
         note, found = point.pop("note", ""), point.pop("prompts_per_minute")
+        point.pop("measured", None)  # how, for readers
         if unknown := sorted(point.keys() - vars(options).keys()):
             raise CostsError(f"{options.check}: no such setting: {', '.join(unknown)}")
         own = with_options(options, **{"spread": 0.0, **point})
