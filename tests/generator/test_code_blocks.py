@@ -29,6 +29,7 @@ CHECKED = (  # programs of shell blocks: looked at here or in test_guides.py, bu
         "conda ",
         "docker run ",
         "ffmpeg ",
+        "ray start ",
     ),
 )
 
