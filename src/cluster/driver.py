@@ -10,6 +10,7 @@ without Ray would. A search knows nothing of it.
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -111,6 +112,15 @@ def joined(address: str) -> Iterator[None]:
         yield
         return
     log.info("starting Ray on this machine" if address == "local" else f"joining {address}")
+    if address not in ("local", "auto"):
+        try:  # Ray itself would go on trying for minutes
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host, int(port)), timeout=10).close()
+        except (OSError, ValueError) as error:
+            raise UsageError(
+                f"--ray {address}: no cluster's head answers there ({error}): name its address and "
+                "port as `ray start` tells them, such as 10.0.0.1:6379"
+            ) from None
     usual: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == "local":
         usual |= {"num_cpus": len(os.sched_getaffinity(0)), "include_dashboard": False}

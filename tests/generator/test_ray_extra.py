@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from src.cluster import require_ray, runtime_env
+from src.cluster.driver import joined
 from src.runs.settings import UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,6 +28,13 @@ def test_the_other_environment_must_have_the_same_ray(tmp_path: Path) -> None:
         (tmp_path / "python").chmod(0o755)
         with pytest.raises(UsageError, match=told):
             require_ray([tmp_path / "python"])
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere"])
+def test_an_address_where_no_cluster_is_ends_the_run_at_once(address: str) -> None:
+    pytest.importorskip("ray")
+    with pytest.raises(UsageError, match="no cluster's head answers there"), joined(address):
+        pass
 
 
 def test_no_script_imports_ray_by_itself() -> None:
