@@ -34,8 +34,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Shares:
-    """What each actor takes: options of Ray's actors, num_cpus and num_gpus."""
+    """How many generators there are, and what each actor takes: options of Ray's actors, num_cpus
+    and num_gpus."""
 
+    generators: int
     generator: dict[str, float]
     verifier: dict[str, float]
 
@@ -88,7 +90,7 @@ def open_models(
             )
             verifiers = start_verifiers(names, settings.verifier_actors, **shares.verifier)
         client = partial(client_of, settings.server, server_token(), verifiers)
-    log.info("starting %d generators of %s", settings.generator_actors, settings.model)
+    log.info("starting %d generators of %s", shares.generators, settings.model)
     crew = crew_of(settings, decodes, client, in_flight, shares)
     stack.callback(crew.end)
     crew.start(texts)
@@ -141,11 +143,15 @@ def shares_of(settings: ClusterSettings, verifiers: int) -> Shares:
     UsageError where the cluster has less."""
     import ray
 
-    there, count = ray.cluster_resources(), settings.generator_actors
+    there = ray.cluster_resources()
     gpus = 0.0 if settings.device == "cpu" else there.get("GPU", 0.0)
     of_generator, of_verifier = settings.gpus_per_generator, settings.gpus_per_verifier
     if of_generator is None:
         of_generator = 1.0 if gpus else 0.0
+    count = settings.generator_actors
+    if count is None:
+        kept = verifiers * ((1.0 if gpus >= 2 else 0.0) if of_verifier is None else of_verifier)
+        count = max(1, int((gpus - kept) / of_generator)) if of_generator else 1
     if of_verifier is None:
         of_verifier = 1.0 if gpus - count * of_generator >= max(1, verifiers) else 0.0
     cores = there.get("CPU", 0.0)
@@ -164,6 +170,7 @@ def shares_of(settings: ClusterSettings, verifiers: int) -> Shares:
                 "give each less (--gpus_per_generator 0.5, --cpus_per_verifier 1, ..)"
             )
     return Shares(
+        count,
         {"num_cpus": cores_of_generator, "num_gpus": of_generator},
         {"num_cpus": cores_of_verifier, "num_gpus": of_verifier},
     )
@@ -192,9 +199,7 @@ def crew_of(
         **shares.generator,
     )
     asked = settings, decodes, client, in_flight
-    return Crew(
-        settings.generator_actors, in_flight, lambda max_rows: kind.remote(*asked, max_rows)
-    )
+    return Crew(shares.generators, in_flight, lambda max_rows: kind.remote(*asked, max_rows))
 
 
 def machines_of(crew: "Crew", verifiers: Sequence[Any]) -> dict[str, Any]:

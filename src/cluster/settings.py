@@ -34,8 +34,12 @@ class ClusterSettings(Settings):
     #: one that this machine is in. With --server auto the verifiers are actors too; another
     #: --server has to be reached from every node.
     ray: Annotated[str | None, tyro.conf.arg(metavar="local|ADDRESS")] = None
-    #: Of --ray: how many generators there are; each takes groups of prompts.
-    generator_actors: int = 1
+    #: Of --ray: how many generators there are; each takes groups of prompts. Default: as many as
+    #: the cluster has GPUs for, beside one for each verifier actor where there are two or more; 1
+    #: without GPUs.
+    generator_actors: Annotated[
+        int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: by cluster)")
+    ] = None
     #: Of --ray with --server auto: how many hold the verifiers.
     verifier_actors: int = 1
     #: Of --ray: GPUs of a generator, or a part of one. Default: 1 where the cluster has GPUs.
@@ -64,8 +68,8 @@ class ClusterSettings(Settings):
         super().check()
         if self.part and self.ray:
             raise UsageError("--shard is for machines without --ray, which shares out a whole run")
-        self.check_least(generator_actors=1, verifier_actors=1)
-        for name in ("in_flight", "cpus_per_generator", "cpus_per_verifier"):
+        self.check_least(verifier_actors=1)
+        for name in ("generator_actors", "in_flight", "cpus_per_generator", "cpus_per_verifier"):
             if getattr(self, name) is not None:
                 self.check_least(**{name: 1})
         for name in ("gpus_per_generator", "gpus_per_verifier"):

@@ -149,6 +149,32 @@ def test_a_generator_that_dies_on_loading_is_started_again_and_one_without_room_
 
 
 @pytest.mark.parametrize(
+    ("gpus", "verifiers", "asked", "shares"),
+    [  # generators, GPUs of each, GPUs of a verifier actor
+        (0, 1, "", (1, 0, 0)),
+        (1, 1, "", (1, 1, 0)),
+        (1, 0, "--gpus_per_generator 0.5", (2, 0.5, 0)),
+        (8, 0, "", (8, 1, 0)),
+        (8, 2, "", (6, 1, 1)),
+        (8, 1, "--gpus_per_verifier 0.5 --gpus_per_generator 0.5", (15, 0.5, 0.5)),
+        (8, 1, "--generator_actors 3", (3, 1, 1)),
+        (8, 1, "--device cpu", (1, 0, 0)),
+    ],
+)
+def test_all_gpus_are_used_unless_it_is_said_how_many(
+    cluster: Cluster,
+    monkeypatch: pytest.MonkeyPatch,
+    gpus: int,
+    verifiers: int,
+    asked: str,
+    shares: tuple[int, float, float],
+) -> None:
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 64.0, "GPU": float(gpus)})
+    found = shares_of(parse(BenchmarkSettings, asked.split()), verifiers)
+    assert (found.generators, found.generator["num_gpus"], found.verifier["num_gpus"]) == shares
+
+
+@pytest.mark.parametrize(
     ("asked", "match"),
     [
         ("--generator_actors 20 --cpus_per_generator 1", r"take 21 cores, and the cluster has 8"),
