@@ -1,6 +1,7 @@
 """Who gets which piece of work, and what becomes of it when its generator dies. The generators are
 actors without models (fakes.py); those with models are in test_driver.py."""
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,9 +14,9 @@ import ray
 from ray.cluster_utils import Cluster
 
 from src.cluster import crew as crew_module
+from src.cluster import runtime_env
 from src.cluster.crew import Crew
 from src.cluster.driver import shares_of
-from src.data.files import ROOT
 from src.decoding.device import OutOfMemory
 from src.experiments.settings import BenchmarkSettings
 from src.generator import GeneratorError
@@ -23,7 +24,7 @@ from src.runs.settings import UsageError, parse
 from src.weights.files import WeightsError
 from tests.cluster.fakes import FakeGenerator, Work
 
-ENV = {"env_vars": {"PYTHONPATH": str(ROOT)}}
+ENV = runtime_env(Path(sys.executable))
 DONE = "a"  # what a fake generator's parts are made to be: its checkpoint
 
 

@@ -119,7 +119,7 @@ def test_of_several_that_begin_at_once_one_writes(tmp_path: Path, killed_before:
 def test_of_another_machine_it_is_taken_over_when_its_time_stands_still(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, "src")
     held_elsewhere(tmp_path, seconds_ago=1.0)
     began = time.monotonic()
     with Lease(tmp_path, renew=0.1, stale=2.0) as lease:
