@@ -26,14 +26,13 @@ from src.runs.work import Piece
 class Facts:
     """What a generator says of itself, as `Generator` does, for who has none of its own.
 
-    decodes: whether it has a language model. unknown: by prompt, of how many of its tokens the
-    text encoder knows nothing, and how many there are. machine: what it runs on.
+    dtype and what follows: of its language model, where it has one. unknown: by prompt, of how many
+    of its tokens the text encoder knows nothing, and how many there are. machine: what it runs on.
     """
 
     checkpoint: Checkpoint
     device: str
     frame_rate: float
-    decodes: bool
     machine: Mapping[str, Any]
     dtype: str = ""
     max_rows: int = 0
@@ -49,8 +48,7 @@ class Facts:
 
 def facts_of(renderer: Renderer, texts: Sequence[str]) -> Facts:
     here = {name: value for name, value in machine().items() if name != "command"}
-    decodes = isinstance(renderer, Generator)
-    known = (renderer.checkpoint, renderer.device, renderer.frame_rate, decodes, here)
+    known = (renderer.checkpoint, renderer.device, renderer.frame_rate, here)
     if not isinstance(renderer, Generator):
         return Facts(*known)
     unknown = {text: renderer.unknown_tokens(text) for text in texts}

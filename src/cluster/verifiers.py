@@ -103,7 +103,7 @@ class VerifierActor:
         return response.status_code, dict(response.headers), await response.aread()
 
 
-class Waiting(HTTPAdapter):
+class SocketTransport(HTTPAdapter):
     """Sockets, with something entered while an answer is waited for."""
 
     def __init__(self, waiting: Callable[[], AbstractContextManager[object]]) -> None:
@@ -124,7 +124,7 @@ def client_of(
     """A client of verifier actors or, where there are none, of the server at `url`."""
     if actors:
         return ServerClient(ADDRESS, transport=RayTransport(actors, waiting))
-    return ServerClient(url, token, transport=Waiting(waiting))
+    return ServerClient(url, token, transport=SocketTransport(waiting))
 
 
 class RayTransport(BaseAdapter):

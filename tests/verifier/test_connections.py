@@ -175,7 +175,7 @@ def test_clients_refused_together_are_told_to_come_again_apart(hasty: ServerProc
         hints = [hasty.post([wav()]).json()["retry_after_seconds"] for _ in range(8)]
         values(busy.result())
     assert 0.25 < min(hints) < max(hints) < 3.5  # 0.5 to 1.5 times a second or two
-    assert len(set(hints)) >= 6  # milliseconds: now and then two are the same
+    assert len(set(hints)) >= 7  # milliseconds: now and then two are the same
 
 
 def test_the_server_may_open_as_many_files_as_the_system_lets_it() -> None:
