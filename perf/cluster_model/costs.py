@@ -22,8 +22,9 @@ import numpy as np
 
 from perf.cluster_model.simulation import Stage
 from src.budget import Plan
+from src.cells import SearchCell
 from src.data.files import ROOT, as_json
-from src.methods import METHODS, SearchCell
+from src.methods import METHODS
 from src.runs.records import Record, read_manifest, read_records
 
 STEPS = ROOT / "results/gpu/gpu.jsonl"

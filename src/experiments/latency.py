@@ -22,12 +22,12 @@ from pathlib import Path
 import torch
 
 from src.budget import Plan
+from src.cells import SearchCell
 from src.data.progress import bar
 from src.data.prompts import Prompt
 from src.experiments import dry_run
 from src.experiments.searching import groups
 from src.experiments.settings import LatencySettings
-from src.methods import SearchCell
 from src.reports import latency as reports
 from src.reports.table import listing
 from src.runs.build import Parts, build, caveats, checkpoints_of, identity, windows_of

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from src.budget import Ledger, timed
+from src.cells import SearchCell
 from src.client import ServerClient
 from src.cluster.driver import open_models
 from src.data.progress import bar
@@ -34,7 +35,6 @@ from src.experiments.validity import validate
 from src.generator import Generator, GeneratorError, Renderer
 from src.judges.base import SetJudge
 from src.judges.registry import build_judges, served
-from src.methods import SearchCell
 from src.protocol import Checkpoint
 from src.runs.build import (
     Models,

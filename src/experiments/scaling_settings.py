@@ -9,10 +9,11 @@ from typing import Annotated
 import tyro
 
 from src.budget import whole_frames
+from src.cells import SearchCell, grid, split
 from src.cluster.settings import ClusterSettings
 from src.judges.base import SetJudge
 from src.judges.registry import JUDGES
-from src.methods import PARAMETERS, SearchCell, grid, split
+from src.methods import PARAMETERS
 from src.runs.settings import (
     MUSICGEN_FRAME_RATE,
     NONE,

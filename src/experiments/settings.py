@@ -8,8 +8,9 @@ from typing import Annotated, Any, ClassVar, Self
 import tyro
 
 from src.budget import Plan
+from src.cells import SearchCell, grid, split
 from src.cluster.settings import ClusterSettings
-from src.methods import METHODS, SearchCell, grid, parameters_of, split
+from src.methods import METHODS, parameters_of
 from src.runs.critic import load_critic
 from src.runs.settings import (
     MUSICGEN_FRAME_RATE,

@@ -11,7 +11,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
-from src.methods import SearchCell, colour_of
+from src.cells import SearchCell
+from src.methods import colour_of
 from src.reports.figure import intervals, new_figure, save, styled
 from src.reports.latency_study import STRAIGHT, TIMED, Study, study_latency
 from src.reports.table import (

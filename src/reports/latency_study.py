@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from src.budget import STAGES, Cost, Plan
-from src.methods import BASELINE, BEST_OF_N, PARAMETERS, SearchCell
+from src.cells import SearchCell
+from src.methods import BASELINE, BEST_OF_N, PARAMETERS
 from src.reports.table import Row, ends, without_absent
 from src.runs.records import Record, read_manifest, read_records
 from src.stats.intervals import (

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from src.budget import PlanError
-from src.methods import BEST_OF_N, WAVE, SearchCell, halved
+from src.cells import SearchCell
+from src.methods import BEST_OF_N, WAVE, halved
 from src.runs.pool import Pool
 from src.runs.settings import PROFILE_MODEL, Settings
 from src.scoring import remote_parts

@@ -26,8 +26,9 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from src.cells import SearchCell
 from src.judges.base import CONTRAST
-from src.methods import BASELINE, BEST_OF_N, PARAMETERS, SearchCell
+from src.methods import BASELINE, BEST_OF_N, PARAMETERS
 from src.reports.benchmark_study import value_of
 from src.reports.table import Row, adjusted, ends, without_absent
 from src.runs.measures import Measure, measures_of

@@ -30,12 +30,12 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from src.cells import SearchCell
 from src.data.files import (
     as_json,
     write_whole,
 )
 from src.judges.base import CONTRAST
-from src.methods import SearchCell
 from src.runs.measures import earlier
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from src.methods import SearchCell
+from src.cells import SearchCell
 from src.runs.records import (
     MANIFEST,
     RECORDS,

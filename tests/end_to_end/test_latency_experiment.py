@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from src.budget import Cost
-from src.methods import SearchCell
+from src.cells import SearchCell
 from src.reports.figure import DIGEST_KEY
 from src.runs.ending import Exit
 from src.runs.records import read_manifest, records_digest

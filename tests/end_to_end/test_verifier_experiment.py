@@ -17,8 +17,8 @@ import pytest
 import torch
 
 import verifier_experiment
+from src.cells import SearchCell
 from src.judges.registry import all_three
-from src.methods import SearchCell
 from src.runs.ending import Exit
 from src.runs.local_server import local_server
 from src.runs.pool import Pool, load_pool

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from src.budget import STAGES
-from src.methods import SearchCell, grid
+from src.cells import SearchCell, grid
 from src.runs.records import RECORDS, Record, search_key
 from src.runs.run import Run
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from src.methods import SearchCell
+from src.cells import SearchCell
 from src.runs.measures import Measure
 from src.runs.records import CANDIDATES, scores_key, search_key
 from src.runs.run import Run

@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from src.budget import Cost, Plan, PlanError
+from src.cells import SearchCell
 from src.data.prompts import Prompt
 from src.decoding.decoder import Decoder, Decoding, Sampling
 from src.experiments.scaling_settings import ExperimentSettings
 from src.experiments.settings import BenchmarkSettings, LatencySettings
-from src.methods import METHODS, SearchCell, halved
+from src.methods import METHODS, halved
 from src.protocol import NoScore
 from src.runs.settings import parse
 from src.search import search

@@ -17,12 +17,12 @@ import torch
 
 from src import budget
 from src.budget import Cost
+from src.cells import SearchCell
 from src.data.audio import Clip
 from src.data.prompts import Prompt
 from src.experiments import latency
 from src.experiments.latency import forget_peaks, measure_all, peaks, visits, warn_if_busy
 from src.experiments.settings import LatencySettings
-from src.methods import SearchCell
 from src.protocol import Score
 from src.runs.build import Parts
 from src.runs.records import RECORDS, key_of

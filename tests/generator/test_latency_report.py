@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from src.methods import SearchCell
+from src.cells import SearchCell
 from src.reports.latency import cost_figure, latency_figure, latency_text, report
 from src.reports.latency_study import TIMED, Study, study_latency
 from src.reports.table import Row

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from src.budget import BudgetError, Cost, Ledger, Plan, PlanError, timed
-from src.methods import METHODS, SearchCell, colour_of, grid, parameters_of
+from src.cells import SearchCell, grid
+from src.methods import METHODS, colour_of, parameters_of
 
 
 def cell(method: str, n: int = 4, m: int | None = None, k: int | None = None, **more) -> SearchCell:

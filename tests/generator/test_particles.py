@@ -8,10 +8,11 @@ import pytest
 from scipy import stats
 
 from src.budget import Cost, Plan
+from src.cells import SearchCell
 from src.data.prompts import Prompt
 from src.experiments.scaling_settings import ExperimentSettings
 from src.experiments.settings import BenchmarkSettings
-from src.methods import METHODS, SearchCell
+from src.methods import METHODS
 from src.protocol import NoScore, Score
 from src.runs.settings import parse
 from src.search import search, systematic

@@ -10,7 +10,8 @@ from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from src.methods import SearchCell, colour_of
+from src.cells import SearchCell
+from src.methods import colour_of
 from src.reports.__main__ import main
 from src.reports.figure import DIGEST_KEY, POOL_DIGEST_KEY
 from src.reports.pool import in_brief, pool_text, report

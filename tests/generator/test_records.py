@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from src.cells import SearchCell
 from src.data.files import write_whole
-from src.methods import SearchCell
 from src.runs.records import (
     CANDIDATES,
     COMPRESSED,

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from src.cells import SearchCell
 from src.experiments.scaling import open_sweep, search_cells
 from src.experiments.scaling_offline import look, of_pool, prompts_of
 from src.experiments.scaling_settings import ExperimentSettings
 from src.judges.registry import all_three
-from src.methods import SearchCell
 from src.runs.build import Parts
 from src.runs.pool import load_pool
 from src.runs.records import RECORDS, search_key

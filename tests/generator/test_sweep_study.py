@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.methods import SearchCell
+from src.cells import SearchCell
 from src.reports.sweep_study import Sweep, cell_of, front, study_sweep
 from src.reports.table import Row, interval_of
 from src.runs.pool import Pool, load_pool
