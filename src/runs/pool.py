@@ -129,11 +129,12 @@ class Pool:
             return dict(self._values.get((name, prefix_key(seconds)), {}))
         measure = self.sum_of(name)
         parts = {part: self.values(part, seconds) for part in measure.scales}
-        return {
+        found = {
             prompt: measure.combined({part: values[prompt] for part, values in parts.items()})
             for prompt in self.prompts
             if all(prompt in values for values in parts.values())
         }
+        return {prompt: own for prompt, own in found.items() if not np.isnan(own).all()}
 
     def pair(
         self, a: str, b: str, a_seconds: float | None = None

@@ -40,10 +40,11 @@ def every_subset(size: int, n: int) -> np.ndarray:
 
 
 def searched(slots: Sequence[int], scores: Sequence[np.ndarray], alive: Sequence[int]) -> int:
-    """The winner of one search, by the words of the method."""
-    left = list(slots)
+    """The winner of one search, by the words of the method: who had no score is out for good."""
+    left, out = list(slots), set[int]()
     for at, kept in zip(scores, [*alive[1:], 1], strict=True):
-        left = sorted(left, key=lambda slot: (np.isnan(at[slot]), -at[slot], slot))[:kept]
+        out |= {slot for slot in left if np.isnan(at[slot])}
+        left = sorted(left, key=lambda slot: (slot in out, -at[slot], slot))[:kept]
     return left[0]
 
 
