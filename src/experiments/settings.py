@@ -99,7 +99,7 @@ class BenchmarkSettings(ClusterSettings):
         if self.value and self.continue_from:
             raise UsageError("--value: a critic knows how clips begin, not how --continue goes on")
         if self.value:
-            load_critic(self.value).check(canonical(self.verifier), plans)
+            load_critic(self.value).check(canonical(self.verifier), plans, self.guidance != 1)
 
     def plans(self, frame_rate: float, given: int = 0) -> list[Plan]:
         """Of each method. frame_rate: frames a second; given: frames that are there. Raises

@@ -46,10 +46,16 @@ class Critic(BaseModel, frozen=True):
     pool: str = Field(description="hash of the pool's settings")
     num_prompts: int
 
-    def check(self, selector: str, plans: Sequence[Plan]) -> None:
-        """Raise CriticError unless it predicts all that these searches prune by."""
+    def check(self, selector: str, plans: Sequence[Plan], guided: bool = True) -> None:
+        """Raise CriticError unless it predicts all that these searches prune by. guided: whether
+        log-probabilities without the text are known."""
         if selector != self.selector:
             raise CriticError(f"a critic of {self.selector} says nothing of {selector}")
+        if not guided and any("unconditional" in of for of in self.weights.values()):
+            raise CriticError(
+                "the critic goes by how likely a clip is without its text, which is known under "
+                "guidance only: take a --guidance other than 1, or one of a pool without guidance"
+            )
         for plan in plans:
             heard = {*plan.heard()[:-1]} - {0}
             if heard and plan.frames != self.frames:
