@@ -26,7 +26,8 @@ from src.client import ServerClient
 from src.cluster.driver import open_models
 from src.data.progress import bar
 from src.data.prompts import Prompt
-from src.experiments.pool_scoring import Hearers, Scorer, list_scorers, score
+from src.experiments.pool_outcome import Scorer
+from src.experiments.pool_scoring import Hearers, list_scorers, score
 from src.experiments.scaling_offline import report
 from src.experiments.scaling_settings import GENERATING, ExperimentSettings
 from src.experiments.searching import in_groups, of_group, own_prompts, search_what_is_left

@@ -11,7 +11,7 @@ from src.data.prompts import Prompt
 from src.experiments.degraded import degraded
 from src.experiments.dry_run import Row, Trial, report, search_row, seconds_of
 from src.experiments.pool_embedding import Hearing
-from src.experiments.pool_scoring import Outcome, Scorer
+from src.experiments.pool_outcome import Outcome, Scorer
 from src.experiments.references import Reference
 from src.experiments.scaling import (
     models_of,

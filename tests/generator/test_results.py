@@ -19,7 +19,8 @@ from PIL import Image
 
 from src.data.prompts import Selection, load_prompts
 from src.experiments import benchmark, latency, scaling
-from src.experiments.pool_scoring import Outcome, list_scorers
+from src.experiments.pool_outcome import Outcome
+from src.experiments.pool_scoring import list_scorers
 from src.protocol import Checkpoint
 from src.reports import benchmark as benchmark_report
 from src.reports import comparison, confirmation
