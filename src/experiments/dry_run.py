@@ -25,8 +25,9 @@ from src.budget import Plan, Span
 from src.data.audio import Clip, encode_wav
 from src.data.prompts import Prompt
 from src.decoding.decoder import Decoding
+from src.decoding.renderer import Renderer
 from src.experiments.searching import groups
-from src.generator import Generator, Renderer
+from src.generator import Generator
 from src.judges.base import Judge
 from src.protocol import NoScore, Score
 from src.reports.table import ABSENT, document, figures, layout

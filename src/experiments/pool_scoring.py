@@ -23,9 +23,9 @@ from src.client import ServerClient
 from src.data.audio import Clip
 from src.data.progress import bar
 from src.data.prompts import Prompt
+from src.decoding.renderer import Renderer
 from src.experiments.pool_embedding import Hearing
 from src.experiments.pool_outcome import Outcome, Scorer
-from src.generator import Renderer
 from src.judges.base import ClipJudge, SetJudge
 from src.judges.registry import JUDGES
 from src.protocol import Checkpoint, NoScore, VerifierResult

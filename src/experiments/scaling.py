@@ -26,6 +26,7 @@ from src.client import ServerClient
 from src.cluster.driver import open_models
 from src.data.progress import bar
 from src.data.prompts import Prompt
+from src.decoding.renderer import Renderer
 from src.experiments.pool_outcome import Scorer
 from src.experiments.pool_scoring import Hearers, list_scorers, score
 from src.experiments.scaling_offline import report
@@ -33,7 +34,7 @@ from src.experiments.scaling_settings import GENERATING, ExperimentSettings
 from src.experiments.searching import in_groups, of_group, own_prompts, search_what_is_left
 from src.experiments.sharding import refuse_uneven_groups, summary
 from src.experiments.validity import validate
-from src.generator import Generator, GeneratorError, Renderer
+from src.generator import Generator, GeneratorError
 from src.judges.base import SetJudge
 from src.judges.registry import build_judges, served
 from src.protocol import Checkpoint
