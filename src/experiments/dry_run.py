@@ -226,7 +226,7 @@ def search_row(
     row, most = Row(name, sum(map(len, todo))), parts.generator.max_rows
     if not row.left:
         return row
-    size = min(size or max(1, most // plan.candidates), len(trial.prompts))
+    size = min(size or plan.abreast(most), len(trial.prompts))
     rows = plan.candidates * size
     if not plan.method.prunes:  # rows that are pruned are all held, others part after part
         rows = min(rows, most)
