@@ -239,8 +239,11 @@ class Plan:
         """The frames of a finished clip."""
         return self.given + self.frames
 
-    def abreast(self, max_rows: int) -> int:
-        """Prompts that are searched side by side where the decoder takes so many rows at once."""
+    def abreast(self, max_rows: int, window: int) -> int:  # noqa: ARG002
+        """Prompts that are searched side by side where the decoder takes so many rows at once.
+
+        window: the most frames of which a row has a past.
+        """
         return max(1, max_rows // self.candidates)
 
     def rollout(self, step: int) -> int:
