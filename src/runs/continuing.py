@@ -1,6 +1,6 @@
 """The winner of a finished search that another run goes on from: --continue.
 
-    prompt = winner_of("results/benchmark-builtin-tags-n8-0123abcd/best_of_n/b00")
+    prompt = winner_of("results/benchmark-builtin-tags-n8-0123abcd/best_of_n/builtin-00")
     prompt.given    # int16 [codebooks, frames], its tokens
 
 A run of benchmark.py keeps the tokens of the winners whose audio it saves, in tokens/METHOD/ID.npy.
