@@ -126,8 +126,9 @@ def save(figure: Figure, path: Path, run: Path | str, pool: Path | None = None) 
     if pool is not None:
         marks.add_text(POOL_DIGEST_KEY, records_digest(pool))
     marks.add_text("Software", "Curator")
-    # Dithering would put dots on even ground, which weigh more than they show.
-    few = drawn.quantize(64, dither=Image.Dither.NONE)
+    # Dithering would put dots on even ground, which weigh more than they show. A median cut would
+    # give colours of few pixels, such as one method's, the mean of several.
+    few = drawn.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     png = io.BytesIO()
     few.save(png, "PNG", pnginfo=marks, optimize=True, dpi=(figure.dpi, figure.dpi))
     write_whole(path, png.getvalue())

@@ -213,7 +213,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--softens and --prices are above 0")
     rated = [x for x in (asked.seconds_per_frame, asked.seconds_per_clip) if x is not None]
     if rated and (asked.budget_seconds is None or not all(0 <= x < math.inf for x in rated)):
-        parser.error("--seconds_per_frame and --seconds_per_clip are 0 or more, of --budget_seconds")
+        parser.error(
+            "--seconds_per_frame and --seconds_per_clip are 0 or more, of --budget_seconds"
+        )
     try:
         pool = load_pool(asked.pool, asked.sums)
         rates = in_frames(pool)

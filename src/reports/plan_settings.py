@@ -110,7 +110,7 @@ class Schedules:
         if budget > most * (1 + 1e-9):
             raise PlanError(
                 f"{budget:,g} {unit} a prompt are more than the pool's {self.pool.size} clips of a "
-                f"prompt cost ({most:,.6g}): lower the budget, or plan on a pool of more (--pool_size)"
+                f"prompt cost ({most:,.6g}): lower the budget, or make a larger pool"
             )
         found: dict[tuple[Any, ...], Setting] = {}
         for selector in self.options:
