@@ -91,10 +91,7 @@ class Parameter:
     unset: float | None = None
 
     def check_range(self, value: float, flag: str = "") -> None:
-        """Raise PlanError for a value that is too small or too large, whatever N is.
-
-        flag: how the message names the parameter; `name` unless given.
-        """
+        """Raise PlanError for a value out of range, whatever N is. flag: instead of `name`."""
         flag = flag or self.name
         if not (math.isfinite(value) and value >= self.least):
             raise PlanError(f"--{flag} must be {self.least:g} or more, not {value:g}")

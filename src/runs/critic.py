@@ -49,18 +49,14 @@ class Critic(BaseModel, frozen=True):
     def check(self, selector: str, plans: Sequence[Plan]) -> None:
         """Raise CriticError unless it predicts all that these searches prune by."""
         if selector != self.selector:
-            raise CriticError(
-                f"a critic of {self.selector} says nothing of {selector}: select by "
-                f"--verifier {self.selector!r}, or train a critic with --train {selector!r}"
-            )
+            said = f"a critic of {self.selector} says nothing of {selector}"
+            raise CriticError(f"{said}: train one with --train {selector!r}")
         for plan in plans:
             heard = {*plan.heard()[:-1]} - {0}
             if heard and plan.frames != self.frames:
                 own, asked = (frames / plan.frame_rate for frames in (self.frames, plan.frames))
-                raise CriticError(
-                    f"a critic of clips of {own:g} s says nothing of {asked:g} s: take --duration "
-                    f"{own:g}, or train one on a pool of such clips"
-                )
+                said = f"a critic of clips of {own:g} s says nothing of {asked:g} s"
+                raise CriticError(f"{said}: train one on a pool of such clips")
             if not heard <= self.weights.keys():
                 at, known = (
                     ", ".join(f"{frames / plan.frame_rate:g}" for frames in sorted(found))
@@ -122,8 +118,6 @@ def load_critic(path: Path) -> Critic:
     try:
         return Critic.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
-        why = str(error).splitlines()[0]
-        raise CriticError(
-            f"{path} is no critic ({why}): python -m src.experiments.critic POOL --train VERIFIER "
-            "writes one"
-        ) from error
+        how = "python -m src.experiments.critic POOL --train VERIFIER writes one"
+        said = str(error).splitlines()[0]
+        raise CriticError(f"{path} is no critic ({said}): {how}") from error
