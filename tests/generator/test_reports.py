@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import matplotlib as mpl
 import numpy as np
 import pytest
 from PIL import Image
@@ -136,7 +137,9 @@ def test_a_saved_figure_has_every_methods_colour_although_each_is_of_few_pixels(
 ) -> None:
     figure = new_figure(7.5, 4.0, "colours", "")
     ax = figure.subplots()
-    ax.imshow(np.linspace(0.9, 1, 10_000).reshape(100, 100), cmap="viridis")
+    ax.imshow(
+        np.linspace(0, 1, 10_000).reshape(100, 100), cmap=mpl.colormaps["viridis"].resampled(99)
+    )
     colours = ["#FFFFFF", *(method.colour for method in METHODS.values())]
     for x, colour in enumerate(colours):
         ax.plot([9 * x], [50], "s", c=colour, markersize=4)
