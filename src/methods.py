@@ -215,7 +215,7 @@ METHODS: dict[str, Method] = {
     method.name: method
     for method in (
         Method(BASELINE, "one sample", best_of_n, "single", "#555555"),
-        Method(BEST_OF_N, "N whole samples", best_of_n, "whole", "#0072B2"),
+        Method(BEST_OF_N, "N whole samples; the best wins", best_of_n, "whole", "#0072B2"),
         Method("sbs", "beam search", tree_search, "steps", "#D55E00", (BEAM_WIDTH,)),
         Method(
             "lookahead",
@@ -244,7 +244,7 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             "soft_best_of_n",
-            "N whole samples, one of which is drawn by its score",
+            "N whole samples, of which one is drawn by its score: not always the best",
             soft_best_of_n,
             "whole",
             "#999933",
@@ -269,7 +269,8 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             "power",
-            "particles that are resampled by how likely the generator finds them",
+            "particles, resampled by how likely the generator finds them: their score before the "
+            "last step",
             power,
             "steps",
             "#882255",

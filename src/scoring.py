@@ -235,6 +235,8 @@ class _Reader:
 
     def atom(self) -> Expression:
         name = self.peek()
+        if name[:1].isalnum() and not name.isidentifier():
+            raise self.error(f"{name!r} is no verifier's name; a weight is written 0.7*tags")
         if not name.isidentifier():
             raise self.expected("a verifier's name")
         self.at += 1

@@ -48,7 +48,7 @@ class BenchmarkSettings(ClusterSettings):
           --pick random --num_samples 100 --referenced --judges kld_pq quality muq
       # five more seconds of a winner
       python benchmark.py --profile builtin --method best_of_n --duration 15 \\
-          --continue results/benchmark-builtin-tags-n16-0123abcd/best_of_n/b00
+          --continue results/benchmark-builtin-tags-n16-0123abcd/best_of_n/builtin-00
     """
 
     #: One or several: baseline (one sample), best_of_n, sbs (beam search), lookahead (beam search

@@ -84,7 +84,8 @@ class Pool:
             generator = in_short(made_by)
         except (KeyError, TypeError) as error:
             raise RunFolderError(
-                f"{folder} is not a pool's folder ({error!r} is missing)"
+                f"{folder} is not a pool's folder, as verifier_experiment.py makes: its manifest "
+                f"lacks {error}"
             ) from None
         self.candidates: dict[str, Record] = {}
         self.reasons: dict[str, dict[str, str]] = defaultdict(dict)

@@ -66,6 +66,8 @@ def test_an_expression_has_one_name_however_it_is_spaced(
         ("min(tags," * 999 + "pmi" + ")" * 999, "more than 32 brackets"),
         ("min(tags)", "min needs two members or more"),
         ("min()", r"name is expected before '\)'"),
+        ("tags-pmi", "'tags-pmi' is no verifier's name; a weight is written 0.7"),
+        ("min(tags,0.7pmi)", "'0.7pmi' is no verifier's name"),
         ("max(tags,pmi)", "max is no function; there are min, mean, lcb"),
         ("min(tags,min(a,b),tags)", "names tags twice"),
         ("min(a,b)+2*min(a, b)", r"names min\(a,b\) twice"),

@@ -181,11 +181,19 @@ class TestSettings:
         assert timed.per_clip["tags"] == 0.5
 
     @pytest.mark.parametrize(
-        ("budget", "said"), [(249, "no clip: one costs 250"), (4001, "the pool's 16 clips")]
+        ("budget", "said"), [(249, "no clip: raise it to 250"), (4001, "the pool's 16 clips")]
     )
     def test_budgets_that_no_setting_fits_are_refused(self, pool, capsys, budget, said) -> None:
         code = plan.main([str(pool.folder), "--budget_frames", str(budget)])
         assert (code, said in capsys.readouterr().err) == (Exit.USAGE, True)
+
+    @pytest.mark.parametrize(
+        "wrong",
+        ["--budget_seconds 9 --seconds_per_frame -1", "--budget_frames 500 --seconds_per_clip 1"],
+    )
+    def test_rates_that_mean_nothing_are_refused(self, pool: Pool, wrong: str) -> None:
+        with pytest.raises(SystemExit, match="2"):
+            plan.main([str(pool.folder), *wrong.split()])
 
     def test_commands_are_the_search_that_was_planned(self, pool: Pool) -> None:
         settings = planner_of(pool).schedules.settings(2000)
