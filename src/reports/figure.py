@@ -30,6 +30,7 @@ POOL_DIGEST_KEY = f"Pool-{DIGEST_KEY}"  # of a sweep with a pool beside it
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 GREY = "#888888"
+PALETTE = 64  # colours of a PNG
 WIDTH = 7.0  # inches: two columns
 COLUMNS = 4  # of panels
 PANEL_HEIGHT = 1.75  # inches
@@ -114,7 +115,7 @@ def gain_panels(
 
 @styled
 def save(figure: Figure, path: Path, run: Path | str, pool: Path | None = None) -> None:
-    """Write a PNG of 64 colours, a quarter of the bytes of one with all.
+    """Write a PNG of few colours, a quarter of the bytes of one with all.
 
     run: the folder whose records it shows; pool: that of a sweep's figure with a pool beside it.
     """
@@ -130,7 +131,7 @@ def save(figure: Figure, path: Path, run: Path | str, pool: Path | None = None) 
     # method of few pixels has another colour.
     packed, which, counts = np.unique(drawn, return_inverse=True, return_counts=True)
     colours = np.stack([packed >> 16, packed >> 8 & 255, packed & 255], axis=-1)
-    common = colours[np.argsort(-counts, kind="stable")[:256]]
+    common = colours[np.argsort(-counts, kind="stable")[:PALETTE]]
     nearest = abs(colours[:, None] - common).sum(axis=-1).argmin(axis=1)
     few = Image.fromarray(nearest[which].reshape(drawn.shape).astype(np.uint8), "P")
     few.putpalette(common.astype(np.uint8).tobytes())
