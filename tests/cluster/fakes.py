@@ -53,7 +53,7 @@ class FakeGenerator:
         if self.error:
             raise self.error
         return SimpleNamespace(
-            checkpoint=self.checkpoint, device="cpu", dtype="float32", max_rows=8
+            checkpoint=self.checkpoint, device="cpu", dtype="float32", max_rows=8, place="there"
         )
 
     def do(self, number: int, make: Callable[[Any], Any], piece: Work) -> list[tuple[str, str]]:
