@@ -11,6 +11,7 @@ ends with an error that says what to do.
 
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from copy import copy
 from typing import Any, Self, TypeVar
 
 import numpy as np
@@ -19,20 +20,9 @@ from requests.adapters import BaseAdapter
 
 from src import protocol
 from src.budget import Ledger
-from src.connection import (
-    START_COMMAND,
-    Connection,
-    Hosts,
-    Refused,
-    ServerError,
-    ServerUnreachable,
-    error_of,
-)
+from src.connection import START_COMMAND, Connection, Refused, ServerError, error_of
 from src.data.audio import Clip, encode_wav
 from src.protocol import Checkpoint, NoScore, Score, VerifierResult
-from src.scoring import VerifierError
-
-__all__ = ["Refused", "ServerClient", "ServerError", "ServerUnreachable", "VerifierError"]
 
 # A file's headers in the multipart body, and its share of the JSON beside its prompt.
 PART_OVERHEAD = 512
@@ -44,9 +34,8 @@ class ServerClient:
     """Talks to a verifier server, or to several that answer alike. Not for use by several threads
     at once.
 
-    total_seconds: limit on a request with all its attempts. transport: what carries requests, other
-    than sockets. hosts: shared by a process's clients, so that each knows whom the others ask.
-    Every method raises ServerUnreachable or ServerError where it has no answer.
+    total_seconds, transport: as Connection has them. url: of the server that answered last. Every
+    method raises ServerUnreachable or ServerError where it has no answer.
     """
 
     def __init__(
@@ -56,43 +45,17 @@ class ServerClient:
         *,
         total_seconds: float = 1200.0,
         transport: BaseAdapter | None = None,
-        hosts: Hosts | None = None,
     ) -> None:
-        self._hosts = hosts or Hosts([url] if isinstance(url, str) else url)
-        self._asking = token, total_seconds, transport
-        self._connection = Connection(self._hosts, *self._asking)
-        self._usage = Ledger()
+        urls = [url] if isinstance(url, str) else url
+        self._connection = Connection(urls, token, total_seconds, transport)
+        self._usage, self.url = Ledger(), ", ".join(urls)
         self._known_limits: protocol.Limits | None = None
 
-    @property
-    def url(self) -> str:
-        """Of the server that was asked last."""
-        return self._connection.url
-
-    def another(self, url: str = "") -> Self:
-        """One more client, with a count of its own. url: of one server; else of all."""
-        token, total_seconds, transport = self._asking
-        hosts = None if url else self._hosts
-        return type(self)(url, token, total_seconds=total_seconds, transport=transport, hosts=hosts)
-
-    def check_alike(self, names: Sequence[str]) -> None:
-        """Wait until every server has loaded the verifiers `names`, which have to be the same on
-        all: else it is a ServerError that says what differs. Results are then whoever's answers.
-        """
-        first: dict[str, object] = {}
-        for url in self._hosts.urls:
-            found = _facts(self.another(url)._loaded(names), names)
-            unlike = [
-                f"{what}: {first[what]} and {found[what]}"
-                for what in first
-                if first[what] != found[what]
-            ]
-            if unlike:
-                raise ServerError(
-                    f"{self._hosts.urls[0]} and {url} differ in {'; '.join(unlike)}. Start all "
-                    "servers with the same weights and --limits, or name those alone that agree"
-                )
-            first = found
+    def another(self) -> Self:
+        """One more client of the servers, with a count of its own."""
+        other = copy(self)
+        other._usage = Ledger()
+        return other
 
     def listing(self) -> protocol.VerifierList:
         """What is hosted, and what a request may hold."""
@@ -103,11 +66,12 @@ class ServerClient:
 
         Raises ServerError when one is not hosted or did not load.
         """
-        infos = self._loaded(names).verifiers
+        infos = self.loaded(names).verifiers
         known = {info.name: info.checkpoint for info in infos if info.checkpoint}
         return {name: known[name] for name in names}
 
-    def _loaded(self, names: Sequence[str]) -> protocol.VerifierList:
+    def loaded(self, names: Sequence[str]) -> protocol.VerifierList:
+        """The listing, likewise."""
         deadline = time.monotonic() + self._connection.total_seconds
         while True:
             listing = self.listing()
@@ -303,6 +267,7 @@ class ServerClient:
     def _ask(self, kind: type[Answer], method: str, path: str, **body: Any) -> Answer:
         """The answer to one request. body: as requests.Request takes it. Raises Refused."""
         response = self._connection.send(method, path, self._usage, **body)
+        self.url = response.url.removesuffix(path)
         if response.status_code != 200:
             raise error_of(response)
         try:
@@ -315,11 +280,19 @@ def _nothing(checkpoint: Checkpoint) -> VerifierResult:
     return VerifierResult(checkpoint=checkpoint, scores=[], queue_seconds=0, compute_seconds=0)
 
 
-def _facts(listing: protocol.VerifierList, names: Sequence[str]) -> dict[str, object]:
-    """What of a server decides its answers, by what it is."""
-    facts: dict[str, object] = {f"--limits.{k}": v for k, v in listing.limits}
-    for info in listing.verifiers:
-        if info.name in names:
+def check_alike(urls: Sequence[str], token: str | None, names: Sequence[str]) -> None:
+    """Wait until these servers have loaded the verifiers `names`. Raise ServerError unless whoever
+    of them answers gives the same results; ServerUnreachable where one is not there."""
+    known: dict[str, Any] = {}
+    for url in urls:
+        listing = ServerClient(url, token).loaded(names)
+        facts: dict[str, Any] = {f"--limits.{name}": value for name, value in listing.limits}
+        for info in listing.verifiers:
             own = info.model_dump(include={"checkpoint", "sample_rate", "needs_text", "vocabulary"})
-            facts |= {f"the {what} of {info.name}": value for what, value in own.items()}
-    return facts
+            facts |= {f"{x} of {info.name}": own[x] for x in own if info.name in names}
+        if unlike := [f"{x}: {known[x]}, {facts[x]}" for x in known if known[x] != facts[x]]:
+            raise ServerError(
+                f"{urls[0]} and {url} differ in {'; '.join(unlike)}. Give all the same weights and "
+                "--limits, or name only servers that agree"
+            )
+        known = facts

@@ -1,11 +1,11 @@
 """The way to the verifier servers: which of several is asked, and what is tried again.
 
-    hosts = Hosts(["http://one:8000", "http://two:8000"])  # one for all clients of a process
-    response = Connection(hosts).send("GET", "/verifiers", usage)
+    connection = Connection(["http://one:8000", "http://two:8000"])
+    response = connection.send("GET", "/verifiers", usage)
 
-Asked is the host with the fewest of this process's requests in flight, of equal ones that which was
-not asked for longest. One that is not there, breaks off or has no room is passed over for a while:
-as long as it says, or longer each time. A request waits only where all are passed over.
+The server is asked that has the fewest of this process's requests in flight, of equal ones that
+which was not asked for longest. One that is not there, breaks off or has no room is passed over for
+a while: as long as it says, or longer each time. A request waits only where all are passed over.
 """
 
 import logging
@@ -14,8 +14,8 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import requests
@@ -32,8 +32,8 @@ logger = logging.getLogger(__name__)
 START_COMMAND = "`make serve` (or: envs/verifier/.venv/bin/python verifier_server.py)"
 ATTEMPT_SECONDS = 600.0  # for one answer
 UNREACHABLE_SECONDS = 10.0  # for a server that refuses connections once it has answered before
-PAUSES = (0.1, 10.0)  # seconds: for which a host is passed over at first, and at most
-AWAY_SECONDS = 60.0  # at most for one that is not there: it may take seconds to find that out
+PAUSE_SECONDS = 10.0  # for which one is passed over at most that does not say for how long
+AWAY_SECONDS = 60.0  # and one that is not there: it may take seconds to find that out
 MAY_PASS = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
 
 
@@ -68,141 +68,110 @@ class Host:
     """A server. in_flight: requests. free_at: until when it is passed over. failures: in a row."""
 
     url: str
+    asked_at: float = field(default_factory=random.random)  # processes begin with different ones
     in_flight: int = 0
     free_at: float = 0.0
     failures: int = 0
     has_answered: bool = False
 
 
-class Hosts:
-    """Servers that answer alike, and who of them is asked next. For several threads."""
-
-    def __init__(self, urls: Sequence[str]) -> None:
-        self.urls = [url.rstrip("/") for url in urls]
-        # The longest not asked first; processes do not all begin with the same one.
-        self._hosts = [Host(url) for url in random.sample(self.urls, len(urls))]
-        self._lock = threading.Lock()
-
-    @contextmanager
-    def asking(self) -> Iterator[Host]:
-        """Of those that are free the least busy one, else the one that is free first."""
-        with self._lock:
-            now = time.monotonic()
-            host = min(self._hosts, key=lambda host: (max(now, host.free_at), host.in_flight))
-            self._hosts.remove(host)
-            self._hosts.append(host)
-            host.in_flight += 1
-        try:
-            yield host
-        finally:
-            with self._lock:
-                host.in_flight -= 1
-
-    def wait(self) -> float:
-        """Seconds until one is free; 0 or less for none."""
-        with self._lock:
-            return min(host.free_at for host in self._hosts) - time.monotonic()
-
-    def pass_over(self, host: Host, least: float = 0.0, most: float = PAUSES[1]) -> float:
-        """least: seconds that it asks for. most: of what grows with its failures. Returns how many
-        seconds it is not asked for."""
-        with self._lock:
-            pause = min(most, PAUSES[0] * 2 ** min(host.failures, 30))
-            # Clients that were refused together come apart.
-            seconds = max(pause, least) * random.uniform(1.0, 1.25)
-            host.free_at, host.failures = time.monotonic() + seconds, host.failures + 1
-        return seconds
-
-    def free(self, host: Host) -> None:
-        """It did what was asked: what it fails in next is its first failure."""
-        with self._lock:
-            host.free_at, host.failures = 0.0, 0
-
-
 class Connection:
-    """One client's. Not for use by several threads at once.
+    """To servers that answer alike. Several threads may use it: the clients of a process share it.
 
     total_seconds: limit on a request with all its attempts. transport: what carries requests, other
-    than sockets. url: of the server that was asked last.
+    than sockets.
     """
 
     def __init__(
         self,
-        hosts: Hosts,
+        urls: Sequence[str],
         token: str | None = None,
         total_seconds: float = 1200.0,
         transport: BaseAdapter | None = None,
     ) -> None:
-        self.hosts, self.total_seconds = hosts, total_seconds
-        self.url = ", ".join(hosts.urls)
+        self.urls, self.total_seconds = [url.rstrip("/") for url in urls], total_seconds
+        self._hosts, self._lock = [Host(url) for url in self.urls], threading.Lock()
         self._session = requests.Session()
         self._session.trust_env = False  # no proxy for a loopback address, no netrc over the token
         if token:
             self._session.headers["Authorization"] = f"Bearer {token}"
         if transport is not None:
-            for url in hosts.urls:
+            for url in self.urls:
                 self._session.mount(url, transport)
 
     def send(self, method: str, path: str, usage: Ledger, **body: Any) -> requests.Response:
         """The response, whatever its status; tries again what may pass.
 
         usage: where bytes are counted. body: as requests.Request takes it. Raises ServerUnreachable
-        where no host has an answer.
+        where no server has an answer.
         """
         body["headers"] = {protocol.REQUEST_ID_HEADER: uuid.uuid4().hex[:16]}
         since = time.monotonic()  # when there was last one that might answer
-        deadline, problem = since + self.total_seconds, "it is passed over"
-        lost: dict[Host, bool] = {}  # who cannot answer: whether it is waited for
+        deadline, problem, where = since + self.total_seconds, "all are busy", ", ".join(self.urls)
+        lost: dict[Host, bool] = {}  # those that cannot answer: whether they may be back soon
         while True:
-            wait = max(0.0, self.hosts.wait())
+            wait = max(0.0, min(host.free_at for host in self._hosts) - time.monotonic())
             if time.monotonic() + wait > deadline:
                 raise ServerUnreachable(
-                    f"{self.url} did not answer within {self.total_seconds:g} s: {problem}"
+                    f"{where} did not answer within {self.total_seconds:g} s: {problem}"
                 )
             if wait:
                 time.sleep(wait)
-            least, is_gone = 0.0, False
-            with self.hosts.asking() as host:
-                self.url = host.url
+            with self._asking() as host:
                 request = requests.Request(method, host.url + path, **body)
-                outcome = self._attempt(request, deadline, usage)
-            if isinstance(outcome, requests.Response):
+                prepared = self._session.prepare_request(request)
+                usage.uploaded_bytes += len(prepared.body or b"")
+                seconds = min(ATTEMPT_SECONDS, deadline - time.monotonic())
+                found: requests.Response | requests.RequestException
+                try:
+                    found = self._session.send(prepared, timeout=(5.0, max(0.1, seconds)))
+                except requests.RequestException as error:
+                    found = error
+            most, least, is_away = PAUSE_SECONDS, 0.0, False
+            if isinstance(found, requests.Response):
                 host.has_answered = True
-                if outcome.status_code != 503:
-                    self.hosts.free(host)
-                    return outcome
-                problem, retry = str(error_of(outcome)), _retry_seconds(outcome)
-                least, is_lost = retry or 0.0, retry is None
+                if found.status_code != 503:
+                    host.free_at, host.failures = 0.0, 0
+                    return found
+                problem, retry = str(error_of(found)), _retry_seconds(found)
+                is_lost, least = retry is None, retry or 0.0
             else:
-                is_gone = _never_connected(outcome)
-                problem = "no connection" if is_gone else f"{type(outcome).__name__}: {outcome}"
-                is_lost = is_gone or not isinstance(outcome, MAY_PASS)
+                problem, is_lost = (
+                    f"{type(found).__name__}: {found}",
+                    not isinstance(found, MAY_PASS),
+                )
+                if is_away := _never_connected(found):
+                    problem, is_lost, most = "no connection", True, AWAY_SECONDS
             lost.pop(host, None)
             if is_lost:
-                lost[host] = is_gone and host.has_answered  # such a one is being started again
-            if len(lost) < len(self.hosts.urls):
+                lost[host] = is_away and host.has_answered
+            if len(lost) < len(self._hosts):
                 since = time.monotonic()
             elif not any(lost.values()) or time.monotonic() - since > UNREACHABLE_SECONDS:
-                if isinstance(outcome, requests.Response):
-                    return outcome
+                if isinstance(found, requests.Response):
+                    return found
                 raise ServerUnreachable(
-                    f"no verifier server answers at {', '.join(self.hosts.urls)} ({problem}). "
-                    f"Start one in another terminal: {START_COMMAND}; or say --server auto to have "
-                    "one started for this run"
-                ) from outcome
-            seconds = self.hosts.pass_over(host, least, AWAY_SECONDS if is_gone else PAUSES[1])
-            logger.warning("%s: %s; again in %.1f s", host.url, problem, seconds)
+                    f"no verifier server answers at {where} ({problem}). Start one in another "
+                    f"terminal: {START_COMMAND}; or say --server auto to have one started for this "
+                    "run"
+                ) from found
+            pause = max(least, min(most, 0.1 * 2 ** min(host.failures, 20)))
+            pause *= random.uniform(1.0, 1.25)  # clients that were refused together come apart
+            host.free_at, host.failures = time.monotonic() + pause, host.failures + 1
+            logger.warning("%s: %s; again in %.1f s", host.url, problem, pause)
 
-    def _attempt(
-        self, request: requests.Request, deadline: float, usage: Ledger
-    ) -> requests.Response | requests.RequestException:
-        prepared = self._session.prepare_request(request)
-        usage.uploaded_bytes += len(prepared.body or b"")
-        seconds = min(ATTEMPT_SECONDS, deadline - time.monotonic())
+    @contextmanager
+    def _asking(self) -> Iterator[Host]:
+        """The next to ask: of those that are free the least busy, else that which is free first."""
+        with self._lock:
+            now = time.monotonic()
+            host = min(self._hosts, key=lambda h: (max(now, h.free_at), h.in_flight, h.asked_at))
+            host.in_flight, host.asked_at = host.in_flight + 1, now
         try:
-            return self._session.send(prepared, timeout=(5.0, max(0.1, seconds)))
-        except requests.RequestException as error:
-            return error
+            yield host
+        finally:
+            with self._lock:
+                host.in_flight -= 1
 
 
 def error_of(response: requests.Response) -> ServerError | Refused:
@@ -225,15 +194,13 @@ def error_of(response: requests.Response) -> ServerError | Refused:
 
 
 def _retry_seconds(response: requests.Response) -> float | None:
-    """How long a server asks to wait: exactly where it says so, else in whole seconds; None where
-    it does not."""
-    if not response.headers.get("Retry-After", "").isdecimal():
+    """How long a server asks to wait, if it does: exactly where it says so, else whole seconds."""
+    if not (header := response.headers.get("Retry-After", "")).isdecimal():
         return None
-    try:
-        exact = protocol.ErrorBody.model_validate_json(response.content).retry_after_seconds
-    except ValidationError:
-        exact = None
-    return float(response.headers["Retry-After"]) if exact is None else exact
+    with suppress(ValidationError):
+        body = protocol.ErrorBody.model_validate_json(response.content)
+        return float(header) if body.retry_after_seconds is None else body.retry_after_seconds
+    return float(header)
 
 
 def _never_connected(error: requests.RequestException) -> bool:

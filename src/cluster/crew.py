@@ -179,19 +179,15 @@ class Crew:
     def _tell_of_slow_ones(self) -> None:
         """A generator that hangs is not known from one that is slow: it is named, not ended."""
         now, limit = time.monotonic(), max(SLOW_SECONDS, SLOW_TIMES * self._slowest)
-        slow = {
-            seat: now - task.begun for task, seat in self.tasks.values() if now - task.begun > limit
-        }
-        if not slow or now - self._told < SLOW_SECONDS:
+        if now < self._told + SLOW_SECONDS:
             return
-        self._told = now
-        for seat, seconds in slow.items():
+        for seat in {seat for task, seat in self.tasks.values() if now - task.begun > limit}:
+            self._told, place = now, seat.facts and seat.facts.place
             log.warning(
-                "a generator has had a group for %.0f minutes, and the slowest that is done took "
-                "%.1f: it may hang. End it, and another does its groups: %s",
-                seconds / 60,
-                self._slowest / 60,
-                seat.facts and seat.facts.place,
+                "a generator has been at one group for more than %.0f minutes: %s. If it hangs, "
+                "end it, and another does its work",
+                limit / 60,
+                place,
             )
 
     def _after_a_death(self, task: Task, reason: str, again: deque[Task]) -> Iterator[Finished]:

@@ -24,8 +24,9 @@ from ray import exceptions
 from requests.adapters import BaseAdapter, HTTPAdapter
 
 from src import protocol
-from src.client import ServerClient, ServerUnreachable
+from src.client import ServerClient
 from src.cluster import reason_of, require_ray, runtime_env
+from src.connection import ServerUnreachable
 from src.data.files import ROOT
 from src.runs.local_server import PYTHON, START_SECONDS
 from src.runs.settings import UsageError

@@ -18,7 +18,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from src.client import ServerClient, ServerUnreachable
+from src.client import ServerClient
+from src.connection import ServerUnreachable
 from src.data import hub
 from src.data.files import ROOT
 from src.experiments import self_tests

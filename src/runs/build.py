@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, TypeVar
 
-from src.client import ServerClient
+from src.client import ServerClient, check_alike
 from src.data.prompts import Prompt, digest_of
 from src.decoding import kernels
 from src.decoding.decoder import MAX_ROWS
@@ -167,10 +167,8 @@ def connect(settings: Settings, names: Iterable[str], stack: ExitStack) -> Serve
     if urls == AUTO:
         log.info("starting a verifier server for %s", ", ".join(remote))
         urls = (stack.enter_context(local_server(remote, settings.device)),)
-    client = ServerClient(urls, server_token())
-    if len(urls) > 1:
-        client.check_alike(remote)
-    return client
+    check_alike(urls if len(urls) > 1 else (), server_token(), remote)
+    return ServerClient(urls, server_token())
 
 
 def identity(

@@ -17,8 +17,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from src.client import ServerClient, ServerUnreachable, VerifierError
+from src.client import ServerClient
+from src.connection import ServerUnreachable
 from src.data.files import ROOT
+from src.scoring import VerifierError
 
 logger = logging.getLogger(__name__)
 

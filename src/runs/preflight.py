@@ -11,12 +11,12 @@ hub.PROBE_SECONDS.
 
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.client import ServerClient, VerifierError
+from src.client import ServerClient
 from src.data import hub
 from src.data.files import ROOT
 from src.data.prompts import TABLE_NAME, Prompt, PromptError, load_prompts
@@ -24,7 +24,14 @@ from src.judges.base import Listener
 from src.judges.registry import JUDGES, all_three
 from src.runs.records import RunFolderError
 from src.runs.settings import AUTO, PROFILE_JUDGES, Settings, server_token
-from src.scoring import ExpressionError, components, host_of, is_medoid, remote_parts
+from src.scoring import (
+    ExpressionError,
+    VerifierError,
+    components,
+    host_of,
+    is_medoid,
+    remote_parts,
+)
 from src.verifier_core import VERIFIERS
 from src.weights.files import PYTHON, Missing, Part, absent, fetch_command
 from src.weights.musicgen import model_parts
@@ -162,32 +169,31 @@ def _missing_verifiers(
             found.append(Missing("the verifier environment", why, "make setup"))
         return found
 
-    def asked(url: str) -> dict[str, str] | VerifierError:
-        try:
-            return states_on(url)
-        except VerifierError as error:
-            return error
-
+    flag = "--verifier" if selector else "--verifiers"
+    flags = {name: "--judges" if name in judging else flag for name in names}
     with ThreadPoolExecutor() as pool:
-        answers = list(pool.map(asked, servers))
-    found, flag = [], "--verifier" if selector else "--verifiers"
-    for url, hosted in zip(servers, answers, strict=True):
-        if isinstance(hosted, VerifierError):
-            found.append(Missing(f"a verifier server at {url}", "this repository", str(hosted)))
-            continue
-        there = f"it hosts {', '.join(hosted) or 'nothing'}"
-        found += [
-            Missing(
-                f"verifier {name} on the server",
-                url,
-                f"{hosted.get(name, there)}. Start it with --models {' '.join(names)}, or choose "
-                f"another {'--judges' if name in judging else flag}",
-            )
-            for name in names
-            if hosted.get(name) not in USABLE
-        ]
-    is_absent = any(isinstance(hosted, VerifierError) for hosted in answers)
-    return [*found, *(_not_hostable(names) if is_absent else [])]
+        every = pool.map(lambda url: _missing_on(url, flags), servers)
+    return list(dict.fromkeys(lacking for own in every for lacking in own))
+
+
+def _missing_on(server: str, flags: Mapping[str, str]) -> list[Missing]:
+    """Of verifiers, with the flags that name them, those that one server does not have."""
+    try:
+        hosted = states_on(server)
+    except VerifierError as error:
+        what = f"a verifier server at {server}"
+        return [Missing(what, "this repository", str(error)), *_not_hostable(list(flags))]
+    there = f"it hosts {', '.join(hosted) or 'nothing'}"
+    return [
+        Missing(
+            f"verifier {name} on the server",
+            server,
+            f"{hosted.get(name, there)}. Start it with --models {' '.join(flags)}, or choose "
+            f"another {flag}",
+        )
+        for name, flag in flags.items()
+        if hosted.get(name) not in USABLE
+    ]
 
 
 def states_on(server: str) -> dict[str, str]:

@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from src import connection
-from src.client import ServerClient, ServerError, ServerUnreachable
-from src.connection import Hosts
+from src.client import ServerClient, check_alike
+from src.connection import ServerError, ServerUnreachable
 from src.protocol import Limits
 from tests.generator.stub_server import GENERATOR, TAGS, StubServer, clip, problem
 
@@ -120,27 +120,15 @@ def test_a_server_that_is_gone_costs_no_answer_and_is_seldom_asked(
     assert all(stub.url in str(error.value) for stub in two)
 
 
-def test_a_host_that_fails_again_and_again_is_asked_ever_less_often_until_it_answers() -> None:
-    hosts = Hosts(["http://a"])
-    with hosts.asking() as host:
-        waits = [hosts.pass_over(host, most=60) for _ in range(2000)]
-    assert waits[0] < 0.126
-    assert waits[:9] == sorted(waits[:9])
-    assert 60 <= min(waits[1000:]) <= max(waits) <= 75
-    hosts.free(host)
-    assert hosts.wait() <= 0
-    assert hosts.pass_over(host) < 0.126
-
-
 def test_servers_that_are_not_alike_are_told_with_what_they_differ_in(
     two: tuple[StubServer, StubServer],
 ) -> None:
-    client, (one, other) = client_of(*two), two
-    client.check_alike(["tags"])
+    one, other = two
+    check_alike([one.url, other.url], None, ["tags"])
     other.hosted, other.limits = {"tags": GENERATOR}, Limits(max_files=3)
-    match = rf"{one.url} and {other.url} differ in --limits.max_files: 256 and 3; the checkpoint of"
-    with pytest.raises(ServerError, match=rf"{match} tags: .*{TAGS.sha256}.* and .*builtin"):
-        client.check_alike(["tags"])
+    match = rf"{one.url} and {other.url} differ in --limits.max_files: 256, 3; checkpoint of tags"
+    with pytest.raises(ServerError, match=rf"{match}: .*{TAGS.sha256}.*, .*builtin"):
+        check_alike([one.url, other.url], None, ["tags"])
     other.hosted = {"clap": TAGS}
     with pytest.raises(ServerError, match=rf"{other.url} does not host tags; it hosts clap"):
-        client.check_alike(["tags"])
+        check_alike([one.url, other.url], None, ["tags"])

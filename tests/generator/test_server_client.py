@@ -8,7 +8,8 @@ from pydantic import ValidationError
 
 from src import connection
 from src.budget import Ledger
-from src.client import ServerClient, ServerError, ServerUnreachable
+from src.client import ServerClient
+from src.connection import ServerError, ServerUnreachable
 from src.protocol import Limits, NoScore, Score
 from src.scoring import ScoreInput, VerifierError
 from tests.generator.stub_server import (
