@@ -10,7 +10,8 @@ ends with an error that says what to do.
 """
 
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from typing import Any, Self, TypeVar
 
@@ -34,7 +35,7 @@ class ServerClient:
     """Talks to a verifier server, or to several that answer alike. Not for use by several threads
     at once.
 
-    total_seconds, transport: as Connection has them. url: of the server that answered last. Every
+    total_seconds, transport, waiting: as Connection has them. url: of the server that answered last. Every
     method raises ServerUnreachable or ServerError where it has no answer.
     """
 
@@ -45,9 +46,10 @@ class ServerClient:
         *,
         total_seconds: float = 1200.0,
         transport: BaseAdapter | None = None,
+        waiting: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         urls = [url] if isinstance(url, str) else url
-        self._connection = Connection(urls, token, total_seconds, transport)
+        self._connection = Connection(urls, token, total_seconds, transport, waiting)
         self._usage, self.url = Ledger(), ", ".join(urls)
         self._known_limits: protocol.Limits | None = None
 
@@ -66,16 +68,14 @@ class ServerClient:
 
         Raises ServerError when one is not hosted or did not load.
         """
-        infos = self.loaded(names).verifiers
-        known = {info.name: info.checkpoint for info in infos if info.checkpoint}
-        return {name: known[name] for name in names}
+        infos = self.loaded(names).items()
+        return {name: info.checkpoint for name, info in infos if info.checkpoint}
 
-    def loaded(self, names: Sequence[str]) -> protocol.VerifierList:
-        """The listing, likewise."""
+    def loaded(self, names: Sequence[str]) -> dict[str, protocol.VerifierInfo]:
+        """Likewise, all there is to know of them."""
         deadline = time.monotonic() + self._connection.total_seconds
         while True:
-            listing = self.listing()
-            hosted = {info.name: info for info in listing.verifiers}
+            hosted = {info.name: info for info in self.listing().verifiers}
             if missing := [name for name in names if name not in hosted]:
                 raise ServerError(
                     f"the server at {self.url} does not host {', '.join(missing)}; "
@@ -85,7 +85,7 @@ class ServerClient:
                 if hosted[name].state == "failed":
                     raise ServerError(f"{name} did not load at {self.url}: {hosted[name].problem}")
             if all(hosted[name].checkpoint for name in names):
-                return listing
+                return {name: hosted[name] for name in names}
             if time.monotonic() > deadline:
                 raise ServerError(f"the models at {self.url} still load: {', '.join(names)}")
             time.sleep(0.5)
@@ -285,11 +285,11 @@ def check_alike(urls: Sequence[str], token: str | None, names: Sequence[str]) ->
     of them answers gives the same results; ServerUnreachable where one is not there."""
     known: dict[str, Any] = {}
     for url in urls:
-        listing = ServerClient(url, token).loaded(names)
-        facts: dict[str, Any] = {f"--limits.{name}": value for name, value in listing.limits}
-        for info in listing.verifiers:
+        client = ServerClient(url, token)
+        facts: dict[str, Any] = {f"--limits.{name}": value for name, value in client._limits}
+        for name, info in client.loaded(names).items():
             own = info.model_dump(include={"checkpoint", "sample_rate", "needs_text", "vocabulary"})
-            facts |= {f"{x} of {info.name}": own[x] for x in own if info.name in names}
+            facts |= {f"{what} of {name}": value for what, value in own.items()}
         if unlike := [f"{x}: {known[x]}, {facts[x]}" for x in known if known[x] != facts[x]]:
             raise ServerError(
                 f"{urls[0]} and {url} differ in {'; '.join(unlike)}. Give all the same weights and "

@@ -13,8 +13,8 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,14 +72,13 @@ class Host:
     in_flight: int = 0
     free_at: float = 0.0
     failures: int = 0
-    has_answered: bool = False
 
 
 class Connection:
     """To servers that answer alike. Several threads may use it: the clients of a process share it.
 
     total_seconds: limit on a request with all its attempts. transport: what carries requests, other
-    than sockets.
+    than sockets. waiting: what is entered while an answer is waited for.
     """
 
     def __init__(
@@ -88,16 +87,18 @@ class Connection:
         token: str | None = None,
         total_seconds: float = 1200.0,
         transport: BaseAdapter | None = None,
+        waiting: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
-        self.urls, self.total_seconds = [url.rstrip("/") for url in urls], total_seconds
-        self._hosts, self._lock = [Host(url) for url in self.urls], threading.Lock()
+        self.total_seconds, self._waiting = total_seconds, waiting
+        self._hosts, self._lock = [Host(url.rstrip("/")) for url in urls], threading.Lock()
+        self._has_answered = False
         self._session = requests.Session()
         self._session.trust_env = False  # no proxy for a loopback address, no netrc over the token
         if token:
             self._session.headers["Authorization"] = f"Bearer {token}"
         if transport is not None:
-            for url in self.urls:
-                self._session.mount(url, transport)
+            for host in self._hosts:
+                self._session.mount(host.url, transport)
 
     def send(self, method: str, path: str, usage: Ledger, **body: Any) -> requests.Response:
         """The response, whatever its status; tries again what may pass.
@@ -107,49 +108,39 @@ class Connection:
         """
         body["headers"] = {protocol.REQUEST_ID_HEADER: uuid.uuid4().hex[:16]}
         since = time.monotonic()  # when there was last one that might answer
-        deadline, problem, where = since + self.total_seconds, "all are busy", ", ".join(self.urls)
-        lost: dict[Host, bool] = {}  # those that cannot answer: whether they may be back soon
+        deadline, problem = since + self.total_seconds, "all are busy"
+        where = ", ".join(host.url for host in self._hosts)
+        lost: set[Host] = set()  # those that cannot answer
         while True:
             wait = max(0.0, min(host.free_at for host in self._hosts) - time.monotonic())
             if time.monotonic() + wait > deadline:
                 raise ServerUnreachable(
                     f"{where} did not answer within {self.total_seconds:g} s: {problem}"
                 )
-            if wait:
+            with self._waiting() if wait else nullcontext():
                 time.sleep(wait)
             with self._asking() as host:
-                request = requests.Request(method, host.url + path, **body)
-                prepared = self._session.prepare_request(request)
-                usage.uploaded_bytes += len(prepared.body or b"")
-                seconds = min(ATTEMPT_SECONDS, deadline - time.monotonic())
-                found: requests.Response | requests.RequestException
-                try:
-                    found = self._session.send(prepared, timeout=(5.0, max(0.1, seconds)))
-                except requests.RequestException as error:
-                    found = error
-            most, least, is_away = PAUSE_SECONDS, 0.0, False
+                found = self._attempt(
+                    requests.Request(method, host.url + path, **body), deadline, usage
+                )
+            least, most = 0.0, PAUSE_SECONDS
             if isinstance(found, requests.Response):
-                host.has_answered = True
+                self._has_answered = True
                 if found.status_code != 503:
                     host.free_at, host.failures = 0.0, 0
                     return found
                 problem, retry = str(error_of(found)), _retry_seconds(found)
-                is_lost, least = retry is None, retry or 0.0
+                may_pass, least = retry is not None, retry or 0.0
+            elif _never_connected(found):
+                problem, may_pass, most = "no connection", False, AWAY_SECONDS
             else:
-                problem, is_lost = (
-                    f"{type(found).__name__}: {found}",
-                    not isinstance(found, MAY_PASS),
-                )
-                if is_away := _never_connected(found):
-                    problem, is_lost, most = "no connection", True, AWAY_SECONDS
-            lost.pop(host, None)
-            if is_lost:
-                lost[host] = is_away and host.has_answered
+                problem, may_pass = f"{type(found).__name__}: {found}", isinstance(found, MAY_PASS)
+            lost = lost - {host} if may_pass else lost | {host}
             if len(lost) < len(self._hosts):
                 since = time.monotonic()
-            elif not any(lost.values()) or time.monotonic() - since > UNREACHABLE_SECONDS:
-                if isinstance(found, requests.Response):
-                    return found
+            elif isinstance(found, requests.Response):
+                return found
+            elif not self._has_answered or time.monotonic() - since > UNREACHABLE_SECONDS:
                 raise ServerUnreachable(
                     f"no verifier server answers at {where} ({problem}). Start one in another "
                     f"terminal: {START_COMMAND}; or say --server auto to have one started for this "
@@ -172,6 +163,18 @@ class Connection:
         finally:
             with self._lock:
                 host.in_flight -= 1
+
+    def _attempt(
+        self, request: requests.Request, deadline: float, usage: Ledger
+    ) -> requests.Response | requests.RequestException:
+        prepared = self._session.prepare_request(request)
+        usage.uploaded_bytes += len(prepared.body or b"")
+        seconds = min(ATTEMPT_SECONDS, deadline - time.monotonic())
+        try:
+            with self._waiting():
+                return self._session.send(prepared, timeout=(5.0, max(0.1, seconds)))
+        except requests.RequestException as error:
+            return error
 
 
 def error_of(response: requests.Response) -> ServerError | Refused:

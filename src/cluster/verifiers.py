@@ -21,7 +21,7 @@ import numpy as np
 import ray
 import requests
 from ray import exceptions
-from requests.adapters import BaseAdapter, HTTPAdapter
+from requests.adapters import BaseAdapter
 
 from src import protocol
 from src.client import ServerClient
@@ -102,18 +102,6 @@ class VerifierActor:
         return response.status_code, dict(response.headers), await response.aread()
 
 
-class SocketTransport(HTTPAdapter):
-    """Sockets, with something entered while an answer is waited for."""
-
-    def __init__(self, waiting: Callable[[], AbstractContextManager[object]]) -> None:
-        super().__init__()
-        self.waiting = waiting
-
-    def send(self, *args: Any, **named: Any) -> requests.Response:
-        with self.waiting():
-            return super().send(*args, **named)
-
-
 def client_of(
     urls: Sequence[str],
     token: str | None,
@@ -121,10 +109,10 @@ def client_of(
     waiting: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> ServerClient:
     """A client of verifier actors or, where there are none, of the servers at `urls`."""
-    if actors:
-        transport = RayTransport(actors, waiting)
-        return ServerClient(list(transport.actors), transport=transport)
-    return ServerClient(urls, token, transport=SocketTransport(waiting))
+    if not actors:
+        return ServerClient(urls, token, waiting=waiting)
+    transport = RayTransport(actors)
+    return ServerClient(list(transport.actors), transport=transport, waiting=waiting)
 
 
 class RayTransport(BaseAdapter):
@@ -132,17 +120,11 @@ class RayTransport(BaseAdapter):
 
     An actor that is lost is a ConnectionError (one that is lost for good a ConnectTimeout), an
     answer that does not come a ReadTimeout, so that a client tries again, and comes to another.
-    Raises ServerUnreachable when all are lost for good. waiting: what is entered while an answer is
-    waited for.
+    Raises ServerUnreachable when all are lost for good.
     """
 
-    def __init__(
-        self,
-        actors: Sequence[Any],
-        waiting: Callable[[], AbstractContextManager[object]] = nullcontext,
-    ) -> None:
+    def __init__(self, actors: Sequence[Any]) -> None:
         super().__init__()
-        self.waiting = waiting
         self.actors = {f"ray://verifier-{number}": actor for number, actor in enumerate(actors)}
         self._dead: set[str] = set()
 
@@ -157,8 +139,7 @@ class RayTransport(BaseAdapter):
         asked = request.method, request.path_url, dict(request.headers)
         answer = self.actors[address].send.remote(*asked, np.frombuffer(body, np.uint8))
         try:
-            with self.waiting():
-                status, headers, content = ray.get(answer, timeout=seconds)
+            status, headers, content = ray.get(answer, timeout=seconds)
         except exceptions.GetTimeoutError:
             ray.cancel(answer)
             raise requests.ReadTimeout(f"no answer within {seconds:g} s") from None

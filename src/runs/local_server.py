@@ -18,9 +18,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from src.client import ServerClient
-from src.connection import ServerUnreachable
+from src.connection import ServerUnreachable, VerifierError
 from src.data.files import ROOT
-from src.scoring import VerifierError
 
 logger = logging.getLogger(__name__)
 

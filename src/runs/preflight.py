@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from src.client import ServerClient
+from src.connection import VerifierError
 from src.data import hub
 from src.data.files import ROOT
 from src.data.prompts import TABLE_NAME, Prompt, PromptError, load_prompts
@@ -24,14 +25,7 @@ from src.judges.base import Listener
 from src.judges.registry import JUDGES, all_three
 from src.runs.records import RunFolderError
 from src.runs.settings import AUTO, PROFILE_JUDGES, Settings, server_token
-from src.scoring import (
-    ExpressionError,
-    VerifierError,
-    components,
-    host_of,
-    is_medoid,
-    remote_parts,
-)
+from src.scoring import ExpressionError, components, host_of, is_medoid, remote_parts
 from src.verifier_core import VERIFIERS
 from src.weights.files import PYTHON, Missing, Part, absent, fetch_command
 from src.weights.musicgen import model_parts

@@ -152,9 +152,13 @@ def test_an_answer_that_does_not_come_is_a_timeout_waited_for_as_the_caller_says
         next(entered)
         yield
 
-    transport = RayTransport(stubs(60), waiting)
+    actors = stubs(60)
     with pytest.raises(requests.Timeout):
-        get(transport, seconds=0.5)
+        get(RayTransport(actors), seconds=0.5)
+    client = client_of((), None, actors, waiting)
+    client._connection.total_seconds = 0.5
+    with pytest.raises(ServerUnreachable, match="ReadTimeout: no answer within"):
+        client.listing()
     assert next(entered) == 1
 
 
