@@ -35,8 +35,8 @@ class ServerClient:
     """Talks to a verifier server, or to several that answer alike. Not for use by several threads
     at once.
 
-    total_seconds, transport, waiting: as Connection has them. url: of the server that answered last. Every
-    method raises ServerUnreachable or ServerError where it has no answer.
+    total_seconds, transport, waiting: as Connection has them. url: of the server that answered
+    last. Every method raises ServerUnreachable or ServerError where it has no answer.
     """
 
     def __init__(

@@ -117,12 +117,12 @@ class Connection:
                 raise ServerUnreachable(
                     f"{where} did not answer within {self.total_seconds:g} s: {problem}"
                 )
-            with self._waiting() if wait else nullcontext():
-                time.sleep(wait)
+            if wait:
+                with self._waiting():
+                    time.sleep(wait)
             with self._asking() as host:
-                found = self._attempt(
-                    requests.Request(method, host.url + path, **body), deadline, usage
-                )
+                request = requests.Request(method, host.url + path, **body)
+                found = self._attempt(request, deadline, usage)
             least, most = 0.0, PAUSE_SECONDS
             if isinstance(found, requests.Response):
                 self._has_answered = True
