@@ -92,6 +92,7 @@ WRONG: list[tuple[type[Settings], str, str]] = [
     (BENCHMARK, "--temperature 0", "--temperature must be more than 0"),
     (BENCHMARK, "--top_k -1", "--top_k must be 0 or more"),
     (BENCHMARK, "--guidance -1", "--guidance must be 0 or more"),
+    (BENCHMARK, "--server http://one auto", "--server must be 'auto' alone or begin with http://"),
     (BENCHMARK, "--server localhost:8000", "--server must be 'auto' alone or begin with http://"),
     (BENCHMARK, "--method mcts", "mcts"),
     (BENCHMARK, "--no_such_flag 1", "no_such_flag"),
