@@ -13,8 +13,8 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -120,9 +120,7 @@ class Connection:
             if wait:
                 with self._waiting():
                     time.sleep(wait)
-            with self._asking() as host:
-                request = requests.Request(method, host.url + path, **body)
-                found = self._attempt(request, deadline, usage)
+            host, found = self._ask_one(method, path, deadline, usage, body)
             least, most = 0.0, PAUSE_SECONDS
             if isinstance(found, requests.Response):
                 self._has_answered = True
@@ -151,30 +149,26 @@ class Connection:
             host.free_at, host.failures = time.monotonic() + pause, host.failures + 1
             logger.warning("%s: %s; again in %.1f s", host.url, problem, pause)
 
-    @contextmanager
-    def _asking(self) -> Iterator[Host]:
-        """The next to ask: of those that are free the least busy, else that which is free first."""
+    def _ask_one(
+        self, method: str, path: str, deadline: float, usage: Ledger, body: Mapping[str, Any]
+    ) -> tuple[Host, requests.Response | requests.RequestException]:
+        """Of those that are free the least busy one, else the one that is free first."""
         with self._lock:
             now = time.monotonic()
             host = min(self._hosts, key=lambda h: (max(now, h.free_at), h.in_flight, h.asked_at))
             host.in_flight, host.asked_at = host.in_flight + 1, now
         try:
-            yield host
+            request = requests.Request(method, host.url + path, **body)
+            prepared = self._session.prepare_request(request)
+            usage.uploaded_bytes += len(prepared.body or b"")
+            seconds = max(0.1, min(ATTEMPT_SECONDS, deadline - now))
+            with self._waiting():
+                return host, self._session.send(prepared, timeout=(5.0, seconds))
+        except requests.RequestException as error:
+            return host, error
         finally:
             with self._lock:
                 host.in_flight -= 1
-
-    def _attempt(
-        self, request: requests.Request, deadline: float, usage: Ledger
-    ) -> requests.Response | requests.RequestException:
-        prepared = self._session.prepare_request(request)
-        usage.uploaded_bytes += len(prepared.body or b"")
-        seconds = min(ATTEMPT_SECONDS, deadline - time.monotonic())
-        try:
-            with self._waiting():
-                return self._session.send(prepared, timeout=(5.0, max(0.1, seconds)))
-        except requests.RequestException as error:
-            return error
 
 
 def error_of(response: requests.Response) -> ServerError | Refused:
