@@ -123,7 +123,7 @@ def kill(actor: Any) -> None:
             ray.get(actor.send.remote())
 
 
-def get(transport: RayTransport, number: int = 0, seconds: float = 30.0) -> bytes:
+def get(transport: RayTransport, number: int = 0, seconds: float = 120.0) -> bytes:
     request = requests.Request("GET", f"ray://verifier-{number}/x").prepare()
     return transport.send(request, timeout=(5.0, seconds)).content
 
