@@ -286,13 +286,13 @@ def check_alike(urls: Sequence[str], token: str | None, names: Sequence[str]) ->
     known: dict[str, Any] = {}
     for url in urls:
         client = ServerClient(url, token)
-        facts: dict[str, Any] = {f"--limits.{name}": value for name, value in client._limits}
+        facts: dict[str, Any] = {f"limit {name}": value for name, value in client._limits}
         for name, info in client.loaded(names).items():
             own = info.model_dump(include={"checkpoint", "sample_rate", "needs_text", "vocabulary"})
             facts |= {f"{what} of {name}": value for what, value in own.items()}
         if unlike := [f"{x}: {known[x]}, {facts[x]}" for x in known if known[x] != facts[x]]:
             raise ServerError(
                 f"{urls[0]} and {url} differ in {'; '.join(unlike)}. Give all the same weights and "
-                "--limits, or name only servers that agree"
+                "limits, or name only servers that agree"
             )
         known = facts

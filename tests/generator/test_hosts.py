@@ -112,7 +112,7 @@ def test_servers_that_are_not_alike_are_told_with_what_they_differ_in(two: Two) 
     one, other = two
     check_alike([one.url, other.url], None, ["tags"])
     other.hosted, other.limits = {"tags": GENERATOR}, Limits(max_files=3)
-    match = rf"{one.url} and {other.url} differ in --limits.max_files: 256, 3; checkpoint of tags"
+    match = rf"{one.url} and {other.url} differ in limit max_files: 256, 3; checkpoint of tags"
     with pytest.raises(ServerError, match=rf"{match}: .*{TAGS.sha256}.*, .*builtin"):
         check_alike([one.url, other.url], None, ["tags"])
     other.hosted = {"clap": TAGS}
