@@ -1,103 +1,63 @@
 """The client's end of the protocol: one upload per scored batch, split where the server limits it.
 
-    client = ServerClient("http://127.0.0.1:8000")
+    client = ServerClient("http://127.0.0.1:8000")  # or several: ["http://one:8000", ..]
     results = client.score(client.checkpoints(["tags"]), ["slow piano"], [clip])
     results["tags"].scores[0].value
 
-What may pass (a reset connection, a full queue, a timeout) is tried again within a total time; a
-server that is not there, or that answers anything else, ends with an error that says what to do.
+What may pass (a reset connection, a full queue, a timeout) is tried again within a total time, with
+another server where there are several; a server that is not there, or that answers anything else,
+ends with an error that says what to do.
 """
 
-import logging
-import random
 import time
-import uuid
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from copy import copy
 from typing import Any, Self, TypeVar
 
 import numpy as np
-import requests
 from pydantic import BaseModel, ValidationError
 from requests.adapters import BaseAdapter
-from urllib3.exceptions import NewConnectionError
 
 from src import protocol
 from src.budget import Ledger
+from src.connection import START_COMMAND, Connection, Refused, ServerError, error_of
 from src.data.audio import Clip, encode_wav
 from src.protocol import Checkpoint, NoScore, Score, VerifierResult
-from src.scoring import VerifierError
 
-logger = logging.getLogger(__name__)
-
-START_COMMAND = "`make serve` (or: envs/verifier/.venv/bin/python verifier_server.py)"
-ATTEMPT_SECONDS = 600.0  # for one answer
-UNREACHABLE_SECONDS = 10.0  # for a server that refuses connections once it has answered before
-MAY_PASS = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
 # A file's headers in the multipart body, and its share of the JSON beside its prompt.
 PART_OVERHEAD = 512
 
 Answer = TypeVar("Answer", bound=BaseModel)
 
 
-class ServerUnreachable(VerifierError):
-    """Nothing answers at the server's address."""
-
-
-class ServerError(VerifierError):
-    """The server answered, and what it said ends the run."""
-
-
-class Refused(VerifierError):
-    """A request that the server refused for some of its inputs.
-
-    reasons: by position and verifier; None: whichever is asked.
-    """
-
-    def __init__(self, message: str, reasons: Mapping[tuple[int, str | None], str]) -> None:
-        super().__init__(message)
-        self.reasons = reasons
-
-    def __reduce__(self) -> tuple[Any, ...]:  # it comes from another process, too
-        return type(self), (str(self), self.reasons)
-
-    def by(self, verifier: str) -> dict[int, str]:
-        """What it refuses, or the server for it: reasons by position."""
-        return {at: why for (at, by), why in self.reasons.items() if by in (verifier, None)}
-
-
 class ServerClient:
-    """Talks to one verifier server. Not for use by several threads at once.
+    """Talks to a verifier server, or to several that answer alike. Not for use by several threads
+    at once.
 
-    total_seconds: limit on a request with all its attempts. transport: what carries requests to
-    `url`, other than sockets. Every method raises ServerUnreachable or ServerError where it has no
-    answer.
+    total_seconds, transport, waiting: as Connection has them. url: of the server that answered
+    last. Every method raises ServerUnreachable or ServerError where it has no answer.
     """
 
     def __init__(
         self,
-        url: str,
+        url: str | Sequence[str],
         token: str | None = None,
         *,
         total_seconds: float = 1200.0,
         transport: BaseAdapter | None = None,
+        waiting: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
-        self.url, self._token, self._transport = url.rstrip("/"), token, transport
-        self.total_seconds = total_seconds
-        self._usage = Ledger()
-        self._session = requests.Session()
-        self._session.trust_env = False  # no proxy for a loopback address, no netrc over the token
-        if token:
-            self._session.headers["Authorization"] = f"Bearer {token}"
-        if transport is not None:
-            self._session.mount(self.url, transport)
-        self._reached = False
+        urls = [url] if isinstance(url, str) else url
+        self._connection = Connection(urls, token, total_seconds, transport, waiting)
+        self._usage, self.url = Ledger(), ", ".join(urls)
         self._known_limits: protocol.Limits | None = None
 
     def another(self) -> Self:
-        """One more client of the server, with a count of its own."""
-        return type(self)(
-            self.url, self._token, total_seconds=self.total_seconds, transport=self._transport
-        )
+        """One more client of the servers, with a count of its own."""
+        other = copy(self)
+        other._usage = Ledger()
+        return other
 
     def listing(self) -> protocol.VerifierList:
         """What is hosted, and what a request may hold."""
@@ -108,7 +68,12 @@ class ServerClient:
 
         Raises ServerError when one is not hosted or did not load.
         """
-        deadline = time.monotonic() + self.total_seconds
+        infos = self.loaded(names).items()
+        return {name: info.checkpoint for name, info in infos if info.checkpoint}
+
+    def loaded(self, names: Sequence[str]) -> dict[str, protocol.VerifierInfo]:
+        """Likewise, all there is to know of them."""
+        deadline = time.monotonic() + self._connection.total_seconds
         while True:
             hosted = {info.name: info for info in self.listing().verifiers}
             if missing := [name for name in names if name not in hosted]:
@@ -119,10 +84,8 @@ class ServerClient:
             for name in names:
                 if hosted[name].state == "failed":
                     raise ServerError(f"{name} did not load at {self.url}: {hosted[name].problem}")
-            found = {name: hosted[name].checkpoint for name in names}
-            loaded = {name: checkpoint for name, checkpoint in found.items() if checkpoint}
-            if loaded == found:
-                return loaded
+            if all(hosted[name].checkpoint for name in names):
+                return {name: hosted[name] for name in names}
             if time.monotonic() > deadline:
                 raise ServerError(f"the models at {self.url} still load: {', '.join(names)}")
             time.sleep(0.5)
@@ -303,90 +266,33 @@ class ServerClient:
 
     def _ask(self, kind: type[Answer], method: str, path: str, **body: Any) -> Answer:
         """The answer to one request. body: as requests.Request takes it. Raises Refused."""
-        response = self._send(requests.Request(method, self.url + path, **body))
+        response = self._connection.send(method, path, self._usage, **body)
+        self.url = response.url.removesuffix(path)
         if response.status_code != 200:
-            raise self._error(response)
+            raise error_of(response)
         try:
             return kind.model_validate_json(response.content)
         except ValidationError as error:
             raise ServerError(f"{response.url} gave an answer that is not valid: {error}") from None
-
-    def _send(self, request: requests.Request) -> requests.Response:
-        """The response, whatever its status; tries again what may pass."""
-        request.headers[protocol.REQUEST_ID_HEADER] = uuid.uuid4().hex[:16]
-        prepared = self._session.prepare_request(request)
-        last_reached = begin = time.monotonic()
-        pause = 0.1
-        while True:
-            left = begin + self.total_seconds - time.monotonic()
-            wait = pause
-            self._usage.uploaded_bytes += len(prepared.body or b"")
-            try:
-                timeout = (5.0, max(0.1, min(ATTEMPT_SECONDS, left)))
-                response = self._session.send(prepared, timeout=timeout)
-            except requests.RequestException as error:
-                problem, now = f"{type(error).__name__}: {error}", time.monotonic()
-                may_pass = isinstance(error, MAY_PASS)
-                if _never_connected(error):
-                    problem = "no connection"
-                    may_pass = self._reached and now - last_reached < UNREACHABLE_SECONDS
-                else:
-                    last_reached = now
-                if not may_pass:
-                    raise ServerUnreachable(
-                        f"no verifier server answers at {self.url} ({problem}). Start one in "
-                        f"another terminal: {START_COMMAND}; or say --server auto to have one "
-                        "started for this run"
-                    ) from error
-            else:
-                self._reached, last_reached = True, time.monotonic()
-                is_retry = response.headers.get("Retry-After", "").isdecimal()
-                if response.status_code != 503 or not is_retry:
-                    return response
-                problem = str(self._error(response))
-                wait = max(pause, _retry_seconds(response))
-            wait *= random.uniform(1.0, 1.25)  # clients that were refused together come apart
-            if wait > left:
-                raise ServerUnreachable(
-                    f"{self.url} did not answer within {self.total_seconds:g} s: {problem}"
-                )
-            logger.warning("%s: %s; again in %.1f s", self.url, problem, wait)
-            time.sleep(wait)
-            pause = min(2 * pause, 10.0)
-
-    def _error(self, response: requests.Response) -> VerifierError:
-        """What a status other than 200 means."""
-        try:
-            body = protocol.ErrorBody.model_validate_json(response.content)
-        except ValidationError:
-            return ServerError(
-                f"{response.url} answered {response.status_code} and not as a verifier server "
-                f"does: {response.text[:200]!r}"
-            )
-        message = f"{self.url}: {body.message} ({body.error}, request {body.request_id})"
-        if body.error == "prompt_refused" and body.refused:
-            return Refused(message, {(r.index, r.verifier): r.reason for r in body.refused})
-        if body.error == "bad_audio" and body.index is not None:
-            return Refused(message, {(body.index, None): body.message})
-        if body.error == "unauthorized":
-            message += "; set CURATOR_TOKEN to the token that the server was started with"
-        return ServerError(message)
 
 
 def _nothing(checkpoint: Checkpoint) -> VerifierResult:
     return VerifierResult(checkpoint=checkpoint, scores=[], queue_seconds=0, compute_seconds=0)
 
 
-def _retry_seconds(response: requests.Response) -> float:
-    """How long a server asks to wait: exactly where it says so, else in whole seconds."""
-    try:
-        exact = protocol.ErrorBody.model_validate_json(response.content).retry_after_seconds
-    except ValidationError:
-        exact = None
-    return float(response.headers["Retry-After"]) if exact is None else exact
-
-
-def _never_connected(error: requests.RequestException) -> bool:
-    """Whether no connection came about at all (the server is not there)."""
-    reason = getattr(error.args[0] if error.args else None, "reason", None)
-    return isinstance(reason, NewConnectionError) or isinstance(error, requests.ConnectTimeout)
+def check_alike(urls: Sequence[str], token: str | None, names: Sequence[str]) -> None:
+    """Wait until these servers have loaded the verifiers `names`. Raise ServerError unless whoever
+    of them answers gives the same results; ServerUnreachable where one is not there."""
+    known: dict[str, Any] = {}
+    for url in urls:
+        client = ServerClient(url, token)
+        facts: dict[str, Any] = {f"limit {name}": value for name, value in client._limits}
+        for name, info in client.loaded(names).items():
+            own = info.model_dump(include={"checkpoint", "sample_rate", "needs_text", "vocabulary"})
+            facts |= {f"{what} of {name}": value for what, value in own.items()}
+        if unlike := [f"{x}: {known[x]}, {facts[x]}" for x in known if known[x] != facts[x]]:
+            raise ServerError(
+                f"{urls[0]} and {url} differ in {'; '.join(unlike)}. Give all the same weights and "
+                "limits, or name only servers that agree"
+            )
+        known = facts

@@ -4,7 +4,8 @@ A closed queueing network. Each generator holds `in_flight` groups; a group pass
 stages, and when the driver has written its records its place goes to the next group. Generators,
 the stores of nodes, verifiers' intake (unpack, decode, resample) and the driver serve one job at a
 time, first in first out; a verifier takes micro-batches, as src/server/batching.py does. Requests
-of a place go to the verifiers in turn, as a run's do, or to the one with the fewest clips. With
+of a place go to the verifiers in turn, or to the one with the fewest clips; a run's are between the
+two, as each generator asks the one that has the fewest of its own requests. With
 `cores`, all that computes shares them (processor sharing): n threads on c < n cores go at c/n of
 their pace.
 

@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 DIED = (RayActorError, WorkerCrashedError, NodeDiedError, ObjectLostError, OutOfMemoryError)
 STARTS = 3  # of generators in a row that end before they are ready
 TOLD_SECONDS = 10.0
+SLOW_SECONDS, SLOW_TIMES = 600.0, 10  # at least; of the slowest piece that was finished
 
 
 @dataclass(eq=False)
@@ -50,10 +51,12 @@ class Seat:
 
 @dataclass(frozen=True)
 class Task:
-    """is_alone: done by a generator that does nothing else: one died of it, or beside it."""
+    """is_alone: done by a generator that does nothing else: one died of it, or beside it. begun:
+    when it was handed out."""
 
     piece: Piece[Any]
     is_alone: bool = False
+    begun: float = 0.0
 
 
 class Crew:
@@ -67,6 +70,7 @@ class Crew:
         self.facts: Facts | None = None
         self._texts: Any = None
         self._failed_starts = self._jobs = 0
+        self._slowest = self._told = 0.0
 
     def start(self, texts: Sequence[str]) -> None:
         """Start all. texts: of which they are asked how much they know."""
@@ -106,6 +110,7 @@ class Crew:
     def workers(self, make: Callable[[Any], Any]) -> Workers:
         """Who do pieces of work, with the parts that `make` makes around their models."""
         self._jobs += 1
+        self._slowest = 0.0
         job = self._jobs, ray.put(make)
 
         def work(pieces: Iterable[Piece[Any]]) -> Iterator[Finished]:
@@ -132,6 +137,7 @@ class Crew:
                 task = Task(piece)
             else:
                 return
+            task = replace(task, begun=time.monotonic())
             self.tasks[seat.actor.do.remote(number, make, task.piece)] = task, seat
 
     def _least_busy(self, room: int) -> Seat | None:
@@ -153,10 +159,12 @@ class Crew:
         starting = [seat.starting for seat in self.seats if seat.starting is not None]
         ready, _ = ray.wait([*self.tasks, *starting], timeout=1.0)
         self._take_starts([answer for answer in ready if answer in starting])
+        self._tell_of_slow_ones()
         for answer in ready:
             if answer not in self.tasks:
                 continue
             task, seat = self.tasks.pop(answer)
+            self._slowest = max(self._slowest, time.monotonic() - task.begun)
             try:
                 yield from ray.get(answer)
             except DIED as error:
@@ -167,6 +175,20 @@ class Crew:
                     raise error.cause from error
                 log.warning("%s. On with half as many prompts", error.cause)
                 again.extend(Task(piece, is_alone=True) for piece in halves(task.piece))
+
+    def _tell_of_slow_ones(self) -> None:
+        """A generator that hangs is not known from one that is slow: it is named, not ended."""
+        now, limit = time.monotonic(), max(SLOW_SECONDS, SLOW_TIMES * self._slowest)
+        if now < self._told + SLOW_SECONDS:
+            return
+        for seat in {seat for task, seat in self.tasks.values() if now - task.begun > limit}:
+            self._told, place = now, seat.facts and seat.facts.place
+            log.warning(
+                "a generator has been at one group for more than %.0f minutes: %s. If it hangs, "
+                "end it, and another does its work",
+                limit / 60,
+                place,
+            )
 
     def _after_a_death(self, task: Task, reason: str, again: deque[Task]) -> Iterator[Finished]:
         if not task.is_alone:

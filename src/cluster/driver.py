@@ -23,7 +23,7 @@ from src.cluster import require_ray, runtime_env
 from src.cluster.settings import ClusterSettings
 from src.runs.build import Models, connect, load_models
 from src.runs.local_server import PYTHON as VERIFIER_PYTHON
-from src.runs.settings import UsageError, server_token
+from src.runs.settings import AUTO, UsageError, server_token
 
 if TYPE_CHECKING:
     from src.cluster.crew import Crew
@@ -74,7 +74,7 @@ def open_models(
     """
     if settings.ray is None or settings.dry_run:
         return load_models(settings, decodes, connect(settings, names, stack))
-    hosts = bool(names) and settings.server == "auto"
+    hosts = bool(names) and settings.server == AUTO
     require_ray([VERIFIER_PYTHON] if hosts else [])
     stack.enter_context(joined(settings.ray))
     shares = shares_of(settings, settings.verifier_actors if hosts else 0)
@@ -89,6 +89,8 @@ def open_models(
                 "starting %d verifier actors for %s", settings.verifier_actors, ", ".join(names)
             )
             verifiers = start_verifiers(names, settings.verifier_actors, **shares.verifier)
+        else:
+            connect(settings, names, stack)  # which looks whether servers are alike
         client = partial(client_of, settings.server, server_token(), verifiers)
     log.info("starting %d generators of %s", shares.generators, settings.model)
     crew = crew_of(settings, decodes, client, in_flight, shares)

@@ -4,6 +4,8 @@ Several groups of prompts may be in flight in it, each in a thread, and take tur
 a time, and gives its turn away while its clips are being scored.
 """
 
+import os
+import platform
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -29,12 +31,14 @@ class Facts:
 
     dtype and what follows: of its language model, where it has one. unknown: by prompt, of how many
     of its tokens the text encoder knows nothing, and how many there are. machine: what it runs on.
+    place: its process, for the log alone.
     """
 
     checkpoint: Checkpoint
     device: str
     frame_rate: float
     machine: Mapping[str, Any]
+    place: str
     dtype: str = ""
     max_rows: int = 0
     span: Span | None = None
@@ -49,7 +53,8 @@ class Facts:
 
 def facts_of(renderer: Renderer, texts: Sequence[str]) -> Facts:
     here = {name: value for name, value in machine().items() if name != "command"}
-    known = (renderer.checkpoint, renderer.device, renderer.frame_rate, here)
+    place = f"process {os.getpid()} on {platform.node()}"
+    known = (renderer.checkpoint, renderer.device, renderer.frame_rate, here, place)
     if not isinstance(renderer, Generator):
         return Facts(*known)
     unknown = {text: renderer.unknown_tokens(text) for text in texts}
@@ -96,9 +101,9 @@ class GeneratorActor:
     def load(self, texts: Sequence[str]) -> Facts:
         """Load the models. Returns what there is to know of them, and of these prompts."""
         models = load_models(self.settings, self.decodes, None, self.in_flight)
+        client = self.client(self._without_turn) if self.client else None
         for _ in range(self.in_flight):  # a client counts what one search sends
-            client = self.client(self._without_turn) if self.client else None
-            self.free.append(replace(models, client=client))
+            self.free.append(replace(models, client=client and client.another()))
         return facts_of(models.renderer, texts)
 
     def do(self, number: int, make: Callable[[Models], Any], piece: Piece[Any]) -> list[Finished]:

@@ -31,8 +31,8 @@ class ClusterSettings(Settings):
     shard: Annotated[str | None, tyro.conf.arg(metavar="I/N")] = None
     #: Have Ray's actors do the work (first: make setup-ray): 'local' starts Ray on this machine,
     #: anything else is the address of a cluster's head, such as 10.0.0.1:6379, or 'auto' for the
-    #: one that this machine is in. With --server auto the verifiers are actors too; another
-    #: --server has to be reached from every node.
+    #: one that this machine is in. With --server auto the verifiers are actors too; other
+    #: servers have to be reached from every node.
     ray: Annotated[str | None, tyro.conf.arg(metavar="local|ADDRESS")] = None
     #: Of --ray: how many generators there are; each takes groups of prompts. Default: as many as
     #: the cluster has GPUs for, beside one for each verifier actor where there are two or more; 1

@@ -2,7 +2,7 @@
 
     actors = start_verifiers(["tags"], 2)
     wait_for(actors)
-    client = ServerClient(ADDRESS, transport=RayTransport(actors))
+    client = client_of((), None, actors)
 
 Micro-batches, limits and errors are those of the server. The body of a request goes through Ray's
 object store as bytes in a numpy array, which an actor on the same machine reads in place.
@@ -10,30 +10,29 @@ object store as bytes in a numpy array, which an actor on the same machine reads
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import ray
 import requests
 from ray import exceptions
-from requests.adapters import BaseAdapter, HTTPAdapter
+from requests.adapters import BaseAdapter
 
 from src import protocol
-from src.client import ServerClient, ServerUnreachable
+from src.client import ServerClient
 from src.cluster import reason_of, require_ray, runtime_env
+from src.connection import ServerUnreachable
 from src.data.files import ROOT
 from src.runs.local_server import PYTHON, START_SECONDS
 from src.runs.settings import UsageError
 
 logger = logging.getLogger(__name__)
 
-ADDRESS = "ray://verifiers"
-AVOIDED_SECONDS = 5.0  # an actor that was lost, or busy, is not asked so soon while others can be
 CHUNK_BYTES = 2**20  # of a body in one ASGI message
 TOLD_SECONDS = 10.0  # between two messages that actors have not started yet
 LOST = (
@@ -103,49 +102,31 @@ class VerifierActor:
         return response.status_code, dict(response.headers), await response.aread()
 
 
-class SocketTransport(HTTPAdapter):
-    """Sockets, with something entered while an answer is waited for."""
-
-    def __init__(self, waiting: Callable[[], AbstractContextManager[object]]) -> None:
-        super().__init__()
-        self.waiting = waiting
-
-    def send(self, *args: Any, **named: Any) -> requests.Response:
-        with self.waiting():
-            return super().send(*args, **named)
-
-
 def client_of(
-    url: str,
+    urls: Sequence[str],
     token: str | None,
     actors: Sequence[Any],
     waiting: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> ServerClient:
-    """A client of verifier actors or, where there are none, of the server at `url`."""
-    if actors:
-        return ServerClient(ADDRESS, transport=RayTransport(actors, waiting))
-    return ServerClient(url, token, transport=SocketTransport(waiting))
+    """A client of verifier actors or, where there are none, of the servers at `urls`."""
+    if not actors:
+        return ServerClient(urls, token, waiting=waiting)
+    transport = RayTransport(actors)
+    return ServerClient(list(transport.actors), transport=transport, waiting=waiting)
 
 
 class RayTransport(BaseAdapter):
-    """Carries the requests of one client to verifier actors, in turn.
+    """Carries requests to verifier actors. actors: by their addresses.
 
-    An actor that is lost is a ConnectionError, an answer that does not come a Timeout, so that the
-    client tries again, and comes to another actor. Raises ServerUnreachable when all are lost for
-    good. waiting: what is entered while an answer is waited for.
+    An actor that is lost is a ConnectionError (one that is lost for good a ConnectTimeout), an
+    answer that does not come a ReadTimeout, so that a client tries again, and comes to another.
+    Raises ServerUnreachable when all are lost for good.
     """
 
-    def __init__(
-        self,
-        actors: Sequence[Any],
-        waiting: Callable[[], AbstractContextManager[object]] = nullcontext,
-    ) -> None:
+    def __init__(self, actors: Sequence[Any]) -> None:
         super().__init__()
-        self.waiting = waiting
-        self._actors = list(actors)
-        self._turn = random.randrange(len(actors))  # clients spread over the actors
-        self._avoided = [0.0] * len(actors)  # until when
-        self._dead: set[int] = set()
+        self.actors = {f"ray://verifier-{number}": actor for number, actor in enumerate(actors)}
+        self._dead: set[str] = set()
 
     def send(
         self, request: requests.PreparedRequest, *_: Any, timeout: Any = None, **__: Any
@@ -153,47 +134,33 @@ class RayTransport(BaseAdapter):
         """timeout: as requests has it. Verification, proxies and the like say nothing here."""
         seconds = timeout[1] if isinstance(timeout, tuple) else timeout
         body = request.body.encode() if isinstance(request.body, str) else request.body or b""
-        at = self._next()
+        url = request.url or ""
+        address = url.removesuffix(urlsplit(url).path)
         asked = request.method, request.path_url, dict(request.headers)
-        answer = self._actors[at].send.remote(*asked, np.frombuffer(body, np.uint8))
+        answer = self.actors[address].send.remote(*asked, np.frombuffer(body, np.uint8))
         try:
-            with self.waiting():
-                status, headers, content = ray.get(answer, timeout=seconds)
+            status, headers, content = ray.get(answer, timeout=seconds)
         except exceptions.GetTimeoutError:
             ray.cancel(answer)
             raise requests.ReadTimeout(f"no answer within {seconds:g} s") from None
         except LOST as error:
-            self._avoid(at)
             reason = reason_of(error)
-            if isinstance(error, exceptions.ActorDiedError):
-                self._dead.add(at)
-            if len(self._dead) == len(self._actors):
-                raise ServerUnreachable(
-                    f"all {len(self._actors)} verifier actors are lost: {reason}"
-                ) from error
-            raise requests.ConnectionError(f"a verifier actor was lost: {reason}") from error
-        if status == 503:
-            self._avoid(at)
+            if not isinstance(error, exceptions.ActorDiedError):
+                raise requests.ConnectionError(f"a verifier actor was lost: {reason}") from error
+            self._dead.add(address)
+            if len(self._dead) < len(self.actors):
+                raise requests.ConnectTimeout(f"a verifier actor is lost: {reason}") from error
+            raise ServerUnreachable(
+                f"all {len(self.actors)} verifier actors are lost: {reason}"
+            ) from error
         response = requests.Response()
         response.status_code, response._content = status, content
         response.headers.update(headers)
-        response.url, response.request = request.url or "", request
+        response.url, response.request = url, request
         return response
 
     def close(self) -> None:
         pass
-
-    def _avoid(self, at: int) -> None:
-        self._avoided[at] = time.monotonic() + AVOIDED_SECONDS
-
-    def _next(self) -> int:
-        """The next in turn that is not to be avoided; else the one that was so for longest."""
-        count, now = len(self._actors), time.monotonic()
-        turns = [(self._turn + step) % count for step in range(count)]
-        able = [at for at in turns if at not in self._dead] or turns
-        at = min(able, key=lambda at: max(now, self._avoided[at]))
-        self._turn = at + 1
-        return at
 
 
 def start_verifiers(

@@ -18,7 +18,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from src.client import ServerClient, ServerUnreachable
+from src.client import ServerClient
+from src.connection import ServerUnreachable
 from src.data import hub
 from src.data.files import ROOT
 from src.experiments import self_tests
@@ -27,7 +28,7 @@ from src.judges.registry import JUDGES
 from src.runs import provenance
 from src.runs.local_server import PYTHON, local_server
 from src.runs.preflight import USABLE, hosted_or_hostable, judge_parts, states_on, verifier_part
-from src.runs.settings import MUSICGEN_FRAME_RATE, server_token
+from src.runs.settings import AUTO, MUSICGEN_FRAME_RATE, server_token
 from src.verifier_core import VERIFIERS
 from src.weights.files import Part, absent, find, why_not_loaded
 from src.weights.musicgen import model_parts
@@ -239,7 +240,7 @@ def server_answers(url: str) -> Found:
     try:
         states = states_on(url)
     except ServerUnreachable:
-        could = ", ".join(hosted_or_hostable("auto"))
+        could = ", ".join(hosted_or_hostable(AUTO))
         return Found("missing", f"none at {url}; one here could host {could}", "make serve")
     text = ", ".join(f"{name}: {state}" for name, state in states.items())
     if any(state not in USABLE for state in states.values()):

@@ -13,6 +13,7 @@ from src.cluster.settings import ClusterSettings
 from src.methods import METHODS, parameters_of
 from src.runs.critic import load_critic
 from src.runs.settings import (
+    AUTO,
     MUSICGEN_FRAME_RATE,
     MethodName,
     SaveAudio,
@@ -177,7 +178,7 @@ class LatencySettings(Settings):
 
     def decisive(self) -> dict[str, Any]:
         """Seconds depend on how many rows run at once and on whose server scores, too."""
-        server = "auto" if self.server == "auto" else "one that ran already"
+        server = "auto" if self.server == AUTO else "one that ran already"
         if not remote_parts(components(self.verifier)):
             server = "none"
         # What a run of benchmark.py has as well: the first versions took it from there.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, TypeVar
 
-from src.client import ServerClient
+from src.client import ServerClient, check_alike
 from src.data.prompts import Prompt, digest_of
 from src.decoding import kernels
 from src.decoding.decoder import MAX_ROWS
@@ -21,7 +21,7 @@ from src.judges.registry import build_judges, served
 from src.protocol import Checkpoint
 from src.runs.critic import CriticVerifier
 from src.runs.local_server import local_server
-from src.runs.settings import Settings, UsageError, server_token
+from src.runs.settings import AUTO, Settings, UsageError, server_token
 from src.runs.work import Workers, here
 from src.scoring import Verifier, components, remote_parts
 from src.verifier import build_verifier, load_calibration
@@ -160,15 +160,16 @@ def unread_by(generator: Generator, prompt: Prompt) -> dict[str, int]:
 
 
 def connect(settings: Settings, names: Iterable[str], stack: ExitStack) -> ServerClient | None:
-    """A client of a server that hosts `names`; None where there are none."""
+    """A client of servers that all host `names`; None where there are none."""
     remote = list(dict.fromkeys(names))
     if not remote:
         return None
-    url = settings.server
-    if url == "auto":
+    urls = settings.server
+    if urls == AUTO:
         log.info("starting a verifier server for %s", ", ".join(remote))
-        url = stack.enter_context(local_server(remote, settings.device))
-    return ServerClient(url, server_token())
+        urls = (stack.enter_context(local_server(remote, settings.device)),)
+    check_alike(urls if len(urls) > 1 else (), server_token(), remote)
+    return ServerClient(urls, server_token())
 
 
 def identity(

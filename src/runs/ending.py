@@ -106,9 +106,9 @@ def _code_of(error: BaseException) -> Exit | None:
     if isinstance(error, OSError) and error.errno in DISK_ERRORS:
         return Exit.FOLDER
     from src.budget import PlanError
-    from src.client import VerifierError
     from src.runs.records import RunFolderError
     from src.runs.settings import UsageError
+    from src.scoring import VerifierError
     from src.verifier import CalibrationError
     from src.weights.files import WeightsError
 

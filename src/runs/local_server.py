@@ -17,7 +17,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from src.client import ServerClient, ServerUnreachable, VerifierError
+from src.client import ServerClient
+from src.connection import ServerUnreachable, VerifierError
 from src.data.files import ROOT
 
 logger = logging.getLogger(__name__)

@@ -11,19 +11,20 @@ hub.PROBE_SECONDS.
 
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.client import ServerClient, VerifierError
+from src.client import ServerClient
+from src.connection import VerifierError
 from src.data import hub
 from src.data.files import ROOT
 from src.data.prompts import TABLE_NAME, Prompt, PromptError, load_prompts
 from src.judges.base import Listener
 from src.judges.registry import JUDGES, all_three
 from src.runs.records import RunFolderError
-from src.runs.settings import PROFILE_JUDGES, Settings, server_token
+from src.runs.settings import AUTO, PROFILE_JUDGES, Settings, server_token
 from src.scoring import LIKELIHOODS, ExpressionError, components, host_of, is_medoid, remote_parts
 from src.verifier_core import VERIFIERS
 from src.weights.files import PYTHON, Missing, Part, absent, fetch_command
@@ -106,17 +107,18 @@ def message(missing: Sequence[Missing], without: str = WITHOUT_DOWNLOAD) -> str:
     return "\n".join(lines).rstrip()
 
 
-def hosted_or_hostable(server: str) -> list[str]:
-    """All verifiers that the server has, or, with 'auto', that one on this machine could have.
+def hosted_or_hostable(servers: Sequence[str]) -> list[str]:
+    """All verifiers that every server has, or, with 'auto', that one on this machine could have.
 
-    Empty for a server that does not answer.
+    Empty where a server does not answer.
     """
-    if server == "auto":
+    if servers == AUTO:
         return [name for name, adapter in VERIFIERS.items() if adapter(name).missing() is None]
     try:
-        return [name for name, state in states_on(server).items() if state in USABLE]
+        states = [states_on(url) for url in servers]
     except VerifierError:
         return []
+    return [name for name in states[0] if all(own.get(name) in USABLE for own in states)]
 
 
 def _prompts(settings: Settings) -> tuple[list[Prompt], list[Missing]]:
@@ -135,7 +137,7 @@ def _prompts(settings: Settings) -> tuple[list[Prompt], list[Missing]]:
 
 
 def _missing_verifiers(
-    server: str, verifiers: Sequence[str], judging: Sequence[str], selector: str | None
+    servers: Sequence[str], verifiers: Sequence[str], judging: Sequence[str], selector: str | None
 ) -> list[Missing]:
     """Of the verifiers that select or judge, those that cannot score."""
     names: list[str] = []
@@ -154,27 +156,36 @@ def _missing_verifiers(
     names = list(dict.fromkeys([*names, *judging]))
     if not names:
         return []
-    if server == "auto":
+    if servers == AUTO:
         found = _not_hostable(names)
         if not (ROOT / PYTHON).exists():
             why = f"{PYTHON} is not there"
             found.append(Missing("the verifier environment", why, "make setup"))
         return found
+
+    flag = "--verifier" if selector else "--verifiers"
+    flags = {name: "--judges" if name in judging else flag for name in names}
+    with ThreadPoolExecutor() as pool:
+        every = pool.map(lambda url: _missing_on(url, flags), servers)
+    return list(dict.fromkeys(lacking for own in every for lacking in own))
+
+
+def _missing_on(server: str, flags: Mapping[str, str]) -> list[Missing]:
+    """Of verifiers, with the flags that name them, those that one server does not have."""
     try:
         hosted = states_on(server)
     except VerifierError as error:
         what = f"a verifier server at {server}"
-        return [Missing(what, "this repository", str(error)), *_not_hostable(names)]
+        return [Missing(what, "this repository", str(error)), *_not_hostable(list(flags))]
     there = f"it hosts {', '.join(hosted) or 'nothing'}"
-    flag = "--verifier" if selector else "--verifiers"
     return [
         Missing(
             f"verifier {name} on the server",
             server,
-            f"{hosted.get(name, there)}. Start it with --models {' '.join(names)}, or choose "
-            f"another {'--judges' if name in judging else flag}",
+            f"{hosted.get(name, there)}. Start it with --models {' '.join(flags)}, or choose "
+            f"another {flag}",
         )
-        for name in names
+        for name, flag in flags.items()
         if hosted.get(name) not in USABLE
     ]
 

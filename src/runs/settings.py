@@ -45,6 +45,7 @@ PROFILE_JUDGES: dict[Profile, tuple[str, ...]] = {
     "builtin": ("msd_cosine_codec", "msd_kld_codec", "msd_kld", "msd_vgg_kld_codec", "mtt_vgg"),
 }
 NONE = "none"
+AUTO = ("auto",)  # of --server
 MUSICGEN_FRAME_RATE = 50.0  # of every MusicGen and of the built-in model; checked again once loaded
 
 ByProfile = Annotated[
@@ -127,9 +128,10 @@ class Settings:
     #: Classifier-free guidance coefficient; 1 switches guidance off.
     guidance: float = 3.0
     #: Address of the verifier server (start it with: python verifier_server.py), or 'auto' to
-    #: start one on a free port for this run only. A server that wants a token gets that of
+    #: start one on a free port for this run only. Several addresses, of servers with the same
+    #: verifiers: each request goes to the least busy one. A server that wants a token gets that of
     #: CURATOR_TOKEN.
-    server: str = "http://127.0.0.1:8000"
+    server: tuple[str, ...] = ("http://127.0.0.1:8000",)
     #: Folder of reference audio, <ytid>.wav each.
     data_dir: Path = Path("music_data")
     #: Folder in which the run makes its own, named after its settings. The same command resumes it.
@@ -183,8 +185,11 @@ class Settings:
             whole_frames("--extend_stride", self.extend_stride, MUSICGEN_FRAME_RATE)
         if not self.temperature > 0:
             raise UsageError(f"--temperature must be more than 0, not {self.temperature:g}")
-        if self.server != "auto" and not self.server.startswith(("http://", "https://")):
-            raise UsageError(f"--server must be 'auto' or begin with http://, not {self.server!r}")
+        for url in self.server if self.server != AUTO else ():
+            if not url.startswith(("http://", "https://")):
+                raise UsageError(
+                    f"--server must be 'auto' alone or begin with http://, not {url!r}"
+                )
         server_token()
         try:
             selecting = [name for _, names in self._selecting() for name in names]

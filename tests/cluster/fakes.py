@@ -13,20 +13,21 @@ from typing import Any
 class Work:
     """A piece of work. Prompts are letters. folder: where each try is noted. deadly: prompts
     that end the process; once: those that do so the first time. error: what is raised where there
-    are several prompts."""
+    are several prompts. seconds: that it takes."""
 
     prompts: Sequence[str]
     folder: Path
     deadly: str = ""
     once: str = ""
     error: Exception | None = None
+    seconds: float = 0.05
 
     def do(self, parts: Any) -> Iterator[tuple[str, str]]:
         tries = self.folder / "tries"
         before = tries.read_text() if tries.exists() else ""
         with tries.open("a") as file:
             file.write(f"{''.join(self.prompts)}\n")
-        time.sleep(0.05)
+        time.sleep(self.seconds)
         if any(prompt in self.deadly for prompt in self.prompts):
             os._exit(1)
         if any(prompt in self.once and prompt not in before for prompt in self.prompts):
@@ -53,7 +54,7 @@ class FakeGenerator:
         if self.error:
             raise self.error
         return SimpleNamespace(
-            checkpoint=self.checkpoint, device="cpu", dtype="float32", max_rows=8
+            checkpoint=self.checkpoint, device="cpu", dtype="float32", max_rows=8, place="there"
         )
 
     def do(self, number: int, make: Callable[[Any], Any], piece: Work) -> list[tuple[str, str]]:

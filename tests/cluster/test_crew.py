@@ -189,3 +189,13 @@ def test_more_than_the_cluster_has_is_refused(cluster: Cluster, asked: str, matc
     settings = parse(BenchmarkSettings, ["--cpus_per_verifier", "1", *asked.split()])
     with pytest.raises(UsageError, match=match):
         shares_of(settings, 1)
+
+
+def test_a_generator_that_is_at_a_group_for_too_long_is_named_and_waited_for(
+    pair: Crew, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert made(pair, groups(tmp_path, "a"))[0] == {"a": DONE}
+    assert "If it hangs" not in caplog.text
+    monkeypatch.setattr(crew_module, "SLOW_SECONDS", 1.0)
+    assert made(pair, groups(tmp_path, "b", seconds=4))[0] == {"b": DONE}
+    assert "at one group for more than 0 minutes: there. If it hangs, end it" in caplog.text

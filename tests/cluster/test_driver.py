@@ -23,9 +23,9 @@ from ray.cluster_utils import Cluster
 
 import benchmark
 import verifier_experiment
-from src.client import Refused
 from src.cluster import verifiers as verifiers_module
 from src.cluster.driver import ClusterModels, open_models
+from src.connection import Refused
 from src.data.files import ROOT
 from src.experiments import benchmark as benchmark_module
 from src.experiments import scaling, searching

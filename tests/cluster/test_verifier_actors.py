@@ -14,8 +14,10 @@ import requests
 from ray.cluster_utils import Cluster
 from ray.exceptions import RayActorError
 
-from src.client import ServerClient, ServerError, ServerUnreachable
-from src.cluster.verifiers import ADDRESS, RayTransport, start_verifiers, wait_for
+from src.budget import Ledger
+from src.client import ServerClient
+from src.cluster.verifiers import RayTransport, client_of, start_verifiers, wait_for
+from src.connection import ServerError, ServerUnreachable
 from src.data.audio import Clip
 from src.runs.local_server import local_server
 from src.runs.settings import UsageError
@@ -32,8 +34,8 @@ def clip(seed: int, seconds: float = 4.0) -> Clip:
 CLIPS = [clip(seed) for seed in range(len(PROMPTS))]
 
 
-def client_of(*actors: Any, **more: Any) -> ServerClient:
-    return ServerClient(ADDRESS, transport=RayTransport(actors), **more)
+def client_to(*actors: Any) -> ServerClient:
+    return client_of((), None, actors)
 
 
 @pytest.fixture(scope="module")
@@ -61,13 +63,13 @@ def test_scores_refusals_and_embeddings_are_those_of_a_server_to_the_last_bit(
     assert ["value" in score for score in plain["scores"]] == [True, True, False, False]
     assert all("embedding" in score for score in embedded["scores"][:2])
     for actor in actors:
-        assert answers(client_of(actor)) == plain
-        assert answers(client_of(actor), ("tags",)) == embedded
-    assert client_of(*actors).unread(["tags"], PROMPTS) == server.unread(["tags"], PROMPTS)
+        assert answers(client_to(actor)) == plain
+        assert answers(client_to(actor), ("tags",)) == embedded
+    assert client_to(*actors).unread(["tags"], PROMPTS) == server.unread(["tags"], PROMPTS)
 
 
 def test_errors_are_those_of_a_server(actors: list[Any], server: ServerClient) -> None:
-    client = client_of(*actors)
+    client = client_to(*actors)
     for asking in (client, server):
         weights = asking.checkpoints(["tags"])
         with pytest.raises(ServerError, match=r"prompt 0 has 100000 characters; .*too_large"):
@@ -77,7 +79,7 @@ def test_errors_are_those_of_a_server(actors: list[Any], server: ServerClient) -
 
 
 def test_a_large_request_passes_in_one_piece(actors: list[Any]) -> None:
-    client = client_of(*actors)
+    client = client_to(*actors)
     weights, one = client.checkpoints(["tags"]), clip(0, seconds=20)
     client.take_usage()
     found = client.score(weights, ["piano"] * 64, [one] * 64)["tags"].scores
@@ -86,7 +88,7 @@ def test_a_large_request_passes_in_one_piece(actors: list[Any]) -> None:
 
 
 def test_an_actor_that_is_killed_costs_no_answer_and_comes_back(actors: list[Any]) -> None:
-    client, killed = client_of(*actors), actors[0]
+    client, killed = client_to(*actors), actors[0]
     weights = client.checkpoints(["tags"])
     wanted = answers(client)
     kill = Thread(target=lambda: (time.sleep(0.3), ray.kill(killed, no_restart=False)))
@@ -95,7 +97,7 @@ def test_an_actor_that_is_killed_costs_no_answer_and_comes_back(actors: list[Any
     while kill.is_alive() or len(streamed) < 20:
         streamed.append(client.score(weights, PROMPTS, CLIPS)["tags"].scores)
     assert all(scores == streamed[0] for scores in streamed)
-    assert answers(client_of(killed)) == wanted
+    assert answers(client_to(killed)) == wanted
 
 
 class Stub:
@@ -121,25 +123,22 @@ def kill(actor: Any) -> None:
             ray.get(actor.send.remote())
 
 
-def get(transport: RayTransport, seconds: float = 30.0) -> bytes:
-    request = requests.Request("GET", f"{ADDRESS}/x").prepare()
+def get(transport: RayTransport, number: int = 0, seconds: float = 120.0) -> bytes:
+    request = requests.Request("GET", f"ray://verifier-{number}/x").prepare()
     return transport.send(request, timeout=(5.0, seconds)).content
 
 
-def test_requests_take_actors_in_turn_leave_out_the_dead_and_end_with_the_last(
-    cluster: Cluster,
-) -> None:
+def test_requests_leave_out_the_dead_and_end_with_the_last(cluster: Cluster) -> None:
     actors = stubs(0, 0)
     transport = RayTransport(actors)
-    assert {get(transport), get(transport)} == {b"0", b"1"}
+    assert [get(transport, number) for number in range(2)] == [b"0", b"1"]
     kill(actors[0])
-    with suppress(requests.ConnectionError):
-        assert get(transport) == get(transport) == b"1"
-    assert {get(transport) for _ in range(6)} == {b"1"}
+    connection, usage = client_to(*actors)._connection, Ledger()
+    assert {connection.send("GET", "/x", usage).content for _ in range(6)} == {b"1"}
     kill(actors[1])
     begin = time.monotonic()
     with pytest.raises(ServerUnreachable, match=r"all 2 verifier actors are lost: .*killed"):
-        client_of(*actors, total_seconds=60).listing()
+        client_to(*actors).listing()
     assert time.monotonic() - begin < 20
 
 
@@ -153,9 +152,13 @@ def test_an_answer_that_does_not_come_is_a_timeout_waited_for_as_the_caller_says
         next(entered)
         yield
 
-    transport = RayTransport(stubs(60), waiting)
+    actors = stubs(60)
     with pytest.raises(requests.Timeout):
-        get(transport, 0.5)
+        get(RayTransport(actors), seconds=0.5)
+    client = client_of((), None, actors, waiting)
+    client._connection.total_seconds = 0.5
+    with pytest.raises(ServerUnreachable, match="ReadTimeout: no answer within"):
+        client.listing()
     assert next(entered) == 1
 
 

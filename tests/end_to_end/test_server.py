@@ -14,7 +14,8 @@ import pytest
 import requests
 import torch
 
-from src.client import ServerClient, ServerUnreachable
+from src.client import ServerClient
+from src.connection import ServerUnreachable
 from src.data.audio import Clip, encode_wav, resample
 from src.models.tagger import load_tagger
 from src.protocol import Score

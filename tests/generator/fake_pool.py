@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from src.budget import Ledger
-from src.client import ServerError, ServerUnreachable
+from src.connection import ServerError, ServerUnreachable
 from src.data.audio import Clip
 from src.data.prompts import Prompt
 from src.experiments.pool_generating import generate

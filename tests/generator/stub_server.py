@@ -39,6 +39,7 @@ class StubServer:
         self.answers: list[Answer | Callable[[], Answer | None]] = []
         self.uploads: list[dict[str, Any]] = []
         self.limits = Limits()
+        self.hosted = {"tags": TAGS}
         self.token = ""
         stub = self
 
@@ -46,10 +47,12 @@ class StubServer:
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
-                info = VerifierInfo(
-                    name="tags", state="ready", checkpoint=TAGS, sample_rate=16_000, needs_text=True
-                )
-                listing = VerifierList(verifiers=[info], limits=stub.limits)
+                usual = {"state": "ready", "sample_rate": 16_000, "needs_text": True}
+                infos = [
+                    VerifierInfo(name=name, checkpoint=checkpoint, **usual)
+                    for name, checkpoint in stub.hosted.items()
+                ]
+                listing = VerifierList(verifiers=infos, limits=stub.limits)
                 self.answer(200, listing.model_dump(), {})
 
             def do_POST(self) -> None:

@@ -11,7 +11,7 @@ import benchmark
 import latency_experiment
 import verifier_experiment
 from src.budget import Plan, Span
-from src.client import ServerUnreachable
+from src.connection import ServerUnreachable
 from src.data.audio import Clip
 from src.data.prompts import Prompt
 from src.decoding.decoder import Decoder, Decoding

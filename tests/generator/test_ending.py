@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from src.budget import BudgetError
-from src.client import ServerError, ServerUnreachable, VerifierError
+from src.connection import ServerError, ServerUnreachable
 from src.decoding.transformer import UnsupportedModel
 from src.generator import GeneratorError
 from src.runs.ending import Ending, Exit, ending
 from src.runs.records import RunFolderError
 from src.runs.settings import UsageError
+from src.scoring import VerifierError
 from src.verifier import CalibrationError
 from src.weights.files import WeightsError
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from src.budget import Ledger
-from src.client import VerifierError
 from src.data.audio import Clip, read_audio
 from src.data.prompts import Prompt
 from src.experiments.searching import search_what_is_left
@@ -22,6 +21,7 @@ from src.runs.records import RECORDS, read_records, search_key
 from src.runs.run import Run
 from src.runs.settings import SaveAudio
 from src.runs.work import here
+from src.scoring import VerifierError
 from src.tree.node import SearchResult, Winner
 from tests.generator.fake_search import (
     RATE,

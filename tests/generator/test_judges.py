@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from src.client import ServerUnreachable
+from src.connection import ServerUnreachable
 from src.data.audio import Clip, read_audio, resample
 from src.data.prompts import Prompt
 from src.judges.base import ClipJudge, JudgeError

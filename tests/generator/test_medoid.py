@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from src.client import ServerError
+from src.connection import ServerError
 from src.data.prompts import Prompt
 from src.experiments.pool_scoring import list_scorers
 from src.experiments.scaling_settings import ExperimentSettings

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.client import ServerError, ServerUnreachable
+from src.connection import ServerError, ServerUnreachable
 from src.experiments.pool_scoring import list_scorers
 from src.reports.pool import report
 from src.runs.pool import load_pool

@@ -20,7 +20,7 @@ from src.protocol import ErrorBody, Limits, VerifierInfo, VerifierList
 from src.runs import preflight
 from src.runs.ending import Exit
 from src.runs.records import RunFolderError
-from src.runs.settings import PROFILE_JUDGES, Settings
+from src.runs.settings import AUTO, PROFILE_JUDGES, Settings
 from tests.hub_server import HubServer, hub_server
 
 MUSICGEN = "facebook/musicgen-small"
@@ -153,7 +153,7 @@ def test_a_network_that_swallows_everything_costs_seconds_only(
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
         monkeypatch.setenv("HF_ENDPOINT", address)
         start = time.monotonic()
-        texts = missing(model=MUSICGEN, verifier="tags", server=address)
+        texts = missing(model=MUSICGEN, verifier="tags", server=(address,))
         assert time.monotonic() - start < 3
     assert len(texts) == 3
     assert all("cannot be reached" in text for text in texts[:2])
@@ -186,30 +186,30 @@ def hosting(online: HubServer, **states: Any) -> str:
 
 def test_verifiers_that_select_or_judge_must_be_on_the_server(online: HubServer) -> None:
     url = hosting(online, tags="ready", tags_msd="loading")
-    assert missing(verifier="tags+tags_msd+perplexity", server=url) == []
-    (text,) = missing(verifier="tags_vgg", server=url)
+    assert missing(verifier="tags+tags_msd+perplexity", server=(url,)) == []
+    (text,) = missing(verifier="tags_vgg", server=(url,))
     assert "it hosts tags, tags_msd. Start it with --models tags_vgg" in text
     assert text.endswith("choose another --verifier")
-    assert look(verifier="tags", server=url, judges=("tags_msd",)).judges == ("tags_msd",)
-    (text,) = missing(verifier="tags", server=url, judges=("tags_msd", "clap"))
+    assert look(verifier="tags", server=(url,), judges=("tags_msd",)).judges == ("tags_msd",)
+    (text,) = missing(verifier="tags", server=(url,), judges=("tags_msd", "clap"))
     assert "verifier clap on the server" in text
     assert "Start it with --models tags tags_msd clap, or choose another --judges" in text
 
 
 def test_a_server_that_wants_a_token_or_is_none_says_so(online: HubServer) -> None:
     online.files["verifiers"] = b"<html>"
-    (text,) = missing(verifier="tags", server=online.url)
+    (text,) = missing(verifier="tags", server=(online.url,))
     assert "a verifier server at" in text
     body = ErrorBody(error="unauthorized", message="no", request_id="1")
     online.refused["verifiers"] = 401
     online.swapped["verifiers"] = body.model_dump_json().encode()
-    (text,) = missing(verifier="tags", server=online.url)
+    (text,) = missing(verifier="tags", server=(online.url,))
     assert "set CURATOR_TOKEN" in text
 
 
 def test_an_unknown_verifier_or_judge_lists_those_there_are() -> None:
     assert "'0.5*' is not a verifier" in missing(verifier="0.5*")[0]
-    (text,) = missing(verifier="clapp", server="auto")
+    (text,) = missing(verifier="clapp", server=AUTO)
     assert "verifier clapp" in text
     assert "there are clap, quality, muq, imagebind, tags" in text
     (text,) = missing(judges=("kld",))
@@ -221,14 +221,14 @@ def test_a_medoid_of_a_verifier_without_embeddings_is_told_of_those_with_one() -
     (text,) = missing(verifier="medoid(quality)")
     assert "embeddings for medoid(quality)" in text
     assert "take the medoid of clap, muq, imagebind, tags, tags_vgg" in text
-    assert missing(verifier="medoid(tags)", server="auto") == []
+    assert missing(verifier="medoid(tags)", server=AUTO) == []
 
 
 def test_weights_that_a_server_of_this_run_would_lack_are_listed_with_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def of(verifier: str) -> list[str]:
-        texts = missing(verifier=verifier, server="auto")
+        texts = missing(verifier=verifier, server=AUTO)
         return [text for text in texts if "verifier environment" not in text]
 
     clap, muq = of("clap+muq+tags")
@@ -277,7 +277,7 @@ def test_default_judges_are_those_that_say_something_and_the_others_are_named(
     three = ("kld_pq_contrast", "kld_pq", "kld_pq_wrong")
     assert look(judges=None, prompts=TABLE).judges == (*three, "clap_score")
     assert look(judges=None).judges == ("clap_score",)
-    selected = look(judges=None, prompts=TABLE, verifier="clap+perplexity", server="auto")
+    selected = look(judges=None, prompts=TABLE, verifier="clap+perplexity", server=AUTO)
     assert selected.judges == three
     assert "clap_score (its number is that of clap, which selects)" in caplog.text
 
@@ -286,7 +286,7 @@ def test_a_judge_by_the_name_of_the_selector_is_left_to_the_selectors_column(
     online: HubServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     url = hosting(online, tags="ready", clap="ready")
-    ready = look(verifier="clap", server=url, judges=("clap", "tags"))
+    ready = look(verifier="clap", server=(url,), judges=("clap", "tags"))
     assert (ready.judges, ready.missing) == (("tags",), [])
     assert "clap selects: its own number is shown as the selector's" in caplog.text
 

@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 
 from src.budget import BudgetError, Cost, Plan
-from src.client import ServerUnreachable
+from src.connection import ServerUnreachable
 from src.data.prompts import Prompt
 from src.methods import METHODS, PARAMETERS
 from src.protocol import NoScore

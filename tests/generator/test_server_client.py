@@ -6,9 +6,10 @@ import time
 import pytest
 from pydantic import ValidationError
 
-from src import client
+from src import connection
 from src.budget import Ledger
-from src.client import ServerClient, ServerError, ServerUnreachable
+from src.client import ServerClient
+from src.connection import ServerError, ServerUnreachable
 from src.protocol import Limits, NoScore, Score
 from src.scoring import ScoreInput, VerifierError
 from tests.generator.stub_server import (
@@ -157,7 +158,7 @@ def test_a_busy_server_may_name_less_than_a_second_and_clients_come_again_apart(
     stub: StubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: list[float] = []
-    monkeypatch.setattr(client.time, "sleep", waits.append)
+    monkeypatch.setattr(connection.time, "sleep", waits.append)
     for _ in range(5):
         stub.answers = [problem(503, "busy", {"Retry-After": "1"}, retry_after_seconds=0.4)]
         assert scored(stub, 1) == [0]
@@ -173,7 +174,7 @@ def test_a_reset_connection_is_tried_again_and_its_bytes_count(stub: StubServer)
 
 
 def test_a_timeout_is_tried_again(stub: StubServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "ATTEMPT_SECONDS", 0.3)
+    monkeypatch.setattr(connection, "ATTEMPT_SECONDS", 0.3)
     stub.answers = [lambda: time.sleep(1)]
     assert scored(stub, 1) == [0]
 
@@ -200,10 +201,10 @@ def test_a_server_that_is_not_there_ends_at_once_with_the_command_that_starts_it
 def test_a_server_that_stops_in_the_middle_is_waited_for_and_then_given_up(
     stub: StubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "UNREACHABLE_SECONDS", 0.5)
+    monkeypatch.setattr(connection, "UNREACHABLE_SECONDS", 0.5)
     scored(stub)
     stub.stop()
-    stub.client._session.close()
+    stub.client._connection._session.close()
     begin = time.monotonic()
     with pytest.raises(ServerUnreachable, match="no verifier server answers"):
         scored(stub)

@@ -18,7 +18,7 @@ from src.experiments.settings import BenchmarkSettings, LatencySettings
 from src.protocol import Checkpoint
 from src.runs import build
 from src.runs.build import Parts, checkpoints_of, connect, identity, load, where
-from src.runs.settings import Settings, UsageError, parse, server_token
+from src.runs.settings import AUTO, Settings, UsageError, parse, server_token
 from tests.generator.fake_search import FakeGenerator, FakeJudge, FakeVerifier
 
 SCRIPTS: dict[str, type[Settings]] = {
@@ -37,7 +37,7 @@ def test_defaults_are_the_documented_ones() -> None:
     assert (s.method, s.verifier) == (("baseline",), "perplexity")
     assert (s.candidates, s.beam_width, s.lookahead_k) == (16, 4, 1)
     assert (s.duration, s.step_size, s.num_samples, s.seed) == (10, 2, 10, 42)
-    assert s.server == "http://127.0.0.1:8000"
+    assert s.server == ("http://127.0.0.1:8000",)
     assert s.data_dir == Path("music_data")
     assert (s.temperature, s.top_k, s.guidance) == (1, 250, 3)
 
@@ -94,7 +94,8 @@ WRONG: list[tuple[type[Settings], str, str]] = [
     (BENCHMARK, "--temperature 0", "--temperature must be more than 0"),
     (BENCHMARK, "--top_k -1", "--top_k must be 0 or more"),
     (BENCHMARK, "--guidance -1", "--guidance must be 0 or more"),
-    (BENCHMARK, "--server localhost:8000", "--server must be 'auto' or begin with http://"),
+    (BENCHMARK, "--server http://one auto", "--server must be 'auto' alone or begin with http://"),
+    (BENCHMARK, "--server localhost:8000", "--server must be 'auto' alone or begin with http://"),
     (BENCHMARK, "--method mcts", "mcts"),
     (BENCHMARK, "--no_such_flag 1", "no_such_flag"),
     (LATENCY, "--repetitions 0", "--repetitions must be 1 or more"),
@@ -234,10 +235,10 @@ def test_what_changes_seconds_makes_another_latency_run_and_what_does_not_does_n
     for change in ({"max_rows": 8}, {"repetitions": 9}, {"batch": 2}, {"verifier": "tags"}):
         assert replace(LATENCIES, **change).decisive() != own  # type: ignore[arg-type]
     assert replace(LATENCIES, log_level="error").decisive() == own
-    assert replace(LATENCIES, server="auto").decisive() == own  # perplexity asks no server
+    assert replace(LATENCIES, server=AUTO).decisive() == own  # perplexity asks no server
     served = replace(LATENCIES, verifier="tags")
-    assert replace(served, server="auto").decisive() != served.decisive()
-    assert replace(served, server="http://there").decisive() == served.decisive()
+    assert replace(served, server=AUTO).decisive() != served.decisive()
+    assert replace(served, server=("http://there", "http://two")).decisive() == served.decisive()
 
 
 PROMPT = Prompt(id="a", text="a slow piano", key="a")
@@ -278,14 +279,14 @@ def test_a_server_is_started_on_the_runs_device_only_where_something_is_asked_of
         return ExitStack()
 
     monkeypatch.setattr(build, "local_server", server)
-    monkeypatch.setattr(build, "ServerClient", lambda url, token: SimpleNamespace(url=url))
+    monkeypatch.setattr(build, "ServerClient", lambda urls, token: SimpleNamespace(urls=urls))
     with ExitStack() as stack:
-        auto = replace(SETTINGS, server="auto", device="cuda:1")
+        auto = replace(SETTINGS, server=AUTO, device="cuda:1")
         assert connect(auto, [], stack) is None
         assert started == []
         connect(auto, ["tags", "clap", "tags"], stack)
         assert started == [(["tags", "clap"], "cuda:1")]
         there = connect(SETTINGS, ["tags"], stack)
         assert there is not None
-        assert there.url == SETTINGS.server
+        assert there.urls == SETTINGS.server
         assert len(started) == 1

@@ -14,7 +14,7 @@ import torch
 from scipy.signal import stft
 from scipy.stats import ttest_1samp
 
-from src.client import ServerUnreachable
+from src.connection import ServerUnreachable
 from src.data.audio import Clip
 from src.data.prompts import Selection, load_prompts
 from src.experiments.degraded import DEGRADATIONS, degraded, faster, lowpassed, noisy, shuffled

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from src import verifier as verifiers
-from src.client import ServerError
+from src.connection import ServerError
 from src.data.audio import Clip
 from src.data.prompts import Prompt
 from src.experiments.calibration import CalibrationSettings, calibrate

@@ -5,6 +5,7 @@ The fake models' behaviour is told by a prompt, so that each test can ask for wh
 prompt three words are read.
 """
 
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -35,7 +36,7 @@ class Fake(Adapter):
         if self.name == "broken":
             raise RuntimeError("the weights are torn")
         time.sleep({"slow_to_load": 1, "never_loaded": 3600}.get(self.name, 0))
-        return Checkpoint(name=self.name, sha256="00")
+        return Checkpoint(name=self.name, sha256=os.environ.get("FAKE_WEIGHTS", "00"))
 
     def check(self, prompt: str) -> None:
         if prompt.startswith("nothing"):

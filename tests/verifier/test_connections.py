@@ -12,7 +12,8 @@ from contextlib import ExitStack
 import numpy as np
 import pytest
 
-from src.client import ServerClient, ServerError
+from src.client import ServerClient
+from src.connection import ServerError
 from src.data.audio import Clip
 from src.protocol import Checkpoint, Limits
 from src.server.connections import Seldom

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from src.client import ServerClient, ServerError
+from src.client import ServerClient
+from src.connection import ServerError
 from src.data.audio import Clip
 from src.protocol import Limits, NoScore, Score
 from src.scoring import ScoreInput
