@@ -239,6 +239,10 @@ class Plan:
         """The frames of a finished clip."""
         return self.given + self.frames
 
+    def abreast(self, max_rows: int) -> int:
+        """Prompts that are searched side by side where the decoder takes so many rows at once."""
+        return max(1, max_rows // self.candidates)
+
     def rollout(self, step: int) -> int:
         """Frames of the greedy rollout after `step` (0 = the first): k steps, or up to the end."""
         k = int(self.parameters.get("lookahead_k", 0))

@@ -171,6 +171,13 @@ class HalvingPlan(Plan):
         fed = (self.given + end + lag for end in itertools.accumulate(self.steps))
         return max(map(mul, self.held, fed)) / self.candidates
 
+    def abreast(self, max_rows: int) -> int:
+        """Two batches' worth, of which those that are left fill one, where their pasts take no more
+        memory than whole clips of one batch."""
+        one = super().abreast(max_rows)
+        fits = 2 * one * self.candidates * self.positions(0) <= max_rows * self.length
+        return 2 * one if fits else one
+
 
 class WavesPlan(Plan):
     """N candidates at most, `wave` of them at a time."""
@@ -189,6 +196,10 @@ class WavesPlan(Plan):
     @property
     def held(self) -> tuple[int, ...]:
         return (self.budget,)
+
+    def abreast(self, max_rows: int) -> int:
+        """Two batches' worth, of which those that go on fill one."""
+        return super().abreast(max_rows) * (2 if self.budget > self.candidates else 1)
 
 
 class PowerPlan(Plan):

@@ -13,7 +13,8 @@ from typing import Any
 from src.budget import Span
 from src.client import ServerClient
 from src.cluster.settings import ClusterSettings
-from src.generator import Generator, Renderer
+from src.decoding.renderer import Renderer
+from src.generator import Generator
 from src.protocol import Checkpoint
 from src.runs.build import Models, load_models
 from src.runs.provenance import machine

@@ -49,7 +49,7 @@ def run(settings: BenchmarkSettings, prompts: Sequence[Prompt], end: Ending) -> 
         if settings.dry_run:
             return estimate(settings, prompts, opened, parts), Exit.DONE
         plans = settings.plans(parts.generator.frame_rate, prompts[0].given_frames)
-        own = [own_prompts(opened, prompts, plan.candidates, parts.generator) for plan in plans]
+        own = [own_prompts(opened, prompts, plan, parts.generator) for plan in plans]
         total = sum(map(len, own))
         end.kept = lambda: (
             f"{opened.done} of {total} searches are finished and kept in {opened.folder}"
@@ -118,7 +118,7 @@ def estimate(settings: BenchmarkSettings, prompts: Sequence[Prompt], run: Run, p
     trial = dry_run.Trial(parts.generator, prompts, plans[0].length)
     rows = []
     for name, plan in zip(settings.method, plans, strict=True):
-        own = own_prompts(run, prompts, plan.candidates, parts.generator)
+        own = own_prompts(run, prompts, plan, parts.generator)
         todo = [{p.id for p in own if not run.is_done(search_key(name), p.id)}]
         rows.append(dry_run.search_row(name, plan, todo, parts, trial, settings.save_audio))
     return dry_run.report([run], rows)

@@ -128,7 +128,7 @@ def calibrate(
         parts, ids = Parts(generator, verifier, ()), frozenset(prompt.id for prompt in prompts)
         pieces = (
             Searching(group, {}, plan, settings.seed, ids, "none", folder)
-            for group in in_groups(prompts, plan.candidates, generator, ids)
+            for group in in_groups(prompts, plan, generator, ids)
         )
         with bar("calibrate", len(prompts), 0, "prompt") as progress:
             for finished in here(parts, generator.halve_rows)(pieces):

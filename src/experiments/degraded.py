@@ -11,7 +11,7 @@ import soxr
 from scipy.signal import butter, sosfiltfilt
 
 from src.data.audio import Clip
-from src.generator import Renderer
+from src.decoding.renderer import Renderer
 
 SEED = 0
 SEMITONE = 2 ** (1 / 12)

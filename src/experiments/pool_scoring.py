@@ -10,7 +10,6 @@ measure's, or of another definition, are taken anew.
 """
 
 import logging
-import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,23 +19,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from src.budget import Ledger
 from src.client import ServerClient
 from src.data.audio import Clip
 from src.data.progress import bar
 from src.data.prompts import Prompt
+from src.decoding.renderer import Renderer
 from src.experiments.pool_embedding import Hearing
-from src.generator import Renderer
-from src.judges.base import ClipJudge, JudgeError, SetJudge
+from src.experiments.pool_outcome import Outcome, Scorer
+from src.judges.base import ClipJudge, SetJudge
 from src.judges.registry import JUDGES
 from src.protocol import Checkpoint, NoScore, VerifierResult
 from src.runs.evaluation import measure_of
 from src.runs.measures import Measure, Role
-from src.runs.pool import FACTS, LOG_PROBS, WHOLE, Numbers, load_tokens, prefix_key, short
+from src.runs.pool import LOG_PROBS, WHOLE, load_tokens
 from src.runs.records import CANDIDATES, Record, scores_key
 from src.runs.run import Finished, Run
 from src.runs.work import Workers
-from src.scoring import host_of, is_medoid
+from src.scoring import host_of
 from src.verifier import medoid
 from src.verifier_core import shares_data_with
 
@@ -45,32 +44,6 @@ log = logging.getLogger(__name__)
 # A record that has these as the one before it had them, such as a refusal, is not written again.
 NEAREST = "relative to all clips of the prompt in this pool, also where fewer are chosen from"
 TOLD = ("status", "values", "reason", "checkpoint", "definition", "role")
-
-
-@dataclass(frozen=True)
-class Scorer:
-    """What scores a pool by a measure: a verifier of the server or, where it is there, a judge.
-
-    prefixes: seconds at which it scores the clips' beginnings too.
-    """
-
-    measure: Measure
-    checkpoint: Checkpoint
-    prefixes: tuple[float, ...] = ()
-    judge: ClipJudge | None = None
-
-    @property
-    def name(self) -> str:
-        return self.measure.name
-
-    @property
-    def is_medoid(self) -> bool:
-        return self.judge is None and is_medoid(self.name)
-
-    @property
-    def verifier(self) -> str:
-        """The server's that it is, or is the medoid of."""
-        return host_of(self.name)
 
 
 def list_scorers(
@@ -138,37 +111,42 @@ class Scoring:
         unheard = [Hearing(name, parts.networks[name], prompt) for name in self.unheard]
         remote = [o for o in lacking if o.scorer.judge is None]
         judging = [o for o in lacking if o.scorer.judge is not None]
-        tokens = torch.from_numpy(self.tokens).long()
-        whole: list[Clip] = []
-        for key, seconds in {key: at for o in remote for key, at in o.keys.items()}.items():
-            asked = {o.scorer.name: o for o in remote if o.wants(key)}
-            if not asked:
-                continue
-            assert parts.client is not None
-            frames = None if seconds is None else round(seconds * renderer.frame_rate)
-            begin = time.perf_counter()
-            clips = renderer.render(tokens[:, :, :frames])
-            rendering = time.perf_counter() - begin
-            parts.client.take_usage()  # of what came before
-            weights = {o.scorer.verifier: o.scorer.checkpoint for o in asked.values()}
-            embedded = {o.scorer.verifier for o in asked.values() if o.scorer.is_medoid}
-            answers = parts.client.score(weights, [prompt.text] * len(clips), clips, embedded)
-            usage = parts.client.take_usage()
-            for o in asked.values():
-                answer = answers[o.scorer.verifier]
-                if o.scorer.is_medoid:
-                    answer = nearest(answer, self.candidates)
-                o.take(key, answer, usage, rendering)
-            whole = clips if seconds is None else whole
+        whole = self.ask(remote, parts)
         yield from (o.finished for o in remote if o.scorer.measure.role == "verifier")
-        whole = whole or (renderer.render(tokens) if judging or unheard else [])
         # Clip by clip: judges that share a network hear through it once.
         listening: list[Outcome | Hearing] = [*judging, *unheard]
+        if listening and not whole:
+            whole = renderer.render(torch.from_numpy(self.tokens).long())
         for index, clip in enumerate(whole):
             for each in listening:
                 each.judge(index, clip)
         yield from (o.finished for o in lacking if o.scorer.measure.role == "judge")
         yield from (hearing.finished() for hearing in unheard)
+
+    def ask(self, remote: Sequence[Outcome], parts: Hearers) -> list[Clip]:
+        """Have the server answer. Returns the whole clips, where any of them was sent."""
+        renderer, client, whole = parts.renderer, parts.client, list[Clip]()
+        tokens = torch.from_numpy(self.tokens).long()
+        for key, seconds in {key: at for o in remote for key, at in o.keys.items()}.items():
+            asked = [o for o in remote if o.wants(key)]
+            if not asked:
+                continue
+            assert client is not None
+            frames = None if seconds is None else round(seconds * renderer.frame_rate)
+            begin = time.perf_counter()
+            clips = renderer.render(tokens[:, :, :frames])
+            rendering = time.perf_counter() - begin
+            client.take_usage()  # of what came before
+            weights = {o.scorer.verifier: o.scorer.checkpoint for o in asked}
+            embedded = {o.scorer.verifier for o in asked if o.scorer.is_medoid}
+            answers = client.score(weights, [self.prompts[0].text] * len(clips), clips, embedded)
+            usage = client.take_usage()
+            for o in asked:
+                answer = answers[o.scorer.verifier]
+                answer = nearest(answer, self.candidates) if o.scorer.is_medoid else answer
+                o.take(key, answer, usage, rendering)
+            whole = clips if seconds is None else whole
+        return whole
 
     def failed(self, reason: str) -> Iterator[Finished]:
         (prompt,) = self.prompts
@@ -229,85 +207,3 @@ def nearest(answer: VerifierResult, candidates: Record) -> VerifierResult:
         for score, log_prob in zip(answer.scores, likely, strict=True)
     ]
     return answer.model_copy(update={"scores": medoid(scores, [None] * len(scores))})
-
-
-class Outcome:
-    """What is becoming one measure's record of one prompt.
-
-    before: the record that is there; nothing of it stands when weights changed. values: by key, one
-    per candidate, None for one without a number; seconds: wall seconds a clip; reasons: by key and
-    candidate, why. keys: what is scored: seconds (None: the whole clip) by the records' names for
-    them. The whole clip comes first: who has no number for any is not asked about beginnings.
-    """
-
-    def __init__(self, scorer: Scorer, prompt: Prompt, before: Record | None) -> None:
-        self.scorer, self.prompt, self.before = scorer, prompt, before or {}
-        known = {"status": "ok", "checkpoint": scorer.checkpoint.model_dump()}
-        known["definition"] = scorer.measure.definition
-        stands = known.items() <= self.before.items()
-        self.values: dict[str, Numbers] = dict(self.before["values"]) if stands else {}
-        self.seconds: dict[str, float] = dict(self.before["seconds"]) if stands else {}
-        self.reasons: dict[str, dict[int, str]] = {}
-        self.keys = {prefix_key(at): at for at in (None, *scorer.prefixes)}
-
-    @property
-    def is_lacking(self) -> bool:
-        """Whether anything is left to do."""
-        promoted = self.before.get("role") == "judge" != self.scorer.measure.role
-        return promoted or not self.values.keys() >= self.keys.keys()
-
-    def wants(self, key: str) -> bool:
-        """Whether the verifier is to be asked for this key."""
-        refuses = WHOLE in self.reasons and WHOLE not in self.values
-        return key in self.keys and key not in self.values and not refuses
-
-    def take(self, key: str, answer: VerifierResult, usage: Ledger, rendering: float) -> None:
-        """Note a server's answer.
-
-        Its seconds are what this verifier alone would have taken: rendering, encoding and sending,
-        which all verifiers share, and its own queue and model.
-        """
-        out = {i: s.reason for i, s in enumerate(answer.scores) if isinstance(s, NoScore)}
-        self.reasons |= {key: out} if out else {}
-        if len(out) == len(answer.scores):
-            return
-        own = answer.queue_seconds + answer.compute_seconds
-        shared = rendering + usage.seconds["wav"] + usage.seconds["http"]
-        self.values[key] = short([getattr(score, "value", math.nan) for score in answer.scores])
-        self.seconds[key] = (own + shared) / len(answer.scores)
-
-    def judge(self, index: int, clip: Clip) -> None:
-        """Let the judge hear a candidate."""
-        assert self.scorer.judge is not None
-        begin = time.perf_counter()
-        try:
-            heard = self.scorer.judge.judge(clip, self.prompt)
-        except JudgeError as error:
-            heard = math.nan
-            self.reasons.setdefault(WHOLE, {})[index] = str(error)
-        self.values.setdefault(WHOLE, []).extend(short([heard]))
-        spent = self.seconds.get(WHOLE, 0.0) * index + time.perf_counter() - begin
-        self.seconds[WHOLE] = spent / (index + 1)
-
-    @property
-    def finished(self) -> Finished:
-        """Failed when no whole clip has a number; a prefix without any is left out."""
-        values = {key: of for key, of in self.values.items() if {*of} != {None}}
-        reasons = []
-        for key, out in self.reasons.items():
-            first = min(out)
-            told = f"candidate {first}: {out[first]}"
-            told += f" ({len(out)} candidates have no number)" if len(out) > 1 else ""
-            reasons.append(told if key == WHOLE else f"of the first {key} s: {told}")
-        measure = self.scorer.measure
-        record = {
-            **scores_key(measure.name),
-            "prompt_id": self.prompt.id,
-            "status": "ok" if WHOLE in values else "failed",
-            "checkpoint": self.scorer.checkpoint.model_dump(),
-            **{name: value for name, value in measure.as_record().items() if name in FACTS},
-            "values": values,
-            "seconds": {key: round(self.seconds[key], 6) for key in values},
-            "reason": "; ".join(reasons),
-        }
-        return Finished(record)

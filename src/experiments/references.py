@@ -9,7 +9,7 @@ import numpy as np
 
 from src.data.audio import AudioError, Clip, read_audio, resample, to_mono, write_wav
 from src.data.prompts import Prompt
-from src.generator import Renderer
+from src.decoding.renderer import Renderer
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from src.data.prompts import Prompt
 from src.experiments.degraded import degraded
 from src.experiments.dry_run import Row, Trial, report, search_row, seconds_of
 from src.experiments.pool_embedding import Hearing
-from src.experiments.pool_scoring import Outcome, Scorer
+from src.experiments.pool_outcome import Outcome, Scorer
 from src.experiments.references import Reference
 from src.experiments.scaling import (
     models_of,
@@ -33,7 +33,6 @@ from src.experiments.validity import (
 )
 from src.generator import Generator
 from src.judges.base import SetJudge
-from src.methods import BEST_OF_N, METHODS
 from src.runs.build import Parts, assemble
 from src.runs.measures import Measure
 from src.runs.pool import WHOLE
@@ -59,7 +58,9 @@ def estimate(settings: ExperimentSettings, prompts: Sequence[Prompt]) -> str:
                 rows.append(candidates_row(settings, runs[0], parts, trial))
             own = prompts
             if generator is not None:
-                own = own_prompts(runs[0], prompts, settings.candidates, generator)
+                own = own_prompts(
+                    runs[0], prompts, settings.pool_plan(generator.frame_rate), generator
+                )
             scorers = scorers_of(settings, renderer, client)
             rows += score_rows(settings, scorers, runs[0], own, client, trial)
             networks = set_judges_of(settings, models.device)
@@ -74,9 +75,8 @@ def estimate(settings: ExperimentSettings, prompts: Sequence[Prompt]) -> str:
 
 
 def candidates_row(settings: ExperimentSettings, run: Run, parts: Parts, trial: Trial) -> Row:
-    shape = (settings.candidates, settings.duration, settings.step_size, parts.generator.frame_rate)
-    plan = METHODS[BEST_OF_N].make_plan(*shape, {})
-    own = own_prompts(run, trial.prompts, plan.candidates, parts.generator)
+    plan = settings.pool_plan(parts.generator.frame_rate)
+    own = own_prompts(run, trial.prompts, plan, parts.generator)
     todo = {p.id for p in own if not run.is_done(CANDIDATES, p.id)}
     row = search_row(f"pool of {plan.candidates}", plan, [todo], parts, trial)
     row.clips = 0
@@ -207,6 +207,6 @@ def sweep_rows(settings: ExperimentSettings, run: Run, parts: Parts, trial: Tria
         step = f" step {cell.step_size:g} s" if several else ""
         key = search_key(cell.method, cell)
         _, todo = cells.setdefault(f"{cell.name}{step}, {parts.verifier.name}", (plan, []))
-        own = own_prompts(run, trial.prompts, plan.candidates, parts.generator)
+        own = own_prompts(run, trial.prompts, plan, parts.generator)
         todo.append({p.id for p in own if not run.is_done(key, p.id)})
     return [search_row(name, *of_cell, parts, trial) for name, of_cell in cells.items()]

@@ -8,12 +8,12 @@ from typing import Annotated
 
 import tyro
 
-from src.budget import whole_frames
+from src.budget import Plan, whole_frames
 from src.cells import SearchCell, grid, split
 from src.cluster.settings import ClusterSettings
 from src.judges.base import SetJudge
 from src.judges.registry import JUDGES
-from src.methods import PARAMETERS
+from src.methods import BEST_OF_N, METHODS, PARAMETERS
 from src.runs.settings import (
     MUSICGEN_FRAME_RATE,
     NONE,
@@ -232,6 +232,11 @@ class ExperimentSettings(ClusterSettings):
                     f"--sums {name}: the pool has no scores of {', '.join(lacking)}; name what it "
                     f"lacks in --verifiers, or take a sum of {', '.join(sorted(there))}"
                 )
+
+    def pool_plan(self, frame_rate: float) -> Plan:
+        """Of a prompt's candidates."""
+        asked = (self.candidates, self.duration, self.step_size, frame_rate)
+        return METHODS[BEST_OF_N].make_plan(*asked, {})
 
     def cells(self) -> tuple[list[SearchCell], list[SearchCell]]:
         """The searches to run, each once and by its simplest definition; and those that cannot."""

@@ -32,16 +32,16 @@ def groups(
 
 
 def in_groups(
-    prompts: Sequence[Prompt], candidates: int, generator: Generator, todo: Collection[str]
+    prompts: Sequence[Prompt], plan: Plan, generator: Generator, todo: Collection[str]
 ) -> Iterator[Sequence[Prompt]]:
-    """As many prompts side by side as `generator.max_rows` holds, where something is left to do.
+    """As many prompts as the plan has side by side, where something is left to do.
 
     todo: ids. Groups are those of an unbroken run, whatever of them is done: equal shapes give
     equal tokens. When memory is not enough and rows are halved, so are the groups that follow.
     """
     at = 0
     while at < len(prompts):
-        group = prompts[at : at + group_size(candidates, generator)]
+        group = prompts[at : at + plan.abreast(generator.max_rows)]
         at += len(group)
         if any(prompt.id in todo for prompt in group):
             yield group
@@ -52,18 +52,13 @@ def of_group(group: Sequence[Prompt], todo: Collection[str]) -> frozenset[str]:
     return frozenset(prompt.id for prompt in group if prompt.id in todo)
 
 
-def group_size(candidates: int, generator: Generator) -> int:
-    """How many prompts go side by side."""
-    return max(1, generator.max_rows // candidates)
-
-
 def own_prompts(
-    run: Run, prompts: Sequence[Prompt], candidates: int, generator: Generator
+    run: Run, prompts: Sequence[Prompt], plan: Plan, generator: Generator
 ) -> Sequence[Prompt]:
     """Those that a run is to do: all, and of a shard those of its groups."""
     if run.shard is None:
         return prompts
-    return list(run.shard.of_groups(prompts, group_size(candidates, generator)))
+    return list(run.shard.of_groups(prompts, plan.abreast(generator.max_rows)))
 
 
 @dataclass(frozen=True)
@@ -116,7 +111,7 @@ def search_what_is_left(
     search; by default this process, with `parts`. Raises BudgetError, OutOfMemory, and
     VerifierError when the verifier is lost.
     """
-    own = [own_prompts(run, prompts, plan.candidates, parts.generator) for _, plan, _ in searches]
+    own = [own_prompts(run, prompts, plan, parts.generator) for _, plan, _ in searches]
     todo = [
         frozenset(p.id for p in mine if not run.is_done(key, p.id))
         for (key, *_), mine in zip(searches, own, strict=True)
@@ -128,7 +123,7 @@ def search_what_is_left(
     pieces = (
         Searching(group, key, plan, seed, of_group(group, left), save_audio, run.folder)
         for (key, plan, seed), left in zip(searches, todo, strict=True)
-        for group in in_groups(prompts, plan.candidates, parts.generator, left)
+        for group in in_groups(prompts, plan, parts.generator, left)
     )
     workers = workers or here(parts, parts.generator.halve_rows)
     with bar(parts.verifier.name, total, done, "search") as progress:

@@ -37,7 +37,7 @@ from src.data.progress import bar
 from src.data.prompts import Prompt
 from src.decoding.sampling import Sampling
 from src.experiments.degraded import degraded, through_codec
-from src.experiments.pool_scoring import Scorer
+from src.experiments.pool_outcome import Scorer
 from src.experiments.references import Reference, cut, load_references
 from src.generator import Generator
 from src.judges.base import CONTRAST, WRONG, ClipJudge, JudgeError, ReferenceJudge

@@ -12,9 +12,10 @@ from src.client import ServerClient
 from src.data.prompts import Prompt, digest_of
 from src.decoding import kernels
 from src.decoding.decoder import MAX_ROWS
+from src.decoding.renderer import Renderer
 from src.decoding.sampling import Sampling
 from src.decoding.transformer import UnsupportedModel
-from src.generator import Generator, Renderer, load_generator, load_renderer
+from src.generator import Generator, load_generator, load_renderer
 from src.judges.base import Judge
 from src.judges.registry import build_judges, served
 from src.protocol import Checkpoint

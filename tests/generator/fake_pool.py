@@ -11,8 +11,10 @@ from src.budget import Ledger
 from src.client import ServerError, ServerUnreachable
 from src.data.audio import Clip
 from src.data.prompts import Prompt
-from src.experiments.pool_scoring import Hearers, Scorer, score
-from src.experiments.scaling import generate, open_pool
+from src.experiments.pool_generating import generate
+from src.experiments.pool_outcome import Scorer
+from src.experiments.pool_scoring import Hearers, score
+from src.experiments.scaling import open_pool
 from src.experiments.scaling_settings import ExperimentSettings
 from src.judges.base import SetJudge
 from src.protocol import Checkpoint, EmbeddedScore, NoScore, Score, VerifierResult

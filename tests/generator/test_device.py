@@ -13,6 +13,7 @@ from src.decoding.device import OutOfMemory, memory_for, usable_device
 from src.decoding.transformer import Transformer
 from src.experiments.searching import in_groups
 from src.generator import Generator, GeneratorError, load_generator, load_renderer
+from src.methods import METHODS
 from src.runs.run import Finished
 from src.runs.work import here
 from tests.generator.fake_search import FakeGenerator
@@ -232,7 +233,8 @@ def test_a_group_that_does_not_fit_is_done_again_in_halves_and_so_are_those_that
             yield Finished({"group": [prompt.id for prompt in self.prompts]})
 
     def work(generator: Any, candidates: int) -> list[list[str]]:
-        groups = in_groups(prompts, candidates, generator, ids)
+        plan = METHODS["best_of_n"].make_plan(candidates, 1, 1, 50, {})
+        groups = in_groups(prompts, plan, generator, ids)
         pieces: Any = (Beginning(group, candidates) for group in groups)
         done = here(generator, generator.halve_rows)(pieces)
         return [finished.record["group"] for finished in done if finished.record]

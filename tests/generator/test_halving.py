@@ -89,6 +89,25 @@ def test_a_start_beyond_the_budget_and_a_part_that_is_none_are_refused() -> None
             parse(ExperimentSettings, (*swept, *wrong))
 
 
+@pytest.mark.parametrize(
+    ("keep", "max_rows", "abreast"),
+    [
+        (0.5, 64, 4),  # 25 candidates each: two batches of two prompts
+        (0.5, 25, 2),
+        (0.5, 24, 2),
+        (0.5, 19, 1),  # of two prompts the first steps would already be too much
+        (0.9, 64, 3),  # later pasts of two batches would be more than a batch of whole clips has
+    ],
+)
+def test_two_batches_go_side_by_side_where_what_is_left_of_them_fits(
+    keep: float, max_rows: int, abreast: int
+) -> None:
+    p = METHODS["halving"].make_plan(16, 5, 2, 50, {"keep": keep})
+    assert p.abreast(max_rows) == abreast
+    held = [abreast * n * end for n, end in zip(p.held, (100, 200, 250), strict=True)]
+    assert max(held) <= max(max_rows, p.candidates) * p.length
+
+
 def test_its_flags_its_grid_and_its_names() -> None:
     asked = parse(BenchmarkSettings, ("--method", "halving", "--keep", "0.3", "--start", "9"))
     (of_asked,) = asked.plans(RATE)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from src.decoding.decoder import Decoder
-from src.experiments.scaling import candidates, generate
+from src.experiments.pool_generating import candidates, generate
 from src.runs.compact import compact, main
 from src.runs.ending import Exit
 from src.runs.pool import LOG_PROBS, UNCONDITIONAL, load_pool, load_tokens, short

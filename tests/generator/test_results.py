@@ -19,7 +19,9 @@ from PIL import Image
 
 from src.data.prompts import Selection, load_prompts
 from src.experiments import benchmark, latency, scaling
-from src.experiments.pool_scoring import Outcome, list_scorers
+from src.experiments.pool_generating import generate
+from src.experiments.pool_outcome import Outcome
+from src.experiments.pool_scoring import list_scorers
 from src.protocol import Checkpoint
 from src.reports import benchmark as benchmark_report
 from src.reports import comparison, confirmation
@@ -234,7 +236,7 @@ FINISH: dict[str, Callable[..., Any]] = {
     "latency": lambda run, s, prompts, parts: latency.measure_all(
         s, prompts, run, parts, lambda _: None
     ),
-    "pool": lambda run, s, prompts, parts: scaling.generate(run, prompts, parts.generator, s),
+    "pool": lambda run, s, prompts, parts: generate(run, prompts, parts.generator, s),
     "sweep": lambda run, s, prompts, parts: scaling.search_cells(
         run, s.cells()[0], prompts, parts, s
     ),

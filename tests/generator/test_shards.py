@@ -7,11 +7,13 @@ import pytest
 
 import benchmark
 from src.data.prompts import Prompt, Selection, load_prompts
-from src.experiments.scaling import generate, open_pool
+from src.experiments.pool_generating import generate
+from src.experiments.scaling import open_pool
 from src.experiments.scaling_settings import ExperimentSettings
 from src.experiments.searching import in_groups, own_prompts
 from src.experiments.settings import BenchmarkSettings, LatencySettings
 from src.experiments.sharding import refuse_uneven_groups
+from src.methods import METHODS
 from src.runs.ending import Exit
 from src.runs.records import CANDIDATES, read_manifest, scores_key
 from src.runs.run import Run
@@ -60,13 +62,13 @@ def test_all_parts_have_something_to_do_and_new_prompts_move_none() -> None:
 
 def test_groups_are_those_of_the_whole_run_also_in_a_part(tmp_path: Path) -> None:
     generator = FakeGenerator()
-    generator.max_rows = 8
-    whole = list(in_groups(MANY, 2, generator, {p.id for p in MANY}))  # type: ignore[arg-type]
+    generator.max_rows, plan = 8, METHODS["best_of_n"].make_plan(2, 1, 1, 50, {})
+    whole = list(in_groups(MANY, plan, generator, {p.id for p in MANY}))  # type: ignore[arg-type]
     found = []
     for shard in shards(5):
         with Run(tmp_path, "run", {}, {}, shard=shard, prompts=MANY) as run:
-            own = own_prompts(run, MANY, 2, generator)  # type: ignore[arg-type]
-        found += list(in_groups(MANY, 2, generator, {p.id for p in own}))  # type: ignore[arg-type]
+            own = own_prompts(run, MANY, plan, generator)  # type: ignore[arg-type]
+        found += list(in_groups(MANY, plan, generator, {p.id for p in own}))  # type: ignore[arg-type]
     assert sorted(found, key=lambda group: group[0].id) == whole
 
 

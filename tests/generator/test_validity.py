@@ -19,9 +19,10 @@ from src.data.audio import Clip
 from src.data.prompts import Selection, load_prompts
 from src.experiments.degraded import DEGRADATIONS, degraded, faster, lowpassed, noisy, shuffled
 from src.experiments.dry_run import Row, Trial
+from src.experiments.pool_generating import generate
 from src.experiments.pool_scoring import Hearers, list_scorers, score
 from src.experiments.references import load_references
-from src.experiments.scaling import generate, open_pool
+from src.experiments.scaling import open_pool
 from src.experiments.scaling_dry_run import validity_rows
 from src.experiments.validity import HALVED, log_probs, validate
 from src.generator import Generator, load_generator
