@@ -28,8 +28,9 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
 from src.cells import SearchCell
 from src.data.files import as_json, whole_file, write_whole
@@ -209,7 +210,7 @@ def parse_line(line: bytes, folder: Path | str, number: int) -> tuple[Hashable, 
         ) from error
 
 
-def open_records(folder: Path) -> BinaryIO:
+def open_records(folder: Path) -> BufferedReader:
     """The file of lines; where they are compressed or none, one without a name. Raises
     RunFolderError."""
     path, packed = folder / RECORDS, folder / COMPRESSED
@@ -222,7 +223,7 @@ def open_records(folder: Path) -> BinaryIO:
             with lzma.open(packed) as lines:
                 shutil.copyfileobj(lines, file)
         file.seek(0)
-        return cast("BinaryIO", file)
+        return cast("BufferedReader", file)
     except (OSError, EOFError, lzma.LZMAError) as error:
         raise RunFolderError(f"{path} cannot be read: {error}") from error
 
