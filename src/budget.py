@@ -90,12 +90,13 @@ class Parameter:
     divides: bool = False
     unset: float | None = None
 
-    def check_range(self, value: float) -> None:
-        """Raise PlanError for a value that is too small or too large, whatever N is."""
+    def check_range(self, value: float, flag: str = "") -> None:
+        """Raise PlanError for a value out of range, whatever N is. flag: instead of `name`."""
+        flag = flag or self.name
         if not (math.isfinite(value) and value >= self.least):
-            raise PlanError(f"{self.name} must be {self.least:g} or more, not {value:g}")
+            raise PlanError(f"--{flag} must be {self.least:g} or more, not {value:g}")
         if value > self.most:
-            raise PlanError(f"{self.name} must be {self.most:g} or less, not {value:g}")
+            raise PlanError(f"--{flag} must be {self.most:g} or less, not {value:g}")
 
     def in_words(self, value: float, sign: str = "=") -> list[str]:
         """As labels have it, such as ["k=1"]; [] where it is left to the method."""
@@ -138,7 +139,7 @@ class Method:
     def check(self, candidates: int, parameters: Mapping[str, float]) -> None:
         """Raise PlanError when N and the parameters do not go together."""
         if candidates < 1:
-            raise PlanError(f"candidates must be 1 or more, not {candidates}")
+            raise PlanError(f"--candidates must be 1 or more, not {candidates}")
         for parameter in self.parameters:
             value = parameters.get(parameter.name, parameter.default)
             parameter.check(value, self.name, candidates)
@@ -158,13 +159,13 @@ class Method:
         given: frames with which every candidate begins: what follows is planned. Raises PlanError.
         """
         self.check(candidates, parameters)
-        total = whole_frames("duration", duration, frame_rate) - given
+        total = whole_frames("--duration", duration, frame_rate) - given
         if total <= 0:
             raise PlanError(
-                f"duration must be longer than the clip that is continued: more than "
+                f"--duration must be longer than the clip that is continued: more than "
                 f"{given / frame_rate:g} s"
             )
-        step = whole_frames("step_size", step_size, frame_rate)
+        step = whole_frames("--step_size", step_size, frame_rate)
         steps: tuple[int, ...] = (total,)
         if self.prunes:
             whole, rest = divmod(total, step)
@@ -239,8 +240,11 @@ class Plan:
         """The frames of a finished clip."""
         return self.given + self.frames
 
-    def abreast(self, max_rows: int) -> int:
-        """Prompts that are searched side by side where the decoder takes so many rows at once."""
+    def abreast(self, max_rows: int, window: int) -> int:  # noqa: ARG002
+        """Prompts that are searched side by side where the decoder takes so many rows at once.
+
+        window: the most frames of which a row has a past.
+        """
         return max(1, max_rows // self.candidates)
 
     def rollout(self, step: int) -> int:

@@ -171,11 +171,12 @@ class HalvingPlan(Plan):
         fed = (self.given + end + lag for end in itertools.accumulate(self.steps))
         return max(map(mul, self.held, fed)) / self.candidates
 
-    def abreast(self, max_rows: int) -> int:
+    def abreast(self, max_rows: int, window: int) -> int:
         """Two batches' worth, of which those that are left fill one, where their pasts take no more
-        memory than whole clips of one batch."""
-        one = super().abreast(max_rows)
-        fits = 2 * one * self.candidates * self.positions(0) <= max_rows * self.length
+        memory than whole ones of one batch."""
+        one = super().abreast(max_rows, window)
+        past = (min(self.given + end, window) for end in itertools.accumulate(self.steps))
+        fits = 2 * one * max(map(mul, self.held, past)) <= max_rows * window
         return 2 * one if fits else one
 
 
@@ -197,9 +198,9 @@ class WavesPlan(Plan):
     def held(self) -> tuple[int, ...]:
         return (self.budget,)
 
-    def abreast(self, max_rows: int) -> int:
+    def abreast(self, max_rows: int, window: int) -> int:
         """Two batches' worth, of which those that go on fill one."""
-        return super().abreast(max_rows) * (2 if self.budget > self.candidates else 1)
+        return super().abreast(max_rows, window) * (2 if self.budget > self.candidates else 1)
 
 
 class PowerPlan(Plan):
@@ -214,7 +215,7 @@ METHODS: dict[str, Method] = {
     method.name: method
     for method in (
         Method(BASELINE, "one sample", best_of_n, "single", "#555555"),
-        Method(BEST_OF_N, "N whole samples", best_of_n, "whole", "#0072B2"),
+        Method(BEST_OF_N, "N whole samples; the best wins", best_of_n, "whole", "#0072B2"),
         Method("sbs", "beam search", tree_search, "steps", "#D55E00", (BEAM_WIDTH,)),
         Method(
             "lookahead",
@@ -243,7 +244,7 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             "soft_best_of_n",
-            "N whole samples, one of which is drawn by its score",
+            "N whole samples, of which one is drawn by its score: not always the best",
             soft_best_of_n,
             "whole",
             "#999933",
@@ -268,7 +269,8 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             "power",
-            "particles that are resampled by how likely the generator finds them",
+            "particles, resampled by how likely the generator finds them: their score before the "
+            "last step",
             power,
             "steps",
             "#882255",

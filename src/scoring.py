@@ -47,6 +47,8 @@ FUNCTIONS: dict[str, Callable[[Array, float], Array]] = {
     LCB: lambda members, pessimism: members.mean(axis=0) - pessimism * members.std(axis=0),
 }
 MEDOID = "medoid"
+MOST_WEIGHT = 1e9  # numbers stay finite
+MOST_BRACKETS = 32  # they are read, and valued, by recursion
 _TOKEN = re.compile(r"[^\s+*(),;]+|[+*(),;]")
 
 PERPLEXITY = "perplexity"
@@ -199,6 +201,8 @@ class _Reader:
         self.tokens = [(found.group(), found.start()) for found in _TOKEN.finditer(text)]
 
     def whole(self) -> Expression:
+        if self.text.count("(") > MOST_BRACKETS:
+            raise self.error(f"has more than {MOST_BRACKETS} brackets")
         found = self.sum()
         if self.at < len(self.tokens):
             raise self.expected("'+' or the end")
@@ -231,6 +235,8 @@ class _Reader:
 
     def atom(self) -> Expression:
         name = self.peek()
+        if name[:1].isalnum() and not name.isidentifier():
+            raise self.error(f"{name!r} is no verifier's name; a weight is written 0.7*tags")
         if not name.isidentifier():
             raise self.expected("a verifier's name")
         self.at += 1
@@ -271,8 +277,8 @@ class _Reader:
             number = float(word)
         except ValueError:
             number = math.nan
-        if not 0 < number < math.inf:
-            raise self.error(f"{what} {word!r} is not a positive number")
+        if not 0 < number <= MOST_WEIGHT:
+            raise self.error(f"{what} {word!r} is not a positive number, {MOST_WEIGHT:g} at most")
         return number
 
     def refuse_twice(self, members: Iterable[Expression]) -> None:

@@ -194,8 +194,9 @@ def smc(group: Group) -> Results:
         group.score()
         values = group.values()
         for prompt in group.live if not step else ():
-            spread = np.std(values[prompt][np.isfinite(values[prompt])])
-            scale[prompt] = plan.parameters["temper"] / spread if spread else 0.0
+            scored = values[prompt][np.isfinite(values[prompt])]
+            if np.ptp(scored) > 0:  # else their deviation is 0, or rounding
+                scale[prompt] = plan.parameters["temper"] / np.std(scored)
         particles.weigh(np.multiply(scale, values, where=np.isfinite(values), out=values))
     if plan.parameters["draw"]:
         particles.draw()
@@ -235,7 +236,8 @@ class Particles:
     def weigh(self, potentials: Array) -> None:
         """potentials: the logarithms of what particles would weigh had none been resampled, up to a
         constant of each prompt; -inf for one that is out, NaN where a prompt has failed."""
-        self.log_weights += potentials - self.before
+        with np.errstate(invalid="ignore"):  # a failed prompt's
+            self.log_weights += potentials - self.before
         self.before = potentials
 
     def resample(self) -> None:

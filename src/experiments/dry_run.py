@@ -26,7 +26,7 @@ from src.data.audio import Clip, encode_wav
 from src.data.prompts import Prompt
 from src.decoding.decoder import Decoding
 from src.decoding.renderer import Renderer
-from src.experiments.searching import groups
+from src.experiments.searching import group_size, groups
 from src.generator import Generator
 from src.judges.base import Judge
 from src.protocol import NoScore, Score
@@ -226,7 +226,7 @@ def search_row(
     row, most = Row(name, sum(map(len, todo))), parts.generator.max_rows
     if not row.left:
         return row
-    size = min(size or plan.abreast(most), len(trial.prompts))
+    size = min(size or group_size(plan, parts.generator), len(trial.prompts))
     rows = plan.candidates * size
     if not plan.method.prunes:  # rows that are pruned are all held, others part after part
         rows = min(rows, most)

@@ -159,10 +159,10 @@ class ExperimentSettings(ClusterSettings):
 
     def check(self) -> None:
         super().check()
-        self.check_least(budgets=1, **{p.plural: p.least for p in PARAMETERS})
+        self.check_least(budgets=1)
         for parameter in PARAMETERS:
             for value in getattr(self, parameter.plural):
-                parameter.check_range(value)
+                parameter.check_range(value, parameter.plural)
         if self.pool_size == 0 and (self.sums or self.pool or not self.method):
             raise UsageError(
                 "--pool_size 0 makes no pool: name searches with --method, and neither --sums nor "

@@ -41,7 +41,7 @@ def in_groups(
     """
     at = 0
     while at < len(prompts):
-        group = prompts[at : at + plan.abreast(generator.max_rows)]
+        group = prompts[at : at + group_size(plan, generator)]
         at += len(group)
         if any(prompt.id in todo for prompt in group):
             yield group
@@ -52,13 +52,19 @@ def of_group(group: Sequence[Prompt], todo: Collection[str]) -> frozenset[str]:
     return frozenset(prompt.id for prompt in group if prompt.id in todo)
 
 
+def group_size(plan: Plan, generator: Generator) -> int:
+    """How many prompts go side by side."""
+    span = generator.windows(plan.length)
+    return plan.abreast(generator.max_rows, span.length if span else plan.length)
+
+
 def own_prompts(
     run: Run, prompts: Sequence[Prompt], plan: Plan, generator: Generator
 ) -> Sequence[Prompt]:
     """Those that a run is to do: all, and of a shard those of its groups."""
     if run.shard is None:
         return prompts
-    return list(run.shard.of_groups(prompts, plan.abreast(generator.max_rows)))
+    return list(run.shard.of_groups(prompts, group_size(plan, generator)))
 
 
 @dataclass(frozen=True)

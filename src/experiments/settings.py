@@ -48,7 +48,7 @@ class BenchmarkSettings(ClusterSettings):
           --pick random --num_samples 100 --referenced --judges kld_pq quality muq
       # five more seconds of a winner
       python benchmark.py --profile builtin --method best_of_n --duration 15 \\
-          --continue results/benchmark-builtin-tags-n16-0123abcd/best_of_n/b00
+          --continue results/benchmark-builtin-tags-n16-0123abcd/best_of_n/builtin-00
     """
 
     #: One or several: baseline (one sample), best_of_n, sbs (beam search), lookahead (beam search
@@ -99,7 +99,7 @@ class BenchmarkSettings(ClusterSettings):
         if self.value and self.continue_from:
             raise UsageError("--value: a critic knows how clips begin, not how --continue goes on")
         if self.value:
-            load_critic(self.value).check(canonical(self.verifier), plans)
+            load_critic(self.value).check(canonical(self.verifier), plans, self.guidance != 1)
 
     def plans(self, frame_rate: float, given: int = 0) -> list[Plan]:
         """Of each method. frame_rate: frames a second; given: frames that are there. Raises

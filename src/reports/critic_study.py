@@ -55,7 +55,10 @@ class CriticStudy:
         needed = [pool.values(name, at) for name in self.seconds for at in (*begun[name], None)]
         self.prompts = [p for p in pool.prompts if all(p in values for values in needed)]
         if len(self.prompts) < FOLDS:
-            raise StatsError(f"{pool.folder}: a critic needs {FOLDS} prompts with all numbers")
+            had = (
+                f"a critic needs {FOLDS} prompts with all numbers, and here are {len(self.prompts)}"
+            )
+            raise StatsError(f"{pool.folder}: {had}: make a pool with a larger --num_samples")
         order = sorted(self.prompts, key=lambda p: hashlib.sha256(p.encode()).digest())
         self.folds = np.array([order.index(prompt) % FOLDS for prompt in self.prompts])
         judges = [m for m in pool.measures.values() if m.is_judge and not m.is_control]

@@ -246,7 +246,7 @@ def cost_figure(study: Study) -> Figure:
             ys = line["fixed_seconds"] + line["seconds_per_frame"] * xs
             ax.plot(xs, ys, color=colour, linewidth=0.8, zorder=0)
     ax.set(xlabel="frames generated", ylabel="seconds per prompt")
-    ax.set_xlim(left=0)
+    ax.set_xlim(0, 1.03 * ax.get_xlim()[1])
     ax.set_ylim(bottom=0)
     ax.legend()
     below.axis("off")
@@ -257,7 +257,7 @@ def cost_figure(study: Study) -> Figure:
             cellLoc="left",
             colLoc="left",
             bbox=Bbox.unit(),
-            colWidths=[0.2, 0.14, 0.08, 0.08, 0.08, 0.22, 0.2],
+            colWidths=[0.25, 0.14, 0.08, 0.08, 0.08, 0.2, 0.17],
             edges="horizontal",
         )
         table.auto_set_font_size(False)
@@ -272,6 +272,6 @@ def how(study: Study) -> str:
     start = study.starts[-1]
     gpus = "".join(f", {gpu}" for gpu in start["gpus"])
     return (
-        f"{len(study.repetitions)} repetitions, {len(study.prompts)} prompts; {start['cpu']}, "
+        f"{len(study.repetitions)} repetitions, prompts: {len(study.prompts)}; {start['cpu']}, "
         f"{start['cpu_count']} cores, torch threads: {start['torch_threads']}{gpus}."
     )

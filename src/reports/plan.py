@@ -141,9 +141,8 @@ def _figure(planner: Planner) -> Figure:
     figure, (ax,) = panels(
         1,
         f"{planner.pool.manifest.get('title', planner.pool.folder.name)}: what a budget buys",
-        "Points: settings, means over all prompts; circles: halving; triangles: soft best-of-n; "
-        "diamonds: waves; squares: best-of-n. Lines: what is chosen on either half of the prompts, "
-        "on the other half, among all settings and among best-of-n alone; "
+        "Points: settings, means over all prompts. Lines: what is chosen on either half of the "
+        "prompts, on the other half, among all settings and among best-of-n alone; "
         f"bars: {INTERVALS}." + notes_of([judge]),
         height=3.0,
         width=5.5,
@@ -154,9 +153,14 @@ def _figure(planner: Planner) -> Figure:
             point = setting.cost, float(gains.mean())
             points[setting.selector, setting.cell.method].append(point)
     for (selector, method), found in points.items():
-        colour, plain = look(planner.selectors.index(selector))[0], method == BEST_OF_N
+        colour = look(planner.selectors.index(selector))[0]
         marks = ax.plot(*np.transpose(found), MARKERS[method], c=colour, alpha=0.6, markersize=3.5)
-        marks[0].set(mfc=colour if plain else "none", label=selector if plain else "_")
+        marks[0].set(mfc=colour if method == BEST_OF_N else "none")
+    for index, selector in enumerate(planner.selectors):
+        ax.plot([], [], "s", c=look(index)[0], label=selector)
+    for method in (m for m in MARKERS if any(m == other for _, other in points)):
+        inside = GREY if method == BEST_OF_N else "none"
+        ax.plot([], [], MARKERS[method], c=GREY, mfc=inside, markersize=3.5, label=method)
     choices = [planner.choices(at) for at in budgets]
     for which, form, colour, label in (
         (1, "s--", GREY, "chosen best-of-n"),
@@ -207,6 +211,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--keeps are between 0 and 1")
     if not all(0 < x < math.inf for x in (*asked.softens, *asked.prices)):
         parser.error("--softens and --prices are above 0")
+    rated = [x for x in (asked.seconds_per_frame, asked.seconds_per_clip) if x is not None]
+    if rated and (asked.budget_seconds is None or not all(0 <= x < math.inf for x in rated)):
+        parser.error(
+            "--seconds_per_frame and --seconds_per_clip are 0 or more, of --budget_seconds"
+        )
     try:
         pool = load_pool(asked.pool, asked.sums)
         rates = in_frames(pool)

@@ -110,7 +110,7 @@ class Schedules:
         if budget > most * (1 + 1e-9):
             raise PlanError(
                 f"{budget:,g} {unit} a prompt are more than the pool's {self.pool.size} clips of a "
-                f"prompt cost: {most:,.6g}"
+                f"prompt cost ({most:,.6g}): lower the budget, or make a larger pool"
             )
         found: dict[tuple[Any, ...], Setting] = {}
         for selector in self.options:
@@ -118,7 +118,7 @@ class Schedules:
                 found.setdefault((selector, setting.alive, setting.cuts or setting.cell), setting)
         if not found:
             one = min(self.setting(name, 1).cost for name in self.options)
-            raise PlanError(f"{budget:,g} {unit} a prompt pay for no clip: one costs {one:,.6g}")
+            raise PlanError(f"{budget:,g} {unit} a prompt pay for no clip: raise it to {one:,.6g}")
         return list(found.values())
 
     def curve(self) -> list[float]:

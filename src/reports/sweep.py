@@ -41,7 +41,7 @@ LEGEND = (
     "*: on the Pareto front of frames; +: of seconds. To equal frames: to best-of-n with as many "
     f"frames, and whether that is better. Brackets: {INTERVALS}, paired by prompt. Better, worse: "
     f"p {HOLM}. (pool): exact expectations from the pool; with it, one sample is the mean of a "
-    "prompt's candidates. Seconds are those of two runs, on whatever else the machine did: "
+    "prompt's candidates. Seconds are as the runs took them, also where the machine was busy: "
     "latency_experiment.py compares seconds."
 )
 
@@ -133,12 +133,11 @@ def _panel(ax: Axes, study: Sweep, measure: Measure, cost: str) -> None:
         found = [*level]
         for index, row in enumerate(found):
             _mark(ax, row, spent * APART ** (index - (len(found) - 1) / 2), height)
-    for row in front:
-        if cell_of(row).prunes:
-            # above and to the left of a front there is nothing
-            place: dict[str, Any] = {"xytext": (-3, 3), "textcoords": "offset points"}
-            place |= {"ha": "right", "va": "bottom", "fontsize": 5}
-            ax.annotate(cell_of(row).label, (row[cost], row[height]), **place)
+    for index, row in enumerate(row for row in front if cell_of(row).prunes):
+        # above and to the left of a front there is nothing; neighbours stand at two heights
+        place: dict[str, Any] = {"xytext": (-3, 3 + index % 2 * 6), "textcoords": "offset points"}
+        place |= {"ha": "right", "va": "bottom", "fontsize": 5}
+        ax.annotate(cell_of(row).label, (row[cost], row[height]), **place)
     ax.set_xscale("log")
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.xaxis.set_major_formatter("{x:,g}")

@@ -24,7 +24,7 @@ WIDTH = 100  # columns of text
 ABSENT = "-"
 FEW_PROMPTS = 10  # from fewer nobody can tell how skewed a measure is
 # What legends and captions say of all tables alike.
-INTERVALS = "95% intervals over prompts (t and bootstrap-t, an end the farther of the two)"
+INTERVALS = "95% intervals over prompts (t and bootstrap-t, at each end the farther one)"
 HOLM = "is 0.05 at most, adjusted for all comparisons of the table (Holm)"
 LONGEST_REASON = 200  # characters; records have it whole
 # Of measures that are no evidence.

@@ -1,6 +1,6 @@
 """The winner of a finished search that another run goes on from: --continue.
 
-    prompt = winner_of("results/benchmark-builtin-tags-n8-0123abcd/best_of_n/b00")
+    prompt = winner_of("results/benchmark-builtin-tags-n8-0123abcd/best_of_n/builtin-00")
     prompt.given    # int16 [codebooks, frames], its tokens
 
 A run of benchmark.py keeps the tokens of the winners whose audio it saves, in tokens/METHOD/ID.npy.
@@ -48,8 +48,10 @@ def winner_of(name: str) -> Prompt:
             f"{', '.join(known[:NAMED]) or 'none of benchmark.py'}{more}"
         )
     if len(here) > 1:
-        asked = ", ".join(f"{folder}/{method}/{Path(name).name}" for method in methods)
-        raise UsageError(f"--continue {name} is the winner of several methods: name one, {asked}")
+        raise UsageError(
+            f"--continue {name} is the winner of several methods: name it "
+            f"{folder}/METHOD/{Path(name).name}, where METHOD is one of {', '.join(methods)}"
+        )
     return _prompt(folder, here[0])
 
 
@@ -70,9 +72,8 @@ def _folder_of(name: str) -> tuple[Path, str | None]:
     for folder, method in ((path.parent, None), (path.parent.parent, path.parent.name)):
         if (folder / MANIFEST).is_file():
             return folder, method
-    raise UsageError(
-        f"--continue {name}: no run is there; name one as RUN/PROMPT_ID or RUN/METHOD/PROMPT_ID"
-    )
+    what = "that is a run, not a winner" if (path / MANIFEST).is_file() else "no run is there"
+    raise UsageError(f"--continue {name}: {what}; write RUN/PROMPT_ID or RUN/METHOD/PROMPT_ID")
 
 
 def _prompt(folder: Path, record: dict[str, Any]) -> Prompt:

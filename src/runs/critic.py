@@ -46,15 +46,23 @@ class Critic(BaseModel, frozen=True):
     pool: str = Field(description="hash of the pool's settings")
     num_prompts: int
 
-    def check(self, selector: str, plans: Sequence[Plan]) -> None:
-        """Raise CriticError unless it predicts all that these searches prune by."""
+    def check(self, selector: str, plans: Sequence[Plan], guided: bool = True) -> None:
+        """Raise CriticError unless it predicts all that these searches prune by. guided: whether
+        log-probabilities without the text are known."""
         if selector != self.selector:
-            raise CriticError(f"a critic of {self.selector} says nothing of {selector}")
+            said = f"a critic of {self.selector} says nothing of {selector}"
+            raise CriticError(f"{said}: train one with --train {selector!r}")
+        if not guided and any("unconditional" in of for of in self.weights.values()):
+            raise CriticError(
+                "the critic goes by how likely a clip is without its text, which is known under "
+                "guidance only: take a --guidance other than 1, or one of a pool without guidance"
+            )
         for plan in plans:
             heard = {*plan.heard()[:-1]} - {0}
             if heard and plan.frames != self.frames:
                 own, asked = (frames / plan.frame_rate for frames in (self.frames, plan.frames))
-                raise CriticError(f"a critic of clips of {own:g} s says nothing of {asked:g} s")
+                said = f"a critic of clips of {own:g} s says nothing of {asked:g} s"
+                raise CriticError(f"{said}: train one on a pool of such clips")
             if not heard <= self.weights.keys():
                 at, known = (
                     ", ".join(f"{frames / plan.frame_rate:g}" for frames in sorted(found))
@@ -116,4 +124,6 @@ def load_critic(path: Path) -> Critic:
     try:
         return Critic.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
-        raise CriticError(f"{path} is no critic: {error}") from error
+        how = "python -m src.experiments.critic POOL --train VERIFIER writes one"
+        said = str(error).splitlines()[0]
+        raise CriticError(f"{path} is no critic ({said}): {how}") from error

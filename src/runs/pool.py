@@ -84,7 +84,8 @@ class Pool:
             generator = in_short(made_by)
         except (KeyError, TypeError) as error:
             raise RunFolderError(
-                f"{folder} is not a pool's folder ({error!r} is missing)"
+                f"{folder} is not a pool's folder, as verifier_experiment.py makes: its manifest "
+                f"lacks {error}"
             ) from None
         self.candidates: dict[str, Record] = {}
         self.reasons: dict[str, dict[str, str]] = defaultdict(dict)
@@ -132,11 +133,12 @@ class Pool:
             return dict(self._values.get((name, prefix_key(seconds)), {}))
         measure = self.sum_of(name)
         parts = {part: self.values(part, seconds) for part in measure.scales}
-        return {
+        found = {
             prompt: measure.combined({part: values[prompt] for part, values in parts.items()})
             for prompt in self.prompts
             if all(prompt in values for values in parts.values())
         }
+        return {prompt: own for prompt, own in found.items() if not np.isnan(own).all()}
 
     def pair(
         self, a: str, b: str, a_seconds: float | None = None

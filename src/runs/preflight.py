@@ -24,7 +24,7 @@ from src.judges.base import Listener
 from src.judges.registry import JUDGES, all_three
 from src.runs.records import RunFolderError
 from src.runs.settings import PROFILE_JUDGES, Settings, server_token
-from src.scoring import ExpressionError, components, host_of, is_medoid, remote_parts
+from src.scoring import LIKELIHOODS, ExpressionError, components, host_of, is_medoid, remote_parts
 from src.verifier_core import VERIFIERS
 from src.weights.files import PYTHON, Missing, Part, absent, fetch_command
 from src.weights.musicgen import model_parts
@@ -191,7 +191,7 @@ def _not_hostable(names: Sequence[str]) -> list[Missing]:
     found = []
     for name in names:
         if name not in VERIFIERS:
-            there = f"there are {', '.join(VERIFIERS)}"
+            there = f"there are {', '.join((*VERIFIERS, *LIKELIHOODS))}"
             found.append(Missing(f"verifier {name}", "nowhere", there))
             continue
         found += verifier_part(name).missing()

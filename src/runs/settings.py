@@ -180,7 +180,7 @@ class Settings:
                 raise UsageError(f"--{flag.name} names something twice: {given}")
         self.check_least(num_samples=1, max_rows=1, top_k=0, guidance=0)
         if self.extend_stride is not None:
-            whole_frames("extend_stride", self.extend_stride, MUSICGEN_FRAME_RATE)
+            whole_frames("--extend_stride", self.extend_stride, MUSICGEN_FRAME_RATE)
         if not self.temperature > 0:
             raise UsageError(f"--temperature must be more than 0, not {self.temperature:g}")
         if self.server != "auto" and not self.server.startswith(("http://", "https://")):

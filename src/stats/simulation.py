@@ -35,20 +35,21 @@ def halving_weights(
     """How often each of a pool's m clips wins: [m], of sum 1.
 
     scores: [m] of the clips' beginnings at each cut, then of whole clips; higher is better, NaN is
-    worse than all, equal ones rank by slot. alive: in each step, N0 first. places: `draw_orders`.
-    Draws of which no survivor has a score do not count, as a search that fails. Raises StatsError
-    where N0 is more than m, or no draw has a winner.
+    worse than all, from there on; equal ones rank by slot. alive: in each step, N0 first. places:
+    `draw_orders`. Draws of which no survivor has a score do not count, as a search that fails.
+    Raises StatsError where N0 is more than m, or no draw has a winner.
     """
-    whole, size = np.asarray(scores[-1], dtype=np.float64), places.shape[1]
+    known, size = np.array(scores, dtype=np.float64), places.shape[1]
+    known[np.logical_or.accumulate(np.isnan(known))] = np.nan  # who is out stays out
     if alive[0] > size:
         raise StatsError(f"{alive[0]} candidates need as many in a pool, which has {size}")
     left = places < alive[0]
-    for at, kept in zip(scores[:-1], alive[1:], strict=True):
+    for at, kept in zip(known[:-1], alive[1:], strict=True):
         order = _best_first(at)
         ranked = left[:, order]
         left = np.empty_like(ranked)
         left[:, order] = ranked & (np.cumsum(ranked, axis=1) <= kept)
-    return _share_of_wins(whole, left)
+    return _share_of_wins(known[-1], left)
 
 
 def stopped(

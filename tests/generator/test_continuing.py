@@ -74,11 +74,17 @@ def test_another_prompt_may_go_on_from_it(begun: Path, tmp_path: Path) -> None:
 
 
 def test_what_is_not_there_is_said(begun: Path) -> None:
-    with pytest.raises(UsageError, match=r"several methods: name one, .*/best_of_n/builtin-00"):
+    with pytest.raises(
+        UsageError, match=r"name it .*/METHOD/builtin-00, where METHOD is one of best_"
+    ):
         winner_of(f"{begun}/builtin-00")
     with pytest.raises(UsageError, match=r"no winner of that name; it has best_of_n/builtin-00, "):
         winner_of(f"{begun}/builtin-07")
-    with pytest.raises(UsageError, match="no run is there; name one as RUN/PROMPT_ID"):
+    with pytest.raises(
+        UsageError, match="that is a run, not a winner; write RUN/PROMPT_ID or RUN/"
+    ):
+        winner_of(str(begun))
+    with pytest.raises(UsageError, match="no run is there; write RUN/PROMPT_ID"):
         winner_of("nowhere/builtin-00")
     with pytest.raises(UsageError, match=r"its tokens are of builtin .* not of --model other"):
         refuse_other_model(f"{begun}/sbs/builtin-00", Checkpoint(name="other", sha256="0" * 64))

@@ -297,6 +297,23 @@ class TestSearch:
         assert [r.nodes for r in self.search(plan)] != [r.nodes for r in plain]
 
 
+def test_without_guidance_a_critic_that_was_trained_with_it_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = "--profile builtin --verifier perplexity --method halving --duration 0.6 --guidance 1"
+    asked = [*words.split(), "--step_size", "0.4", "--value", str(tmp_path / "critic.json")]
+    for feature in ("unconditional", "log_prob"):
+        critic = made_up_critic({20: {"own": 1.0, feature: 0.5}})
+        critic = critic.model_copy(update={"selector": "perplexity", "frames": 30})
+        (tmp_path / "critic.json").write_text(critic.model_dump_json())
+        if feature == "log_prob":
+            assert parse(BenchmarkSettings, asked).value
+            continue
+        with pytest.raises(SystemExit):
+            parse(BenchmarkSettings, asked)
+        assert "take a --guidance other than 1" in capsys.readouterr().err
+
+
 def test_a_benchmark_prunes_by_it_and_its_folder_knows(tmp_path: Path, monkeypatch) -> None:
     """On the built-in stack, pmi: no server."""
     path, own = tmp_path / "critic.json", checkpoint_of("builtin")

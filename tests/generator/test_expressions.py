@@ -62,8 +62,12 @@ def test_an_expression_has_one_name_however_it_is_spaced(
         ("lcb(tags,pmi;0)", "lambda '0' is not a positive number"),
         ("lcb(tags,pmi;)", r"lambda '\)' is not a positive number"),
         ("min(tags,0*pmi)", "the weight '0' is not a positive number"),
+        ("1e308*pmi", "the weight '1e308' is not a positive number, 1e[+]09 at most"),
+        ("min(tags," * 999 + "pmi" + ")" * 999, "more than 32 brackets"),
         ("min(tags)", "min needs two members or more"),
         ("min()", r"name is expected before '\)'"),
+        ("tags-pmi", "'tags-pmi' is no verifier's name; a weight is written 0.7"),
+        ("min(tags,0.7pmi)", "'0.7pmi' is no verifier's name"),
         ("max(tags,pmi)", "max is no function; there are min, mean, lcb"),
         ("min(tags,min(a,b),tags)", "names tags twice"),
         ("min(a,b)+2*min(a, b)", r"names min\(a,b\) twice"),
@@ -212,6 +216,14 @@ def test_best_of_n_by_an_expression_is_exact_and_who_lacks_a_member_is_out(folde
     ]
     judged = np.where(np.isnan(scores), np.nan, seen)
     assert best_of_n([scores], [judged], [3])[0, 0] == pytest.approx(seen[draws].mean())
+
+
+def test_a_prompt_of_which_no_candidate_has_all_members_is_left_out(folder: Path) -> None:
+    pool = load_pool(folder)
+    for name, lacking in (("tags", [0, 2, 4]), ("noise", [1, 3, 5])):
+        pool._values[name, "whole"]["p0"][lacking] = math.nan
+    assert {*pool.values("tags")} == {*pool.values("tags+pmi")} == {"p0", "p2"}
+    assert {*pool.values("tags+noise")} == {"p2"}
 
 
 def test_relations_are_those_of_the_members(folder: Path) -> None:

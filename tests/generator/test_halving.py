@@ -103,9 +103,15 @@ def test_two_batches_go_side_by_side_where_what_is_left_of_them_fits(
     keep: float, max_rows: int, abreast: int
 ) -> None:
     p = METHODS["halving"].make_plan(16, 5, 2, 50, {"keep": keep})
-    assert p.abreast(max_rows) == abreast
+    assert p.abreast(max_rows, p.length) == abreast
     held = [abreast * n * end for n, end in zip(p.held, (100, 200, 250), strict=True)]
     assert max(held) <= max(max_rows, p.candidates) * p.length
+
+
+def test_of_clips_of_several_windows_two_batches_have_the_pasts_of_one_window() -> None:
+    p = METHODS["halving"].make_plan(16, 20, 6, 50, {"keep": 0.5})
+    assert p.abreast(64, p.length) == 4
+    assert p.abreast(64, 500) == 2  # two batches' first step alone: 300 of 500 frames each
 
 
 def test_its_flags_its_grid_and_its_names() -> None:

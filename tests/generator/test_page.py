@@ -166,6 +166,7 @@ def test_trees_are_as_the_records_have_them_and_leaves_are_found(tmp_path: Path)
         if (r["method"], r["prompt_id"]) == ("sbs", "p3")
     )
     assert clip["leaves"] == record["candidates"]
+    assert read(folder).data["summaries"]["sbs"] == "beam search"
     assert [
         {"step": step, "slot": slot, "parent": parent, "kept": bool(kept)}
         for step, nodes in enumerate(clip["tree"])

@@ -178,6 +178,26 @@ def test_smc_is_a_plain_particle_filter(temper: float, refuses: bool, draw: int)
     assert bool(seen["drawn another"]) == bool(draw)
 
 
+def test_equal_scores_have_no_spread_whatever_their_deviation_rounds_to() -> None:
+    class EqualAtFirst(FakeVerifier):
+        def score(self, inputs):
+            later = super().score(inputs)
+            return [Score(value=0.1)] * len(later) if inputs[0].frames == 3 else later
+
+    assert np.std([0.1] * 6) > 0
+    found = run(plan("smc", 6), verifier=EqualAtFirst())
+    assert all(node.parent in (None, node.slot) for result in found for node in result.nodes)
+    for one, other in zip(found, run(plan("best_of_n", 6)), strict=True):
+        assert tokens(one) == tokens(other)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_prompt_that_fails_leaves_no_warning_of_its_weights() -> None:
+    for result in run(plan("power"), generator=FakeGenerator(overflows=lambda x: len(x) > 3)):
+        assert isinstance(result, Failure)
+        assert result.step == 1
+
+
 @pytest.mark.parametrize(("alpha", "tilt"), [(1.5, 0.0), (3.0, 0.0), (1.0, 0.5), (0.5, 2.0)])
 @pytest.mark.parametrize("overflows", [False, True])
 def test_power_weighs_by_how_tokens_were_drawn_and_asks_the_verifier_at_the_end_alone(

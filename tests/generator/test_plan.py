@@ -40,10 +40,11 @@ def every_subset(size: int, n: int) -> np.ndarray:
 
 
 def searched(slots: Sequence[int], scores: Sequence[np.ndarray], alive: Sequence[int]) -> int:
-    """The winner of one search, by the words of the method."""
-    left = list(slots)
+    """The winner of one search, by the words of the method: who had no score is out for good."""
+    left, out = list(slots), set[int]()
     for at, kept in zip(scores, [*alive[1:], 1], strict=True):
-        left = sorted(left, key=lambda slot: (np.isnan(at[slot]), -at[slot], slot))[:kept]
+        out |= {slot for slot in left if np.isnan(at[slot])}
+        left = sorted(left, key=lambda slot: (slot in out, -at[slot], slot))[:kept]
     return left[0]
 
 
@@ -180,11 +181,19 @@ class TestSettings:
         assert timed.per_clip["tags"] == 0.5
 
     @pytest.mark.parametrize(
-        ("budget", "said"), [(249, "no clip: one costs 250"), (4001, "the pool's 16 clips")]
+        ("budget", "said"), [(249, "no clip: raise it to 250"), (4001, "the pool's 16 clips")]
     )
     def test_budgets_that_no_setting_fits_are_refused(self, pool, capsys, budget, said) -> None:
         code = plan.main([str(pool.folder), "--budget_frames", str(budget)])
         assert (code, said in capsys.readouterr().err) == (Exit.USAGE, True)
+
+    @pytest.mark.parametrize(
+        "wrong",
+        ["--budget_seconds 9 --seconds_per_frame -1", "--budget_frames 500 --seconds_per_clip 1"],
+    )
+    def test_rates_that_mean_nothing_are_refused(self, pool: Pool, wrong: str) -> None:
+        with pytest.raises(SystemExit, match="2"):
+            plan.main([str(pool.folder), *wrong.split()])
 
     def test_commands_are_the_search_that_was_planned(self, pool: Pool) -> None:
         settings = planner_of(pool).schedules.settings(2000)

@@ -150,7 +150,9 @@ def test_tokens_may_be_packed_and_those_that_are_not_whole_are_an_error(folder: 
 
 def test_what_is_no_pool_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text('{"identity": {"script": "benchmark"}}')
-    with pytest.raises(RunFolderError, match="is not a pool's folder"):
+    with pytest.raises(
+        RunFolderError, match=r"is not a pool's folder, .*: its manifest lacks 'candidates'"
+    ):
         load_pool(tmp_path)
 
 

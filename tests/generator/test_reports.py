@@ -8,13 +8,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import matplotlib as mpl
 import numpy as np
 import pytest
 from PIL import Image
 
 from src.budget import STAGES
+from src.methods import METHODS
 from src.reports.__main__ import REPORTS, main
-from src.reports.figure import DIGEST_KEY, intervals, new_figure
+from src.reports.figure import DIGEST_KEY, intervals, new_figure, save
 from src.reports.pool_study import study_pool
 from src.reports.reproduction import compare
 from src.reports.reproduction import main as reproduce
@@ -128,6 +130,23 @@ def test_the_text_is_that_of_the_snapshot_and_figures_repeat_themselves(
     for name in figures:
         with Image.open(folder / name) as image:
             assert image.text[DIGEST_KEY] == records_digest(folder)  # type: ignore[attr-defined]
+
+
+def test_a_saved_figure_has_every_methods_colour_although_each_is_of_few_pixels(
+    tmp_path: Path,
+) -> None:
+    figure = new_figure(7.5, 4.0, "colours", "")
+    ax = figure.subplots()
+    ax.imshow(
+        np.linspace(0, 1, 10_000).reshape(100, 100), cmap=mpl.colormaps["viridis"].resampled(99)
+    )
+    colours = ["#FFFFFF", *(method.colour for method in METHODS.values())]
+    for x, colour in enumerate(colours):
+        ax.plot([9 * x], [50], "s", c=colour, markersize=4)
+    save(figure, tmp_path / "colours.png", made_up_run(tmp_path / "run"))
+    drawn = np.asarray(Image.open(tmp_path / "colours.png").convert("RGB"), int).reshape(-1, 3)
+    for colour in colours:
+        assert abs(drawn - [*bytes.fromhex(colour[1:])]).max(axis=1).min() <= 8, colour
 
 
 @pytest.mark.parametrize(

@@ -81,10 +81,12 @@ def test_an_empty_value_is_wrong_usage_and_not_a_default(
 BENCHMARK, LATENCY, EXPERIMENT = BenchmarkSettings, LatencySettings, ExperimentSettings
 WRONG: list[tuple[type[Settings], str, str]] = [
     (BENCHMARK, "--method sbs --candidates 6", "--beam_width must divide --candidates"),
-    (BENCHMARK, "--method lookahead --lookahead_k -1", "lookahead_k must be 0 or more"),
+    (BENCHMARK, "--method lookahead --lookahead_k -1", "--lookahead_k must be 0 or more"),
+    (BENCHMARK, "--method halving --keep 2", "--keep must be 1 or less, not 2"),
+    (BENCHMARK, "--method sbs --step_size 0.013", "--step_size 0.013 s is not a whole number"),
     (BENCHMARK, "--verifier tags+pmi --guidance 1", "take a --guidance other than 1"),
     (BENCHMARK, "--method", "--method needs at least one value"),
-    (BENCHMARK, "--candidates 0", "candidates must be 1 or more"),
+    (BENCHMARK, "--candidates 0", "--candidates must be 1 or more"),
     (BENCHMARK, "--duration 0.013", "not a whole number of frames"),
     (BENCHMARK, "--method sbs sbs", "names something twice"),
     (BENCHMARK, "--num_samples 0", "--num_samples must be 1 or more"),
@@ -124,6 +126,7 @@ WRONG: list[tuple[type[Settings], str, str]] = [
     (EXPERIMENT, "--budgets 2 2", "names something twice"),
     (EXPERIMENT, "--budgets 0", "--budgets must be 1 or more"),
     (EXPERIMENT, "--lookahead_ks -1", "--lookahead_ks must be 0 or more"),
+    (EXPERIMENT, "--keeps 0.5 2", "--keeps must be 1 or less, not 2"),
     (EXPERIMENT, "--pool x --method sbs", "--sweep_verifiers"),
 ]
 

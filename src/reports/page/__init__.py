@@ -20,7 +20,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from src.data.files import whole_file
-from src.methods import BASELINE
+from src.methods import BASELINE, METHODS
 from src.reports.benchmark_study import Study, difference_text, value_of
 from src.reports.table import describe, shown
 from src.runs.measures import Measure
@@ -95,6 +95,7 @@ def _clips(study: Study) -> dict[str, Any]:
     return {
         "methods": [m for m in study.manifest["identity"]["settings"]["method"] if m in finished],
         "baseline": BASELINE,
+        "summaries": {m: METHODS[m].summary for m in METHODS if m in finished},
         "measures": [
             {
                 "name": m.name,

@@ -68,7 +68,7 @@ function account(clip) {
   return about.join(" ");
 }
 
-function legend(clip) {
+function legend(clip, method) {
   const steps = clip.tree.length > 1;
   const entries = steps
     ? [["kept", "kept and continued"], ["pruned", "pruned"], ["won", "won"]]
@@ -77,6 +77,7 @@ function legend(clip) {
   return make(
     "p",
     { className: "legend" },
+    method in run.summaries ? `${method}: ${run.summaries[method]}. ` : "",
     order,
     "Number of the candidate, then its score. ",
     ...entries.map(([state, text]) => make("span", { className: `node ${state}` }, text)),
@@ -97,7 +98,7 @@ function openTree(button, prompt, method) {
     "td",
     { colSpan: COLUMNS, role: "cell" },
     make("p", { className: "account" }, account(clip)),
-    legend(clip),
+    legend(clip, method),
     drawTree(clip, name, run.measures[0].digits),
   );
   const opened = make("tr", { className: "opened", role: "row" }, cell);
