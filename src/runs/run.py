@@ -22,14 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from src.data.files import (
-    append_line,
-    make_folder,
-    open_to_append,
-    remove,
-    whole_file,
-    write_whole,
-)
+from src.data.files import append_line, make_folder, open_to_append, remove, whole_file, write_whole
 from src.data.lease import InUse, Lease
 from src.data.prompts import Prompt
 from src.runs.provenance import commit, machine, versions

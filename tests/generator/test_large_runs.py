@@ -31,14 +31,13 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def resume(folder: Path) -> None:
     with Run.reopen(folder) as run:
-        assert run.done == 2 * len(PROMPTS) - 1
         run.append(run.records[next(iter(run.records))])
 
 
 def put_in_order(folder: Path) -> None:
     with Run.reopen(folder) as run:
         run.put_in_order(PROMPTS[::-1])
-        assert [record["prompt_id"] for record in run.records.values()][:2] == ["p99", "p98"]
+        assert next(iter(run.records.values()))["prompt_id"] == "p99"
 
 
 def join(folder: Path) -> None:
@@ -70,10 +69,7 @@ def test_memory_is_a_small_part_of_the_records(
 
 def test_a_page_made_prompt_by_prompt_has_one_json_value(large: Path) -> None:
     text = Reader(page_of(large)).inside["application/json"]
-    clips = json.loads(text)
-    assert [prompt["id"] for prompt in clips["prompts"]] == [prompt.id for prompt in PROMPTS]
-    assert all(set(prompt["clips"]) == {"sbs", "lookahead"} for prompt in clips["prompts"])
-    escaped = json.dumps(clips, separators=(",", ":"))
+    escaped = json.dumps(json.loads(text), separators=(",", ":"))
     for mark in "<>&'":
         escaped = escaped.replace(mark, f"\\u{ord(mark):04x}")
     assert text == escaped
@@ -89,7 +85,7 @@ def test_a_records_files_are_written_side_by_side_and_before_its_line(
         assert not (run.folder / RECORDS).read_bytes()
         write_whole(path, content)
 
-    files = {"audio/a.wav": b"audio", "tokens/a.npy": b"tokens", "embeddings/a.npy": b"numbers"}
+    files = {f"{name}/a": b"bytes" for name in ("audio", "tokens", "embeddings")}
     record = SBS | {"prompt_id": "a", "status": "ok"}
     with Run(tmp_path, "several files", {}, {}) as run:
         monkeypatch.setattr("src.runs.run.write_whole", write)
