@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,7 @@ from src.cells import SearchCell
 from src.data.files import ROOT, as_json
 from src.methods import METHODS
 from src.runs.records import Record, read_manifest, read_records
+from src.runs.run import WRITERS
 
 STEPS = ROOT / "results/gpu/gpu.jsonl"
 GROWTH = ROOT / "results/performance/decoding-builtin.json"
@@ -220,9 +222,10 @@ def stages_of(
             else:
                 stages.append(Stage("generator", taken))
     last = 0.0 if costs.score is not None else prompts * plan.length * costs.render
-    files = 1 + saved + bool(saved)
+    # A prompt's files side by side, then its line.
+    writes = math.ceil((saved + bool(saved)) / WRITERS) + 1
     size = line_bytes(plan) + saved * whole
-    lines = prompts * (files * cluster["fsync_ms"] / 1000 + size / disk)
+    lines = prompts * (writes * cluster["fsync_ms"] / 1000 + size / disk)
     sent = prompts * size / store
     return [*joined([*stages, Stage("generator", last)]), Stage("store", sent),
             Stage("driver", lines)]  # fmt: skip

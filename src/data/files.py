@@ -103,10 +103,10 @@ def open_to_append(path: Path) -> int:
     interrupted. Raises WriteError."""
     with writing(path):
         handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-    data = path.read_bytes()
-    whole = data.rfind(b"\n") + 1
-    if whole < len(data):
-        torn = len(data) - whole
+    size = whole = os.fstat(handle).st_size
+    while whole and os.pread(handle, 1, whole - 1) != b"\n":
+        whole -= 1
+    if torn := size - whole:
         log.warning("%s: dropping a last line that was cut short (%d bytes)", path, torn)
         os.truncate(handle, whole)
         os.fsync(handle)
@@ -118,11 +118,12 @@ def as_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def append_line(path: Path, handle: int, value: Any) -> None:
-    """handle: of `open_to_append`. value: of JSON, without NaN. Raises WriteError when the line
-    cannot be kept."""
+def append_line(path: Path, handle: int, value: Any) -> tuple[int, int]:
+    """handle: of `open_to_append`. value: of JSON, without NaN. Returns where the line begins and
+    its length, in bytes. Raises WriteError when the line cannot be kept."""
     line = f"{as_json(value)}\n".encode()
     with writing(path):
         if os.write(handle, line) != len(line):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.fsync(handle)
+    return os.lseek(handle, 0, os.SEEK_CUR) - len(line), len(line)

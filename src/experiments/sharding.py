@@ -22,10 +22,10 @@ def summary(folders: Sequence[Path]) -> tuple[str, Exit]:
     """How a shard ends, in place of a report: statistics are those of the whole run."""
     lines, failed = [], 0
     for folder in folders:
-        records = read_records(folder).values()
-        done = sum(record["status"] == "ok" for record in records)
-        failed += len(records) - done
-        lines.append(f"{done} of {len(records)} records are finished in {folder}")
+        heads = read_records(folder).heads.values()
+        done = sum(head["status"] == "ok" for head in heads)
+        failed += len(heads) - done
+        lines.append(f"{done} of {len(heads)} records are finished in {folder}")
     for folder in folders:
         lines.append(f"To join what is there: python -m src.runs.merge {folder.parent.parent}")
     return "\n".join(lines), Exit.PROMPTS_FAILED if failed else Exit.DONE

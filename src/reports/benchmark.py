@@ -212,13 +212,7 @@ def _of_clips(study: Study) -> Iterable[str]:
         of = "; ".join(f"{r['method']} {r['prompt_id']}" for r in silent[:SHOWN_FAILURES])
         count = f"{len(silent)} of {len(study.done)}"
         yield f"{count} winners are silent (RMS below {SILENT:g} dB of full scale): {of}."
-    reasons = [
-        node["score"]["reason"]
-        for record in study.done
-        for node in record.get("tree", ())
-        if "reason" in node["score"]
-    ]
-    if reasons:
+    if reasons := [reason for record in study.done for reason in record["unscored"]]:
         told = (f"{shortened(reason)} ({n})" for reason, n in Counter(reasons).most_common(3))
         yield f"{len(reasons)} candidate(s) had no score and were out: {'; '.join(told)}"
 

@@ -22,7 +22,7 @@ from src.methods import BASELINE
 from src.reports.table import Row, adjusted, brackets, digits_of, ends, interval_of
 from src.runs.evaluation import REFERENCE, load_embeddings
 from src.runs.measures import Claim, Measure, in_short
-from src.runs.records import Record, read_manifest, read_records
+from src.runs.records import Record, Records, read_manifest, read_records, without_tree
 from src.stats.intervals import Array, StatsError, mean_interval, mean_p
 from src.stats.sets import STATISTICS, null, p_of_difference
 
@@ -37,16 +37,18 @@ class Study:
     """A run's results.
 
     methods: those with a finished prompt, in the order they were asked for. costs: by method, means
-    per prompt. done, failed: records. rows: by method and measure, as summary.csv has them; of
-    measures of sets with `null`, what chance gives (src/stats/sets.py), and its 95% range. values:
-    by method and measure, each clip's number by prompt id, NaN where there is none; empty for
-    measures of sets. unjudged: by measure, why a clip has no number.
+    per prompt. records: whole ones; done, failed: without trees, with `unscored`, why candidates
+    have no score. rows: by method and measure, as summary.csv has them; of measures of sets with
+    `null`, what chance gives (src/stats/sets.py), and its 95% range. values: by method and measure,
+    each clip's number by prompt id, NaN where there is none; empty for measures of sets. unjudged:
+    by measure, why a clip has no number.
     """
 
     manifest: Mapping[str, Any]
     methods: tuple[str, ...]
     measures: tuple[Measure, ...]
     costs: Mapping[str, Row]
+    records: Records
     done: tuple[Record, ...]
     failed: tuple[Record, ...]
     rows: dict[tuple[str, str], Row] = field(default_factory=dict)
@@ -97,8 +99,11 @@ def study_benchmark(folder: Path | str) -> Study:
     about a minute a method for thousands.
     """
     manifest = read_manifest(folder)
-    records = list(read_records(folder).values())
-    done = [record for record in records if record["status"] == "ok"]
+    records = read_records(folder, _light)
+    done, failed = (
+        [record for record in records.heads.values() if (record["status"] == "ok") == ok]
+        for ok in (True, False)
+    )
     asked = manifest["identity"]["settings"]["method"]
     by_method = {m: own for m in asked if (own := [r for r in done if r["method"] == m])}
     study = Study(
@@ -106,8 +111,9 @@ def study_benchmark(folder: Path | str) -> Study:
         methods=tuple(by_method),
         measures=tuple(_measure(entry, manifest) for entry in manifest["measures"]),
         costs={method: _cost(own) for method, own in by_method.items()},
+        records=records,
         done=tuple(done),
-        failed=tuple(record for record in records if record["status"] != "ok"),
+        failed=tuple(failed),
     )
     for measure in study.measures:
         name = measure.name
@@ -126,6 +132,12 @@ def study_benchmark(folder: Path | str) -> Study:
         study.unjudged[name] = reasons
     study.rows.update(zip(study.rows, adjusted([*study.rows.values()]), strict=True))
     return study
+
+
+def _light(record: Record) -> Record:
+    scores = [node["score"] for node in record.get("tree", ())]
+    reasons = [score["reason"] for score in scores if "reason" in score]
+    return without_tree(record) | {"unscored": reasons}
 
 
 def value_of(record: Record, measure: Measure) -> float | None:

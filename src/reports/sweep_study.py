@@ -33,7 +33,7 @@ from src.reports.benchmark_study import value_of
 from src.reports.table import Row, adjusted, ends, without_absent
 from src.runs.measures import Measure, measures_of
 from src.runs.pool import Pool, of_both
-from src.runs.records import Record, read_manifest, read_records
+from src.runs.records import Record, read_manifest, read_records, without_tree
 from src.stats.best_of_n import best_of_n
 from src.stats.intervals import StatsError, mean_interval, mean_p
 
@@ -68,7 +68,8 @@ class _Cell:
 
 def study_sweep(folder: Path | str, pool: Pool | None, budgets: Sequence[int]) -> Sweep:
     """Raises RunFolderError for a folder that is no sweep's, StatsError for an empty one."""
-    manifest, records = read_manifest(folder), list(read_records(folder).values())
+    manifest = read_manifest(folder)
+    records = list(read_records(folder, without_tree).heads.values())
     measures = measures_of(manifest)
     judges = [m for m in measures if m.is_judge and m.kind == "clip"]
     judges.sort(key=lambda m: m.role != "primary judge")

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from src.data.files import as_json, remove, write_whole
+from src.data.files import as_json, remove, whole_file, write_whole
 from src.runs.arguments import given
 from src.runs.ending import Exit, ending
-from src.runs.records import COMPRESSED, RECORDS, read_manifest, read_records
+from src.runs.records import COMPRESSED, RECORDS, read_manifest, read_records, without_tree
 
 
 def compact(folder: Path | str, trees: bool = True) -> tuple[int, int]:
@@ -31,13 +31,11 @@ def compact(folder: Path | str, trees: bool = True) -> tuple[int, int]:
     folder = Path(folder)
     read_manifest(folder)
     before = size_of(folder)
-    left_out = set() if trees else {"tree"}
-    lines = [
-        as_json({name: value for name, value in record.items() if name not in left_out})
-        for record in read_records(folder).values()
-    ]
-    text = "".join(f"{line}\n" for line in lines).encode()
-    write_whole(folder / COMPRESSED, lzma.compress(text, preset=9))
+    records = read_records(folder)
+    with whole_file(folder / COMPRESSED) as file, lzma.open(file, "wb", preset=9) as lines:
+        for record in records.values():
+            kept = record if trees else without_tree(record)
+            lines.write(f"{as_json(kept)}\n".encode())
     remove(folder / RECORDS)
     for path in sorted(folder.glob("tokens/*.npy")):
         packed = io.BytesIO()

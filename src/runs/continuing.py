@@ -12,7 +12,13 @@ from typing import Any
 from src.data.prompts import Prompt, digest_of_tokens
 from src.protocol import Checkpoint
 from src.runs.pool import load_tokens, token_file
-from src.runs.records import MANIFEST, RunFolderError, read_manifest, read_records
+from src.runs.records import (
+    MANIFEST,
+    RunFolderError,
+    read_manifest,
+    read_records,
+    without_tree,
+)
 from src.runs.settings import UsageError
 
 NAMED = 10  # of the prompts that there are
@@ -27,7 +33,7 @@ def winner_of(name: str) -> Prompt:
     folder, method = _folder_of(name)
     found = [
         record
-        for record in read_records(folder).values()
+        for record in read_records(folder, without_tree).heads.values()
         if record["kind"] == "search" and record["status"] == "ok" and "cell" not in record
     ]
     here = [record for record in found if record["prompt_id"] == Path(name).name]

@@ -213,9 +213,10 @@ def _unjudged(
     run: Run, prompts: Sequence[Prompt], judges: Sequence[Judge]
 ) -> Iterator[JudgingAgain]:
     known = {prompt.id: prompt for prompt in prompts}
-    for record in run.records:
-        lacking = [judge.name for judge in judges if judge.name in record.get("unjudged", {})]
-        if not lacking or "audio" not in record or record["prompt_id"] not in known:
+    for key, head in run.records.heads.items():
+        lacking = [judge.name for judge in judges if judge.name in head.get("unjudged", {})]
+        record = run.records[key] if lacking else {}
+        if "audio" not in record or record["prompt_id"] not in known:
             continue
         try:
             clip = read_audio(run.folder / record["audio"])

@@ -59,9 +59,9 @@ def merge(folders: Sequence[Path]) -> tuple[str, bool]:
             stack.enter_context(Lease(run))
         except InUse as error:
             raise RunFolderError(f"{error}: wait for it or end it") from None
-        sources = [Source.open(folder, stack) for folder in shards]
+        sources = [Source.of(folder) for folder in shards]
         if (run / MANIFEST).exists():  # joined before, or begun by one process: one more source
-            sources.insert(0, Source.open(run, stack))
+            sources.insert(0, Source.of(run))
         manifest = joined_manifest(sources)
         prompts = next(source.prompts for source in sources if source.prompts)
         kept = choose(sources)
@@ -72,7 +72,7 @@ def merge(folders: Sequence[Path]) -> tuple[str, bool]:
         with bar("join", len(kept), 0, "record") as progress, whole_file(run / RECORDS) as file:
             for key in sorted(kept, key=rank):
                 source = sources[kept[key].source]
-                record = source.read(kept[key])
+                record = source.records.as_written(key)
                 record["start"] = source.starts[record["start"]]
                 if "reference" in record:
                     there = (source.folder / record["reference"]).resolve()
@@ -145,15 +145,16 @@ def choose(sources: Sequence[Source]) -> dict[Hashable, Entry]:
     kept: dict[Hashable, Entry] = {}
     with bar("read", len(sources), 0, "folder") as progress:
         for number, source in enumerate(sources):
-            for key, new in source.entries(number).items():
+            for key, new in source.entries(number):
                 old = kept.setdefault(key, new)
                 if new is old or new.is_ok < old.is_ok:
                     continue
                 if new.is_ok == old.is_ok:
-                    lines = (sources[entry.source].line(entry) for entry in (old, new))
+                    both = [sources[entry.source].records for entry in (old, new)]
+                    lines = (records.line(key) for records in both)
                     if len({START.sub(b"", line) for line in lines}) == 1:
                         continue  # as a rule, and faster than to read them
-                    one, other = (results_of(sources[e.source].read(e)) for e in (old, new))
+                    one, other = (results_of(records.as_written(key)) for records in both)
                     again = sources[old.source].shard is None and old.shard == new.shard
                     if one == other or (not again and not new.is_ok and new.time <= old.time):
                         continue

@@ -97,6 +97,9 @@ class Pool:
             if record["kind"] == "validity":
                 self.validity[record["measure"]][prompt] = record
                 continue
+            for field in {LOG_PROBS, UNCONDITIONAL, "values"} & record.keys():
+                numbers = record[field].items()  # of a large pool most of the memory
+                record[field] = {key: np.array(x, dtype=np.float64) for key, x in numbers}
             own = self.candidates if measure is None else scores.setdefault(measure, {})
             if record["status"] == "ok":
                 own[prompt] = record

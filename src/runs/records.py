@@ -24,17 +24,16 @@ import hashlib
 import json
 import logging
 import lzma
+import os
 import shutil
 import tempfile
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
 from src.cells import SearchCell
-from src.data.files import (
-    as_json,
-    write_whole,
-)
+from src.data.files import as_json, whole_file, write_whole
 from src.judges.base import CONTRAST
 from src.runs.measures import earlier
 
@@ -47,6 +46,7 @@ Record = dict[str, Any]
 Key = Mapping[str, Any]  # the fields of a record's key, but for the prompt's id
 KEY_FIELDS = ("kind", "method", "cell", "measure", "repetition")
 CANDIDATES: Key = {"kind": "candidates"}
+HEAD_FIELDS = ("status", "start", "time", "unjudged")
 
 
 def search_key(
@@ -123,23 +123,79 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     write_whole(folder / MANIFEST, json.dumps(manifest, indent=2, allow_nan=False) + "\n")
 
 
-def read_records(folder: Path | str) -> dict[Hashable, Record]:
-    """The latest record by `key_of`; a torn last line is left out.
+def head_of(record: Record) -> Record:
+    """What a run needs of its records again and again."""
+    return {name: record[name] for name in HEAD_FIELDS if name in record}
 
-    Raises RunFolderError for records that cannot be read, and for a line that is no record.
+
+def without_tree(record: Record) -> Record:
+    """All but what a search noted of its candidates: a hundredth of the bytes."""
+    return {name: value for name, value in record.items() if name != "tree"}
+
+
+class Records(Mapping[Hashable, Record]):
+    """The latest record of each key, in the order in which they were first made.
+
+    An index of the file: whole records are read when they are asked for, and in memory are their
+    places and `heads`, what `head` makes of them. A torn last line is left out.
     """
-    records: dict[Hashable, Record] = {}
-    whole_lines = record_lines(folder).split(b"\n")[:-1]
-    for number, line in enumerate(whole_lines, start=1):
-        key, record = parse_line(line, folder, number)
-        records[key] = record
-    for record in records.values():
+
+    def __init__(self, folder: Path | str, head: Callable[[Record], Record]) -> None:
+        self.folder, self._head = Path(folder), head
+        self.heads: dict[Hashable, Record] = {}
+        self._places: dict[Hashable, tuple[int, int]] = {}  # where a line begins, and its length
+        self.open()
+        begin = 0
+        for number, line in enumerate(self._file, start=1):
+            if not line.endswith(b"\n"):
+                break  # its write was interrupted, or goes on just now
+            self.note(*parse_line(line, folder, number), begin, len(line))
+            begin += len(line)
+
+    def open(self) -> None:
+        """Again, where lines have moved to another file."""
+        self._file = open_records(self.folder)
+
+    def note(self, key: Hashable, record: Record, begin: int, length: int) -> None:
+        """A record that is now in the file."""
+        self.heads[key], self._places[key] = self._head(record), (begin, length)
+
+    def line(self, key: Hashable) -> bytes:
+        begin, length = self._places[key]
+        return os.pread(self._file.fileno(), length, begin)
+
+    def put_in_order(self, keys: Iterable[Hashable]) -> None:
+        """Write the file anew, with the lines of these keys alone. Raises WriteError."""
+        places = {}
+        with whole_file(self.folder / RECORDS) as file:
+            for key in keys:
+                places[key] = file.tell(), file.write(self.line(key))
+        self._places, self.heads = places, {key: self.heads[key] for key in places}
+        self.open()
+
+    def as_written(self, key: Hashable) -> Record:
+        """Without the definition of a measure that its version did not know."""
+        return parse_line(self.line(key), self.folder, 0)[1]
+
+    def __getitem__(self, key: Hashable) -> Record:
+        record = self.as_written(key)
         if record["kind"] == "scores" and "definition" not in record:
             contrast = scores_key(record["measure"] + CONTRAST)
-            other = records.get(key_of(contrast, record["prompt_id"]))
+            other = self.heads.get(key_of(contrast, record["prompt_id"]))
             beside = other is not None and other["start"] <= record["start"]
             record["definition"] = earlier(record["measure"], beside)
-    return records
+        return record
+
+    def __iter__(self) -> Iterator[Hashable]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+def read_records(folder: Path | str, head: Callable[[Record], Record] = head_of) -> Records:
+    """Raises RunFolderError for records that cannot be read, and for a line that is no record."""
+    return Records(folder, head)
 
 
 def parse_line(line: bytes, folder: Path | str, number: int) -> tuple[Hashable, Record]:
@@ -154,37 +210,28 @@ def parse_line(line: bytes, folder: Path | str, number: int) -> tuple[Hashable, 
         ) from error
 
 
-def open_records(folder: Path) -> BinaryIO:
+def open_records(folder: Path) -> BufferedReader:
     """The file of lines; where they are compressed or none, one without a name. Raises
     RunFolderError."""
+    path, packed = folder / RECORDS, folder / COMPRESSED
     try:
-        if (folder / RECORDS).exists():
-            return (folder / RECORDS).open("rb")
+        if path.exists():
+            return path.open("rb")
         file = tempfile.TemporaryFile()  # noqa: SIM115
-        if (folder / COMPRESSED).exists():
-            with lzma.open(folder / COMPRESSED) as packed:
-                shutil.copyfileobj(packed, file)
+        if packed.exists():
+            path = packed
+            with lzma.open(packed) as lines:
+                shutil.copyfileobj(lines, file)
         file.seek(0)
-        return cast("BinaryIO", file)
+        return cast("BufferedReader", file)
     except (OSError, EOFError, lzma.LZMAError) as error:
-        raise RunFolderError(f"{folder}: its records cannot be read: {error}") from error
+        raise RunFolderError(f"{path} cannot be read: {error}") from error
 
 
 def records_digest(folder: Path | str) -> str:
     """SHA-256 of the records, compressed or not: what a figure made from them is marked with."""
-    return hashlib.sha256(record_lines(folder)).hexdigest()
-
-
-def record_lines(folder: Path | str) -> bytes:
-    """The records' file, unpacked; empty where there is none. Raises RunFolderError."""
-    path, packed = Path(folder, RECORDS), Path(folder, COMPRESSED)
-    try:
-        if path.exists():
-            return path.read_bytes()
-        path = packed
-        return lzma.decompress(packed.read_bytes()) if packed.exists() else b""
-    except (OSError, lzma.LZMAError) as error:
-        raise RunFolderError(f"{path} cannot be read: {error}") from error
+    with open_records(Path(folder)) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _with_key(record: Record) -> Record:

@@ -13,21 +13,16 @@ failed prompt is taken up again too.
 import logging
 import os
 import re
+import shutil
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from src.data.files import (
-    append_line,
-    as_json,
-    make_folder,
-    open_to_append,
-    remove,
-    write_whole,
-)
+from src.data.files import append_line, make_folder, open_to_append, remove, whole_file, write_whole
 from src.data.lease import InUse, Lease
 from src.data.prompts import Prompt
 from src.runs.provenance import commit, machine, versions
@@ -40,16 +35,18 @@ from src.runs.records import (
     RunFolderError,
     digest_of,
     key_of,
+    open_records,
     ranks,
     read_manifest,
     read_records,
     read_whole_manifest,
-    record_lines,
     write_manifest,
 )
 from src.runs.shards import Shard
 
 log = logging.getLogger(__name__)
+
+WRITERS = 8  # files of a record that are written at once
 
 
 @dataclass(frozen=True)
@@ -69,6 +66,7 @@ class Run(AbstractContextManager["Run"]):
     facts: further entries of the manifest; here: what this start adds, such as the device.
     folder: where the run is already, whatever it is called. dry: only read what is there; nothing
     is made or written. shard: of this run, that this is; prompts: of the whole run, in order.
+    records: the latest of each key, in the order in which they were first made.
     Raises RunFolderError, WriteError.
     """
 
@@ -92,7 +90,7 @@ class Run(AbstractContextManager["Run"]):
             facts = {**facts, "shard": shard.as_record(prompts)}
         self._opened = ExitStack()
         if dry:
-            self._records = read_records(self.folder)
+            self.records = read_records(self.folder)
             return
         make_folder(self.folder)
         with ExitStack() as opened:
@@ -104,7 +102,9 @@ class Run(AbstractContextManager["Run"]):
             self._start = self._note_start(
                 {"hash": digest, "identity": dict(identity), **facts, "starts": []}, here or {}
             )
-            self._records = read_records(self.folder)
+            self.records = read_records(self.folder)
+            # The disk takes files side by side; a record's line comes after its files.
+            self._writers = opened.enter_context(ThreadPoolExecutor(WRITERS))
             self._opened = opened.pop_all()
         self._file: int | None = None
         if not (self.folder / COMPRESSED).exists():  # else the first record expands it
@@ -130,10 +130,12 @@ class Run(AbstractContextManager["Run"]):
         """Compressed records become such as can be appended to."""
         records, packed = self.folder / RECORDS, self.folder / COMPRESSED
         if packed.exists() and not records.exists():
-            write_whole(records, record_lines(self.folder).decode())
+            with open_records(self.folder) as lines, whole_file(records) as file:
+                shutil.copyfileobj(lines, file)
             remove(packed)
         self._file = open_to_append(self.folder / RECORDS)
         self._opened.callback(os.close, self._file)
+        self.records.open()
         return self._file
 
     @property
@@ -142,23 +144,18 @@ class Run(AbstractContextManager["Run"]):
         return read_manifest(self.folder)
 
     @property
-    def records(self) -> list[Record]:
-        """The latest record of each key, in the order in which they were first made."""
-        return list(self._records.values())
-
-    @property
     def done(self) -> int:
         """How many prompts are finished, over all keys."""
-        return sum(record["status"] == "ok" for record in self._records.values())
+        return sum(head["status"] == "ok" for head in self.records.heads.values())
 
     def latest(self, key: Key, prompt_id: str) -> Record | None:
         """The latest record with this key."""
-        return self._records.get(key_of(key, prompt_id))
+        return self.records.get(key_of(key, prompt_id))
 
     def is_done(self, key: Key, prompt_id: str) -> bool:
         """Whether this prompt is finished; a failed one is not."""
-        record = self.latest(key, prompt_id)
-        return record is not None and record["status"] == "ok"
+        head = self.records.heads.get(key_of(key, prompt_id))
+        return head is not None and head["status"] == "ok"
 
     def append(self, record: Record) -> None:
         """Add one record, in one write, and have it on the disk before going on.
@@ -168,8 +165,9 @@ class Run(AbstractContextManager["Run"]):
         """
         record = {**record, "start": self._start, "time": _now()}
         self._check_lease()
-        append_line(self.folder / RECORDS, self._file or self._open_to_append(), record)
-        self._records[key_of(record)] = record
+        file = self._file or self._open_to_append()
+        place = append_line(self.folder / RECORDS, file, record)
+        self.records.note(key_of(record), record, *place)
 
     def _check_lease(self) -> None:
         try:
@@ -179,8 +177,8 @@ class Run(AbstractContextManager["Run"]):
 
     def keep(self, finished: Finished) -> None:
         """Write the files, each whole, and then append the record. Raises WriteError."""
-        for path, content in finished.files.items():
-            write_whole(self.folder / path, content)
+        paths = [self.folder / path for path in finished.files]
+        list(self._writers.map(write_whole, paths, finished.files.values()))
         if finished.record is not None:
             self.append(finished.record)
 
@@ -188,13 +186,11 @@ class Run(AbstractContextManager["Run"]):
         """Have the records in the order in which one process makes them, where several machines
         made them in another. prompts: of the run, in order. Raises WriteError."""
         rank = ranks(self.manifest["starts"], [prompt.id for prompt in prompts])
-        ordered = {key: self._records[key] for key in sorted(self._records, key=rank)}
-        if list(ordered) == list(self._records):
+        ordered = sorted(self.records, key=rank)
+        if ordered == list(self.records):
             return
         self._check_lease()
-        lines = "".join(f"{as_json(record)}\n" for record in ordered.values())
-        write_whole(self.folder / RECORDS, lines)
-        self._records = ordered
+        self.records.put_in_order(ordered)
         self._open_to_append()
 
     def _note_start(self, new: dict[str, Any], here: Mapping[str, Any]) -> int:

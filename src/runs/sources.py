@@ -2,19 +2,19 @@
 
 import re
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 from src.cells import SearchCell
 from src.runs.records import (
     MANIFEST,
     RECORDS,
     Record,
+    Records,
     RunFolderError,
-    open_records,
-    parse_line,
+    read_records,
     read_whole_manifest,
 )
 from src.runs.shards import Shard
@@ -26,11 +26,9 @@ START = re.compile(rb'"start":\d+,(?="status":)')  # of a line; its fields are s
 
 
 class Entry(NamedTuple):
-    """Where a record lies, and what decides which of two is kept. shard: that has made it."""
+    """Whose a record is, and what decides which of two is kept. shard: that has made it."""
 
     source: int
-    offset: int
-    length: int
     is_ok: bool
     time: str
     shard: str | None
@@ -43,48 +41,36 @@ class Source:
 
     folder: Path
     manifest: dict[str, Any]
-    records: BinaryIO
     shard: Shard | None = None
     prompts: Sequence[str] = ()
     starts: list[int] = field(default_factory=list)
 
     @classmethod
-    def open(cls, folder: Path, stack: ExitStack) -> "Source":
+    def of(cls, folder: Path) -> "Source":
         """Raises RunFolderError."""
         manifest = read_whole_manifest(folder)
-        source = cls(folder, manifest, stack.enter_context(open_records(folder)))
+        source = cls(folder, manifest)
         if about := manifest.get("shard"):
             source.shard = Shard(about["index"], about["of"])
             source.prompts = about["prompts"]
         return source
 
-    def line(self, entry: Entry) -> bytes:
-        self.records.seek(entry.offset)
-        return self.records.read(entry.length)
+    @cached_property
+    def records(self) -> Records:
+        """Raises RunFolderError."""
+        return read_records(self.folder)
 
-    def read(self, entry: Entry) -> Record:
-        return parse_line(self.line(entry), self.folder, 0)[1]
-
-    def entries(self, number: int) -> dict[Hashable, Entry]:
-        """The latest of each key. number: this source's. Raises RunFolderError for damage."""
-        found: dict[Hashable, Entry] = {}
-        offset, starts = 0, self.manifest["starts"]
-        for count, line in enumerate(self.records, start=1):
-            if not line.endswith(b"\n"):
-                break  # its write was interrupted, or goes on just now
-            key, record = parse_line(line, self.folder, count)
+    def entries(self, number: int) -> Iterator[tuple[Hashable, Entry]]:
+        """Of each key. number: this source's. Raises RunFolderError for damage."""
+        for key, head in self.records.heads.items():
             try:
-                made_by = starts[record["start"]].get("shard", self.shard)
+                made_by = self.manifest["starts"][head["start"]].get("shard", self.shard)
             except (KeyError, IndexError) as error:
                 raise RunFolderError(
-                    f"{self.folder}: {MANIFEST} lacks the start of line {count} of {RECORDS}"
+                    f"{self.folder}: {MANIFEST} lacks the start of a line of {RECORDS}: {key}"
                 ) from error
-            found[key] = Entry(
-                *(number, offset, len(line), record["status"] == "ok", record["time"]),
-                None if made_by is None else str(made_by),
-            )
-            offset += len(line)
-        return found
+            shard = None if made_by is None else str(made_by)
+            yield key, Entry(number, head["status"] == "ok", head["time"], shard)
 
 
 def results_of(record: Record) -> Record:

@@ -267,7 +267,7 @@ def test_a_candidate_that_is_out_is_in_the_record_and_its_prompt_is_not_searched
         plan = METHODS["best_of_n"].make_plan(4, 0.2, 0.1, RATE, {})
         with Run(tmp_path, "run", {"script": "benchmark"}, {}) as run:
             search_what_is_left(run, [(search_key("best_of_n"), plan, 3)], [PROMPT], parts)
-            return len(generator.begun), run.records
+            return len(generator.begun), list(run.records.values())
 
     groups, (done,) = searched()
     assert (groups, done["status"]) == (1, "ok")

@@ -250,7 +250,7 @@ class TestPool:
     ) -> None:
         with made_pool(tmp_path) as run:
             hears(run, [verifier("tags")], FakeClient())
-            for record in [r for r in run.records if r["kind"] == "candidates"]:
+            for record in [r for r in run.records.values() if r["kind"] == "candidates"]:
                 record["log_probs"]["whole"][1] = None
                 run.append(record)
             hears(run, self.scorers(), FakeClient())

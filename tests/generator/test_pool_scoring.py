@@ -51,10 +51,10 @@ def test_clips_are_rendered_once_a_prefix_and_sent_once_for_all_verifiers(run: R
 
 def test_a_new_verifier_of_an_old_pool_is_the_only_one_that_is_asked(run: Run) -> None:
     hears(run, TWO, FakeClient())
-    before, client = run.records, FakeClient()
+    before, client = list(run.records.values()), FakeClient()
     hears(run, [*TWO, verifier("muq", prefixes=())], client)
     assert client.asked == [(("muq",), p.text, 20) for p in PROMPTS]
-    assert run.records[: len(before)] == before
+    assert list(run.records.values())[: len(before)] == before
 
 
 def test_a_new_prefix_is_scored_alone_and_what_was_scored_stays(run: Run) -> None:
@@ -176,7 +176,7 @@ def test_a_lost_server_loses_no_score_and_the_rest_is_as_if_it_had_stayed(
     assert len(client.asked) == 6
     with made_pool(tmp_path / "whole") as whole:
         hears(whole, TWO, FakeClient())
-        assert without_clock(run.records) == without_clock(whole.records)
+        assert without_clock(run.records.values()) == without_clock(whole.records.values())
 
 
 def test_a_judge_without_a_number_for_a_candidate_has_none_for_the_prompt(run: Run) -> None:

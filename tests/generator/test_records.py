@@ -75,7 +75,7 @@ def test_what_was_appended_is_there_after_a_new_start(tmp_path: Path) -> None:
         assert run.is_done(BASELINE, "a")
         assert not run.is_done(BASELINE, "b")
         assert not run.is_done(SBS, "a")
-        (record,) = run.records
+        (record,) = run.records.values()
         assert (record["score"], record["start"]) == (1.5, 0)
 
 

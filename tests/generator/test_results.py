@@ -264,7 +264,7 @@ def test_the_committed_pools_scores_still_stand(tmp_path: Path) -> None:
     committed = pool().folder
     settings: Any = settings_of(read_manifest(committed))
     with Run.reopen(Path(shutil.copytree(committed, tmp_path / "pool"))) as run:
-        records = [r for r in run.records if r["kind"] == "scores"]
+        records = [r for r in run.records.values() if r["kind"] == "scores"]
         weights = {r["measure"]: Checkpoint(**r["checkpoint"]) for r in records}
         judges = list(dict.fromkeys(r["measure"] for r in records if r["role"] == "judge"))
         verifiers = [name for name in weights if name not in judges]

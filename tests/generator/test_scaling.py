@@ -127,7 +127,7 @@ def sweep(output: Path, generator=None, verifier=None, **changed) -> tuple[Run, 
 def test_a_cells_record_is_that_of_its_search(tmp_path: Path) -> None:
     run, failed = sweep(tmp_path)
     assert failed == 0
-    cells = [SearchCell.from_record(record["cell"]) for record in run.records]
+    cells = [SearchCell.from_record(record["cell"]) for record in run.records.values()]
     assert set(cells) == {SearchCell("baseline", 1, seed=42), SBS}
     record = run.latest(KEY, "jig")
     assert record is not None
@@ -148,7 +148,7 @@ def test_a_sweep_broken_off_ends_as_if_nothing_had_happened(tmp_path: Path) -> N
     path.write_bytes(b"".join(lines[:4]) + lines[4][:99])
     generator = Narrow()
     resumed, _ = sweep(tmp_path / "broken", generator, beam_widths=(2, 4))
-    assert without_clock(resumed.records) == without_clock(whole.records)
+    assert without_clock(resumed.records.values()) == without_clock(whole.records.values())
     assert ("key waltz", "key jig") in [
         keys for keys, *_ in generator.begun
     ]  # in the group of the unbroken run
@@ -159,7 +159,8 @@ def test_a_larger_grid_adds_to_the_folder_and_repeats_nothing(tmp_path: Path) ->
     first, _ = sweep(tmp_path)
     more, _ = sweep(tmp_path, beam_widths=(2, 4), seeds=(42, 43))
     assert more.folder == first.folder
-    assert more.records[: len(first.records)] == first.records
+    before = list(first.records.values())
+    assert list(more.records.values())[: len(before)] == before
     assert len(more.records) == (2 * 2 + 2) * len(PROMPTS)
 
 
@@ -177,4 +178,4 @@ def test_a_refused_prompt_fails_in_its_cell_and_is_taken_up_again(tmp_path: Path
     assert (record["status"], record["reason"]) == ("failed", "no words")
     again, failed = sweep(tmp_path)
     assert failed == 0
-    assert all(r["status"] == "ok" for r in again.records)
+    assert all(r["status"] == "ok" for r in again.records.values())

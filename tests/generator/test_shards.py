@@ -93,7 +93,7 @@ def test_a_part_is_a_run_of_the_whole_runs_hash_that_knows_what_the_whole_is(
         assert own["title"] == of_whole["title"]
         assert own["shard"] == {"index": index, "of": 2, "prompts": [p.id for p in PROMPTS]}
         assert own["starts"][0]["asked"] == [CANDIDATES, scores_key("tags"), scores_key("msd_kld")]
-        done += [record["prompt_id"] for record in run.records]
+        done += [record["prompt_id"] for record in run.records.values()]
     assert sorted(done) == sorted(p.id for p in PROMPTS)
 
 

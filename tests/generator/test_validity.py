@@ -181,7 +181,7 @@ def test_every_measure_is_asked_once_about_each_reference_and_goes_on_after_a_st
     asked = scorers, ("perplexity", "pmi"), generator
     with pytest.raises(ServerUnreachable):
         validate(run, prompts, *asked, Knowing(lives=3))
-    before = [r for r in run.records if r["kind"] == "validity"]
+    before = [r for r in run.records.values() if r["kind"] == "validity"]
     assert [r["measure"] for r in before] == [
         "tags",
         "deaf",
@@ -192,12 +192,12 @@ def test_every_measure_is_asked_once_about_each_reference_and_goes_on_after_a_st
     ]
     client = Knowing()
     validate(run, prompts, *asked, client)
-    found = [r for r in run.records if r["kind"] == "validity"]
+    found = [r for r in run.records.values() if r["kind"] == "validity"]
     assert found[: len(before)] == before
     assert len(found) == 2 * 5
     assert [names for names, *_ in client.asked] == [("deaf",)]
     validate(run, prompts, *asked, None)  # nothing is lacking
-    assert [r for r in run.records if r["kind"] == "validity"] == found
+    assert [r for r in run.records.values() if r["kind"] == "validity"] == found
     answers = load_pool(run.folder).validity
     ids = [prompt.id for prompt in prompts]
     for own in ids:

@@ -20,7 +20,7 @@ from src.data.audio import Clip, read_audio
 from src.reports.listening import Key, ListeningError, Pair
 from src.reports.page import HERE as SHARED
 from src.reports.page import link, one_file
-from src.runs.records import Record, read_records, records_digest
+from src.runs.records import Record, read_records, records_digest, without_tree
 
 HERE = Path(__file__).parent
 LOUDNESS = -16.0  # LKFS (ITU-R BS.1770-4), as streaming services have it
@@ -92,7 +92,7 @@ def make_test(
         data={"page": made.page, "questions": list(questions), "pairs": shown},
         questions=made.questions,
     )
-    return made, page
+    return made, "".join(page)
 
 
 def clips_of(run: Path, methods: Sequence[str]) -> dict[str, dict[str, Record]]:
@@ -100,7 +100,8 @@ def clips_of(run: Path, methods: Sequence[str]) -> dict[str, dict[str, Record]]:
 
     Raises ListeningError, RunFolderError.
     """
-    records = [r for r in read_records(run).values() if r["kind"] == "search"]
+    heads = read_records(run, without_tree).heads.values()
+    records = [r for r in heads if r["kind"] == "search"]
     known = dict.fromkeys(r["method"] for r in records)
     if lacking := [method for method in methods if method not in known]:
         raise ListeningError(

@@ -12,18 +12,19 @@ markup, and the page's own policy lets no script run but the page's.
 import base64
 import hashlib
 import os.path
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from src.data.files import write_whole
+from src.data.files import whole_file
 from src.methods import BASELINE, METHODS
 from src.reports.benchmark_study import Study, difference_text, value_of
 from src.reports.table import describe, shown
 from src.runs.measures import Measure
-from src.runs.records import Record
+from src.runs.records import Record, key_of
 
 HERE = Path(__file__).parent
 # One module, in this order: each part uses what stands before it.
@@ -36,8 +37,6 @@ REACH = 3  # folders above the run's in which a reference is linked to: results/
 
 def write_page(folder: Path, study: Study, findings: Sequence[str]) -> Path:
     """Write a run's page and return its path. findings: the report's sentences."""
-    clips = _clips(folder, study)
-    saved = sum(bool(clip.get("audio")) for p in clips["prompts"] for clip in p["clips"].values())
     page = one_file(
         HERE / "page.html",
         scripts=[HERE / name for name in SCRIPTS],
@@ -50,18 +49,20 @@ def write_page(folder: Path, study: Study, findings: Sequence[str]) -> Path:
         shown=shown,
         findings=findings,
         files=[name for name in FILES if (folder / name).is_file()],
-        saved=saved,
-        clips=clips,
+        saved=sum(bool(link(folder, record.get("audio"))) for record in study.done),
+        clips=_clips(study),
+        prompts=_prompts(folder, study),
     )
     path = folder / "index.html"
-    write_whole(path, page)
+    with whole_file(path) as file:
+        file.writelines(piece.encode() for piece in page)
     return path
 
 
 def one_file(
     template: Path, scripts: Sequence[Path], styles: Sequence[Path], media: str, **values: Any
-) -> str:
-    """A page with its scripts and styles inside, which its policy lets run alone.
+) -> Iterator[str]:
+    """A page with its scripts and styles inside, which its policy lets run alone; in pieces.
 
     media: where its audio may come from, as a Content-Security-Policy names it. values: what the
     template shows besides `script`, `style` and `policy`.
@@ -85,20 +86,12 @@ def one_file(
         f"media-src {media}; base-uri 'none'; form-action 'none'"
     )
     page = environment.get_template(template.name)
-    return page.render(script=code, style=style, policy=policy, **values)
+    return page.generate(script=code, style=style, policy=policy, **values)
 
 
-def _clips(folder: Path, study: Study) -> dict[str, Any]:
-    records = [*study.done, *study.failed]
-    finished = {record["method"] for record in records}
-    measures = [measure for measure in study.measures if measure.kind == "clip"]
-    prompts: dict[str, dict[str, Any]] = {}
-    for record in records:
-        key = record["prompt_id"]
-        new = {"id": key, "text": record.get("prompt", key), "reference": None, "clips": {}}
-        prompt = prompts.setdefault(key, new)
-        prompt["reference"] = prompt["reference"] or link(folder, record.get("reference"), REACH)
-        prompt["clips"][record["method"]] = _clip(folder, record, measures)
+def _clips(study: Study) -> dict[str, Any]:
+    """What the clips of all prompts have in common."""
+    finished = {record["method"] for record in (*study.done, *study.failed)}
     return {
         "methods": [m for m in study.manifest["identity"]["settings"]["method"] if m in finished],
         "baseline": BASELINE,
@@ -113,10 +106,27 @@ def _clips(folder: Path, study: Study) -> dict[str, Any]:
                 "short": m.role,
                 "digits": study.digits(m.name),
             }
-            for m in measures
+            for m in study.measures
+            if m.kind == "clip"
         ],
-        "prompts": list(prompts.values()),
     }
+
+
+def _prompts(folder: Path, study: Study) -> Iterator[dict[str, Any]]:
+    """Each prompt's clips; no more than one prompt's trees are in memory."""
+    measures = [measure for measure in study.measures if measure.kind == "clip"]
+    prompts: dict[str, list[Record]] = defaultdict(list)
+    for record in (*study.done, *study.failed):
+        prompts[record["prompt_id"]].append(record)
+    for name, own in prompts.items():
+        references = (link(folder, record.get("reference"), REACH) for record in own)
+        whole = (study.records[key_of(record)] for record in own)
+        yield {
+            "id": name,
+            "text": own[0].get("prompt", name),
+            "reference": next(filter(None, references), None),
+            "clips": {record["method"]: _clip(folder, record, measures) for record in whole},
+        }
 
 
 def link(folder: Path, name: str | None, above: int = 0) -> str | None:
