@@ -22,6 +22,7 @@ from perf import gpu
 from perf.gpu_check import convolutions, report, right, waits
 from perf.gpu_check.report import Check
 from perf.gpu_check.scale import DRY
+from perf.stub_lm import stand_in_for_audiocraft
 from src.decoding import decoder, past
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,6 +33,7 @@ MEMORY = 8_000_000  # bytes of the made-up GPU
 @pytest.fixture
 def check(monkeypatch: pytest.MonkeyPatch) -> Check:
     """A dry run."""
+    assert not stand_in_for_audiocraft()
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     return Check(CPU, 300.0, DRY, stub=False)
 
