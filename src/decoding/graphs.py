@@ -69,6 +69,7 @@ class StaticPast(Past):
         halves = [cache.shape[1] for cache in like.own.caches]
         shape = (like.prompts, like.slots, halves, like.heads, like.head_dim)
         super().__init__(*shape, like.dtype, like.device)
+        self.flash = False  # torch's kernel takes no biases, and would read what is padded
         self.at, self.places = at, self.order.clone()
         self.bounds = torch.zeros(3, dtype=torch.int64, device=like.device)
         self.moves = (0, 0)  # how often memory was taken anew: for the own, for the shared

@@ -135,7 +135,7 @@ def spread(actors: Actors, monkeypatch: pytest.MonkeyPatch) -> Actors:
 def trouble(
     patch: pytest.MonkeyPatch, actors: Actors, act: Callable[[], object], after: int = 2
 ) -> None:
-    """Have something happen once so many prompts are finished and others are being done."""
+    """Have something happen once so many prompts are finished and every generator does others."""
     crew = actors.models.crew
     workers = crew.workers
 
@@ -143,11 +143,13 @@ def trouble(
         work = workers(make)
 
         def done(pieces: Any) -> Iterator[Any]:
+            left: list[Callable[[], object]] = [act]
             for number, finished in enumerate(work(pieces), start=1):
                 yield finished
-                if number == after:
-                    assert crew.tasks
-                    act()
+                are_busy = {seat for _, seat in crew.tasks.values()} == {*crew.seats}
+                if left and number >= after and are_busy:
+                    left.pop()()
+            assert not left
 
         return done
 

@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENTS = ("generator", "verifier", "downloader", "training")
-MOST_BYTES = 66_000_000
+MOST_BYTES = 66_500_000
 
 
 LOCKS = [f"{name}/requirements.lock" for name in ENVIRONMENTS]
@@ -69,7 +69,7 @@ def test_tracked_files_name_no_path_of_a_machine() -> None:
     assert found == []
 
 
-def test_tracked_files_are_under_66_mb_in_all() -> None:
+def test_tracked_files_are_under_66_and_a_half_mb_in_all() -> None:
     sizes = {str(path.relative_to(ROOT)): path.stat().st_size for path in tracked_files()}
     largest = sorted(sizes, key=sizes.__getitem__)[-5:]
     assert sum(sizes.values()) <= MOST_BYTES, f"the largest: {', '.join(largest)}"

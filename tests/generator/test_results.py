@@ -184,8 +184,8 @@ def test_the_committed_pool_has_all_candidates_and_the_searches_all_cells() -> N
         prompts = {record["prompt_id"] for record in records.values()}
         assert len(records) == len(cells) * len(prompts)
         searched.append((len(prompts), len(cells)))
-    cells = 3 * 2 + 5  # three seeds of two searches, one of five
-    assert sorted(searched) == [(64, cells), (64, cells)]
+    # three seeds of two searches; of five one by pmi and two by tags+pmi
+    assert sorted(searched) == [(64, 3 * 2 + 5), (64, 3 * 2 + 2 * 5)]
 
 
 class Idle(FakeGenerator):
